@@ -1,0 +1,283 @@
+"""What flows through the house: frozen records, with one line of doc under each field.
+
+``Document -> Chunk -> Candidate -> Verdict -> Preference -> checkpoint -> Measurement``
+
+This module imports the standard library only, so that everything may import it.  Records are
+immutable and keyword-only; new state means a new record.  Ids are content hashes, so that the same
+text has the same id on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+def content_id(*parts: object) -> str:
+    """Return a 16-hex-digit id of ``parts``: sha256 over their JSON, so ("ab", "c") != ("a", "bc")."""
+    payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(payload.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class Split(enum.StrEnum):
+    """Which part of the lifecycle may read a document.  Documents, not chunks, are split."""
+
+    IMPROVE = "improve"
+    SFT = "sft"
+    RLMT = "rlmt"
+    HELDOUT = "heldout"
+
+
+class Origin(enum.StrEnum):
+    """Who wrote a candidate.  A judge never sees it."""
+
+    CORPUS = "corpus"
+    REWRITE = "rewrite"
+    ROLLOUT = "rollout"
+
+
+class StopReason(enum.StrEnum):
+    """Why a completion ended."""
+
+    LENGTH = "length"
+    STOP = "stop"
+
+
+class Outcome(enum.StrEnum):
+    """What a judge said.  ``UNSCORED`` is never a zero and never a vote."""
+
+    SCORED = "scored"
+    PREFERRED = "preferred"
+    TIE = "tie"
+    UNSCORED = "unscored"
+
+
+class Axis(enum.StrEnum):
+    """What a verdict is about (Tan et al. 2026, section 1.2.2; likelihood is ours)."""
+
+    LIKELIHOOD = "likelihood"
+    QUALITY = "quality"
+    SAFETY = "safety"
+    FACTUALITY = "factuality"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One text of a corpus, before anything is cut from it."""
+
+    id: str
+    """Content hash of the text."""
+    text: str
+    """The untouched text."""
+    source: str
+    """Where it came from: a package, file or data set name."""
+    split_key: str
+    """What is hashed to choose the split: the title where there is one (so that two versions of an
+    article land in the same split), else the id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A prefix and its true suffix: ``text[start:][:len(prefix + suffix)]`` of one document.
+
+    Example: ``Chunk(..., prefix="The whale is a", suffix=" marine mammal.", prefix_ids=(2, 818, ...))``
+    """
+
+    id: str
+    """Content hash of document id, start, prefix and suffix."""
+    document_id: str
+    """The document it is a slice of."""
+    split: Split
+    """The split of its document."""
+    start: int
+    """Offset of the prefix in the document's text, in characters."""
+    prefix: str
+    """What the policy reads."""
+    suffix: str
+    """What the author wrote next."""
+    prefix_ids: tuple[int, ...]
+    """Token ids of the prefix under the policy's tokenizer, without BOS."""
+    suffix_ids: tuple[int, ...]
+    """Token ids of the suffix; they decode to ``suffix``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """Tokens sampled from a policy after a prompt."""
+
+    token_ids: tuple[int, ...]
+    """The sampled ids; the stop token, if there was one, is the last of them."""
+    logprobs: tuple[float, ...]
+    """Log-probability of each id under the distribution it was drawn from (nats)."""
+    stop: StopReason
+    """Why it ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One continuation of a chunk's prefix that a judge may rank."""
+
+    id: str
+    """Content hash of chunk id, origin and token ids."""
+    chunk_id: str
+    """The chunk whose prefix it continues."""
+    origin: Origin
+    """Who wrote it."""
+    text: str
+    """What the judge reads."""
+    token_ids: tuple[int, ...]
+    """What the policy is trained on: the sampled ids themselves, or the suffix's ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """What a judge is shown: a prefix and unlabelled candidate texts.
+
+    Example: ``Contest(prefix="The whale is a", candidates=(" fish.", " marine mammal."), original=" marine mammal.")``
+    """
+
+    prefix: str
+    """The text that is continued."""
+    candidates: tuple[str, ...]
+    """The continuations, in an order that says nothing about their origin."""
+    original: str | None = None
+    """The author's own suffix, for axes that judge against it (factuality)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a judge said about one candidate (``second is None``) or one ordered pair of a contest.
+
+    Example, a pair seen as option 1 = candidate 3, option 2 = candidate 0, and 0 preferred:
+    ``Verdict(outcome="preferred", axis="quality", first=3, second=0, winner=0, judge="qwen@1f0c...")``
+    """
+
+    outcome: Outcome
+    """Scored, preferred, tie or unscored."""
+    axis: Axis
+    """What was judged."""
+    first: int
+    """Index in the contest of the candidate judged, or of the one shown first."""
+    second: int | None = None
+    """Index of the candidate shown second; ``None`` for a pointwise verdict."""
+    score: float | None = None
+    """Set when, and only when, the outcome is ``scored``."""
+    winner: int | None = None
+    """Index of the preferred candidate when, and only when, the outcome is ``preferred``."""
+    reason: str = ""
+    """Why it is unscored, or what the judge wrote."""
+    judge: str
+    """Identity of the judge: model, settings and prompt, hashed."""
+
+    def __post_init__(self) -> None:
+        if (self.score is not None) != (self.outcome is Outcome.SCORED):
+            raise ValueError(f"a verdict has a score exactly when it is scored, got {self!r}")
+        if (self.winner is not None) != (self.outcome is Outcome.PREFERRED):
+            raise ValueError(f"a verdict has a winner exactly when it is preferred, got {self!r}")
+        if self.winner is not None and self.winner not in (self.first, self.second):
+            raise ValueError(f"the winner must be one of the pair, got {self!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """The best and the worst candidate of one chunk: one pair for DPO."""
+
+    chunk_id: str
+    """The chunk that both continue."""
+    chosen: Candidate
+    """Highest score."""
+    rejected: Candidate
+    """Lowest score."""
+    chosen_score: float
+    """Score of the chosen one."""
+    rejected_score: float
+    """Score of the rejected one; strictly lower."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One figure.  The table, the report and ``summary.json`` are views of these; nothing else holds a figure."""
+
+    stage: str
+    """The stage that was measured: ``improve``, ``audit``, ..."""
+    arm: str
+    """The arm that was measured: ``base``, ``self-improved``, ``continued``, ..."""
+    against: str = ""
+    """The arm it is compared with, if any."""
+    metric: str
+    """What: ``win_rate``, ``suffix_nll``, ``accuracy``, ..."""
+    condition: str = ""
+    """Under which condition: ``sampled``, ``greedy``, ``entropy-matched``, ..."""
+    judge: str = ""
+    """By which judge, if any."""
+    value: float
+    """The figure."""
+    low: float | None = None
+    """Lower end of its 95% interval."""
+    high: float | None = None
+    """Upper end of its 95% interval."""
+    n: int
+    """The denominator: how many prefixes, pairs or tokens."""
+    unit: str
+    """What ``n`` counts, and what the value is measured in: ``share of prefixes``, ``nats per token``."""
+    subject: str
+    """Hash of what was measured: a checkpoint or a judge."""
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """Return ``record`` as JSON-ready builtins (tuples become lists, enums their values)."""
+    return {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+
+
+def from_dict(kind: type[R], data: Mapping[str, Any]) -> R:
+    """Build a record of ``kind`` from ``data``.
+
+    Raises:
+        ValueError: naming the record and the keys when a key is missing or unknown.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    missing = sorted(
+        name for name, field in fields.items() if name not in data and field.default is dataclasses.MISSING
+    )
+    if unknown or missing:
+        raise ValueError(f"not a {kind.__name__}: unknown keys {unknown}, missing keys {missing}")
+    return kind(**{name: _typed(hints[name], value) for name, value in data.items()})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        if value is None:
+            return None
+        return _typed(next(arg for arg in typing.get_args(hint) if arg is not type(None)), value)
+    if origin is tuple:
+        return tuple(_typed(typing.get_args(hint)[0], item) for item in value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return hint(value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value)
+    return value

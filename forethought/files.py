@@ -1,0 +1,196 @@
+"""Files that survive ``kill -9``: append-only JSON lines, atomic writes, atomic publishing of folders."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import numbers
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from forethought.records import to_dict
+
+
+class StoreError(ValueError):
+    """A file or folder that cannot be used; the message says which path and the way out."""
+
+
+def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Append records or mappings to ``path``, one JSON object a line, and fsync once.
+
+    A torn last line, left by a killed process, is cut off first.
+    """
+    data = b"".join(map(encode, rows))
+    if not data:
+        return
+    with writing(path, len(data)), open(path, "a+b", buffering=0) as handle:
+        end = _whole_lines(handle)
+        if end < handle.seek(0, os.SEEK_END):
+            handle.truncate(end)
+        written = 0
+        while written < len(data):
+            written += handle.write(data[written:])
+        os.fsync(handle.fileno())
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of ``path``, none if it does not exist.
+
+    A row counts once its newline is written: a last line without one was torn by a kill and is dropped.
+
+    Raises:
+        StoreError: if a whole line is not JSON, naming the file and the line.
+    """
+    if not path.exists():
+        return
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise StoreError(
+                    f"{path}, line {number}: not JSON ({error}). "
+                    "The file was changed by hand or by the disk: mend or delete that line, or start the stage over"
+                ) from None
+
+
+def atomic_write(path: str | Path, content: str | bytes) -> None:
+    """Write a whole file or nothing: a temporary file, fsync, rename."""
+    path = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path, len(data)):
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def scratch_dir(final_dir: str | Path) -> Path:
+    """Make and return an empty folder beside ``final_dir``, to be filled and given to :func:`publish`."""
+    final_dir = Path(final_dir)
+    scratch = final_dir.with_name(f".{final_dir.name}.tmp")
+    with writing(scratch):
+        remove(scratch)
+        scratch.mkdir(parents=True)
+    return scratch
+
+
+def publish(tmp_dir: str | Path, final_dir: str | Path) -> None:
+    """Give the finished folder ``tmp_dir`` its final name, replacing what is there.
+
+    Both must be on one file system.  A replaced folder is put aside first and removed last, so that
+    after a kill at any moment the old or the new one is whole (:meth:`Run.lock` puts the old one back).
+    """
+    tmp_dir, final_dir = Path(tmp_dir), Path(final_dir)
+    old = _put_aside(final_dir)
+    with writing(final_dir):
+        for path in itertools.chain(tmp_dir.rglob("*"), (tmp_dir,)):
+            _sync(path)
+        restore(final_dir)
+        if final_dir.exists():
+            final_dir.rename(old)
+        tmp_dir.rename(final_dir)
+        _sync(final_dir.parent)
+        remove(old)
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the sha256 of a file's content, in hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn an ``OSError`` inside into a :class:`StoreError` about ``path``, to which ``needed`` bytes are written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{path}: cannot write: {error.strerror or error}") from error
+        size = f" to write {needed:,} bytes" if needed else ""
+        raise StoreError(
+            f"{path}: the disk is full; there was no room{size}. "
+            "Free some space and run the same command again: it goes on where it was"
+        ) from error
+
+
+def _whole_lines(handle: Any) -> int:
+    """Return the offset after the last newline of a file."""
+    end = handle.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65536)
+        handle.seek(start)
+        newline = handle.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return int(start + newline + 1)
+        end = start
+    return 0
+
+
+def _put_aside(final_dir: Path) -> Path:
+    return final_dir.with_name(f".{final_dir.name}.old")
+
+
+def restore(final_dir: Path) -> None:
+    """Put right a publish that was killed half-way."""
+    old = _put_aside(final_dir)
+    if old.exists() and not final_dir.exists():
+        old.rename(final_dir)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def encode(value: Any, indent: int | None = None) -> bytes:
+    """Return JSON of ``value`` and a newline, in UTF-8; records become objects, numpy's numbers numbers.
+
+    Raises:
+        StoreError: if a number is not finite: JSON has no NaN, and a log should not have one either.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent, default=_builtin)
+    except ValueError as error:
+        raise StoreError(f"cannot be stored as JSON: {error}: {str(value)[:200]}") from None
+    try:
+        return text.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:  # lone surrogates are no UTF-8; their escapes are
+        return json.dumps(json.loads(text), indent=indent).encode("ascii") + b"\n"
+
+
+def _builtin(value: Any) -> Any:
+    if isinstance(value, numbers.Integral):  # numpy's integers and floats register as these
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, Path):
+        return str(value)
+    return to_dict(value)

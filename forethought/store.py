@@ -1,0 +1,316 @@
+"""The run folder: append-only logs, manifests written last, atomic publishing, one writer at a time.
+
+::
+
+    runs/<name>/measurements.jsonl                     every figure of the run
+    runs/<name>/<arm or "shared">/<stage>/config.json  the resolved config
+                                         *.jsonl       append-only logs
+                                         checkpoints/  whole folders, published by renaming
+                                         manifest.json written last: its presence means "done"
+
+Everything survives ``kill -9`` at any moment: a file or folder is either whole or not there, and a
+log loses at most the line that was being written.  This is the only module that builds paths of a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from forethought import __version__
+from forethought.files import (
+    StoreError,
+    append_jsonl,
+    atomic_write,
+    encode,
+    hash_file,
+    publish,
+    read_jsonl,
+    remove,
+    restore,
+    scratch_dir,
+    writing,
+)
+from forethought.records import Measurement, content_id, from_dict
+
+__all__ = [
+    "SHARED",
+    "ConfigChangedError",
+    "Run",
+    "RunLockedError",
+    "StageFolder",
+    "StoreError",
+    "append_jsonl",
+    "atomic_write",
+    "hash_file",
+    "publish",
+    "read_jsonl",
+    "scratch_dir",
+]
+
+SHARED = "shared"
+"""The arm of stages whose results all arms use."""
+
+TIMED_LOGS = frozenset({"metrics.jsonl"})
+"""Logs that hold seconds and rates, so that they differ between two equal runs."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class ConfigChangedError(StoreError):
+    """A stage's folder was made with another config; ``reset()`` starts it over."""
+
+
+class RunLockedError(StoreError):
+    """Another process is writing to this run."""
+
+
+class Run:
+    """A run folder, ``runs/<name>``.
+
+    Example::
+
+        run = Run.create_or_open("runs/demo")
+        with run.lock():
+            folder = run.stage("self-improved", "improve")
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create_or_open(cls, path: str | Path) -> Run:
+        """Return the run at ``path``, making its folder if there is none."""
+        with writing(Path(path)):
+            Path(path).mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Return the run at ``path``.
+
+        Raises:
+            StoreError: if there is no such folder.
+        """
+        if not Path(path).is_dir():
+            raise StoreError(f"{path}: no such run folder. `forethought run CONFIG` makes runs/<name>")
+        return cls(path)
+
+    def stage(self, arm: str, stage: str) -> StageFolder:
+        """Return the folder of ``stage`` of ``arm`` (or :data:`SHARED`), made if it is missing."""
+        for name in (arm, stage):
+            if not _NAME.fullmatch(name):
+                raise StoreError(f"{name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
+        folder = StageFolder(self.path / arm / stage)
+        with writing(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def stages(self) -> list[StageFolder]:
+        """Return the stage folders that exist, by path; nothing is created."""
+        folders = (StageFolder(path.parent) for path in sorted(self.path.glob("*/*/config.json")))
+        return [folder for folder in folders if _NAME.fullmatch(folder.arm) and _NAME.fullmatch(folder.stage)]
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; what a killed one left half-done is put right.
+
+        The kernel drops the lock with the process, so a ``kill -9`` never leaves a stale one.
+
+        Raises:
+            RunLockedError: naming the process that holds it.
+        """
+        path = self.path / ".lock"
+        with writing(path):
+            handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (must outlive this block)
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise RunLockedError(
+                    f"{self.path}: process {holder} is working on this run. "
+                    "Wait for it, stop it, or choose another --run"
+                ) from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            self._settle()
+            try:
+                yield
+            finally:
+                handle.truncate(0)
+
+    def measure(self, measurements: Iterable[Measurement]) -> None:
+        """Add figures to the run's one table; a figure measured again replaces the earlier one."""
+        append_jsonl(self.path / "measurements.jsonl", measurements)
+
+    def measurements(self) -> list[Measurement]:
+        """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first."""
+        latest: dict[tuple[str, ...], Measurement] = {}
+        for row in read_jsonl(self.path / "measurements.jsonl"):
+            figure = from_dict(Measurement, row)
+            key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
+            latest[key] = figure
+        return list(latest.values())
+
+    def _settle(self) -> None:
+        for folder in (self.path, *self.path.glob("*"), *self.path.glob("*/*"), *self.path.glob("*/*/checkpoints")):
+            for left in folder.glob(".*.old"):
+                restore(left.with_name(left.name[1 : -len(".old")]))
+            for left in folder.glob(".*.tmp"):
+                remove(left)
+
+
+class StageFolder:
+    """What one stage of one arm wrote.  Get it from :meth:`Run.stage`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return self.path.name
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm, or :data:`SHARED`."""
+        return self.path.parent.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints; made by the first :func:`scratch_dir` in it."""
+        return self.path / "checkpoints"
+
+    def write_config(self, json_text: str) -> None:
+        """Write the resolved config, or check that what is in the folder was made with it.
+
+        Raises:
+            ConfigChangedError: if something was made with another one, naming the keys that differ.
+        """
+        present = self._config()
+        config = json.loads(json_text)
+        if present == config:
+            return
+        if present is None or [path.name for path in self.path.iterdir()] == ["config.json"]:
+            self.write_json("config", config)
+        else:
+            changes = ", ".join(_differences(present, config))
+            raise ConfigChangedError(
+                f"{self.path} was made with another config ({changes}). Start it over, or choose another --run"
+            )
+
+    def append(self, name: str, rows: Any) -> None:
+        """Append a record, a mapping, or an iterable of them to ``<name>.jsonl``; on disk when it returns."""
+        single = isinstance(rows, Mapping) or hasattr(rows, "__dataclass_fields__")
+        append_jsonl(self._log(name), [rows] if single else rows)
+
+    def read(self, name: str) -> Iterator[dict[str, Any]]:
+        """Yield the rows of ``<name>.jsonl``, none if it does not exist; see :func:`read_jsonl`."""
+        return read_jsonl(self._log(name))
+
+    def truncate(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> int:
+        """Rewrite ``<name>.jsonl`` atomically with the rows that ``keep`` wants; return how many were dropped.
+
+        For resuming: what was logged after the last checkpoint will be computed and logged again.
+        """
+        rows = list(self.read(name))
+        kept = [row for row in rows if keep(row)]
+        if len(kept) < len(rows):
+            atomic_write(self._log(name), b"".join(encode(row) for row in kept))
+        return len(rows) - len(kept)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write ``<name>.json`` atomically; records become objects."""
+        atomic_write(self.path / f"{name}.json", encode(value, indent=2))
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of ``<name>.json``, or ``None`` if it does not exist."""
+        path = self.path / f"{name}.json"
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StoreError(f"{path}: not JSON ({error}). It was changed by hand or by the disk; remove it") from None
+
+    def finish(self, inputs: Mapping[str, str], summary: Mapping[str, Any]) -> None:
+        """Write ``manifest.json``, which says that the stage is done.
+
+        Args:
+            inputs: what the stage read, by name: the :attr:`identity` of earlier stages, hashes of files or models.
+            summary: what it made, in a few values (counts, the hash of the weights).  No durations: the
+                summary is part of :attr:`identity`, which equal runs share.
+        """
+        config = self._config()
+        if config is None:
+            raise StoreError(f"{self.path}: a stage writes its config before it can finish")
+        started = datetime.datetime.fromtimestamp((self.path / "config.json").stat().st_mtime, datetime.UTC)
+        manifest = {
+            "config": content_id(config),
+            "inputs": dict(inputs),
+            "summary": dict(summary),
+            "files": {path.name: hash_file(path) for path in sorted(self.path.glob("*.jsonl"))},
+            "version": __version__,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        self.write_json("manifest", manifest)
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or ``None`` while the stage is not done."""
+        manifest: dict[str, Any] | None = self.read_json("manifest")
+        return manifest
+
+    @property
+    def done(self) -> bool:
+        """Whether the manifest exists and belongs to the present config."""
+        manifest, config = self.manifest(), self._config()
+        return manifest is not None and config is not None and manifest["config"] == content_id(config)
+
+    @property
+    def identity(self) -> str:
+        """Hash of what the stage made and from what, without times: what later stages name as their input.
+
+        Raises:
+            StoreError: if the stage is not done.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            raise StoreError(f"{self.path}: the stage is not done, so it has no identity yet. Run it first")
+        files = {name: digest for name, digest in manifest["files"].items() if name not in TIMED_LOGS}
+        return content_id({key: manifest[key] for key in ("config", "inputs", "summary", "version")} | {"files": files})
+
+    def reset(self) -> None:
+        """Remove everything in the folder, at once even if it is interrupted."""
+        discarded = self.path.with_name(f".{self.path.name}.tmp")
+        with writing(self.path):
+            remove(discarded)
+            self.path.rename(discarded)
+            self.path.mkdir()
+            remove(discarded)
+
+    def _config(self) -> dict[str, Any] | None:
+        config: dict[str, Any] | None = self.read_json("config")
+        return config
+
+    def _log(self, name: str) -> Path:
+        return self.path / f"{name}.jsonl"
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{key}: {json.dumps(old)} is now {json.dumps(new)}"]
+    names = sorted(old.keys() | new.keys())
+    return [
+        line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    ]

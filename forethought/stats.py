@@ -94,7 +94,8 @@ def bootstrap_mean(
         raise ValueError(f"a mean needs at least one value in one dimension, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"a mean needs finite values, got {array[~np.isfinite(array)][0]}: leave unscored items out")
-    sums, sizes = array, np.ones(len(array))
+    sums: np.ndarray = array
+    sizes: np.ndarray = np.ones(len(array))
     if clusters is not None:
         if len(clusters) != len(array):
             raise ValueError(f"{len(array)} values but {len(clusters)} clusters: there must be one for each")

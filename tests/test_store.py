@@ -1,0 +1,337 @@
+"""The run folder: what is written is read back, and a kill at any moment loses at most the line being written."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forethought import store
+from forethought.records import Candidate, Measurement, Origin
+from forethought.store import (
+    ConfigChangedError,
+    Run,
+    RunLockedError,
+    StageFolder,
+    StoreError,
+    atomic_write,
+    hash_file,
+    publish,
+    scratch_dir,
+)
+
+CONFIG = '{"steps": 2, "judge": {"kind": "shorter"}}'
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create_or_open(tmp_path / "runs" / "demo")
+
+
+@pytest.fixture
+def folder(run: Run) -> StageFolder:
+    folder = run.stage("self-improved", "improve")
+    folder.write_config(CONFIG)
+    return folder
+
+
+def figure(value: float, **changes: str) -> Measurement:
+    names = {"stage": "evaluate", "arm": "self-improved", "against": "base", "metric": "win_rate"} | changes
+    return Measurement(value=value, n=64, unit="share of prefixes", subject="abc", **names)
+
+
+def test_records_mappings_and_batches_are_appended(folder: StageFolder) -> None:
+    candidate = Candidate(id="c", chunk_id="k", origin=Origin.ROLLOUT, text="Zürich\u2028\n", token_ids=(5, 6))
+    folder.append("candidates", candidate)
+    folder.append("candidates", {"step": np.int64(3), "score": np.float32(0.5), "path": Path("a")})
+    folder.append("candidates", ({"step": step} for step in (4, 5)))
+    folder.append("candidates", [])
+    assert list(folder.read("candidates")) == [
+        {"id": "c", "chunk_id": "k", "origin": "rollout", "text": "Zürich\u2028\n", "token_ids": [5, 6]},
+        {"step": 3, "score": 0.5, "path": "a"},
+        {"step": 4},
+        {"step": 5},
+    ]
+    assert list(folder.read("nothing")) == []
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text() | st.integers() | st.none(), max_size=3), max_size=5))
+def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]) -> None:
+    folder = StageFolder(tmp_path_factory.mktemp("log"))
+    folder.append("rows", rows)
+    assert list(folder.read("rows")) == rows
+
+
+def test_lone_surrogates_survive(folder: StageFolder) -> None:
+    folder.append("rows", {"text": "bad \ud83d half, Zürich"})
+    folder.write_json("value", "\udcff")
+    assert list(folder.read("rows")) == [{"text": "bad \ud83d half, Zürich"}]
+    assert folder.read_json("value") == "\udcff"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
+def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(folder: StageFolder, value: float) -> None:
+    with pytest.raises(StoreError, match="cannot be stored as JSON"):
+        folder.append("rows", [{"loss": 1.0}, {"loss": value}])
+    assert list(folder.read("rows")) == []
+
+
+def test_every_torn_tail_is_dropped_and_then_overwritten(folder: StageFolder) -> None:
+    folder.append("rows", [{"step": 1}, {"step": 2, "text": "ü" * 40}])
+    path = folder.path / "rows.jsonl"
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):
+        path.write_bytes(whole[:cut])
+        assert list(folder.read("rows")) == [{"step": 1}], cut
+        folder.append("rows", {"step": 3})
+        assert list(folder.read("rows")) == [{"step": 1}, {"step": 3}], cut
+
+
+def test_a_torn_tail_longer_than_a_block_is_cut_off(folder: StageFolder) -> None:
+    path = folder.path / "rows.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"text": "' + b"x" * 200_000)
+    folder.append("rows", {"step": 2})
+    assert list(folder.read("rows")) == [{"step": 1}, {"step": 2}]
+    path.write_bytes(b'{"text": "' + b"x" * 200_000)
+    folder.append("rows", {"step": 2})
+    assert list(folder.read("rows")) == [{"step": 2}]
+
+
+@pytest.mark.parametrize("line", [b'{"step": 2\n', b"\0\0\0\0\n", b'{"text": "\xff\xfe"}\n'])
+def test_a_torn_line_in_the_middle_is_an_error(folder: StageFolder, line: bytes) -> None:
+    (folder.path / "rows.jsonl").write_bytes(b'{"step": 1}\n' + line + b'{"step": 3}\n')
+    with pytest.raises(StoreError, match=r"rows\.jsonl, line 2: not JSON"):
+        list(folder.read("rows"))
+
+
+def test_truncate_keeps_what_is_wanted(folder: StageFolder) -> None:
+    folder.append("rows", [{"step": step} for step in range(6)])
+    with open(folder.path / "rows.jsonl", "ab") as handle:
+        handle.write(b'{"step": 6')
+    assert folder.truncate("rows", lambda row: row["step"] <= 3) == 2
+    assert [row["step"] for row in folder.read("rows")] == [0, 1, 2, 3]
+    assert folder.truncate("missing", lambda row: False) == 0
+    assert not (folder.path / "missing.jsonl").exists()
+
+
+def test_a_stage_is_done_when_its_manifest_is_there(folder: StageFolder) -> None:
+    folder.append("rows", {"step": 1})
+    assert not folder.done
+    assert folder.manifest() is None
+    with pytest.raises(StoreError, match="not done"):
+        _ = folder.identity
+    folder.finish({"chunk": "1234"}, {"steps": 2})
+    manifest = folder.manifest()
+    assert folder.done
+    assert manifest is not None
+    assert manifest["inputs"] == {"chunk": "1234"}
+    assert manifest["summary"] == {"steps": 2}
+    assert manifest["files"] == {"rows.jsonl": hash_file(folder.path / "rows.jsonl")}
+    assert manifest["version"] == "0.1.0"
+    assert manifest["started"] <= manifest["finished"]
+
+
+def test_identity_follows_what_was_made_not_when(run: Run) -> None:
+    def make(arm: str, config: str = CONFIG, row: int = 1, seconds: float = 1.0, source: str = "a") -> str:
+        folder = run.stage(arm, "improve")
+        folder.write_config(config)
+        folder.append("rows", {"step": row})
+        folder.append("metrics", {"seconds": seconds})
+        folder.finish({"chunk": source}, {})
+        return folder.identity
+
+    same = make("a")
+    assert make("b", seconds=9.0) == same
+    others = [make("c", config='{"steps": 3}'), make("d", row=2), make("e", source="b")]
+    assert len({same, *others}) == 4
+
+
+def test_another_config_is_refused_once_there_is_something(folder: StageFolder) -> None:
+    folder.write_config('{"judge": {"kind": "shorter"},   "steps": 2}')
+    folder.write_config('{"steps": 5}')  # nothing was made yet: mending a config is free
+    folder.write_config(CONFIG)
+    folder.append("rows", {"step": 1})
+    folder.finish({}, {})
+    with pytest.raises(ConfigChangedError) as caught:
+        folder.write_config('{"steps": 3, "judge": {"kind": "likelihood"}}')
+    assert 'judge.kind: "shorter" is now "likelihood", steps: 2 is now 3' in str(caught.value)
+    assert folder.done
+    folder.reset()
+    assert not any(folder.path.iterdir())
+    folder.write_config('{"steps": 3}')
+    assert not folder.done
+
+
+def test_finish_needs_a_config(run: Run) -> None:
+    with pytest.raises(StoreError, match="writes its config before"):
+        run.stage("shared", "chunk").finish({}, {})
+
+
+def test_broken_json_is_named(folder: StageFolder) -> None:
+    (folder.path / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match=r"manifest\.json: not JSON"):
+        _ = folder.done
+
+
+def test_stages_are_listed_and_named(run: Run, folder: StageFolder) -> None:
+    run.stage("shared", "chunk").write_config("{}")
+    run.stage("base", "empty")
+    (run.path / "base" / ".gone.tmp").mkdir()
+    (run.path / "base" / ".gone.tmp" / "config.json").write_text("{}")
+    assert [(found.arm, found.stage) for found in run.stages()] == [("self-improved", "improve"), ("shared", "chunk")]
+    assert folder.checkpoints == run.path / "self-improved" / "improve" / "checkpoints"
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden"])
+def test_names_that_leave_the_run_are_refused(run: Run, name: str) -> None:
+    with pytest.raises(StoreError, match="cannot name a folder"):
+        run.stage(name, "improve")
+
+
+def test_open_wants_a_folder_and_create_wants_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such run folder"):
+        Run.open(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        Run.create_or_open(tmp_path / "file")
+    assert Run.open(Run.create_or_open(tmp_path / "a" / "b").path).stages() == []
+
+
+def test_the_last_figure_of_a_key_counts(run: Run) -> None:
+    run.measure([figure(0.5), figure(0.6, condition="greedy")])
+    run.measure([figure(0.7), figure(0.8, judge="q@1"), figure(0.9, arm="continued")])
+    assert [row.value for row in run.measurements()] == [0.7, 0.6, 0.8, 0.9]
+    assert run.measurements()[0] == figure(0.7)
+    run.measure([])
+    assert len((run.path / "measurements.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_second_process_is_told_who_holds_the_run(run: Run) -> None:
+    attempt = f"from forethought.store import Run\nwith Run({str(run.path)!r}).lock(): print('got it')"
+    with run.lock():
+        with pytest.raises(RunLockedError, match=f"process {os.getpid()} is working on this run"), run.lock():
+            pass
+        refused = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=False)
+        assert f"process {os.getpid()} is working on this run" in refused.stderr
+    allowed = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=True)
+    assert allowed.stdout == "got it\n"
+
+
+def fill(scratch: Path, text: str) -> None:
+    (scratch / "sub").mkdir()
+    (scratch / "sub" / "weights").write_text(text)
+
+
+def test_publish_replaces_a_folder(folder: StageFolder) -> None:
+    final = folder.checkpoints / "step-000001"
+    for text in ("one", "two"):
+        scratch = scratch_dir(final)
+        fill(scratch, text)
+        publish(scratch, final)
+        assert (final / "sub" / "weights").read_text() == text
+        assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000001"]
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_publish_killed_between_its_renames_leaves_a_whole_folder(
+    run: Run, folder: StageFolder, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    final = folder.checkpoints / "last"
+    scratch = scratch_dir(final)
+    fill(scratch, "old")
+    publish(scratch, final)
+    fill(scratch_dir(final), "new")
+    left, rename = [renames], Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    if renames < 2:
+        with pytest.raises(KeyboardInterrupt):
+            publish(scratch, final)
+    else:
+        monkeypatch.setattr("forethought.files.remove", lambda path: None)
+        publish(scratch, final)
+    monkeypatch.undo()
+    with run.lock():
+        assert [path.name for path in folder.checkpoints.iterdir()] == ["last"]
+        assert (final / "sub" / "weights").read_text() == ("new" if renames == 2 else "old")
+
+
+def test_the_lock_removes_what_a_killed_process_left(run: Run, folder: StageFolder) -> None:
+    scratch_dir(folder.checkpoints / "step-000002")
+    (folder.path / ".manifest.json.123.tmp").write_text("{")
+    (folder.path.parent / ".improve.tmp").mkdir()
+    with run.lock():
+        names = {path.name for path in run.path.rglob("*")}
+    assert names == {".lock", "self-improved", "improve", "config.json", "checkpoints"}
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.json"
+    atomic_write(path, "old")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"summary\.json: the disk is full; there was no room to write 2,000 bytes"):
+        atomic_write(path, b"x" * 2000)
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_full_device_stops_an_append() -> None:
+    with pytest.raises(StoreError, match="the disk is full"):
+        store.append_jsonl(Path("/dev/full"), [{"step": 1}])
+
+
+WRITER = """
+import sys
+from forethought.store import Run, publish, scratch_dir
+run = Run(sys.argv[1])
+with run.lock():
+    folder = run.stage("base", "improve")
+    print("ready", flush=True)
+    for step in range(10**6):
+        folder.append("rows", [{"step": step, "text": "x" * 5000}] * 3)
+        scratch = scratch_dir(folder.checkpoints / "last")
+        for name in "ab":
+            (scratch / name).write_text(str(step))
+        publish(scratch, folder.checkpoints / "last")
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [5, 40, 90])
+def test_kill_dash_nine(run: Run, milliseconds: int) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    with pytest.raises(subprocess.TimeoutExpired):
+        writer.wait(milliseconds / 1000)
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    with run.lock():
+        folder = run.stage("base", "improve")
+        steps = [row["step"] for row in folder.read("rows")]
+        assert steps == [number // 3 for number in range(len(steps))]
+        if (folder.checkpoints / "last").exists():
+            assert {path.name for path in (folder.checkpoints / "last").iterdir()} == {"a", "b"}
+            step = int((folder.checkpoints / "last" / "a").read_text())
+            assert step in (steps[-1], steps[-1] - 1)
+            folder.truncate("rows", lambda row: row["step"] <= step)
+            assert [row["step"] for row in folder.read("rows")] == [number // 3 for number in range(3 * step + 3)]
+        folder.append("rows", {"step": -1})
+        assert json.loads((folder.path / "rows.jsonl").read_text().splitlines()[-1]) == {"step": -1}

@@ -1,12 +1,19 @@
-"""The engine's one data structure: a prefix with its branches.
+"""The engine's one data structure: a prefix with its branches, and its packed form.
 
 Everything expensive here is many branches of one prefix: K rollouts, chosen and rejected, a judge's
-candidates.  A :class:`Group` says so, and the prefix is computed once.
+candidates.  A :class:`Group` says so; :func:`pack` lays groups out as one row of tokens without
+padding, in which the prefix stands once and every branch sees it.
+
+Shape legend: T packed tokens, A scored tokens, M rows of one attention block, S its queries, L its keys.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +30,7 @@ class Group:
 
     def __post_init__(self) -> None:
         if not self.prefix:
-            raise ValueError(
-                "a group needs a prefix of at least one token: the first branch token is predicted from it"
-            )
+            raise ValueError("a group needs a prefix of at least one token: it predicts the first branch token")
         if not all(self.branches):
             raise ValueError("a group's branches must not be empty")
 
@@ -57,3 +62,158 @@ class Sampling:
     """A completion ends after one of these."""
     forbidden_ids: tuple[int, ...] = ()
     """Never drawn; their probability goes to the other tokens."""
+
+
+@dataclass(slots=True)
+class Block:
+    """Attention of M rows: row m's S queries see those of its L keys that are not in their future."""
+
+    queries: Tensor
+    """``(M, S)`` indices into the packed row."""
+    keys: Tensor
+    """``(M, L)`` indices into the packed row; a path from the root, so positions ascend along it."""
+    query_positions: Tensor
+    """``(M, S)`` positions."""
+    key_positions: Tensor
+    """``(M, L)`` positions; padding stands after everything."""
+    causal: bool
+    """Whether queries and keys are the same tokens, so that the mask is a plain triangle."""
+    masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    """The mask of each sliding window met so far."""
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """Return the boolean mask ``(M, 1, S, L)`` for a sliding window, or ``None`` where a triangle says it all."""
+        if window is not None and self.keys.shape[1] <= window:
+            window = None
+        if window not in self.masks:
+            self.masks[window] = self._mask(window)
+        return self.masks[window]
+
+    def _mask(self, window: int | None) -> Tensor | None:
+        if self.causal and window is None:
+            return None
+        distance = self.query_positions[:, :, None] - self.key_positions[:, None, :]
+        visible = distance >= 0
+        if window is not None:
+            visible &= distance < window
+        return visible[:, None]
+
+
+@dataclass(slots=True)
+class Packed:
+    """Groups as one row of tokens, with what attention and losses need to know about it."""
+
+    tokens: Tensor
+    """``(1, T)`` ids: all prefixes, then all branches."""
+    positions: Tensor
+    """``(1, T)`` positions: a branch goes on where its prefix ends."""
+    blocks: list[Block]
+    """The prefixes' block, then the branches' block."""
+    inverse: Tensor
+    """``(T,)``: where each packed token stands in the blocks' concatenated, padded outputs."""
+    sources: Tensor
+    """``(A,)`` index of the token that predicts each scored token."""
+    targets: Tensor
+    """``(A,)`` ids of the scored tokens: every branch token, in order."""
+    branch: Tensor
+    """``(A,)`` number of the branch that each scored token belongs to."""
+    branch_lengths: list[int]
+    """Tokens of each branch."""
+    captured: list[tuple[Tensor, Tensor]] | None = None
+    """If a list: attention leaves every layer's keys and values ``(1, heads, T, D)`` here."""
+
+    @property
+    def branch_ends(self) -> Tensor:
+        """``(branches,)`` index of the last token of each branch."""
+        lengths = torch.tensor(self.branch_lengths, dtype=torch.long, device=self.tokens.device)
+        return self.tokens.shape[1] - len(self.targets) + lengths.cumsum(0) - 1
+
+
+def pack(groups: Sequence[Group], device: torch.device) -> Packed:
+    """Lay out ``groups`` as one row: every linear layer then runs without padding, every prefix once."""
+    prefix_rows, branch_rows, path_rows = [], [], []
+    tokens: list[int] = []
+    positions: list[int] = []
+    for group in groups:
+        prefix_rows.append(list(range(len(tokens), len(tokens) + len(group.prefix))))
+        tokens.extend(group.prefix)
+        positions.extend(range(len(group.prefix)))
+    sources: list[int] = []
+    for group, prefix_row in zip(groups, prefix_rows, strict=True):
+        for branch in group.branches:
+            row = list(range(len(tokens), len(tokens) + len(branch)))
+            branch_rows.append(row)
+            path_rows.append(prefix_row + row)
+            sources.extend([prefix_row[-1], *row[:-1]])
+            tokens.extend(branch)
+            positions.extend(range(len(prefix_row), len(prefix_row) + len(branch)))
+    first_branch_token = sum(map(len, prefix_rows))
+    lengths = [len(row) for row in branch_rows]
+    position = torch.tensor(positions)
+    blocks = [_block(prefix_rows, prefix_rows, position)]
+    if branch_rows:
+        blocks.append(_block(branch_rows, path_rows, position))
+    packed = Packed(
+        tokens=torch.tensor([tokens]),
+        positions=position[None],
+        blocks=blocks,
+        inverse=_inverse([prefix_rows, branch_rows], len(tokens)),
+        sources=torch.tensor(sources, dtype=torch.long),
+        targets=torch.tensor(tokens[first_branch_token:], dtype=torch.long),
+        branch=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)),
+        branch_lengths=lengths,
+    )
+    return _to(packed, device)
+
+
+def micro_batches(groups: Sequence[Group], micro_tokens: int) -> Iterator[list[int]]:
+    """Yield runs of indices whose packed size stays within ``micro_tokens``; a larger group goes alone."""
+    batch: list[int] = []
+    size = 0
+    for index, group in enumerate(groups):
+        if batch and size + group.tokens > micro_tokens:
+            yield batch
+            batch, size = [], 0
+        batch.append(index)
+        size += group.tokens
+    if batch:
+        yield batch
+
+
+def _block(query_rows: list[list[int]], key_rows: list[list[int]], position: Tensor) -> Block:
+    queries, query_real = _padded(query_rows)
+    keys, key_real = _padded(key_rows)
+    # A padded query attends like position 0 of its row and is dropped; a padded key is in everyone's future.
+    query_positions = torch.where(query_real, position[queries], 0)
+    key_positions = torch.where(key_real, position[keys], torch.iinfo(torch.int32).max)
+    return Block(queries, keys, query_positions, key_positions, causal=query_rows is key_rows)
+
+
+def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    index = torch.tensor([row + row[:1] * (width - len(row)) for row in rows])
+    real = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+    return index, real
+
+
+def _inverse(levels: list[list[list[int]]], tokens: int) -> Tensor:
+    inverse = torch.empty(tokens, dtype=torch.long)
+    offset = 0
+    for rows in levels:
+        if not rows:
+            continue
+        index, real = _padded(rows)
+        inverse[index[real]] = torch.arange(offset, offset + index.numel()).view_as(index)[real]
+        offset += index.numel()
+    return inverse
+
+
+def _to(packed: Packed, device: torch.device) -> Packed:
+    if device.type == "cpu":
+        return packed
+    for block in packed.blocks:
+        for name in ("queries", "keys", "query_positions", "key_positions"):
+            setattr(block, name, getattr(block, name).to(device))
+    for name in ("tokens", "positions", "inverse", "sources", "targets", "branch"):
+        setattr(packed, name, getattr(packed, name).to(device))
+    return packed

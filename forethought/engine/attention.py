@@ -1,0 +1,76 @@
+"""Attention over branches, through transformers' attention interface.
+
+A model whose attention implementation is :data:`NAME` hands its queries, keys and values to the
+layout that was passed to its forward as ``branching=``: a :class:`~forethought.engine.branches.Packed`
+row (scoring, training, prefill) or the sampler's :class:`Decoding`.  Any architecture that goes through
+``ALL_ATTENTION_FUNCTIONS`` (Llama, Qwen2, Qwen3, Gemma3, ...) works unchanged, sliding windows included.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from forethought.engine.branches import Packed
+
+NAME = "forethought"
+
+
+class Branching(Protocol):
+    """A layout that knows which tokens see which."""
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:
+        """Return the attention output ``(1, T, heads, D)`` of ``q (1, heads, T, D)``, ``k, v (1, kv_heads, T, D)``."""
+        ...
+
+
+class PackedAttention:
+    """Attention of a packed row: block by block, each a batch of padded rows."""
+
+    def __init__(self, packed: Packed) -> None:
+        self.packed = packed
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:
+        """See :class:`Branching`."""
+        if self.packed.captured is not None:
+            self.packed.captured.append((k, v))
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))  # (T, heads, D)
+        outputs = []
+        for block in self.packed.blocks:
+            mask = block.mask(window)
+            out = scaled_dot_product_attention(
+                q[block.queries].transpose(1, 2),
+                k[block.keys].transpose(1, 2),
+                v[block.keys].transpose(1, 2),
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+            outputs.append(out.transpose(1, 2).flatten(0, 1))  # (M * S, heads, D)
+        return torch.cat(outputs)[self.packed.inverse][None]
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    branching: Branching | None = options.get("branching")
+    if branching is None:
+        raise RuntimeError("this model was prepared for the shared-prefix engine: call it through forethought.engine")
+    if options.get("softcap") is not None:
+        raise NotImplementedError(f"{type(module).__name__} soft-caps attention scores, which the engine does not do")
+    window = options.get("sliding_window")
+    return branching.attend(module, query, key, value, options["scaling"], window), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)

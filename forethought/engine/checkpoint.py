@@ -1,0 +1,101 @@
+"""Checkpoints that load anywhere and resume exactly.
+
+A checkpoint is a plain Hugging Face folder (float32 weights, tokenizer) with a ``trainer`` folder beside
+the weights: the optimiser's moments and the step.  It is written beside its place and moved there whole.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from forethought.engine.trainer import Trainer
+from forethought.files import publish, scratch_dir, writing
+
+STATE = Path("trainer") / "state.json"
+MOMENTS = Path("trainer") / "moments.safetensors"
+REFERENCE = Path("trainer") / "reference.safetensors"
+
+
+def save(
+    folder: Path, trainer: Trainer, tokenizer: Any, step: int, *, resumable: bool = True, reference: Any = None
+) -> None:
+    """Write a checkpoint after ``step`` steps; ``folder`` appears whole or not at all.
+
+    ``resumable=False`` leaves the optimiser out (a third of the size).  ``reference`` is a model whose
+    weights are needed to go on (a reference that was synced), else ``None``.
+
+    Raises:
+        forethought.store.StoreError: naming the folder, when the disk is full.
+    """
+    partial = scratch_dir(folder)
+    with writing(folder):
+        save_model(partial, trainer, tokenizer)
+        (partial / STATE).parent.mkdir()
+        (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
+        if resumable:
+            save_file(_moments(trainer), partial / MOMENTS)
+            if reference is not None:
+                save_file(_state(reference), partial / REFERENCE)
+    publish(partial, folder)
+
+
+def save_model(folder: Path, trainer: Trainer, tokenizer: Any) -> None:
+    """Write the masters as a Hugging Face folder that ``AutoModelForCausalLM`` and vLLM load as it is."""
+    model = trainer.policy.model
+    dtype = model.config.dtype
+    model.config.dtype = torch.float32
+    try:
+        model.save_pretrained(folder, state_dict=_tied(model, trainer.masters))
+    finally:
+        model.config.dtype = dtype
+    tokenizer.save_pretrained(folder)
+
+
+def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
+    """Restore masters, working copy and optimiser from a resumable checkpoint; return its step."""
+    state = json.loads((folder / STATE).read_text())
+    stored: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        stored.update(load_file(path))
+    with torch.no_grad():
+        for name, master in trainer.masters.items():
+            master.copy_(stored[name])
+    trainer.publish()
+    with safe_open(folder / MOMENTS, framework="pt") as moments:
+        for name, master in trainer.masters.items():
+            trainer.optimizer.state[master] = {
+                "step": moments.get_tensor(f"{name}.step"),
+                "exp_avg": moments.get_tensor(f"{name}.exp_avg").to(master.device),
+                "exp_avg_sq": moments.get_tensor(f"{name}.exp_avg_sq").to(master.device),
+            }
+    if reference is not None and (folder / REFERENCE).exists():
+        reference.load_state_dict(load_file(folder / REFERENCE), strict=False)
+    return int(state["step"])
+
+
+def _moments(trainer: Trainer) -> dict[str, Tensor]:
+    return {
+        f"{name}.{part}": value.contiguous()
+        for name, master in trainer.masters.items()
+        for part, value in trainer.optimizer.state[master].items()
+    }
+
+
+def _tied(model: Any, masters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict that ``save_pretrained`` expects: masters, plus the names tied to them and buffers."""
+    by_pointer = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
+    return {
+        name: masters[by_pointer[tensor.data_ptr()]] if tensor.data_ptr() in by_pointer else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _state(model: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}

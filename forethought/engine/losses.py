@@ -1,0 +1,72 @@
+"""Losses: pure functions of tensors.
+
+Every loss reads :class:`Rows`, the log-probabilities of the branches of one micro-batch, and returns a
+*sum* and sums of metrics; the trainer divides all of them by one normaliser of the whole batch, so that
+the effective batch is the same however it is cut into micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What a loss sees.  A scored tokens of M branches."""
+
+    logprobs: Tensor
+    """``(A,)`` log-probabilities under the policy, with gradients."""
+    branch: Tensor
+    """``(A,)`` number of the branch, 0 to M-1, that each token belongs to."""
+    branches: int
+    """M."""
+    weights: Tensor
+    """``(A,)`` weight of each token; 0 masks it."""
+    reference: Tensor | None = None
+    """``(A,)`` log-probabilities under the reference."""
+
+    def per_branch(self, values_A: Tensor) -> Tensor:
+        """Return the weighted sum of token values in each branch, ``(M,)``."""
+        return values_A.new_zeros(self.branches).index_add(0, self.branch, values_A * self.weights)
+
+
+Loss = Callable[[Rows], tuple[Tensor, dict[str, Tensor]]]
+"""Rows -> (sum of losses, sums of metrics)."""
+
+
+def nll(rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted negative log-likelihood: ``-sum_t w_t log p(x_t | x_<t)``.  Normaliser: the number of tokens."""
+    loss = -(rows.logprobs * rows.weights).sum()
+    return loss, {"nll": loss.detach()}
+
+
+def dpo(rows: Rows, *, beta: float, nll_weight: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Direct preference optimisation of (chosen, rejected) branch pairs.  Normaliser: the number of pairs.
+
+    ``-log sigmoid(beta [(log pi(c) - log ref(c)) - (log pi(r) - log ref(r))])`` with sums of suffix-token
+    log-probabilities (Rafailov et al. 2023, eq. 7; online with the best and worst of a ranked pool in Tan
+    et al. 2026, section 1.2), plus ``nll_weight`` times the chosen's mean token NLL.
+
+    Metrics: ``margin`` is the bracket, in nats; ``margin_beta`` is beta times it.
+    """
+    if rows.reference is None:
+        raise ValueError("DPO needs the reference's log-probabilities")
+    ratio_P2 = rows.per_branch(rows.logprobs - rows.reference).view(-1, 2)
+    margin_P = ratio_P2[:, 0] - ratio_P2[:, 1]
+    loss_P = -logsigmoid(beta * margin_P)
+    if nll_weight:
+        lengths = rows.per_branch(torch.ones_like(rows.logprobs)).view(-1, 2)[:, 0]
+        loss_P = loss_P - nll_weight * rows.per_branch(rows.logprobs).view(-1, 2)[:, 0] / lengths
+    detached = margin_P.detach()
+    return loss_P.sum(), {
+        "margin": detached.sum(),
+        "margin_beta": beta * detached.sum(),
+        "margin_positive": (detached > 0).float().sum(),
+        "chosen_logprob_change": ratio_P2[:, 0].detach().sum(),
+        "rejected_logprob_change": ratio_P2[:, 1].detach().sum(),
+    }

@@ -1,0 +1,86 @@
+"""A causal language model as the engine sees it: packed tokens in, hidden states out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forethought.engine import attention
+from forethought.engine.attention import Branching, PackedAttention
+from forethought.engine.branches import Group, Packed, pack
+from forethought.engine.head import Head
+
+
+class UnsupportedModelError(ValueError):
+    """A model that the shared-prefix engine would compute wrongly."""
+
+
+class Policy:
+    """A transformers causal LM behind the shared-prefix attention.
+
+    Constructing one switches the model's attention implementation and checks, on a few tokens, that
+    the engine's log-probabilities are the model's own, so that an architecture with an unknown twist is
+    refused instead of trained wrongly.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        parameter = next(model.parameters())
+        self.device: torch.device = parameter.device
+        self.dtype: torch.dtype = parameter.dtype
+        if model.config._attn_implementation != attention.NAME:
+            expected = _plain_logprobs(model)
+            model.set_attn_implementation(attention.NAME)
+            self._verify(expected)
+
+    def head(self, forbidden_ids: Sequence[int] = ()) -> Head:
+        """Return the projection to the vocabulary."""
+        softcap = getattr(self.model.config, "final_logit_softcapping", None)
+        weight = self.model.get_output_embeddings().weight
+        return Head(weight=weight, softcap=softcap, forbidden_ids=tuple(forbidden_ids))
+
+    def hidden(self, tokens: Tensor, positions: Tensor, branching: Branching) -> Tensor:
+        """Return the last hidden states ``(T, H)`` of one packed row ``(1, T)``."""
+        output = self.model.get_decoder()(
+            input_ids=tokens, position_ids=positions, use_cache=False, branching=branching
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def packed_hidden(self, packed: Packed) -> Tensor:
+        """Return the last hidden states ``(T, H)`` of packed groups."""
+        return self.hidden(packed.tokens, packed.positions, PackedAttention(packed))
+
+    def logprobs(self, packed: Packed, forbidden_ids: Sequence[int] = ()) -> Tensor:
+        """Return the log-probability of every branch token, float32 ``(A,)``, with gradients if they are enabled."""
+        hidden = self.packed_hidden(packed)[packed.sources]
+        return self.head(forbidden_ids).logprobs(hidden, packed.targets)
+
+    @torch.no_grad()
+    def _verify(self, expected: Tensor) -> None:
+        prefix, branch = _probe(self.model.config.get_text_config().vocab_size)
+        packed = pack([Group(prefix=prefix, branches=(branch,))], self.device)
+        found = self.logprobs(packed)
+        tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
+        difference = float((found - expected).abs().max())
+        if not difference < tolerance:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: the engine's log-probabilities differ from the model's own "
+                f"by {difference:.3g} nats. Supported and tested: Llama, Qwen2, Qwen3, Gemma3"
+            )
+
+
+def _probe(vocabulary: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    ids = [(7919 * i + 11) % vocabulary for i in range(24)]
+    return tuple(ids[:12]), tuple(ids[12:])
+
+
+@torch.no_grad()
+def _plain_logprobs(model: Any) -> Tensor:
+    prefix, branch = _probe(model.config.get_text_config().vocab_size)
+    ids = torch.tensor([prefix + branch], device=next(model.parameters()).device)
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, len(prefix) - 1 : -1]
+    return logits.float().log_softmax(-1).gather(1, ids[0, len(prefix) :, None])[:, 0]

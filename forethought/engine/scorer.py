@@ -1,0 +1,46 @@
+"""Log-probabilities of branches under a model, the prefix computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from forethought.engine.branches import Group, micro_batches, pack
+from forethought.engine.policy import Policy
+
+
+class TorchScorer:
+    """A :class:`~forethought.engine.Scorer` on a model in this process."""
+
+    def __init__(self, policy: Policy, micro_tokens: int = 8192, forbidden_ids: Sequence[int] = ()) -> None:
+        self.policy = policy
+        self.micro_tokens = micro_tokens
+        self.forbidden_ids = tuple(forbidden_ids)
+
+    @torch.inference_mode()
+    def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
+        """See :meth:`forethought.engine.Scorer.logprobs`."""
+        results: list[list[np.ndarray]] = []
+        for batch in micro_batches(groups, self.micro_tokens):
+            packed = pack([groups[i] for i in batch], self.policy.device)
+            flat = self.policy.logprobs(packed, self.forbidden_ids).cpu().numpy()
+            rows = iter(np.split(flat, np.cumsum(packed.branch_lengths)[:-1]))
+            results.extend([next(rows) for _ in groups[i].branches] for i in batch)
+        return results
+
+    @torch.inference_mode()
+    def choices(self, groups: Sequence[Group], choice_ids: Sequence[int]) -> list[np.ndarray]:
+        """See :meth:`forethought.engine.Scorer.choices`."""
+        results: list[np.ndarray] = []
+        head = self.policy.head(self.forbidden_ids)
+        for batch in micro_batches(groups, self.micro_tokens):
+            packed = pack([groups[i] for i in batch], self.policy.device)
+            ends = self.policy.packed_hidden(packed)[packed.branch_ends]
+            chosen = [
+                head.logits(rows).log_softmax(-1)[:, list(choice_ids)] for rows in ends.split(head.rows_at_once())
+            ]
+            flat = torch.cat(chosen).cpu().numpy()
+            results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
+        return results

@@ -1,0 +1,163 @@
+"""One optimiser step, blind to the algorithm: weighted branches and a loss in, new weights out.
+
+The trained weights are float32 masters; the model computes with a working copy in its own dtype.  At the
+learning rates of this field (1e-7 to 1e-5) pure bf16 weights would round every update away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forethought.engine.branches import Group, micro_batches, pack
+from forethought.engine.losses import Loss, Rows
+from forethought.engine.policy import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A group to be trained on, with what its loss needs per branch token."""
+
+    group: Group
+    """The prefix and its branches; the prefix itself is never trained."""
+    reference: tuple[np.ndarray, ...] | None = None
+    """Per branch, log-probabilities under the reference, float32."""
+    weights: tuple[np.ndarray, ...] | None = None
+    """Per branch, token weights, float32; default: 1 everywhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Learning rate as a pure function of the step: linear warm-up, then a cosine to a share of the peak."""
+
+    peak: float
+    """Learning rate at the end of the warm-up."""
+    warmup: int
+    """Steps of the warm-up."""
+    total: int
+    """Steps in all."""
+    min_ratio: float
+    """The cosine ends at this share of the peak."""
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of ``step``, counted from 0."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return self.peak * (self.min_ratio + (1 - self.min_ratio) * cosine)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adam:
+    """Settings of AdamW (Loshchilov & Hutter 2019)."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the two moments."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled; not applied to vectors (norms, biases)."""
+    clip_norm: float = 1.0
+    """Largest global gradient norm."""
+
+
+class Trainer:
+    """Owns the float32 masters, the optimiser and the schedule of one policy."""
+
+    def __init__(
+        self, policy: Policy, schedule: Schedule, adam: Adam, *, micro_tokens: int, forbidden_ids: Sequence[int] = ()
+    ) -> None:
+        self.policy = policy
+        self.schedule = schedule
+        self.adam = adam
+        self.micro_tokens = micro_tokens
+        self.forbidden_ids = tuple(forbidden_ids)
+        self.masters: dict[str, Tensor] = {}
+        for name, parameter in policy.model.named_parameters():
+            parameter.requires_grad_(True)
+            master = parameter.detach().float().clone()
+            master.grad = torch.zeros_like(master)
+            self.masters[name] = master
+            parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
+        matrices = [master for master in self.masters.values() if master.ndim > 1]
+        vectors = [master for master in self.masters.values() if master.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": adam.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=schedule.peak,
+            betas=adam.betas,
+            eps=adam.eps,
+            fused=True,
+        )
+
+    def step(self, examples: Sequence[Example], loss: Loss, *, step: int, normaliser: float) -> dict[str, float]:
+        """Take optimiser step ``step`` on ``examples`` and return its metrics, divided by ``normaliser``.
+
+        The step computes ``sum of losses / normaliser`` in micro-batches, clips the gradient's norm and
+        updates masters and working copy.
+
+        Raises:
+            FloatingPointError: if the gradient is not finite; the weights are then unchanged.
+        """
+        totals: dict[str, float] = {}
+        for batch in micro_batches([example.group for example in examples], self.micro_tokens):
+            value, sums = loss(self._rows([examples[i] for i in batch]))
+            (value / normaliser).backward()
+            for name, amount in {"loss": value.detach(), **sums}.items():
+                totals[name] = totals.get(name, 0.0) + float(amount) / normaliser
+        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            self._clear_gradients()
+            raise FloatingPointError(f"step {step}: the gradient norm is {norm}; lower the learning rate")
+        if norm > self.adam.clip_norm:
+            torch._foreach_mul_(gradients, self.adam.clip_norm / norm)
+        rate = self.schedule.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self._clear_gradients()
+        self.publish()
+        return {**totals, "gradient_norm": norm, "learning_rate": rate}
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the masters into the working copy."""
+        for name, parameter in self.policy.model.named_parameters():
+            parameter.copy_(self.masters[name])
+
+    def _rows(self, examples: Sequence[Example]) -> Rows:
+        packed = pack([example.group for example in examples], self.policy.device)
+        logprobs = self.policy.logprobs(packed, self.forbidden_ids)
+        references = [part for example in examples for part in example.reference or ()]
+        weights = [
+            part
+            for example in examples
+            for part in example.weights or [np.ones(len(b), np.float32) for b in example.group.branches]
+        ]
+        return Rows(
+            logprobs=logprobs,
+            branch=packed.branch,
+            branches=len(packed.branch_lengths),
+            weights=torch.from_numpy(np.concatenate(weights)).to(logprobs.device),
+            reference=torch.from_numpy(np.concatenate(references)).to(logprobs.device) if references else None,
+        )
+
+    def _clear_gradients(self) -> None:
+        for master in self.masters.values():
+            if master.grad is not None:
+                master.grad.zero_()
+
+
+def _accumulate_into(master: Tensor):  # type: ignore[no-untyped-def]
+    def hook(parameter: Tensor) -> None:
+        assert parameter.grad is not None and master.grad is not None
+        master.grad += parameter.grad  # in float32, whatever the working copy's dtype
+        parameter.grad = None
+
+    return hook

@@ -1,0 +1,147 @@
+"""One optimiser step: exact under accumulation, real at tiny rates, restored bit for bit."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_engine import CPU, ids
+from transformers import AutoModelForCausalLM
+
+from forethought.engine import checkpoint
+from forethought.engine.branches import Group, pack
+from forethought.engine.losses import Rows, dpo, nll
+from forethought.engine.policy import Policy
+from forethought.engine.trainer import Adam, Example, Schedule, Trainer
+from forethought.testing import byte_tokenizer, tiny_model
+
+SCHEDULE = Schedule(peak=1e-3, warmup=2, total=10, min_ratio=0.1)
+DPO = functools.partial(dpo, beta=0.1)
+
+
+def make_trainer(
+    architecture: str = "llama", *, micro_tokens: int = 4096, dtype: torch.dtype = torch.float32, peak: float = 1e-3
+) -> Trainer:
+    policy = Policy(tiny_model(architecture).to(dtype))
+    schedule = Schedule(peak=peak, warmup=0, total=10, min_ratio=0.1)
+    return Trainer(policy, schedule, Adam(), micro_tokens=micro_tokens)
+
+
+def pairs(count: int = 4) -> list[Example]:
+    return [
+        Example(
+            group=Group(prefix=ids(i, 5 + i), branches=(ids(100 + i, 7), ids(200 + i, 7))),
+            reference=(np.full(7, -5.5, np.float32), np.full(7, -5.4, np.float32)),
+        )
+        for i in range(count)
+    ]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: master.clone() for name, master in trainer.masters.items()}
+
+
+def test_micro_batches_do_not_change_the_step() -> None:
+    whole, parts = make_trainer(), make_trainer(micro_tokens=1)
+    a = whole.step(pairs(), DPO, step=0, normaliser=4)
+    b = parts.step(pairs(), DPO, step=0, normaliser=4)
+    assert a == pytest.approx(b, rel=1e-4)
+    for name, master in whole.masters.items():
+        torch.testing.assert_close(master, parts.masters[name], atol=1e-4, rtol=1e-4)
+
+
+def test_one_step_at_a_tiny_rate_moves_bf16_weights() -> None:
+    """A bf16 weight near 0.02 has steps of 1e-4: only the float32 master can keep an update of 1e-6."""
+    trainer = make_trainer(dtype=torch.bfloat16, peak=1e-6)
+    before = weights(trainer)
+    for step in range(3):
+        trainer.step(pairs(), DPO, step=step, normaliser=4)
+    moved = [float((trainer.masters[n] - before[n]).abs().max()) for n in before]
+    assert all(0 < m < 1e-5 for m in moved if m) and sum(m > 0 for m in moved) > len(moved) / 2
+    for name, parameter in trainer.policy.model.named_parameters():
+        assert torch.equal(parameter, trainer.masters[name].bfloat16()), name
+
+
+def test_dpo_raises_the_chosen_over_the_rejected() -> None:
+    trainer = make_trainer()
+    margins = [trainer.step(pairs(), DPO, step=s, normaliser=4)["margin"] for s in range(6)]
+    assert margins[-1] > margins[0] + 1
+
+
+def test_dpo_at_equal_logprobs_is_log_two() -> None:
+    flat = torch.full((4,), -1.0, requires_grad=True)
+    rows = Rows(
+        logprobs=flat, branch=torch.tensor([0, 0, 1, 1]), branches=2, weights=torch.ones(4), reference=flat.detach()
+    )
+    loss, metrics = dpo(rows, beta=0.1)
+    assert float(loss.detach()) == pytest.approx(np.log(2))
+    assert float(metrics["margin"]) == 0
+    loss.backward()
+    torch.testing.assert_close(flat.grad, torch.tensor([-0.05, -0.05, 0.05, 0.05]))
+
+
+def test_dpo_needs_a_reference() -> None:
+    rows = Rows(logprobs=torch.zeros(2), branch=torch.tensor([0, 1]), branches=2, weights=torch.ones(2))
+    with pytest.raises(ValueError, match="reference"):
+        dpo(rows, beta=0.1)
+
+
+def test_nll_counts_weighted_tokens_only() -> None:
+    rows = Rows(
+        logprobs=torch.tensor([-1.0, -2.0, -4.0]),
+        branch=torch.tensor([0, 0, 1]),
+        branches=2,
+        weights=torch.tensor([1.0, 0.0, 0.5]),
+    )
+    assert float(nll(rows)[0]) == 3.0
+
+
+def test_schedule_warms_up_then_follows_a_cosine() -> None:
+    rates = [SCHEDULE.rate(s) for s in range(11)]
+    assert rates[:3] == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert rates[6] == pytest.approx(1e-3 * 0.55)
+    assert rates[10] == pytest.approx(1e-4)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_a_bad_gradient_is_an_error_and_leaves_the_weights() -> None:
+    trainer = make_trainer()
+    before = weights(trainer)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        trainer.step(pairs(), lambda rows: (rows.logprobs.sum() * torch.inf, {}), step=0, normaliser=1)
+    assert all(torch.equal(before[n], m) for n, m in trainer.masters.items())
+    assert trainer.step(pairs(), DPO, step=0, normaliser=4)["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_checkpoint_resumes_bit_for_bit_and_loads_elsewhere(architecture: str, tmp_path: Path) -> None:
+    straight = make_trainer(architecture, dtype=torch.bfloat16)
+    for step in range(4):
+        if step == 2:
+            checkpoint.save(tmp_path / "step_000002", straight, byte_tokenizer(), step)
+        straight.step(pairs(), DPO, step=step, normaliser=4)
+    resumed = make_trainer(architecture, dtype=torch.bfloat16)
+    assert checkpoint.load_into(tmp_path / "step_000002", resumed) == 2
+    for step in (2, 3):
+        resumed.step(pairs(), DPO, step=step, normaliser=4)
+    for name, master in straight.masters.items():
+        assert torch.equal(master, resumed.masters[name]), name
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "step_000002", dtype="auto")
+    assert loaded.dtype == torch.float32
+    again = Trainer(Policy(loaded), SCHEDULE, Adam(), micro_tokens=512)
+    checkpoint.load_into(tmp_path / "step_000002", resumed)
+    for name, master in resumed.masters.items():
+        assert torch.equal(master, again.masters[name]), name
+
+
+def test_forbidden_tokens_have_no_gradient() -> None:
+    policy = Policy(tiny_model("llama"))
+    packed = pack([Group(prefix=ids(0, 4), branches=((1, 2, 3),))], CPU)
+    policy.logprobs(packed, forbidden_ids=(9,)).sum().backward()
+    gradient = policy.model.get_output_embeddings().weight.grad
+    assert float(gradient[9].abs().max()) == 0
+    assert float(gradient[10].abs().max()) > 0

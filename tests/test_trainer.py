@@ -60,7 +60,8 @@ def test_one_step_at_a_tiny_rate_moves_bf16_weights() -> None:
     for step in range(3):
         trainer.step(pairs(), DPO, step=step, normaliser=4)
     moved = [float((trainer.masters[n] - before[n]).abs().max()) for n in before]
-    assert all(0 < m < 1e-5 for m in moved if m) and sum(m > 0 for m in moved) > len(moved) / 2
+    assert max(moved) < 1e-5
+    assert sum(m > 0 for m in moved) > len(moved) / 2
     for name, parameter in trainer.policy.model.named_parameters():
         assert torch.equal(parameter, trainer.masters[name].bfloat16()), name
 

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -49,12 +48,10 @@ def save(
 def save_model(folder: Path, trainer: Trainer, tokenizer: Any) -> None:
     """Write the masters as a Hugging Face folder that ``AutoModelForCausalLM`` and vLLM load as it is."""
     model = trainer.policy.model
-    dtype = model.config.dtype
-    model.config.dtype = torch.float32
-    try:
-        model.save_pretrained(folder, state_dict=_tied(model, trainer.masters))
-    finally:
-        model.config.dtype = dtype
+    model.save_pretrained(folder, state_dict=_tied(model, trainer.masters), max_shard_size="50GB")
+    # save_pretrained writes the working copy's dtype; the weights are the masters'.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2))
     tokenizer.save_pretrained(folder)
 
 

@@ -39,7 +39,7 @@ class Head:
 
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
         """Return ``log p(target)``, float32 ``(A,)``, with gradients to ``hidden_AH`` and the weight."""
-        result: Tensor = _Logprobs.apply(hidden_AH, self.weight, targets_A, self)  # type: ignore[no-untyped-call]
+        result: Tensor = _Logprobs.apply(hidden_AH, self.weight, targets_A, self)
         return result
 
     def rows_at_once(self) -> int:

@@ -7,7 +7,7 @@ learning rates of this field (1e-7 to 1e-5) pure bf16 weights would round every 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,9 +154,10 @@ class Trainer:
                 master.grad.zero_()
 
 
-def _accumulate_into(master: Tensor):  # type: ignore[no-untyped-def]
+def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
-        assert parameter.grad is not None and master.grad is not None
+        assert parameter.grad is not None
+        assert master.grad is not None
         master.grad += parameter.grad  # in float32, whatever the working copy's dtype
         parameter.grad = None
 

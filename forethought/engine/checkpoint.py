@@ -10,12 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from forethought.engine.trainer import Trainer
-from forethought.files import publish, scratch_dir, writing
+from forethought.files import publish
 
 STATE = Path("trainer") / "state.json"
 MOMENTS = Path("trainer") / "moments.safetensors"
@@ -33,8 +34,7 @@ def save(
     Raises:
         forethought.store.StoreError: naming the folder, when the disk is full.
     """
-    partial = scratch_dir(folder)
-    with writing(folder):
+    with publish(folder) as partial:
         save_model(partial, trainer, tokenizer)
         (partial / STATE).parent.mkdir()
         (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
@@ -42,7 +42,6 @@ def save(
             save_file(_moments(trainer), partial / MOMENTS)
             if reference is not None:
                 save_file(_state(reference), partial / REFERENCE)
-    publish(partial, folder)
 
 
 def save_model(folder: Path, trainer: Trainer, tokenizer: Any) -> None:

@@ -225,53 +225,55 @@ def test_a_second_process_is_told_who_holds_the_run(run: Run) -> None:
     assert allowed.stdout == "got it\n"
 
 
-def fill(scratch: Path, text: str) -> None:
+def publish_text(final: Path, text: str) -> None:
+    scratch = scratch_dir(final)
     (scratch / "sub").mkdir()
     (scratch / "sub" / "weights").write_text(text)
+    publish(scratch, final)
 
 
 def test_publish_replaces_a_folder(folder: StageFolder) -> None:
     final = folder.checkpoints / "step-000001"
     for text in ("one", "two"):
-        scratch = scratch_dir(final)
-        fill(scratch, text)
-        publish(scratch, final)
+        publish_text(final, text)
         assert (final / "sub" / "weights").read_text() == text
         assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000001"]
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
-def test_publish_killed_between_its_renames_leaves_a_whole_folder(
-    run: Run, folder: StageFolder, monkeypatch: pytest.MonkeyPatch, renames: int
-) -> None:
+def test_publish_killed_between_its_renames_leaves_a_whole_folder(run: Run, folder: StageFolder, renames: int) -> None:
     final = folder.checkpoints / "last"
-    scratch = scratch_dir(final)
-    fill(scratch, "old")
-    publish(scratch, final)
-    fill(scratch_dir(final), "new")
-    left, rename = [renames], Path.rename
-
-    def killed(path: Path, target: Path) -> Path:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", killed)
-    if renames < 2:
-        with pytest.raises(KeyboardInterrupt):
-            publish(scratch, final)
-    else:
-        monkeypatch.setattr("forethought.files.remove", lambda path: None)
-        publish(scratch, final)
-    monkeypatch.undo()
+    publish_text(final, "old")
+    killer = PUBLISHER.format(final=str(final), renames=renames)
+    killed = subprocess.run([sys.executable, "-c", killer], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(folder.checkpoints.iterdir())) == 2
     with run.lock():
         assert [path.name for path in folder.checkpoints.iterdir()] == ["last"]
         assert (final / "sub" / "weights").read_text() == ("new" if renames == 2 else "old")
 
 
+PUBLISHER = """
+import os, pathlib, signal
+from forethought.store import publish, scratch_dir
+left, rename = [{renames}], pathlib.Path.rename
+def counted(path, target):
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    rename(path, target)
+    if left[0] == 0 and {renames} == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.rename = counted
+scratch = scratch_dir({final!r})
+(scratch / "sub").mkdir()
+(scratch / "sub" / "weights").write_text("new")
+publish(scratch, {final!r})
+"""
+
+
 def test_the_lock_removes_what_a_killed_process_left(run: Run, folder: StageFolder) -> None:
-    scratch_dir(folder.checkpoints / "step-000002")
+    (folder.checkpoints / ".step-000002.tmp").mkdir(parents=True)
     (folder.path / ".manifest.json.123.tmp").write_text("{")
     (folder.path.parent / ".improve.tmp").mkdir()
     with run.lock():

@@ -1,0 +1,77 @@
+"""What can be counted in text without a judge: repetition, diversity, length.  Pure functions.
+
+A win rate is only worth something beside these: a judge may like text because it repeats itself,
+or because it is short.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence, Sized
+
+from forethought.stats import Z95, Interval
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """Return the words of ``text`` in lower case; every punctuation mark is a word, so ``"...."`` repeats itself."""
+    return _WORD.findall(text.lower())
+
+
+def ngrams(items: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
+    """Return the ``n``-grams of ``items`` in order; none if there are fewer than ``n`` items."""
+    return [tuple(items[start : start + n]) for start in range(len(items) - n + 1)]
+
+
+def repetition(items: Sequence[Hashable], n: int = 4) -> float:
+    """Return the share of ``n``-grams that already occurred earlier in the same sequence, in [0, 1].
+
+    This is seq-rep-n of Welleck et al. (2020): ``1 - unique / all``.  A sequence that is too short
+    to have two ``n``-grams cannot repeat one and gives 0.
+    """
+    grams = ngrams(items, n)
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct_n(sequences: Iterable[Sequence[Hashable]], n: int) -> float:
+    """Return distinct-n (Li et al., 2016): unique ``n``-grams of all sequences together over all of their ``n``-grams.
+
+    Pooled, so that the same sentence after every prefix shows.  It falls with the amount of text:
+    compare equal amounts only.  Without any ``n``-gram it is 0.
+    """
+    counts = Counter(gram for sequence in sequences for gram in ngrams(sequence, n))
+    return len(counts) / counts.total() if counts else 0.0
+
+
+def distinct_interval(sequences: Sequence[Sequence[Hashable]], n: int, clusters: Sequence[Hashable]) -> Interval:
+    """Return :func:`distinct_n` with a 95% interval by the delete-one-cluster jackknife.
+
+    A bootstrap would count every text that is drawn twice as a repetition.  ``Interval.n`` counts sequences.
+    """
+    groups: dict[Hashable, Counter[tuple[Hashable, ...]]] = {}
+    for sequence, cluster in zip(sequences, clusters, strict=True):
+        groups.setdefault(cluster, Counter()).update(ngrams(sequence, n))
+    total = Counter[tuple[Hashable, ...]]()
+    for group in groups.values():
+        total.update(group)
+    value = len(total) / total.total() if total else 0.0
+    left_out = [_distinct_without(total, group) for group in groups.values()]
+    mean = sum(left_out) / len(left_out) if left_out else 0.0
+    spread = sum((one - mean) ** 2 for one in left_out)
+    error = math.sqrt(spread * (len(left_out) - 1) / len(left_out)) if left_out else 0.0
+    low, high = max(0.0, value - Z95 * error), min(1.0, value + Z95 * error)
+    return Interval(value=value, low=low, high=high, n=len(sequences))
+
+
+def mean_length(texts: Sequence[Sized]) -> float:
+    """Return the mean length: characters of strings, tokens of lists of tokens; 0 for no text."""
+    return sum(map(len, texts)) / len(texts) if texts else 0.0
+
+
+def _distinct_without(total: Counter[tuple[Hashable, ...]], group: Counter[tuple[Hashable, ...]]) -> float:
+    lost = sum(1 for gram, count in group.items() if total[gram] == count)
+    left = total.total() - group.total()
+    return (len(total) - lost) / left if left else 0.0

@@ -1,0 +1,153 @@
+"""The judges' entrance examination: a judge that cannot tell planted pairs apart must not train anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from forethought import stats
+from forethought.config import AuditConfig
+from forethought.judges import Judge, tournament
+from forethought.judges.planted import Planted
+from forethought.records import Measurement, Verdict
+
+STAGE = "audit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """What the audit found; every figure has its Wilson interval, ``None`` or absent where nothing was to count."""
+
+    judge: str
+    """Name of the judge."""
+    accuracy: Mapping[str, stats.Interval]
+    """By kind: share of scored pairs in which the original wins; a pair whose orders disagree counts half."""
+    unscored_pairs: Mapping[str, int]
+    """By kind: pairs without a result."""
+    unscored: stats.Interval | None
+    """Share of the verdicts that are no vote."""
+    consistency: stats.Interval | None
+    """Share of pairs in which both orders say the same (pairwise judges)."""
+    first_position: stats.Interval | None
+    """Share of decided verdicts that name the one shown first (pairwise judges)."""
+    ties: stats.Interval | None
+    """Share of pairs with a result that have no winner."""
+    length_bias: stats.Interval | None
+    """Share of the wrong pairs in which the text with more characters won; near 0.5 without a bias."""
+    failures: tuple[str, ...]
+    """Why the judge failed, one sentence each; empty: it passed."""
+    notes: tuple[str, ...]
+    """What could not be examined."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether no bar was missed."""
+        return not self.failures
+
+    def measurements(self) -> list[Measurement]:
+        """Return the figures as records: stage ``audit``, arm the judge's name, condition the kind of pair."""
+        single = {
+            "unscored": (self.unscored, "share of verdicts"),
+            "consistency": (self.consistency, "share of pairs seen in both orders"),
+            "first_position": (self.first_position, "share of decided verdicts"),
+            "ties": (self.ties, "share of pairs"),
+            "length_bias": (self.length_bias, "share of wrong pairs of unequal length"),
+        }
+        figures = [("accuracy", kind, found, "share of pairs") for kind, found in self.accuracy.items()]
+        figures += [(metric, "", found, unit) for metric, (found, unit) in single.items() if found is not None]
+        return [
+            Measurement(
+                stage=STAGE,
+                arm=self.judge,
+                metric=metric,
+                condition=condition,
+                judge=self.judge,
+                value=found.value,
+                low=found.low,
+                high=found.high,
+                n=found.n,
+                unit=unit,
+                subject=self.judge,
+            )
+            for metric, condition, found, unit in figures
+        ]
+
+
+def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> AuditReport:
+    """Let ``judge`` rank planted pairs; pairwise judges see both orders, pointwise ones are compared by score."""
+    verdicts = judge.rank([pair.contest for pair in planted])
+    shares = [_share(pair, found) for pair, found in zip(planted, verdicts, strict=True)]
+    by_kind: dict[str, list[float | None]] = {}
+    for pair, share in zip(planted, shares, strict=True):
+        by_kind.setdefault(pair.kind, []).append(share)
+    accuracy = {kind: found for kind, given in by_kind.items() if (found := _accuracy(given)) is not None}
+    counts = tournament.statistics(verdicts)
+    unscored = _interval(counts.unscored, counts.verdicts)
+    missed, notes = _judge_accuracy(accuracy, by_kind, config)
+    if unscored is not None and unscored.value > config.max_unscored:
+        missed.append(
+            f"{counts.unscored} of {counts.verdicts} verdicts are unscored ({unscored.value:.2f}), "
+            f"the bar is {config.max_unscored:.2f}; most often: {_common_reason(verdicts)}"
+        )
+    return AuditReport(
+        judge=judge.name,
+        accuracy=accuracy,
+        unscored_pairs={kind: given.count(None) for kind, given in by_kind.items()},
+        unscored=unscored,
+        consistency=_interval(counts.consistent, counts.both_orders),
+        first_position=_interval(counts.first_wins, counts.decided),
+        ties=_interval(counts.ties, counts.pairs),
+        length_bias=_length_bias(planted, shares),
+        failures=tuple(missed),
+        notes=tuple(notes),
+    )
+
+
+def _share(pair: Planted, verdicts: Sequence[Verdict]) -> float | None:
+    first, second = tournament.scores(2, verdicts)
+    if first is None or second is None:
+        return None
+    original, worse = (first, second) if pair.original == 0 else (second, first)
+    return 0.5 if original == worse else float(original > worse)
+
+
+def _accuracy(shares: Sequence[float | None]) -> stats.Interval | None:
+    scored = [share for share in shares if share is not None]
+    return stats.wilson(sum(scored), len(scored)) if scored else None
+
+
+def _interval(part: int, whole: int) -> stats.Interval | None:
+    return stats.wilson(part, whole) if whole else None
+
+
+def _judge_accuracy(
+    accuracy: Mapping[str, stats.Interval], planted: Mapping[str, Sequence[float | None]], config: AuditConfig
+) -> tuple[list[str], list[str]]:
+    failures, notes = [], []
+    for kind, bar in config.min_accuracy.items():
+        if kind not in planted:
+            notes.append(f"no {kind} pair could be planted: the judge was not examined on them")
+        elif kind not in accuracy:
+            failures.append(f"none of {len(planted[kind])} {kind} pairs was scored, the bar is accuracy {bar:.2f}")
+        elif accuracy[kind].value < bar:
+            found = accuracy[kind]
+            failures.append(
+                f"accuracy on {kind} pairs is {found.value:.2f} "
+                f"({found.low:.2f} to {found.high:.2f}, n = {found.n}), the bar is {bar:.2f}"
+            )
+    return failures, notes
+
+
+def _common_reason(verdicts: Sequence[Sequence[Verdict]]) -> str:
+    reasons = Counter(verdict.reason[:200] for row in verdicts for verdict in row if verdict.reason)
+    return reasons.most_common(1)[0][0] if reasons else "no reason given"
+
+
+def _length_bias(planted: Sequence[Planted], shares: Sequence[float | None]) -> stats.Interval | None:
+    longer_won = [
+        len(pair.contest.candidates[1 - pair.original]) > len(pair.contest.candidates[pair.original])
+        for pair, share in zip(planted, shares, strict=True)
+        if share == 0.0 and len({len(text) for text in pair.contest.candidates}) == 2
+    ]
+    return _interval(sum(longer_won), len(longer_won))

@@ -1,0 +1,66 @@
+"""What all shipped judges share: a list of questions per contest, any subset of which can be answered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from forethought.records import Axis, Contest, Outcome, Verdict, content_id
+
+Question = tuple[int, int | None]
+"""A candidate's index (pointwise), or the indices of an ordered pair: first shown, second shown."""
+
+TRANSPORT = "transport: "
+"""Start of the reason of a verdict that may well succeed when it is asked again; such verdicts are not cached."""
+
+
+class QuestionJudge(ABC):
+    """A judge whose verdicts answer questions one by one, so that a cache can ask for the missing ones only."""
+
+    axis: Axis
+    """What its verdicts are about."""
+
+    def __init__(self, label: str, *identity: object) -> None:
+        self._name = f"{label}@{content_id(*identity)[:8]}"
+
+    @property
+    def name(self) -> str:
+        """Label and hash of model, settings and prompt: ``qwen-1.5b@1f0c9a2b``."""
+        return self._name
+
+    @abstractmethod
+    def questions(self, contest: Contest) -> list[Question]:
+        """Return what this judge asks about a contest."""
+
+    @abstractmethod
+    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+        """Return, per contest, one verdict per question, in the order of the questions.
+
+        A verdict depends on the judge and on the texts of its own question, never on its neighbours.
+        """
+
+    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
+        """Return the verdicts of each contest: one per candidate (pointwise), or one per ordered pair."""
+        return self.answer(contests, [self.questions(contest) for contest in contests])
+
+    def scored(self, question: Question, score: float) -> Verdict:
+        """Return a pointwise verdict."""
+        return Verdict(outcome=Outcome.SCORED, axis=self.axis, first=question[0], score=score, judge=self.name)
+
+    def preferred(self, question: Question, winner: int | None) -> Verdict:
+        """Return the verdict on an ordered pair; ``None`` is a tie."""
+        outcome = Outcome.TIE if winner is None else Outcome.PREFERRED
+        first, second = question
+        return Verdict(outcome=outcome, axis=self.axis, first=first, second=second, winner=winner, judge=self.name)
+
+    def unscored(self, question: Question, reason: str) -> Verdict:
+        """Return a verdict that is no vote, with the reason."""
+        first, second = question
+        return Verdict(
+            outcome=Outcome.UNSCORED, axis=self.axis, first=first, second=second, reason=reason, judge=self.name
+        )
+
+
+def pointwise_questions(contest: Contest) -> list[Question]:
+    """Return one question per candidate."""
+    return [(index, None) for index in range(len(contest.candidates))]

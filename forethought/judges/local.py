@@ -1,0 +1,50 @@
+"""A language model in this process, as judges and teachers use it: text in, ids and likelihoods out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from forethought.engine import Sampler, Scorer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalModel:
+    """A model with its tokenizer."""
+
+    name: str
+    """Short name for tables."""
+    identity: str
+    """Hash of weights and tokenizer."""
+    tokenizer: Any
+    """A transformers tokenizer."""
+    scorer: Scorer
+    """Knows how likely text is."""
+    sampler: Sampler
+    """Continues prompts."""
+    bos: tuple[int, ...] = ()
+    """Ids that stand before every text."""
+    context: int = 2**31
+    """Longest sequence that the model was made for, in tokens."""
+
+    def encode(self, text: str, markup: bool = False) -> tuple[int, ...]:
+        """Return the ids of ``text``, without BOS.
+
+        Special tokens are recognised in our own ``markup`` only: a judged text that spells ``<|im_end|>`` must not
+        end the turn it is quoted in.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not markup)["input_ids"]
+        return tuple(ids)
+
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids before and after a request: the chat template's, or a plain ``Answer:`` for a base model."""
+        if self.tokenizer.chat_template is None:
+            return self.bos, self.encode("\n\nAnswer:")
+        place = "@@REQUEST@@"
+        chat = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": place}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        head, found, tail = chat.partition(place)
+        if not found:
+            raise ValueError(f"{self.name}: its chat template drops the user's message, so it cannot be asked anything")
+        return self.encode(head, markup=True), self.encode(tail, markup=True)

@@ -1,0 +1,163 @@
+"""Planted pairs: the author's suffix against one that is worse by construction."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from forethought.keys import Key
+from forethought.records import Chunk, Contest
+
+Kind = Literal["other_document", "shuffled", "corrupted", "rollout"]
+
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+WORD = re.compile(r"\S+")
+NAME = re.compile(r"[^\W\d_][\w’'-]+")
+SENTENCE_END = re.compile(r"(?:^|[.!?:;\n][\"”’')\]]*)\s*[\"“‘'(\[]*$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planted:
+    """A pair whose better side is known."""
+
+    kind: Kind
+    """How the worse side was made."""
+    chunk_id: str
+    """The chunk that it is about."""
+    contest: Contest
+    """What the judge is shown: two candidates, in a random order."""
+    original: int
+    """Index of the author's suffix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planting:
+    """Planted pairs, and what could not be planted."""
+
+    pairs: tuple[Planted, ...]
+    """The pairs, by kind and chunk."""
+    left_out: dict[str, int]
+    """How often a pair was left out, by kind and reason: ``"corrupted: no number or name to swap"``."""
+
+
+def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> Planting:
+    """Plant a pair of each kind for each chunk where it can be made.
+
+    Args:
+        rollouts: a continuation by the untrained policy for each chunk, ``None`` where there is none; or empty.
+    """
+    continuations = list(rollouts) or [None] * len(chunks)
+    if len(continuations) != len(chunks):
+        raise ValueError(f"{len(continuations)} rollouts for {len(chunks)} chunks: give one for each, or none at all")
+    makers: dict[Kind, Callable[[int], str | None]] = {
+        "other_document": lambda i: _foreign(chunks, i, key),
+        "shuffled": lambda i: shuffled(chunks[i].suffix, key.generator(f"shuffled/{chunks[i].id}")),
+        "corrupted": lambda i: _corrupted(chunks, i, key),
+        "rollout": lambda i: continuations[i],
+    }
+    reasons: dict[Kind, str] = {
+        "other_document": "no other document",
+        "shuffled": "no two different words",
+        "corrupted": "no number or name to swap",
+        "rollout": "no rollout",
+    }
+    pairs: list[Planted] = []
+    left_out: Counter[str] = Counter()
+    for kind, make in makers.items():
+        for index, chunk in enumerate(chunks):
+            worse = make(index)
+            if not worse or not worse.strip():
+                left_out[f"{kind}: {reasons[kind]}"] += 1
+            elif worse == chunk.suffix:
+                left_out[f"{kind}: same as the original"] += 1
+            else:
+                pairs.append(_pair(kind, chunk, worse, key))
+    return Planting(pairs=tuple(pairs), left_out=dict(left_out))
+
+
+def _pair(kind: Kind, chunk: Chunk, worse: str, key: Key) -> Planted:
+    place = int(key.generator(f"place/{kind}/{chunk.id}").integers(2))
+    candidates = (chunk.suffix, worse) if place == 0 else (worse, chunk.suffix)
+    contest = Contest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
+    return Planted(kind=kind, chunk_id=chunk.id, contest=contest, original=place)
+
+
+def _foreign(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
+    others = [chunk.suffix for chunk in chunks if chunk.document_id != chunks[index].document_id]
+    if not others:
+        return None
+    return others[int(key.generator(f"other/{chunks[index].id}").integers(len(others)))]
+
+
+def shuffled(text: str, generator: np.random.Generator) -> str | None:
+    """Return ``text`` with its words in another order and its white space where it was; ``None`` if all are alike."""
+    words = WORD.findall(text)
+    if len(set(words)) < 2:
+        return None
+    order = list(words)
+    while order == words:
+        order = [words[i] for i in generator.permutation(len(words))]
+    return _replace(text, list(zip(WORD.finditer(text), order, strict=True)))
+
+
+def _corrupted(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
+    chunk = chunks[index]
+    others = [other for other in chunks if other.document_id != chunk.document_id]
+    return corrupted(
+        chunk.prefix, chunk.suffix, [o.prefix + o.suffix for o in others], key.generator(f"corrupted/{chunk.id}")
+    )
+
+
+def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.random.Generator) -> str | None:
+    """Return ``suffix`` with its numbers and names swapped, or ``None`` if it has nothing to swap.
+
+    Two or more different ones of a class (numbers, names) change places among themselves; a single one is replaced by
+    one of the ``others``' texts.  A name is a capitalised word that does not begin a sentence.
+    """
+    changes = [
+        *_swap(_numbers(suffix), [m.group() for text in others for m in _numbers(text)], generator),
+        *_swap(_names(prefix, suffix), [m.group() for text in others for m in _names("", text)], generator),
+    ]
+    return _replace(suffix, sorted(changes, key=lambda change: change[0].start())) if changes else None
+
+
+def _numbers(text: str) -> list[re.Match[str]]:
+    return list(NUMBER.finditer(text))
+
+
+def _names(prefix: str, text: str) -> list[re.Match[str]]:
+    return [
+        match
+        for match in NAME.finditer(text)
+        if match.group()[0].isupper() and not SENTENCE_END.search(prefix[-20:] + text[: match.start()])
+    ]
+
+
+def _swap(
+    matches: list[re.Match[str]], foreign: Sequence[str], generator: np.random.Generator
+) -> list[tuple[re.Match[str], str]]:
+    own = list(dict.fromkeys(match.group() for match in matches))
+    if len(own) > 1:
+        turn = int(generator.integers(1, len(own)))
+        exchange = dict(zip(own, own[turn:] + own[:turn], strict=True))
+    else:
+        unlike = [text for text in foreign if text not in own]
+        if not own or not unlike:
+            return []
+        # A year should become a year: something of the same length is the harder, hence the better forgery.
+        alike = [text for text in unlike if len(text) == len(own[0])] or unlike
+        exchange = {own[0]: alike[int(generator.integers(len(alike)))]}
+    return [(match, exchange[match.group()]) for match in matches]
+
+
+def _replace(text: str, changes: Sequence[tuple[re.Match[str], str]]) -> str:
+    pieces, end = [], 0
+    for match, new in changes:
+        pieces += [text[end : match.start()], new]
+        end = match.end()
+    return "".join([*pieces, text[end:]])

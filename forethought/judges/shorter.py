@@ -1,0 +1,28 @@
+"""A judge without a model, which prefers the shorter text: learning from it is visible within seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forethought.judges.base import Question, QuestionJudge, pointwise_questions
+from forethought.records import Axis, Contest, Verdict
+
+
+class ShorterJudge(QuestionJudge):
+    """Scores a candidate by minus its number of characters."""
+
+    axis = Axis.LENGTH
+
+    def __init__(self) -> None:
+        super().__init__("shorter", "shorter", 1)
+
+    def questions(self, contest: Contest) -> list[Question]:
+        """Return one question per candidate."""
+        return pointwise_questions(contest)
+
+    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+        """Score each candidate by ``-len(text)``."""
+        return [
+            [self.scored(question, -float(len(contest.candidates[question[0]]))) for question in asked]
+            for contest, asked in zip(contests, questions, strict=True)
+        ]

@@ -1,0 +1,203 @@
+"""From verdicts to scores to preferences: pure functions.
+
+Scores follow Tan et al. 2026 (arXiv 2601.21343, section 1.2.2): every pair is judged, a candidate's score is the
+mean of its results, and the scores of several axes add up.  Both orders of a pair count as one result, and
+disagreement between them is a tie, as in MT-Bench's conservative rule (Zheng et al. 2023, section 3.4).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from forethought.records import Axis, Candidate, Outcome, Preference, Verdict
+
+UNBOUNDED = (Axis.LIKELIHOOD, Axis.LENGTH)
+"""Axes whose scores are not in [0, 1]."""
+
+Score = float | None
+"""A candidate's score, or ``None`` when it has none."""
+
+
+def pairs(n: int, kind: Literal["full", "pivot"] = "full", pivot: int = 0) -> list[tuple[int, int]]:
+    """Return the ordered pairs of ``n`` candidates, both orders of each, grouped by the one shown first.
+
+    Example: ``pairs(3, "pivot", pivot=1) == [(0, 1), (1, 0), (1, 2), (2, 1)]``
+    """
+    ordered = [(first, second) for first in range(n) for second in range(n) if first != second]
+    return ordered if kind == "full" else [pair for pair in ordered if pivot in pair]
+
+
+def scores(n: int, verdicts: Sequence[Verdict]) -> list[Score]:
+    """Return the score of each of ``n`` candidates under one judge.
+
+    Pointwise: the score that was given.  Pairwise: the mean over the candidate's scored pairs of 1 (won), 0 (lost)
+    and 0.5 (tie).  ``None``: nothing about this candidate was scored.
+    """
+    if all(verdict.second is None for verdict in verdicts):
+        given: list[Score] = [None] * n
+        for verdict in verdicts:
+            given[verdict.first] = verdict.score
+        return given
+    results: list[list[float]] = [[] for _ in range(n)]
+    for (low, high), share in merge(verdicts).items():
+        if share is not None:
+            results[low].append(share)
+            results[high].append(1.0 - share)
+    return [sum(won) / len(won) if won else None for won in results]
+
+
+def merge(verdicts: Iterable[Verdict]) -> dict[tuple[int, int], Score]:
+    """Return, for each unordered pair ``(low, high)``, the result of ``low``.
+
+    1 or 0 when every order names the same winner, ``None`` when an order is unscored, 0.5 otherwise.
+    """
+    winners: dict[tuple[int, int], set[int | None]] = defaultdict(set)
+    unscored: set[tuple[int, int]] = set()
+    for verdict in verdicts:
+        if verdict.second is None:
+            raise ValueError(f"a pointwise verdict stands among pairwise ones: {verdict!r}")
+        pair = min(verdict.first, verdict.second), max(verdict.first, verdict.second)
+        winners[pair].add(verdict.winner)
+        if verdict.outcome is Outcome.UNSCORED:
+            unscored.add(pair)
+    return {pair: None if pair in unscored else _result(pair, named) for pair, named in winners.items()}
+
+
+def _result(pair: tuple[int, int], named: set[int | None]) -> float:
+    if len(named) > 1 or None in named:
+        return 0.5
+    return 1.0 if pair[0] in named else 0.0
+
+
+def win_rates(given: Sequence[Score]) -> list[Score]:
+    """Turn scores without bounds into shares of the other scored candidates that are beaten (ties half)."""
+    scored = [score for score in given if score is not None]
+    if len(scored) < 2:
+        return [None if score is None else 0.5 for score in given]
+    return [
+        None
+        if score is None
+        else (sum(1.0 if score > other else 0.5 * (score == other) for other in scored) - 0.5) / (len(scored) - 1)
+        for score in given
+    ]
+
+
+def combine(per_judge: Sequence[Sequence[Score]], bounded: Sequence[bool]) -> list[Score]:
+    """Add the scores of several judges up, candidate by candidate.
+
+    A single judge's scores stay as they are.  Next to others, an unbounded judge counts by its win rates, so that
+    each judge weighs at most one.  A candidate that any judge left unscored has no score.
+    """
+    if len(per_judge) == 1:
+        return list(per_judge[0])
+    comparable = [
+        list(given) if is_bounded else win_rates(given) for given, is_bounded in zip(per_judge, bounded, strict=True)
+    ]
+    return [_total(column) for column in zip(*comparable, strict=True)]
+
+
+def _total(column: Sequence[Score]) -> Score:
+    known = [score for score in column if score is not None]
+    return sum(known) if len(known) == len(column) else None
+
+
+def totals(n: int, per_judge: Sequence[Sequence[Verdict]]) -> list[Score]:
+    """Return the combined scores of one contest's ``n`` candidates from the verdicts of each judge."""
+    bounded = [all(verdict.axis not in UNBOUNDED for verdict in verdicts) for verdicts in per_judge]
+    return combine([scores(n, verdicts) for verdicts in per_judge], bounded)
+
+
+def preference(chunk_id: str, candidates: Sequence[Candidate], given: Sequence[Score], turn: int) -> Preference | None:
+    """Return the highest against the lowest scored candidate, or ``None`` when no two scores differ.
+
+    Args:
+        turn: a non-negative integer from a :class:`~forethought.keys.Key`; it picks among equals at either extreme,
+            so that no place in the list is preferred in the long run.
+    """
+    scored = [(score, candidate) for score, candidate in zip(given, candidates, strict=True) if score is not None]
+    if not scored:
+        return None
+    high, low = max(score for score, _ in scored), min(score for score, _ in scored)
+    if high == low:
+        return None
+    best = [candidate for score, candidate in scored if score == high]
+    worst = [candidate for score, candidate in scored if score == low]
+    return Preference(
+        chunk_id=chunk_id,
+        chosen=best[turn % len(best)],
+        rejected=worst[turn // len(best) % len(worst)],
+        chosen_score=high,
+        rejected_score=low,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Counts over the verdicts of one judge; a rate is ``None`` when its denominator is zero."""
+
+    verdicts: int
+    """All verdicts."""
+    unscored: int
+    """Those that are no vote."""
+    pairs: int
+    """Pairs with a result: judged pairs, or pairs of scored candidates."""
+    ties: int
+    """Those without a winner."""
+    decided: int
+    """Pairwise verdicts that name a winner."""
+    first_wins: int
+    """Those that name the candidate shown first."""
+    both_orders: int
+    """Judged pairs with a scored verdict in both orders."""
+    consistent: int
+    """Those in which both orders say the same."""
+
+    @property
+    def unscored_rate(self) -> float | None:
+        """Share of the verdicts that are no vote."""
+        return self.unscored / self.verdicts if self.verdicts else None
+
+    @property
+    def tie_rate(self) -> float | None:
+        """Share of the pairs with a result that have no winner."""
+        return self.ties / self.pairs if self.pairs else None
+
+    @property
+    def first_rate(self) -> float | None:
+        """Share of the decided pairwise verdicts that name the candidate shown first; 0.5 is unbiased."""
+        return self.first_wins / self.decided if self.decided else None
+
+    @property
+    def consistency(self) -> float | None:
+        """Share of the pairs judged in both orders in which both orders say the same."""
+        return self.consistent / self.both_orders if self.both_orders else None
+
+
+def statistics(contests: Iterable[Sequence[Verdict]]) -> Statistics:
+    """Count over the verdicts of several contests, given per contest (indices are those of the contest)."""
+    count: dict[str, int] = dict.fromkeys(Statistics.__dataclass_fields__, 0)
+    for verdicts in contests:
+        count["verdicts"] += len(verdicts)
+        count["unscored"] += sum(verdict.outcome is Outcome.UNSCORED for verdict in verdicts)
+        pairwise = [verdict for verdict in verdicts if verdict.second is not None]
+        decided = [verdict for verdict in pairwise if verdict.outcome is Outcome.PREFERRED]
+        count["decided"] += len(decided)
+        count["first_wins"] += sum(verdict.winner == verdict.first for verdict in decided)
+        results = [share for share in merge(pairwise).values() if share is not None]
+        given = [verdict.score for verdict in verdicts if verdict.score is not None]
+        count["pairs"] += len(results) + len(given) * (len(given) - 1) // 2
+        count["ties"] += results.count(0.5) + sum(a == b for a, b in combinations(given, 2))
+        winner_of = {
+            (verdict.first, verdict.second): verdict.winner
+            for verdict in pairwise
+            if verdict.outcome is not Outcome.UNSCORED
+        }
+        for (first, second), winner in winner_of.items():
+            if second is not None and first < second and (second, first) in winner_of:
+                count["both_orders"] += 1
+                count["consistent"] += winner == winner_of[second, first]
+    return Statistics(**count)

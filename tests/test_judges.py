@@ -1,0 +1,347 @@
+"""Tournament, likelihood, cache, pairwise, pointwise and rewriting, with stand-ins for the models."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forethought.engine import Group
+from forethought.judges import tournament
+from forethought.judges.base import TRANSPORT, Question, QuestionJudge
+from forethought.judges.cache import CachedJudge, VerdictCache
+from forethought.judges.likelihood import Contrast, LikelihoodJudge
+from forethought.judges.local import LocalModel
+from forethought.judges.shorter import ShorterJudge
+from forethought.keys import Key
+from forethought.records import Axis, Candidate, Contest, Origin, Outcome, Verdict
+from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
+
+
+def vote(first: int, second: int, winner: int | None, unscored: bool = False) -> Verdict:
+    outcome = Outcome.UNSCORED if unscored else Outcome.TIE if winner is None else Outcome.PREFERRED
+    return Verdict(outcome=outcome, axis=Axis.QUALITY, first=first, second=second, winner=winner, judge="j")
+
+
+def grade(first: int, score: float | None, axis: Axis = Axis.SAFETY) -> Verdict:
+    outcome = Outcome.UNSCORED if score is None else Outcome.SCORED
+    return Verdict(outcome=outcome, axis=axis, first=first, score=score, judge="j")
+
+
+def candidates(n: int) -> list[Candidate]:
+    return [Candidate(id=str(i), chunk_id="c", origin=Origin.ROLLOUT, text=f" {i}", token_ids=(i,)) for i in range(n)]
+
+
+# --- tournament
+
+
+def test_full_tournament_has_both_orders_of_every_pair_grouped_by_the_first():
+    assert tournament.pairs(3) == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    assert len(tournament.pairs(17)) == 272
+
+
+def test_pivot_tournament_compares_with_the_pivot_only():
+    assert tournament.pairs(3, "pivot", pivot=1) == [(0, 1), (1, 0), (1, 2), (2, 1)]
+
+
+def test_orders_that_agree_win_and_orders_that_disagree_tie():
+    verdicts = [vote(0, 1, 0), vote(1, 0, 0), vote(0, 2, 0), vote(2, 0, 2), vote(1, 2, None), vote(2, 1, 2)]
+    assert tournament.scores(3, verdicts) == [0.75, 0.25, 0.5]
+
+
+def test_a_pair_with_an_unscored_order_counts_for_nobody():
+    verdicts = [vote(0, 1, 0), vote(1, 0, None, unscored=True), vote(0, 2, 2), vote(2, 0, 2)]
+    assert tournament.scores(4, verdicts) == [0.0, None, 1.0, None]
+
+
+def test_pointwise_scores_are_taken_as_they_are_and_unscored_is_not_zero():
+    assert tournament.scores(3, [grade(0, 0.5), grade(2, 0.0), grade(1, None)]) == [0.5, None, 0.0]
+
+
+@given(st.data(), st.integers(2, 6))
+def test_scores_of_a_fully_scored_tournament_average_one_half(data, n):
+    verdicts = [vote(a, b, data.draw(st.sampled_from([a, b, None]))) for a, b in tournament.pairs(n)]
+    scored = tournament.scores(n, verdicts)
+    assert math.isclose(sum(scored), n / 2)
+    assert all(0 <= score <= 1 for score in scored)
+
+
+@given(st.data(), st.integers(2, 5))
+def test_renaming_candidates_renames_scores(data, n):
+    verdicts = [vote(a, b, data.draw(st.sampled_from([a, b, None]))) for a, b in tournament.pairs(n)]
+    order = data.draw(st.permutations(range(n)))
+    renamed = [vote(order[v.first], order[v.second], None if v.winner is None else order[v.winner]) for v in verdicts]
+    scored, other = tournament.scores(n, verdicts), tournament.scores(n, renamed)
+    assert [other[order[i]] for i in range(n)] == pytest.approx(scored)
+
+
+def test_axes_add_up_and_an_unbounded_judge_counts_by_its_win_rates():
+    likelihood, safety = [-900.0, -1.0, -2.0, -2.0], [1.0, 0.0, 0.5, None]
+    assert tournament.combine([likelihood], [False]) == likelihood
+    combined = tournament.combine([likelihood, safety], [False, True])
+    assert combined[:2] == [1.0, 1.0]
+    assert combined[2] == pytest.approx(0.5 / 3 + 1 / 3 + 0.5)
+    assert combined[3] is None
+
+
+def test_totals_take_bounds_from_the_axis():
+    by_likelihood = [grade(0, -3.0, Axis.LIKELIHOOD), grade(1, -50.0, Axis.LIKELIHOOD)]
+    assert tournament.totals(2, [by_likelihood]) == [-3.0, -50.0]
+    assert tournament.totals(2, [by_likelihood, [grade(0, 0.5), grade(1, 1.0)]]) == [1.5, 1.0]
+
+
+def test_win_rates_of_a_lone_scored_candidate_are_undecided():
+    assert tournament.win_rates([None, -3.0]) == [None, 0.5]
+
+
+def test_preference_is_highest_against_lowest_and_skips_the_unscored():
+    pair = tournament.preference("c", candidates(4), [0.4, None, 0.9, 0.1], turn=5)
+    assert (pair.chosen.id, pair.rejected.id, pair.chosen_score, pair.rejected_score) == ("2", "3", 0.9, 0.1)
+
+
+@pytest.mark.parametrize("given_scores", [[0.5, 0.5, 0.5], [None, 0.5, None], [None, None, None], []])
+def test_no_preference_without_a_difference(given_scores):
+    assert tournament.preference("c", candidates(len(given_scores)), given_scores, turn=1) is None
+
+
+def test_equals_at_the_extremes_take_turns_without_a_standing_favourite():
+    key = Key(seed=0, purpose="ties")
+    drawn = [
+        tournament.preference("c", candidates(5), [1.0, 1.0, 0.0, 0.0, 0.0], key.integer(f"chunk-{i}"))
+        for i in range(3000)
+    ]
+    for pair, count in itertools.product("01", "234"):
+        share = sum((p.chosen.id, p.rejected.id) == (pair, count) for p in drawn) / len(drawn)
+        assert abs(share - 1 / 6) < 0.03
+
+
+def test_statistics_of_a_judge_that_always_names_the_first():
+    verdicts = [vote(a, b, a) for a, b in tournament.pairs(3)]
+    found = tournament.statistics([verdicts, [vote(0, 1, None, unscored=True), vote(1, 0, 0)]])
+    assert (found.first_rate, found.consistency, found.tie_rate, found.unscored_rate) == (6 / 7, 0.0, 1.0, 1 / 8)
+
+
+def test_statistics_without_a_denominator_are_none():
+    found = tournament.statistics([[grade(0, None)]])
+    assert (found.first_rate, found.consistency, found.tie_rate, found.unscored_rate) == (None, None, None, 1.0)
+
+
+# --- likelihood
+
+
+class BytePreference(UniformScorer):
+    """Gives the byte ``e`` a log-probability of -1, every other one -2, and counts what it is asked."""
+
+    def __init__(self, liked: float = -1.0) -> None:
+        super().__init__()
+        object.__setattr__(self, "liked", liked)
+        object.__setattr__(self, "seen", [])
+
+    def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
+        self.seen.extend(groups)
+        return [
+            [np.array([self.liked if t == ord("e") else -2.0 for t in b], dtype=np.float32) for b in group.branches]
+            for group in groups
+        ]
+
+
+def local(scorer=None, sampler=None, template=None, **changes) -> LocalModel:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    return LocalModel(
+        name="bytes",
+        tokenizer=tokenizer,
+        scorer=scorer or UniformScorer(),
+        sampler=sampler or ScriptedSampler(),
+        **{"identity": "0", "bos": (BOS_ID,), **changes},
+    )
+
+
+def scores_of(judge, *contests: Contest) -> list[list[float | None]]:
+    return [tournament.scores(len(c.candidates), v) for c, v in zip(contests, judge.rank(contests), strict=True)]
+
+
+def test_likelihood_per_token_byte_and_text():
+    contest = Contest(prefix="p", candidates=("ee", "é", "xyz"))
+    assert scores_of(LikelihoodJudge(local(BytePreference())), contest) == [[-1.0, -2.0, -2.0]]
+    assert scores_of(LikelihoodJudge(local(BytePreference()), "byte"), contest) == [[-1.0, -2.0, -2.0]]
+    assert scores_of(LikelihoodJudge(local(BytePreference()), "none"), contest) == [[-2.0, -4.0, -6.0]]
+
+
+def test_the_contrast_model_is_subtracted():
+    judge = LikelihoodJudge(local(BytePreference()), contrast=Contrast(local(BytePreference(-1.5)), 0.5))
+    assert scores_of(judge, Contest(prefix="p", candidates=("ee", "x"))) == [[-0.25, -1.0]]
+
+
+def test_candidates_of_a_contest_share_one_prefix_and_equal_texts_are_computed_once():
+    scorer = BytePreference()
+    verdicts = LikelihoodJudge(local(scorer)).rank([Contest(prefix="ab", candidates=("x", "e", "x"))])
+    assert scorer.seen == [Group(prefix=(BOS_ID, 97, 98), branches=((120,), (101,)))]
+    assert [v.score for v in verdicts[0]] == [-2.0, -1.0, -2.0]
+
+
+def test_an_empty_candidate_and_a_prefix_without_start_are_unscored_with_a_reason():
+    judge = LikelihoodJudge(local())
+    [[empty, fine]] = judge.rank([Contest(prefix="p", candidates=("", "x"))])
+    assert (empty.outcome, fine.outcome) == (Outcome.UNSCORED, Outcome.SCORED)
+    assert "empty" in empty.reason
+    [[unstarted]] = LikelihoodJudge(local(bos=())).rank([Contest(prefix="", candidates=("x",))])
+    assert "no BOS" in unstarted.reason
+
+
+def test_an_infinite_log_probability_is_unscored():
+    [[verdict]] = LikelihoodJudge(local(BytePreference(-math.inf))).rank([Contest(prefix="p", candidates=("e",))])
+    assert (verdict.outcome, verdict.reason) == (Outcome.UNSCORED, "its log-probability is -inf")
+
+
+def test_a_long_prefix_keeps_its_end_and_too_long_a_candidate_is_unscored():
+    scorer = BytePreference()
+    judge = LikelihoodJudge(local(scorer, context=16))
+    [[long, short]] = judge.rank([Contest(prefix="0123456789abcdef", candidates=("12345", "1234"))])
+    assert "the candidate has 5 tokens" in long.reason
+    assert short.score == -2.0
+    assert bytes(scorer.seen[0].prefix[1:]) == b"56789abcdef"
+
+
+def test_special_tokens_spelled_in_a_text_are_plain_text():
+    scorer = BytePreference()
+    LikelihoodJudge(local(scorer)).rank([Contest(prefix="<eos>", candidates=("<bos>e",))])
+    assert scorer.seen == [Group(prefix=(BOS_ID, *b"<eos>"), branches=(tuple(b"<bos>e"),))]
+
+
+def test_a_name_tells_settings_apart():
+    names = {
+        LikelihoodJudge(local()).name,
+        LikelihoodJudge(local(), "byte").name,
+        LikelihoodJudge(local(identity="1")).name,
+        LikelihoodJudge(local(), contrast=Contrast(local())).name,
+        LikelihoodJudge(local(), contrast=Contrast(local(), 0.5)).name,
+    }
+    assert len(names) == 5
+
+
+# --- cache
+
+
+class CountingJudge(QuestionJudge):
+    """Prefers the longer text of a pair; fails on transport for texts that are on its list."""
+
+    axis = Axis.QUALITY
+
+    def __init__(self, unreachable: Sequence[str] = ()) -> None:
+        super().__init__("longer", "longer")
+        self.asked: list[tuple[str, str]] = []
+        self.unreachable = set(unreachable)
+
+    def questions(self, contest: Contest) -> list[Question]:
+        return list(tournament.pairs(len(contest.candidates)))
+
+    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+        return [[self._one(c, q) for q in row] for c, row in zip(contests, questions, strict=True)]
+
+    def _one(self, contest: Contest, question: Question) -> Verdict:
+        texts = contest.candidates[question[0]], contest.candidates[question[1]]
+        self.asked.append(texts)
+        if self.unreachable & set(texts):
+            return self.unscored(question, TRANSPORT + "no route")
+        if not all(texts):
+            return self.unscored(question, "empty")
+        lengths = [len(text) for text in texts]
+        return self.preferred(question, None if lengths[0] == lengths[1] else question[lengths.index(max(lengths))])
+
+
+CONTEST = Contest(prefix="p", candidates=("a", "bbb", "cc"), original="a")
+
+
+def test_a_second_judge_on_the_same_file_asks_nothing(tmp_path: Path):
+    first = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v" / "verdicts.sqlite"))
+    expected = first.rank([CONTEST])
+    second = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v" / "verdicts.sqlite"))
+    assert second.rank([CONTEST]) == expected
+    assert expected == [CountingJudge().rank([CONTEST])[0]]
+    assert (second.judge.asked, second.hits, second.misses) == ([], 6, 0)
+
+
+def test_only_new_pairs_are_asked_whatever_place_the_texts_have(tmp_path: Path):
+    judge = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v.sqlite"))
+    judge.rank([CONTEST])
+    judge.judge.asked.clear()
+    moved = Contest(prefix="p", candidates=("cc", "dddd", "a"), original="a")
+    assert judge.rank([moved]) == [CountingJudge().rank([moved])[0]]
+    assert sorted(judge.judge.asked) == sorted([("cc", "dddd"), ("dddd", "cc"), ("dddd", "a"), ("a", "dddd")])
+
+
+def test_transport_failures_are_asked_again_and_empty_texts_are_not(tmp_path: Path):
+    cache = VerdictCache(tmp_path / "v.sqlite")
+    contest = Contest(prefix="p", candidates=("a", "bb", ""))
+    down = CachedJudge(CountingJudge(unreachable=["bb"]), cache).rank([contest])
+    assert tournament.scores(3, down[0]) == [None, None, None]
+    up = CachedJudge(CountingJudge(), cache)
+    assert tournament.scores(3, up.rank([contest])[0]) == [0.0, 1.0, None]
+    assert ("a", "") not in up.judge.asked
+    assert ("a", "bb") in up.judge.asked
+
+
+def test_prefix_original_and_judge_are_part_of_the_key(tmp_path: Path):
+    cache = VerdictCache(tmp_path / "v.sqlite")
+    judge = CachedJudge(CountingJudge(), cache)
+    judge.rank([CONTEST, Contest(prefix="q", candidates=CONTEST.candidates, original="a")])
+    judge.rank([Contest(prefix="p", candidates=CONTEST.candidates)])
+    assert judge.misses == 18
+    other = CachedJudge(ShorterJudge(), cache)
+    assert [v.score for v in other.rank([CONTEST])[0]] == [-1.0, -3.0, -2.0]
+
+
+def test_scores_come_back_bit_for_bit(tmp_path: Path):
+    class Thirds(ShorterJudge):
+        def answer(self, contests, questions):
+            return [[self.scored(q, -1 / 3 - 1e-17 * q[0]) for q in row] for row in questions]
+
+    fresh = CachedJudge(Thirds(), VerdictCache(tmp_path / "v.sqlite")).rank([CONTEST])
+    again = CachedJudge(Thirds(), VerdictCache(tmp_path / "v.sqlite")).rank([CONTEST])
+    assert [v.score for v in again[0]] == [v.score for v in fresh[0]]
+
+
+def test_batches_survive_a_judge_that_dies_later(tmp_path: Path):
+    class Dying(CountingJudge):
+        def answer(self, contests, questions):
+            if any(contest.prefix == "40" for contest in contests):
+                raise KeyboardInterrupt
+            return super().answer(contests, questions)
+
+    contests = [Contest(prefix=str(i), candidates=("a", "bb")) for i in range(50)]
+    with pytest.raises(KeyboardInterrupt):
+        CachedJudge(Dying(), VerdictCache(tmp_path / "v.sqlite"), batch=16).rank(contests)
+    after = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v.sqlite"), batch=16)
+    after.rank(contests)
+    assert (after.hits, after.misses) == (64, 36)
+
+
+def test_two_threads_share_a_cache(tmp_path: Path):
+    cache = VerdictCache(tmp_path / "v.sqlite")
+    contests = [Contest(prefix=str(i), candidates=("a", "bb", "ccc")) for i in range(40)]
+    results: dict[int, list[list[Verdict]]] = {}
+
+    def work(number: int) -> None:
+        results[number] = CachedJudge(CountingJudge(), cache, batch=3).rank(contests)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1] == CountingJudge().rank(contests)
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path: Path):
+    path = tmp_path / "v.sqlite"
+    path.write_text("not a database, but long enough to be looked at as one" * 40)
+    with pytest.raises(ValueError, match=r"v\.sqlite: not a usable verdict cache"):
+        VerdictCache(path)

@@ -1,0 +1,191 @@
+"""Rows from local files: parquet, JSON lines (plain, gzip, zstandard) and text."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from forethought.config import CorpusConfig
+from forethought.corpus.rows import CorpusError, Row
+
+_JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson")
+_BLOCK = 1 << 20
+_PATIENCE = 100
+"""A JSON lines file of which so many first rows lack the column is an error, not a skip."""
+
+
+def parquet_rows(config: CorpusConfig) -> Iterator[Row]:
+    """Yield the rows of parquet files, a batch in memory at a time."""
+    for path in find(config.path, (".parquet",)):
+        try:
+            with pq.ParquetFile(path) as table:
+                yield from _table_rows(table, config, path)
+        except (pa.ArrowException, OSError) as error:
+            raise CorpusError(f"{path}: broken parquet: {error}. Fetch or write it again") from error
+
+
+def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
+    """Yield the rows of files of JSON objects, one a line."""
+    for path in find(config.path, _JSONL):
+        lines = found = 0
+        columns: dict[str, None] = {}
+        for line in filter(bytes.strip, _lines(path)):
+            lines += 1
+            entry, defect = _parse(line)
+            if entry is None:
+                yield Row(None, None, path.name, defect)
+                continue
+            row = pick(entry, config, path.name)
+            columns.update(dict.fromkeys(entry))
+            found += row.defect is None
+            if not found and lines >= _PATIENCE:
+                break
+            yield row
+        if lines and not columns:
+            raise CorpusError(f"{path}: none of its {lines} lines is a JSON object in UTF-8; write one object a line")
+        if lines and not found:
+            raise CorpusError(no_column(str(path), config, columns))
+
+
+def text_rows(config: CorpusConfig) -> Iterator[Row]:
+    """Yield text files as they are, without a byte order mark."""
+    for path in find(config.path, (".txt", ".md")):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from error
+        text, defect = _decode(content)
+        yield Row(text, None, path.name, defect)
+
+
+def pick(entry: Mapping[str, Any], config: CorpusConfig, source: str) -> Row:
+    """Return the row of a mapping; its defect is ``missing_column`` if the text or the title column is not there."""
+    columns = [config.text_column] + ([config.title_column] if config.title_column else [])
+    if any(column not in entry for column in columns):
+        return Row(None, None, source, "missing_column")
+    return Row(entry[config.text_column], entry[config.title_column] if config.title_column else None, source)
+
+
+def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
+    """Return the message about a missing column."""
+    wanted = {"text_column": config.text_column, "title_column": config.title_column}
+    names = sorted(columns)
+    missing = " and ".join(f"corpus.{key} = {name!r}" for key, name in wanted.items() if name and name not in names)
+    return f"{where}: no such column: {missing}. It has: {', '.join(names) or 'none'}"
+
+
+def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files that ``corpus.path`` means: a file, a folder's files (recursively), or a glob's.
+
+    Raises:
+        CorpusError: if there are none.
+    """
+    kinds = ", ".join(suffixes)
+    if not pattern:
+        raise CorpusError(f"corpus.path is empty: name a file, a folder or a glob of {kinds} files")
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file())
+        if not inside:
+            raise CorpusError(f"{path}: a folder without {kinds} files. Check corpus.path and corpus.source")
+        return inside
+    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+    if not matches:
+        what = "matches no file" if glob.has_magic(pattern) else "no such file or folder"
+        raise CorpusError(f"{path}: {what}. Check corpus.path")
+    return matches
+
+
+def _table_rows(table: Any, config: CorpusConfig, path: Path) -> Iterator[Row]:
+    columns = [config.text_column] + ([config.title_column] if config.title_column else [])
+    schema = table.schema_arrow
+    if any(column not in schema.names for column in columns):
+        raise CorpusError(no_column(str(path), config, schema.names))
+    for batch in table.iter_batches(batch_size=1024, columns=columns):
+        texts = _raw(batch.column(config.text_column))
+        if texts is None:
+            kind = schema.field(config.text_column).type
+            raise CorpusError(f"{path}: column {config.text_column!r} holds {kind}, not text. Check corpus.text_column")
+        titles: list[Any] = [None] * len(texts)
+        if config.title_column:
+            column = batch.column(config.title_column)
+            titles = _raw(column) or column.to_pylist()
+        for text, title in zip(texts, titles, strict=True):
+            value, defect = (None, None) if text is None else _decode(text)
+            yield Row(value, title.decode("utf-8", "replace") if isinstance(title, bytes) else title, path.name, defect)
+
+
+def _raw(column: Any) -> Any:
+    """Return the bytes of a text column, or ``None`` for other columns; arrow's own decoding stops at invalid UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+        return column.cast(pa.binary()).to_pylist()
+    if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type):
+        return column.cast(pa.large_binary()).to_pylist()
+    return None
+
+
+def _decode(content: bytes) -> tuple[str | None, str | None]:
+    try:
+        return content.decode("utf-8-sig"), None
+    except UnicodeDecodeError:
+        return None, "bad_utf8"
+
+
+def _parse(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
+    text, defect = _decode(line)
+    if text is None:
+        return None, defect
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, "bad_json"
+    return (entry, None) if isinstance(entry, dict) else (None, "bad_json")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    name = path.name.lower()
+    try:
+        if name.endswith(".zst"):
+            yield from _split(_zst_blocks(path))
+        else:
+            with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as handle:
+                yield from handle
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise CorpusError(f"{path}: cannot be read to its end: {error}. Fetch or write it again") from error
+
+
+def _zst_blocks(path: Path) -> Iterator[bytes]:
+    """Decompress frame by frame; zstandard's own reader takes a truncated file for a whole one."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    frame = None
+    with open(path, "rb") as handle:
+        while data := handle.read(_BLOCK):
+            while data:
+                frame = frame or decompressor.decompressobj()
+                yield frame.decompress(data)
+                data = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the last zstandard frame is cut off")
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest

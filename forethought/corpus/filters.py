@@ -1,0 +1,97 @@
+"""Which documents are read, and by which part of the lifecycle.
+
+Every filter is modest: it removes what is not text, not what is not to somebody's taste.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import unicodedata
+
+from forethought.config import ChunkConfig, CorpusConfig
+from forethought.records import Split
+
+MAX_BAD_CHARACTERS = 0.01
+"""Largest share of control, unassigned and replacement characters."""
+MIN_LETTERS = 0.5
+"""Smallest share of letters and combining marks among the characters that are not spaces."""
+MAX_REPEATED_LINES = 0.5
+"""Largest share of characters in lines that were there before."""
+
+_WHITESPACE_CONTROLS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85")
+
+
+def rejection(text: str, config: CorpusConfig) -> str | None:
+    """Return why ``text`` is not used, or ``None``.
+
+    ``too_short``: fewer than ``min_characters`` without the space around.  ``bad_characters``: a lone
+    surrogate (no UTF-8 has one), or more than 1% control, unassigned and replacement characters.
+    ``not_prose``: fewer than half of the visible characters are letters.  ``repeated_lines``: more than
+    half of the text stands in lines that repeat an earlier one.
+    """
+    if not text.strip() or len(text.strip()) < config.min_characters:
+        return "too_short"
+    if _has_bad_characters(text):
+        return "bad_characters"
+    if _letter_share(text) < MIN_LETTERS:
+        return "not_prose"
+    if _repeated_share(text) > MAX_REPEATED_LINES:
+        return "repeated_lines"
+    return None
+
+
+def fingerprint(text: str) -> bytes:
+    """Return a 16-byte hash that is equal for texts that differ in case, spacing or Unicode form only."""
+    normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.sha256(normal.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def title_key(title: str) -> str:
+    """Return the split key of a title: equal for spellings that differ in case, spacing or underscores only."""
+    return "title:" + " ".join(unicodedata.normalize("NFKC", title).casefold().replace("_", " ").split())
+
+
+def split_of(split_key: str, config: ChunkConfig) -> Split:
+    """Return the split of a document: a function of its key and the shares alone.
+
+    Neither the order of the corpus, nor other documents, nor the seed matter.  The held-out share is dealt
+    first, so that other shares may change without training on what was held out before.
+    """
+    digest = hashlib.sha256(f"split\x1f{split_key}".encode("utf-8", "surrogatepass")).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    dealt = ((Split.HELDOUT, config.heldout_share), (Split.SFT, config.sft_share), (Split.RLMT, config.rlmt_share))
+    bounds = itertools.accumulate(share for _, share in dealt)
+    return next((split for (split, _), bound in zip(dealt, bounds, strict=True) if place < bound), Split.IMPROVE)
+
+
+def _has_bad_characters(text: str) -> bool:
+    if text.isprintable():
+        return "\ufffd" in text and text.count("\ufffd") > MAX_BAD_CHARACTERS * len(text)
+    bad = 0
+    for character in text:
+        if character == "\ufffd" or not (character.isprintable() or character in _WHITESPACE_CONTROLS):
+            category = unicodedata.category(character)
+            if category == "Cs":
+                return True
+            bad += category in ("Cc", "Cn", "Co") or character == "\ufffd"
+    return bad > MAX_BAD_CHARACTERS * len(text)
+
+
+def _letter_share(text: str) -> float:
+    visible = len("".join(text.split()))
+    letters = sum(map(str.isalpha, text))
+    if letters < MIN_LETTERS * visible:
+        letters += sum(unicodedata.category(character)[0] == "M" for character in text)
+    return letters / visible
+
+
+def _repeated_share(text: str) -> float:
+    seen: set[str] = set()
+    repeated = total = 0
+    for line in text.splitlines():
+        line = line.strip()
+        total += len(line)
+        repeated += len(line) if line in seen else 0
+        seen.add(line)
+    return repeated / total if total else 0.0

@@ -16,6 +16,7 @@ from typing import Any
 from forethought.engine import Prompt, Sampler, Sampling
 from forethought.evals import text
 from forethought.judges import Judge
+from forethought.judges.tournament import scores
 from forethought.keys import Key
 from forethought.records import Chunk, Contest, Measurement, Outcome, Verdict
 from forethought.stats import Interval, bootstrap_mean, paired_bootstrap, sign_test, wilson
@@ -298,25 +299,12 @@ def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[D
 
 def _decide(verdicts: Sequence[Verdict], policy: int) -> Duel:
     """Turn the verdicts of a contest of two into a duel; ``policy`` is the index of the policy's text."""
-    scores: dict[tuple[int, int | None], list[float]] = {}
-    for verdict in verdicts:
-        votes = scores.setdefault((verdict.first, verdict.second), [])
-        if verdict.outcome is Outcome.SCORED and verdict.score is not None:
-            votes.append(verdict.score)
-        elif verdict.outcome is not Outcome.UNSCORED:
-            votes.append(0.5 if verdict.winner is None else float(verdict.winner == policy))
-    if not scores or not all(scores.values()):
+    given = scores(2, verdicts)
+    own, other = given[policy], given[1 - policy]
+    if own is None or other is None:
         reasons = sorted({verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNSCORED})
         return Duel(points=None, reason="; ".join(reasons) or "the judge said nothing")
-    means = {place: sum(votes) / len(votes) for place, votes in scores.items()}
-    if any(second is not None for _, second in means):
-        # Each order counts once, however often it was asked.  If they disagree, the mean is a half: a tie.
-        share = sum(means.values()) / len(means)
-        own, other = share, 1.0 - share
-    else:
-        own, other = means[policy, None], means[1 - policy, None]
-    tied = math.isclose(own, other, rel_tol=1e-9, abs_tol=1e-12)
-    return Duel(points=0.5 if tied else float(own > other), policy_score=own, base_score=other)
+    return Duel(points=0.5 if own == other else float(own > other), policy_score=own, base_score=other)
 
 
 def _describe(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forethought import text
 from forethought.engine import Group, Prompt, Sampling
-from forethought.evals import text
 from forethought.evals.continuation import (
     GREEDY,
     MATCHED,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from forethought import text
 from forethought.engine import Prompt, Sampler, Sampling
-from forethought.evals import text
 from forethought.judges import Judge
 from forethought.judges.tournament import scores
 from forethought.keys import Key

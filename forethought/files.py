@@ -79,31 +79,33 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
         _sync(path.parent)
 
 
-def scratch_dir(final_dir: str | Path) -> Path:
-    """Make and return an empty folder beside ``final_dir``, to be filled and given to :func:`publish`."""
-    final_dir = Path(final_dir)
-    scratch = final_dir.with_name(f".{final_dir.name}.tmp")
-    with writing(scratch):
-        remove(scratch)
-        scratch.mkdir(parents=True)
-    return scratch
+@contextlib.contextmanager
+def publish(final_dir: str | Path) -> Iterator[Path]:
+    """Fill a folder that appears under its final name whole or not at all, replacing what is there.
 
+    Example::
 
-def publish(tmp_dir: str | Path, final_dir: str | Path) -> None:
-    """Give the finished folder ``tmp_dir`` its final name, replacing what is there.
+        with publish(folder.checkpoints / "step-000020") as partial:
+            model.save_pretrained(partial)
 
-    Both must be on one file system.  A replaced folder is put aside first and removed last, so that
-    after a kill at any moment the old or the new one is whole (:meth:`Run.lock` puts the old one back).
+    A replaced folder is put aside first and removed last, so that after a kill at any moment the old or
+    the new one is whole; the next ``publish``, or :meth:`forethought.store.Run.lock`, puts it back.
     """
-    tmp_dir, final_dir = Path(tmp_dir), Path(final_dir)
-    old = _put_aside(final_dir)
+    final_dir = Path(final_dir)
+    partial, old = _hidden(final_dir, "tmp"), _hidden(final_dir, "old")
     with writing(final_dir):
-        for path in itertools.chain(tmp_dir.rglob("*"), (tmp_dir,)):
-            _sync(path)
-        restore(final_dir)
-        if final_dir.exists():
-            final_dir.rename(old)
-        tmp_dir.rename(final_dir)
+        remove(partial)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for path in itertools.chain(partial.rglob("*"), (partial,)):
+                _sync(path)
+            restore(final_dir)
+            if final_dir.exists():
+                final_dir.rename(old)
+            partial.rename(final_dir)
+        finally:
+            remove(partial)
         _sync(final_dir.parent)
         remove(old)
 
@@ -142,13 +144,9 @@ def _whole_lines(handle: Any) -> int:
     return 0
 
 
-def _put_aside(final_dir: Path) -> Path:
-    return final_dir.with_name(f".{final_dir.name}.old")
-
-
 def restore(final_dir: Path) -> None:
     """Put right a publish that was killed half-way."""
-    old = _put_aside(final_dir)
+    old = _hidden(final_dir, "old")
     if old.exists() and not final_dir.exists():
         old.rename(final_dir)
     remove(old)
@@ -160,6 +158,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _hidden(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
 
 
 def _sync(path: Path) -> None:

@@ -35,7 +35,6 @@ from forethought.files import (
     read_jsonl,
     remove,
     restore,
-    scratch_dir,
     writing,
 )
 from forethought.records import Measurement, content_id, from_dict
@@ -52,7 +51,6 @@ __all__ = [
     "hash_file",
     "publish",
     "read_jsonl",
-    "scratch_dir",
 ]
 
 SHARED = "shared"
@@ -188,7 +186,7 @@ class StageFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of checkpoints; made by the first :func:`scratch_dir` in it."""
+        """Folder of checkpoints; made by the first :func:`publish` in it."""
         return self.path / "checkpoints"
 
     def write_config(self, json_text: str) -> None:

@@ -24,7 +24,6 @@ from forethought.store import (
     atomic_write,
     hash_file,
     publish,
-    scratch_dir,
 )
 
 CONFIG = '{"steps": 2, "judge": {"kind": "shorter"}}'
@@ -226,10 +225,9 @@ def test_a_second_process_is_told_who_holds_the_run(run: Run) -> None:
 
 
 def publish_text(final: Path, text: str) -> None:
-    scratch = scratch_dir(final)
-    (scratch / "sub").mkdir()
-    (scratch / "sub" / "weights").write_text(text)
-    publish(scratch, final)
+    with publish(final) as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "weights").write_text(text)
 
 
 def test_publish_replaces_a_folder(folder: StageFolder) -> None:
@@ -238,6 +236,23 @@ def test_publish_replaces_a_folder(folder: StageFolder) -> None:
         publish_text(final, text)
         assert (final / "sub" / "weights").read_text() == text
         assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000001"]
+
+
+def test_a_folder_that_could_not_be_filled_is_not_published(folder: StageFolder) -> None:
+    final = folder.checkpoints / "last"
+    publish_text(final, "old")
+
+    def fail(error: Exception) -> None:
+        with publish(final) as partial:
+            (partial / "weights").write_text("new")
+            raise error
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail(RuntimeError("boom"))
+    with pytest.raises(StoreError, match="last: the disk is full"):
+        fail(OSError(errno.ENOSPC, "No space left on device"))
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["last"]
+    assert (final / "sub" / "weights").read_text() == "old"
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
@@ -255,7 +270,7 @@ def test_publish_killed_between_its_renames_leaves_a_whole_folder(run: Run, fold
 
 PUBLISHER = """
 import os, pathlib, signal
-from forethought.store import publish, scratch_dir
+from forethought.store import publish
 left, rename = [{renames}], pathlib.Path.rename
 def counted(path, target):
     if left[0] == 0:
@@ -265,10 +280,9 @@ def counted(path, target):
     if left[0] == 0 and {renames} == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 pathlib.Path.rename = counted
-scratch = scratch_dir({final!r})
-(scratch / "sub").mkdir()
-(scratch / "sub" / "weights").write_text("new")
-publish(scratch, {final!r})
+with publish({final!r}) as partial:
+    (partial / "sub").mkdir()
+    (partial / "sub" / "weights").write_text("new")
 """
 
 
@@ -302,17 +316,16 @@ def test_a_full_device_stops_an_append() -> None:
 
 WRITER = """
 import sys
-from forethought.store import Run, publish, scratch_dir
+from forethought.store import Run, publish
 run = Run(sys.argv[1])
 with run.lock():
     folder = run.stage("base", "improve")
     print("ready", flush=True)
     for step in range(10**6):
         folder.append("rows", [{"step": step, "text": "x" * 5000}] * 3)
-        scratch = scratch_dir(folder.checkpoints / "last")
-        for name in "ab":
-            (scratch / name).write_text(str(step))
-        publish(scratch, folder.checkpoints / "last")
+        with publish(folder.checkpoints / "last") as partial:
+            for name in "ab":
+                (partial / name).write_text(str(step))
 """
 
 

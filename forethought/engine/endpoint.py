@@ -1,0 +1,214 @@
+"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): many chats at once, none lost."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import os
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from forethought.config import EndpointConfig
+
+Message = Mapping[str, str]
+"""``{"role": ..., "content": ...}``."""
+
+LONGEST_WAIT = 120.0
+"""Seconds; a server that asks for a longer pause is asked again after this."""
+REFUSED = (401, 403, 404)
+"""Statuses that no request of the same kind will get around."""
+SHOWN = 300
+"""Characters of a server's error text that are kept."""
+
+
+class EndpointError(ValueError):
+    """A server that answers no request at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How a reply is drawn."""
+
+    max_tokens: int
+    """Replies are cut here."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus."""
+    top_logprobs: int = 0
+    """So many likeliest first tokens are returned with their log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A server's answer to one chat, or why there is none."""
+
+    text: str = ""
+    """What the model wrote."""
+    top_logprobs: Mapping[str, float] | None = None
+    """Log-probabilities of the likeliest first tokens (nats), if they were asked for and the server gives them."""
+    error: str | None = None
+    """Why there is no answer, after all retries."""
+    fatal: bool = False
+    """Whether the error concerns the server as a whole: nobody listens, or the key, the path or the model is wrong."""
+
+
+class _TryError(Exception):
+    """One try that failed."""
+
+    def __init__(self, reason: str, *, again: bool, fatal: bool = False, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.again = again
+        self.fatal = fatal
+        self.wait = wait
+
+
+class Endpoint:
+    """A server.  The API key is read from the environment for each request and kept nowhere."""
+
+    def __init__(self, config: EndpointConfig, backoff: float = 1.0) -> None:
+        """``backoff``: seconds before the first retry; each later one waits twice as long, give or take a quarter."""
+        self.config = config
+        self.backoff = backoff
+        self._url = config.base_url.rstrip("/") + "/chat/completions"
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.config.base_url!r}, model={self.config.model!r})"
+
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], options: ChatOptions, seeds: Sequence[int] | None = None
+    ) -> list[Reply]:
+        """Return one reply per conversation, in their order; a request that fails for good is a reply with an error.
+
+        Raises:
+            EndpointError: when every request failed because nobody listens or the server refuses all of them.
+        """
+        bodies = [self._body(messages, options) for messages in conversations]
+        for body, seed in zip(bodies, seeds or (), strict=seeds is not None):
+            body["seed"] = seed
+        if not bodies:
+            return []
+        stop = threading.Event()
+        with (
+            httpx.Client(timeout=self.config.timeout) as client,
+            ThreadPoolExecutor(min(self.config.concurrency, len(bodies))) as pool,
+        ):
+            try:
+                replies = list(pool.map(lambda body: self._persist(client, body, stop), bodies))
+            except BaseException:
+                # Interrupted: requests that wait for a retry give up, those that have not begun never do.
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if all(reply.fatal for reply in replies):
+            raise EndpointError(self._hopeless(replies[0].error or ""))
+        return replies
+
+    def _body(self, messages: Sequence[Message], options: ChatOptions) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": [dict(message) for message in messages],
+            "max_tokens": options.max_tokens,
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+        }
+        if options.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": options.top_logprobs}
+        return body
+
+    def _persist(self, client: httpx.Client, body: dict[str, Any], stop: threading.Event) -> Reply:
+        """Try until it works, the retries are used up, or another request found the server out of reach."""
+        # Jitter spreads the retries over time; it touches no result, so it needs no key.
+        jitter = random.Random()
+        tries = self.config.retries + 1
+        for number in range(tries):
+            try:
+                return self._once(client, body)
+            except _TryError as failure:
+                last = number + 1 == tries or not failure.again
+                pause = max(failure.wait, self.backoff * 2**number * jitter.uniform(0.75, 1.25))
+                if last or stop.wait(min(pause, LONGEST_WAIT)):
+                    if failure.fatal:
+                        stop.set()
+                    after = f" (after {number + 1} tries)" if number else ""
+                    return Reply(error=self._redact(failure.reason) + after, fatal=failure.fatal)
+        raise AssertionError("unreachable: the last try returns")
+
+    def _once(self, client: httpx.Client, body: dict[str, Any]) -> Reply:
+        key = self._key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            response = client.post(self._url, json=body, headers=headers)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise _TryError(f"request cannot be sent: {error}", again=False, fatal=True) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _TryError(f"no connection: {error}", again=True, fatal=True) from None
+        except httpx.TimeoutException:
+            raise _TryError(f"no answer within {self.config.timeout:g} s", again=True) from None
+        except httpx.TransportError as error:
+            raise _TryError(f"connection lost: {error}", again=True) from None
+        except UnicodeEncodeError as error:
+            raise _TryError(f"request cannot be written as UTF-8: {error.reason}", again=False) from None
+        if response.status_code != 200:
+            raise _refusal(response)
+        return _read(response)
+
+    def _key(self) -> str:
+        return os.environ.get(self.config.api_key_env, "").strip()
+
+    def _redact(self, text: str) -> str:
+        key = self._key()
+        return text.replace(key, "[key]") if key else text
+
+    def _hopeless(self, reason: str) -> str:
+        config = self.config
+        key = "is set" if self._key() else "is not set"
+        return (
+            f"{config.base_url}: no request was answered: {reason}. Check that the server runs and that base_url ends "
+            f"in /v1 (curl {config.base_url.rstrip('/')}/models), that it serves the model {config.model!r}, and the "
+            f"API key (environment variable {config.api_key_env} {key})"
+        )
+
+
+def _refusal(response: httpx.Response) -> _TryError:
+    status = response.status_code
+    again = status in (408, 425, 429) or status >= 500
+    reason = f"status {status}: {response.text[:SHOWN]}"
+    return _TryError(reason, again=again, fatal=status in REFUSED, wait=_retry_after(response))
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Return the seconds that the server asks for: a number, or an HTTP date (RFC 9110, section 10.2.3)."""
+    value = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+
+def _read(response: httpx.Response) -> Reply:
+    try:
+        choice = response.json()["choices"][0]
+        text = choice["message"]["content"] or ""
+        listed = (choice.get("logprobs") or {}).get("content") or []
+        top = {item["token"]: float(item["logprob"]) for item in listed[0]["top_logprobs"]} if listed else None
+        if not isinstance(text, str):
+            raise TypeError(f"content is {type(text).__name__}")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        reason = f"not a chat completion ({type(error).__name__}: {error}): {response.text[:SHOWN]}"
+        raise _TryError(reason, again=True) from None
+    return Reply(text=text, top_logprobs=top)

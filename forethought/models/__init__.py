@@ -1,0 +1,18 @@
+"""From a model's name to its weights and tokenizer: hub names, folders, GGUF files and installed packages."""
+
+from forethought.models.catalogue import ModelError
+from forethought.models.load import LoadedModel, bos_ids, load, load_tokenizer, resolve_device, special_ids
+from forethought.models.resolve import Source, describe, resolve
+
+__all__ = [
+    "LoadedModel",
+    "ModelError",
+    "Source",
+    "bos_ids",
+    "describe",
+    "load",
+    "load_tokenizer",
+    "resolve",
+    "resolve_device",
+    "special_ids",
+]

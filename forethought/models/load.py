@@ -1,0 +1,218 @@
+"""Load a model and its tokenizer, wherever they are."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import huggingface_hub
+
+from forethought.config import ModelConfig
+from forethought.models.catalogue import CATALOGUE, TINY, ModelError, identity_of, sha256_of
+from forethought.models.resolve import Kind, Source, check_folder, resolve
+
+# torch and transformers take seconds to import, and listing or resolving models needs neither: they wait in the
+# functions that load.
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[str], None]
+
+_log = logging.getLogger(__name__)
+
+_HUB_FILES = ("*.json", "model*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
+_CONTENT_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to compute."""
+
+    name: str
+    """The name it was asked for by."""
+    model: PreTrainedModel
+    """The causal LM, in eval mode."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its tokenizer."""
+    identity: str
+    """12 hex digits that name config, weights and tokenizer, for cache keys and records."""
+
+
+def load(
+    config: ModelConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    progress: Progress = _log.info,
+) -> LoadedModel:
+    """Load what ``config`` names, converting or downloading it first if need be.
+
+    Args:
+        config: the model; with ``init = "scratch"`` its architecture and tokenizer only, with weights drawn from
+            ``seed``.  The tiny models are the same whatever the seed, unless drawn from scratch.
+        device: where the weights go.
+        dtype: what they are cast to.
+        seed: seed of ``init = "scratch"``.
+        progress: told what takes long.
+
+    Raises:
+        ModelError: naming the model, what is wrong with it and the way out.
+    """
+    from forethought.testing import byte_tokenizer, random_model, tiny_config
+
+    source = resolve(config)
+    if source.kind is Kind.TINY:
+        draw = seed if config.init == "scratch" else 0
+        model = random_model(tiny_config(TINY[source.name]), draw)
+        identity = _short(source.name, str(draw))
+        return LoadedModel(config.model, model.to(device, dtype).eval(), byte_tokenizer(), identity)
+    folder, identity = _files(config, source, progress)
+    tokenizer = _read_tokenizer(config, folder)
+    if config.init == "scratch":
+        model = _from_scratch(config, folder, seed).to(dtype)
+        identity = _short(identity, "scratch", str(seed))
+    else:
+        model = _read_weights(config, folder, dtype)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(f"{config.model}: its tokenizer has {len(tokenizer)} tokens, its embedding only {rows}")
+    return LoadedModel(config.model, model.to(device).eval(), tokenizer, identity)
+
+
+def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of what ``config`` names, without loading weights (a conversion still happens once).
+
+    Raises:
+        ModelError: as :func:`load`.
+    """
+    source = resolve(config)
+    if source.kind is Kind.TINY:
+        from forethought.testing import byte_tokenizer
+
+        return byte_tokenizer()
+    folder, _ = _files(config, source, progress)
+    return _read_tokenizer(config, folder)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that ``name`` means: ``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:1``.
+
+    Raises:
+        ModelError: when the device does not exist.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"device = {name!r}: write auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not available:
+        raise ModelError(f"device = {name!r}: torch {torch.__version__} sees no CUDA device here. Use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device = {name!r}: there are only {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    return device
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return what stands before the first token of a text: ``(bos,)`` if the tokenizer puts it there, else ``()``.
+
+    Gemma and Llama do.  Qwen has none, and SmolLM2's ``bos_token`` opens a chat turn, not a text.
+    """
+    added = tokenizer("").input_ids
+    return (added[0],) if added and added[0] == tokenizer.bos_token_id else ()
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return, sorted, the ids that stand for no text: BOS, padding, turn markers and unused ones.
+
+    A continuation of raw text never holds one.
+    """
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return tuple(sorted(added | set(tokenizer.all_special_ids)))
+
+
+def _files(config: ModelConfig, source: Source, progress: Progress) -> tuple[Path, str]:
+    """Return a model folder and its identity, after a conversion or download where one is due."""
+    from forethought.models.convert import convert_file, convert_package
+
+    if source.package is not None:
+        return convert_package(source.package, progress), identity_of(source.package.sha256)
+    if source.kind is Kind.HUB:
+        folder = _download(config, progress)
+        check_folder(folder, weights=config.init == "pretrained")
+        return folder, _short(folder.name)
+    assert source.path is not None
+    if source.kind is Kind.GGUF:
+        folder = convert_file(source.path, progress)
+        return folder, folder.name[-12:]
+    return source.path, content_identity(source.path)
+
+
+def content_identity(folder: Path) -> str:
+    """Return 12 hex digits that name the config, weights and tokenizer files in ``folder`` by their content."""
+    names = sorted({path.name for pattern in _CONTENT_FILES for path in folder.glob(pattern) if path.is_file()})
+    return _short(*(f"{name}:{sha256_of([folder / name])}" for name in names))
+
+
+def _download(config: ModelConfig, progress: Progress) -> Path:
+    patterns = [*_HUB_FILES, *(["*.py"] if config.trust_remote_code else [])]
+    progress(f"{config.model}: looking it up on the hub")
+    try:
+        return Path(huggingface_hub.snapshot_download(config.model, revision=config.revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{config.model}: cannot be had from the hub: {error}. Names that need no hub: {', '.join(CATALOGUE)}"
+        ) from error
+
+
+def _read_tokenizer(config: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{config.model}: the tokenizer in {folder} cannot be read: {error}") from error
+
+
+def _read_weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=config.trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{config.model}: the weights in {folder} cannot be read: {error}") from error
+    missing: list[Any] = sorted(report["missing_keys"])
+    if missing:
+        # transformers would go on with random numbers in their place.
+        raise ModelError(
+            f"{config.model}: {folder} lacks {len(missing)} weights that its config.json asks for: {missing[:5]}"
+        )
+    return model
+
+
+def _from_scratch(config: ModelConfig, folder: Path, seed: int) -> PreTrainedModel:
+    from transformers import AutoConfig
+
+    from forethought.testing import random_model
+
+    try:
+        return random_model(AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code), seed)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{config.model}: {folder / 'config.json'} is not of a causal language model: {error}"
+        ) from error
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]

@@ -19,11 +19,14 @@ from forethought.engine.branches import Packed
 
 NAME = "forethought"
 
+QKV = tuple[Tensor, Tensor, Tensor]
+"""Queries ``(1, heads, T, D)``, keys and values ``(1, kv_heads, T, D)`` of one layer."""
+
 
 class Branching(Protocol):
     """A layout that knows which tokens see which."""
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
         """Return the attention output ``(1, T, heads, D)`` of ``q (1, heads, T, D)``, ``k, v (1, kv_heads, T, D)``."""
         ...
 
@@ -34,11 +37,11 @@ class PackedAttention:
     def __init__(self, packed: Packed) -> None:
         self.packed = packed
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
         """See :class:`Branching`."""
         if self.packed.captured is not None:
-            self.packed.captured.append((k, v))
-        q, k, v = (tensor[0].transpose(0, 1) for tensor in (q, k, v))  # (T, heads, D)
+            self.packed.captured.append(qkv[1:])
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in qkv)  # (T, heads, D)
         outputs = []
         for block in self.packed.blocks:
             mask = block.mask(window)
@@ -68,8 +71,9 @@ def _attention(
         raise RuntimeError("this model was prepared for the shared-prefix engine: call it through forethought.engine")
     if options.get("softcap") is not None:
         raise NotImplementedError(f"{type(module).__name__} soft-caps attention scores, which the engine does not do")
+    layer: int = module.layer_idx  # type: ignore[assignment]
     window = options.get("sliding_window")
-    return branching.attend(module, query, key, value, options["scaling"], window), None
+    return branching.attend(layer, (query, key, value), options["scaling"], window), None
 
 
 AttentionInterface.register(NAME, _attention)

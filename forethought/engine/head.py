@@ -25,7 +25,7 @@ class Head:
     """``(V, H)``, tied to the embedding or not."""
     softcap: float | None = None
     """``logits = softcap * tanh(logits / softcap)``, as Gemma 2 does."""
-    forbidden_ids: tuple[int, ...] = ()
+    forbidden: Tensor | None = None
     """Ids whose probability is zero."""
 
     def logits(self, hidden_AH: Tensor) -> Tensor:
@@ -33,8 +33,8 @@ class Head:
         logits = (hidden_AH @ self.weight.T).float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
-        if self.forbidden_ids:
-            logits[:, list(self.forbidden_ids)] = -torch.inf
+        if self.forbidden is not None:
+            logits.index_fill_(1, self.forbidden, -torch.inf)
         return logits
 
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class Policy:
         """Return the projection to the vocabulary."""
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
         weight = self.model.get_output_embeddings().weight
-        return Head(weight=weight, softcap=softcap, forbidden_ids=tuple(forbidden_ids))
+        forbidden = torch.tensor(list(forbidden_ids), dtype=torch.long, device=self.device) if forbidden_ids else None
+        return Head(weight=weight, softcap=softcap, forbidden=forbidden)
 
     def hidden(self, tokens: Tensor, positions: Tensor, branching: Branching) -> Tensor:
         """Return the last hidden states ``(T, H)`` of one packed row ``(1, T)``."""

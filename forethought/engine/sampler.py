@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from forethought.engine.attention import QKV
 from forethought.engine.branches import Group, Prompt, Sampling, pack
 from forethought.engine.policy import Policy
 from forethought.keys import Key
@@ -127,9 +128,9 @@ class Decoding:
         self._biases.clear()
         return kept
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
         """See :class:`forethought.engine.attention.Branching`; ``q`` is ``(1, H*Q, R, D)``."""
-        layer: int = module.layer_idx  # type: ignore[assignment]
+        q, k, v = qkv
         prompt_k, prompt_v = self.prompts[layer]
         branch_k, branch_v = self.branches[layer]
         G, H, P, D = prompt_k.shape

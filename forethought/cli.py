@@ -1,0 +1,188 @@
+"""The command line: parses, then imports what the command needs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from forethought import __version__
+from forethought.config import Config, ConfigError, load
+from forethought.store import Run
+
+if TYPE_CHECKING:
+    from forethought.lifecycle import Lifecycle
+
+app = typer.Typer(
+    name="forethought",
+    help="Ordinary pretraining text as training environments for small language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="A TOML config; the shipped ones are in configs/.", metavar="CONFIG")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a value: section.key=value, e.g. improve.steps=10. May be repeated."),
+]
+RunPath = Annotated[Path | None, typer.Option("--run", help="Run folder [default: runs/<name of the config>].")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Validate everything and print the plan; write and train nothing.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Start stages over whose config changed, instead of refusing to mix them.")
+]
+
+
+@app.command()
+def run(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Run the whole lifecycle: chunk, audit, improve, evaluate.  Interrupted, the same command goes on."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.everything())
+
+
+@app.command()
+def chunk(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Cut the corpus into prefixes and suffixes, and split it by document."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.chunk())
+
+
+@app.command("audit-judge")
+def audit_judge(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Examine the judges on planted pairs whose better side is known."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.audit())
+
+
+@app.command()
+def improve(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Train the policy on ranked continuations (stage 1), with the stages that it needs."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.improve())
+
+
+@app.command()
+def evaluate(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Compare the improved policy with the base on held-out documents, with the stages that this needs."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.evaluate())
+
+
+@app.command()
+def show(folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
+    """Print the figures of a run."""
+    _guard(lambda: _show(Run.open(folder)))
+
+
+@app.command()
+def models() -> None:
+    """List the models that install as packages, and what of them is here."""
+
+    def table() -> None:
+        from forethought.models import describe
+
+        listing = Table("name", "kind", "weights", "file", "licence", "here", "install with", box=None)
+        for row in describe():
+            here = "converted" if row.converted else "installed" if row.installed else "no"
+            size = f"{row.bytes / 2**20:,.0f} MiB" if row.bytes else "-"
+            listing.add_row(row.name, row.kind, f"{row.parameters / 1e6:,.1f} M", size, row.licence, here, row.pip)
+        out.print(listing)
+        out.print("\nAny causal LM folder, .gguf file or hub name of a Llama, Qwen or Gemma model works as well.")
+
+    _guard(table)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+def _work(
+    path: Path,
+    overrides: list[str] | None,
+    folder: Path | None,
+    dry_run: bool,
+    force: bool,
+    action: Callable[[Lifecycle], object],
+) -> None:
+    def work() -> None:
+        config = load(path, overrides or ())
+        place = folder or Path("runs") / config.name
+        if dry_run:
+            _plan(config, place)
+            return
+        from forethought.lifecycle import Lifecycle
+        from forethought.report.summary import write_summary
+
+        opened = Run.create_or_open(place)
+        with opened.lock():
+            try:
+                action(Lifecycle(config, opened, force=force, say=lambda line: err.print(line, highlight=False)))
+            finally:
+                write_summary(opened)
+        _show(opened)
+        out.print(f"\nrun folder: {place}")
+
+    _guard(work)
+
+
+def _plan(config: Config, place: Path) -> None:
+    from forethought.plan import plan
+
+    out.print(plan(config, place))
+
+
+def _show(opened: Run) -> None:
+    from forethought.report.summary import read_curves, render
+
+    out.print(render(opened.measurements(), read_curves(opened)))
+
+
+def _guard(work: Callable[[], None]) -> None:
+    """Run ``work``; what users can mend ends as one message, not as a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        work()
+    except (ValueError, FloatingPointError) as error:
+        if not _is_ours(error):
+            raise
+        err.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        err.print("\ninterrupted; the same command goes on where it was")
+        raise typer.Exit(130) from None
+
+
+def _is_ours(error: Exception) -> bool:
+    return type(error).__module__.startswith("forethought.") or isinstance(error, ConfigError | FloatingPointError)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def main() -> None:
+    """Entry point of the ``forethought`` command."""
+    app(prog_name="forethought")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

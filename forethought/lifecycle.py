@@ -1,0 +1,190 @@
+"""The graph of stages and arms: runs what is missing, in order.
+
+::
+
+    shared/chunk -> shared/audit -> self-improved/improve -> self-improved/evaluate
+                                \\-> continued/improve     -> continued/evaluate
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from forethought import models
+from forethought.config import Config, ModelConfig
+from forethought.engine.policy import Policy
+from forethought.engine.sampler import TorchSampler
+from forethought.engine.scorer import TorchScorer
+from forethought.evals import arm as evaluation
+from forethought.judges import Judge
+from forethought.judges.build import Shelf, build
+from forethought.judges.rewrite import Rewriter
+from forethought.monitor import Progress, peak_memory
+from forethought.records import Chunk, Measurement, Split
+from forethought.stages import audit, chunk, improve
+from forethought.store import SHARED, ConfigChangedError, Run, StageFolder
+
+BASE, IMPROVED, CONTINUED = "base", "self-improved", "continued"
+
+
+class Lifecycle:
+    """One run.  Every method does what is missing and returns what it made; call them in any order."""
+
+    def __init__(self, config: Config, run: Run, *, force: bool = False, say: Callable[[str], None] = print) -> None:
+        self.config = config
+        self.run = run
+        self.force = force
+        self.say = say
+        self.device = models.resolve_device(config.device)
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """The models of judges and teachers, each loaded once."""
+        return Shelf(self.device, self.dtype, self.config.seed)
+
+    @cached_property
+    def base(self) -> evaluation.Arm:
+        """The policy before any training."""
+        return self._arm(BASE, self.config.policy)
+
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        """The training judges."""
+        return {name: self._judge(name) for name in self.config.judges}
+
+    def everything(self) -> None:
+        """Run the whole graph."""
+        arms = [IMPROVED]
+        if self.config.improve.control and self.config.improve.objective != "continued":
+            arms.append(CONTINUED)
+        for name in arms:
+            self.improve(name)
+        for name in arms:
+            self.evaluate(name)
+
+    def chunk(self) -> StageFolder:
+        """Cut the corpus."""
+        folder = self._folder(SHARED, "chunk", chunk.stage_config(self.config))
+        if not folder.done:
+            tokenizer = models.load_tokenizer(self.config.policy)
+            with self._measured("chunk", SHARED), Progress("chunk") as progress:
+                chunk.run(self.config, folder, tokenizer, lambda done, total, note: progress(done, total or 0, note))
+        return folder
+
+    def audit(self) -> StageFolder:
+        """Examine the training judges on chunks of the `improve` split."""
+        chunks = self._chunks(Split.IMPROVE)[: self.config.audit.prefixes]
+        writer = audit.Writer(
+            self.base.sampler, self.base.tokenizer, self.base.bos, self.base.forbidden, self.base.identity
+        )
+        wanted = audit.stage_config(self.config, chunks, self.judges, writer)
+        folder = self._folder(SHARED, "audit", wanted)
+        if not folder.done:
+            with self._measured("audit", SHARED):
+                self.run.measure(audit.run(self.config, folder, chunks, self.judges, writer))
+        return folder
+
+    def improve(self, arm: str = IMPROVED) -> Path:
+        """Train one arm and return its checkpoint."""
+        config = self._arm_config(arm)
+        folder = self.run.stage(arm, "improve")
+        judged = config.improve.objective in ("dpo", "rf-nll")
+        if judged and config.audit.enabled:
+            audit.demand(self.audit(), config)
+        material = improve.Material(
+            chunks=self._chunks(Split.IMPROVE),
+            heldout=self._chunks(Split.HELDOUT),
+            identity=self.chunk().identity,
+            judges=list(self.judges.values()) if judged else (),
+            rewriter=self._rewriter(config),
+        )
+        self._folder(arm, "improve", improve.stage_config(config, material))
+        if folder.done:
+            return folder.checkpoints / "final"
+        with self._measured("improve", arm):
+            return improve.run(config, folder, material)
+
+    def evaluate(self, arm: str = IMPROVED) -> StageFolder:
+        """Compare one arm with the base on held-out documents."""
+        checkpoint = self.improve(arm)
+        trained = self.run.stage(arm, "improve").identity
+        judges = {f"{name} (training)": judge for name, judge in self.judges.items()}
+        judges |= {name: self._judge(name) for name in self.config.evaluate.judges}
+        chunks = self._chunks(Split.HELDOUT)
+        wanted = evaluation.stage_config(self.config, trained, judges, chunks)
+        folder = self._folder(arm, "evaluate", wanted)
+        if not folder.done:
+            policy = self._arm(arm, ModelConfig(model=str(checkpoint)), identity=trained)
+            with self._measured("evaluate", arm), Progress(f"{arm}: evaluate") as progress:
+                found = evaluation.run(self.config, folder, (policy, self.base), chunks, judges, progress)
+                self.run.measure(found)
+        return folder
+
+    def _arm_config(self, arm: str) -> Config:
+        if arm != CONTINUED:
+            return self.config
+        control = self.config.improve.model_copy(update={"objective": "continued", "rewrite": None})
+        return self.config.model_copy(update={"improve": control})
+
+    def _chunks(self, split: Split) -> list[Chunk]:
+        return chunk.load_chunks(self.chunk(), split)
+
+    def _judge(self, name: str) -> Judge:
+        config = self.config.judges.get(name) or self.config.evaluate.judges[name]
+        return build(config, self.shelf, self.run.path / "verdicts.sqlite")
+
+    def _rewriter(self, config: Config) -> Rewriter | None:
+        if config.improve.rewrite is None:
+            return None
+        return Rewriter.build(config.improve.rewrite, self.shelf, models.load_tokenizer(config.policy))
+
+    def _arm(self, name: str, config: ModelConfig, identity: str | None = None) -> evaluation.Arm:
+        loaded = models.load(config, device=self.device, dtype=self.dtype, seed=self.config.seed)
+        policy = Policy(loaded.model)
+        return evaluation.Arm(
+            name=name,
+            identity=identity or loaded.identity,
+            sampler=TorchSampler(policy, self.config.improve.sample_rows),
+            scorer=TorchScorer(policy, self.config.improve.micro_tokens),
+            tokenizer=loaded.tokenizer,
+            bos=models.bos_ids(loaded.tokenizer),
+            forbidden=models.special_ids(loaded.tokenizer),
+        )
+
+    def _folder(self, arm: str, stage: str, config: str) -> StageFolder:
+        """Return the folder of a stage, made with ``config``; with ``force`` an older one is started over."""
+        folder = self.run.stage(arm, stage)
+        try:
+            folder.write_config(config)
+        except ConfigChangedError as error:
+            if not self.force:
+                raise ConfigChangedError(f"{error}. --force starts the changed stages over") from None
+            self.say(f"starting over: {error}")
+            folder.reset()
+            folder.write_config(config)
+        return folder
+
+    @contextmanager
+    def _measured(self, stage: str, arm: str) -> Iterator[None]:
+        """Record how long a stage took since it was last started, and this process's peak memory."""
+        self.say(f"{stage} ({arm})")
+        start = time.perf_counter()
+        yield
+        where = f"{arm}/{stage}"
+        cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
+        figures = {
+            "seconds": (time.perf_counter() - start, "seconds since the stage was last started"),
+            "peak_memory_bytes": (float(peak), "bytes; of the GPU" if cuda else "bytes; of the process so far"),
+        }
+        self.run.measure(
+            Measurement(stage="run", arm=arm, metric=m, condition=stage, value=v, n=1, unit=u, subject=where)
+            for m, (v, u) in figures.items()
+        )

@@ -1,0 +1,100 @@
+"""The judges' entrance examination as a stage: planted pairs, the bar, and the refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from forethought.config import Config
+from forethought.engine import Prompt, Sampler, Sampling
+from forethought.judges import Judge
+from forethought.judges.audit import AuditReport, audit
+from forethought.judges.planted import plant
+from forethought.keys import Key
+from forethought.records import Chunk, Measurement, content_id
+from forethought.store import StageFolder
+
+
+class JudgeFailedError(ValueError):
+    """A judge that must not train anything."""
+
+
+def run(
+    config: Config, folder: StageFolder, chunks: Sequence[Chunk], judges: Mapping[str, Judge], writer: Writer
+) -> list[Measurement]:
+    """Examine every judge on planted pairs of ``chunks`` and return the figures.
+
+    Writes ``reports.jsonl`` (one row per judge) and ``planted.jsonl``; see :func:`demand` for the consequence.
+    """
+    folder.write_config(stage_config(config, chunks, judges, writer))
+    rollouts = writer.write(chunks, Key(config.seed, "audit rollouts"))
+    planting = plant(chunks, rollouts, Key(config.seed, "audit"))
+    reports = {name: audit(judge, planting.pairs, config.audit) for name, judge in judges.items()}
+    folder.truncate("planted", lambda row: False)
+    folder.append("planted", planting.pairs)
+    folder.truncate("reports", lambda row: False)
+    folder.append("reports", [_row(name, report) for name, report in reports.items()])
+    failures = {name: list(report.failures) for name, report in reports.items() if not report.passed}
+    folder.finish({"policy": writer.identity}, {"failures": failures, "left_out": planting.left_out})
+    return [figure for report in reports.values() for figure in report.measurements()]
+
+
+class Writer:
+    """The untrained policy, as the audit needs it: one continuation of each chunk."""
+
+    def __init__(
+        self, sampler: Sampler, tokenizer: Any, bos: tuple[int, ...], forbidden: tuple[int, ...], identity: str
+    ):
+        self.sampler = sampler
+        self.tokenizer = tokenizer
+        self.bos = bos
+        self.forbidden = forbidden
+        self.identity = identity
+
+    def write(self, chunks: Sequence[Chunk], key: Key) -> list[str]:
+        """Return one sampled continuation of each chunk, as long as the suffixes."""
+        sampling = Sampling(max_tokens=max(len(c.suffix_ids) for c in chunks), forbidden_ids=self.forbidden)
+        prompts = [Prompt(id=chunk.id, token_ids=self.bos + chunk.prefix_ids) for chunk in chunks]
+        completions = self.sampler.sample(prompts, 1, sampling, key)
+        return [self.tokenizer.decode(branches[0].token_ids) for branches in completions]
+
+
+def demand(folder: StageFolder, config: Config) -> None:
+    """Refuse to go on with a judge that failed.
+
+    Raises:
+        JudgeFailedError: naming the judge, what it missed, and the ways out.
+    """
+    manifest = folder.manifest()
+    failures: dict[str, list[str]] = manifest["summary"]["failures"] if manifest else {}
+    if failures and not config.audit.allow_failing:
+        lines = [f"  {name}: {sentence}" for name, sentences in failures.items() for sentence in sentences]
+        raise JudgeFailedError(
+            "\n".join(["a judge failed its audit and must not train the policy:", *lines])
+            + "\nUse a stronger judge (likelihood under a larger model works well), lower the bar in "
+            "[audit.min_accuracy], or train with it all the same: --set audit.allow_failing=true"
+        )
+
+
+def stage_config(config: Config, chunks: Sequence[Chunk], judges: Mapping[str, Judge], writer: Writer) -> str:
+    """Return, as JSON, what the audit depends on; whether a failure is tolerated is not part of it."""
+    return json.dumps(
+        {
+            "seed": config.seed,
+            "chunks": content_id([chunk.id for chunk in chunks]),
+            "policy": writer.identity,
+            "judges": {name: judge.name for name, judge in judges.items()},
+            "audit": config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
+        }
+    )
+
+
+def _row(name: str, report: AuditReport) -> dict[str, Any]:
+    return {
+        "name": name,
+        "judge": report.judge,
+        "failures": list(report.failures),
+        "notes": list(report.notes),
+        "unscored_pairs": dict(report.unscored_pairs),
+    }

@@ -1,0 +1,319 @@
+"""Stage 1, self-improving pretraining: the policy learns from ranked continuations of ordinary text.
+
+For each prefix the policy writes K rollouts; judges rank them together with the original suffix (and a
+teacher's rewrite); one optimiser step moves the policy from the worst to the best (Tan et al. 2026,
+arXiv 2601.21343, section 1).  The paper's other objectives are a config word away.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from forethought import models
+from forethought.config import Config, ImproveConfig
+from forethought.engine import Group, Prompt, Sampler, Sampling, checkpoint
+from forethought.engine.losses import Loss, dpo, nll
+from forethought.engine.policy import Policy
+from forethought.engine.sampler import TorchSampler
+from forethought.engine.scorer import TorchScorer
+from forethought.engine.trainer import Adam, Example, Schedule, Trainer
+from forethought.judges import Judge
+from forethought.judges.pool import Pool, candidate, judged, metrics, pool
+from forethought.keys import Key
+from forethought.monitor import Metrics, Progress, peak_memory
+from forethought.records import Candidate, Chunk, Origin
+from forethought.store import StageFolder, hash_file
+from forethought.text import distinct_n, repetition, words
+
+
+class Rewriter(Protocol):
+    """A teacher that rewrites suffixes."""
+
+    def rewrite(self, chunks: Sequence[Chunk]) -> list[str | None]:
+        """Return a better suffix of each chunk, or ``None`` where the teacher failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What the stage reads."""
+
+    chunks: Sequence[Chunk]
+    """The `improve` split."""
+    heldout: Sequence[Chunk]
+    """Held-out chunks; the first `monitor_chunks` are measured while training."""
+    identity: str
+    """Hash of the chunk stage."""
+    judges: Sequence[Judge] = ()
+    """Rank the pools; none are needed for `sft-rewrite` and `continued`."""
+    rewriter: Rewriter | None = None
+    """Adds a rewrite to every pool."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Workshop:
+    """Everything a step uses."""
+
+    config: ImproveConfig
+    seed: int
+    material: Material
+    tokenizer: Any
+    bos: tuple[int, ...]
+    forbidden: tuple[int, ...]
+    reference: Policy
+    trainer: Trainer
+    sampler: Sampler
+
+    def batch(self, step: int) -> list[Chunk]:
+        """Return the chunks of ``step``: every epoch is a keyed permutation, and batches cross from one to the next."""
+        count, size = len(self.material.chunks), self.config.prefixes_per_step
+        order = Key(self.seed, "order")
+        places = [divmod(place, count) for place in range(step * size, (step + 1) * size)]
+        shuffled = {epoch: order.at(epoch).generator().permutation(count) for epoch in {epoch for epoch, _ in places}}
+        return [self.material.chunks[shuffled[epoch][place]] for epoch, place in places]
+
+    def prefix(self, chunk: Chunk) -> tuple[int, ...]:
+        """Return what the policy reads."""
+        return self.bos + chunk.prefix_ids
+
+    def rollouts(self, chunks: Sequence[Chunk], step: int) -> list[list[Candidate]]:
+        """Return K continuations of each chunk by the present policy, as long as the chunk's suffix."""
+        sampling = Sampling(
+            max_tokens=max(len(chunk.suffix_ids) for chunk in chunks),
+            temperature=self.config.temperature,
+            forbidden_ids=self.forbidden,
+        )
+        prompts = [Prompt(id=chunk.id, token_ids=self.prefix(chunk)) for chunk in chunks]
+        sampled = self.sampler.sample(prompts, self.config.rollouts, sampling, Key(self.seed, "rollouts").at(step))
+        return [
+            [
+                candidate(chunk, Origin.ROLLOUT, self.tokenizer.decode(c.token_ids), c.token_ids, k)
+                for k, c in enumerate(completions)
+            ]
+            for chunk, completions in zip(chunks, sampled, strict=True)
+        ]
+
+    def learn(self, lesson: Lesson, step: int) -> dict[str, float]:
+        """Take one optimiser step; a batch in which nothing was decided changes nothing."""
+        if not lesson.examples:
+            return {}
+        return self.trainer.step(lesson.examples, lesson.loss, step=step, normaliser=lesson.normaliser)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one optimiser step learns from its pools."""
+
+    examples: Sequence[Example]
+    """Groups with their weights and reference log-probabilities."""
+    loss: Loss
+    """Pure function of the branches' log-probabilities."""
+    normaliser: float
+    """What the summed loss is divided by: pairs, or tokens."""
+
+
+def run(config: Config, folder: StageFolder, material: Material) -> Path:
+    """Train one arm and return its final checkpoint, a Hugging Face folder.
+
+    An interrupted stage goes on at its last checkpoint, and ends with the same weights bit for bit (CPU).
+    """
+    final = folder.checkpoints / "final"
+    folder.write_config(stage_config(config, material))
+    if folder.done:
+        return final
+    cfg = config.improve
+    shop, identity = open_workshop(config, material)
+    start = _resume(folder, shop)
+    with Metrics(folder, config.log, _peak(shop)) as log, Progress(f"{folder.arm}: improve", cfg.steps) as progress:
+        if start == 0:
+            with log.timer("monitor"):
+                before = suffix_nll(shop)
+            log.log(0, {"improve/suffix_nll": before})
+        for step in range(start, cfg.steps):
+            pools = make_pools(shop, step, log)
+            folder.append("pools", [one.row(step) for one in pools])
+            with log.timer("reference"):
+                lesson = LESSONS[cfg.objective](shop, pools, step)
+            with log.timer("update"):
+                log.count("update", sum(example.group.tokens for example in lesson.examples))
+                row = describe(pools) | shop.learn(lesson, step)
+            if _due(cfg.monitor_every, step + 1, cfg.steps):
+                with log.timer("monitor"):
+                    row["suffix_nll"] = suffix_nll(shop)
+            if cfg.checkpoint_every and (step + 1) % cfg.checkpoint_every == 0 and step + 1 < cfg.steps:
+                with log.timer("checkpoint"):
+                    _checkpoint(folder, shop, step + 1)
+            log.log(step + 1, {f"improve/{name}": value for name, value in row.items()})
+            progress.update(step + 1, **{name: row.get(name) for name in ("selection_rate", "margin", "loss")})
+    checkpoint.save(final, shop.trainer, shop.tokenizer, cfg.steps, resumable=False)
+    weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}
+    folder.finish({"chunks": material.identity, "policy": identity}, {"weights": weights, "steps": cfg.steps})
+    _forget_checkpoints(folder)
+    return final
+
+
+def make_pools(shop: Workshop, step: int, log: Metrics) -> list[Pool]:
+    """Return the judged pools of ``step``; what an objective does not need is not sampled, rewritten or judged."""
+    cfg, chunks = shop.config, shop.batch(step)
+    candidates: list[list[Candidate]] = [[] for _ in chunks]
+    ranked = cfg.objective in ("dpo", "rf-nll")
+    if ranked and cfg.original:
+        for chunk, row in zip(chunks, candidates, strict=True):
+            row.append(candidate(chunk, Origin.CORPUS, chunk.suffix, chunk.suffix_ids))
+    if ranked:
+        with log.timer("sample"):
+            for row, rollouts in zip(candidates, shop.rollouts(chunks, step), strict=True):
+                row.extend(rollouts)
+                log.count("sample", sum(len(rollout.token_ids) for rollout in rollouts))
+    if shop.material.rewriter is not None and cfg.objective != "continued":
+        with log.timer("rewrite"):
+            for chunk, row, text in zip(chunks, candidates, shop.material.rewriter.rewrite(chunks), strict=True):
+                if text:
+                    ids = shop.tokenizer(text, add_special_tokens=False)["input_ids"]
+                    row.append(candidate(chunk, Origin.REWRITE, text, ids))
+    order = Key(shop.seed, "pool order").at(step)
+    pools = [pool(chunk, row, order) for chunk, row in zip(chunks, candidates, strict=True)]
+    if not ranked:
+        return pools
+    with log.timer("judge"):
+        log.count("judge", sum(len(c.token_ids) for one in pools for c in one.candidates))
+        return judged(pools, shop.material.judges, Key(shop.seed, "ties").at(step))
+
+
+def learn_preferences(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+    """Online DPO: best against worst of every pool that has both."""
+    cfg = shop.config
+    if cfg.sync_reference_every and step and step % cfg.sync_reference_every == 0:
+        shop.reference.model.load_state_dict(shop.trainer.policy.model.state_dict())
+    decided = [(shop.prefix(one.chunk), one.preferred) for one in pools if one.preferred is not None]
+    groups = [
+        Group(prefix=prefix, branches=(best.chosen.token_ids, best.rejected.token_ids)) for prefix, best in decided
+    ]
+    reference = TorchScorer(shop.reference, cfg.micro_tokens, shop.forbidden).logprobs(groups)
+    return Lesson(
+        examples=[Example(group=g, reference=tuple(rows)) for g, rows in zip(groups, reference, strict=True)],
+        loss=functools.partial(dpo, beta=cfg.beta, nll_weight=cfg.nll_weight),
+        normaliser=len(groups),
+    )
+
+
+def learn_best(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+    """RF-NLL: next-token loss on the best candidate alone (Tan et al. 2026, section 1.2.3)."""
+    return _nll_lesson(
+        [(shop.prefix(one.chunk), one.preferred.chosen.token_ids) for one in pools if one.preferred is not None]
+    )
+
+
+def learn_rewrites(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+    """SFT on the teacher's rewrite."""
+    return _nll_lesson([(shop.prefix(one.chunk), c.token_ids) for one in pools for c in one.by_origin(Origin.REWRITE)])
+
+
+def learn_text(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+    """Continued pretraining: next-token loss on every token of the chunk, prefix included."""
+    texts = [shop.prefix(one.chunk) + one.chunk.suffix_ids for one in pools]
+    return _nll_lesson([(ids[:1], ids[1:]) for ids in texts])
+
+
+LESSONS = {"dpo": learn_preferences, "rf-nll": learn_best, "sft-rewrite": learn_rewrites, "continued": learn_text}
+"""The objectives of `improve.objective`."""
+
+
+def describe(pools: Sequence[Pool]) -> dict[str, float]:
+    """Return the metrics of a step's pools: how they were judged, and what the rollouts look like."""
+    rollouts = [c for one in pools for c in one.by_origin(Origin.ROLLOUT)]
+    if not rollouts:
+        return {}
+    texts = [words(rollout.text) for rollout in rollouts]
+    return metrics(pools) | {
+        "distinct_2": distinct_n(texts, 2),
+        "repetition": sum(map(repetition, texts)) / len(texts),
+        "rollout_characters": sum(len(rollout.text) for rollout in rollouts) / len(rollouts),
+    }
+
+
+def suffix_nll(shop: Workshop) -> float:
+    """Return the policy's NLL of the monitored held-out suffixes, nats per token."""
+    chunks = shop.material.heldout[: shop.config.monitor_chunks]
+    groups = [Group(prefix=shop.prefix(chunk), branches=(chunk.suffix_ids,)) for chunk in chunks]
+    found = TorchScorer(shop.trainer.policy, shop.config.micro_tokens).logprobs(groups)
+    return -sum(float(row.sum()) for (row,) in found) / sum(len(chunk.suffix_ids) for chunk in chunks)
+
+
+def stage_config(config: Config, material: Material) -> str:
+    """Return, as JSON, what this arm's weights depend on: other changes do not make them stale."""
+    judged_by = [judge.name for judge in material.judges]
+    parts = {name: getattr(config, name).model_dump(mode="json") for name in ("policy", "improve")}
+    shared = {"seed": config.seed, "dtype": config.dtype, "chunks": material.identity, "judges": judged_by}
+    return json.dumps(parts | shared)
+
+
+def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:
+    """Load policy and reference; return the workshop and the identity of the weights it starts from."""
+    device, dtype, cfg = models.resolve_device(config.device), getattr(torch, config.dtype), config.improve
+    loaded = models.load(config.policy, device=device, dtype=dtype, seed=config.seed)
+    policy = Policy(loaded.model)
+    needs_reference = cfg.objective == "dpo"
+    frozen = models.load(config.policy, device=device, dtype=dtype, seed=config.seed) if needs_reference else None
+    forbidden = models.special_ids(loaded.tokenizer)
+    schedule = Schedule(peak=cfg.learning_rate, warmup=cfg.warmup_steps, total=cfg.steps, min_ratio=cfg.min_rate_ratio)
+    adam = Adam(betas=cfg.adam_betas, eps=cfg.adam_eps, weight_decay=cfg.weight_decay, clip_norm=cfg.clip_norm)
+    shop = Workshop(
+        config=cfg,
+        seed=config.seed,
+        material=material,
+        tokenizer=loaded.tokenizer,
+        bos=models.bos_ids(loaded.tokenizer),
+        forbidden=forbidden,
+        reference=Policy(frozen.model) if frozen else policy,
+        trainer=Trainer(policy, schedule, adam, micro_tokens=cfg.micro_tokens, forbidden_ids=forbidden),
+        sampler=TorchSampler(policy, cfg.sample_rows),
+    )
+    return shop, loaded.identity
+
+
+def _nll_lesson(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Lesson:
+    examples = [Example(group=Group(prefix=prefix, branches=(ids,))) for prefix, ids in rows]
+    return Lesson(examples=examples, loss=nll, normaliser=sum(len(ids) for _, ids in rows))
+
+
+def _due(every: int, done: int, total: int) -> bool:
+    return done == total or (every > 0 and done % every == 0)
+
+
+def _resume(folder: StageFolder, shop: Workshop) -> int:
+    """Restore the last checkpoint, drop what was logged after it, and return the step to go on with."""
+    saved = sorted(folder.checkpoints.glob("step_*"))
+    start = checkpoint.load_into(saved[-1], shop.trainer, _synced(shop)) if saved else 0
+    folder.truncate("pools", lambda row: row["step"] < start)
+    folder.truncate("metrics", lambda row: 0 < row["step"] <= start or (row["step"] == 0 and start > 0))
+    return start
+
+
+def _checkpoint(folder: StageFolder, shop: Workshop, step: int) -> None:
+    older = list(folder.checkpoints.glob("step_*"))
+    path = folder.checkpoints / f"step_{step:06d}"
+    checkpoint.save(path, shop.trainer, shop.tokenizer, step, reference=_synced(shop))
+    for folder_path in older:
+        shutil.rmtree(folder_path)
+
+
+def _synced(shop: Workshop) -> Any:
+    return shop.reference.model if shop.config.sync_reference_every else None
+
+
+def _forget_checkpoints(folder: StageFolder) -> None:
+    for path in folder.checkpoints.glob("step_*"):
+        shutil.rmtree(path)
+
+
+def _peak(shop: Workshop) -> Callable[[], int]:
+    return torch.cuda.max_memory_allocated if shop.trainer.policy.device.type == "cuda" else peak_memory

@@ -81,8 +81,13 @@ class Lifecycle:
     def audit(self) -> StageFolder:
         """Examine the training judges on chunks of the `improve` split."""
         chunks = self._chunks(Split.IMPROVE)[: self.config.audit.prefixes]
+        base = self.base
         writer = audit.Writer(
-            self.base.sampler, self.base.tokenizer, self.base.bos, self.base.forbidden, self.base.identity
+            sampler=base.sampler,
+            tokenizer=base.tokenizer,
+            bos=base.bos,
+            forbidden=base.forbidden,
+            identity=base.identity,
         )
         wanted = audit.stage_config(self.config, chunks, self.judges, writer)
         folder = self._folder(SHARED, "audit", wanted)

@@ -98,6 +98,6 @@ def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
             yield row
     except CorpusError:
         raise
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, httpx.HTTPError) as error:
         asked = f"configuration {config.config_name}, split {config.hub_split}, revision {config.revision}"
         raise CorpusError(f"{where} ({asked}): {error}") from error

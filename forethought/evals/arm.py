@@ -10,7 +10,7 @@ from typing import Any
 from forethought.config import Config
 from forethought.engine import Sampler, Scorer
 from forethought.evals.continuation import ComparisonSettings, Continuations, Side, compare
-from forethought.evals.nll import SuffixNLL, suffix_nll
+from forethought.evals.nll import SuffixNLL, nll_measurements, suffix_nll
 from forethought.judges import Judge
 from forethought.monitor import Progress
 from forethought.records import Chunk, Measurement, content_id
@@ -79,9 +79,11 @@ def run(
     )
     sides = policy.continuations(compared, settings), base.continuations(compared, settings)
     comparison = compare(*sides, judges, lambda note: progress(0, 0, note))
+    before, after = base.nll(scored, progress), policy.nll(scored, progress)
     measurements = [
         *comparison.measurements,
-        *_nll(config, policy.nll(scored, progress), base.nll(scored, progress), arms),
+        *nll_measurements(base.name, base.identity, before, seed=config.seed),
+        *nll_measurements(policy.name, policy.identity, after, (base.name, before), config.seed),
     ]
     folder.truncate("examples", lambda row: False)
     folder.append("examples", comparison.examples[: cfg.examples])

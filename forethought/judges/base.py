@@ -43,15 +43,24 @@ class QuestionJudge(ABC):
         """Return the verdicts of each contest: one per candidate (pointwise), or one per ordered pair."""
         return self.answer(contests, [self.questions(contest) for contest in contests])
 
-    def scored(self, question: Question, score: float) -> Verdict:
-        """Return a pointwise verdict."""
-        return Verdict(outcome=Outcome.SCORED, axis=self.axis, first=question[0], score=score, judge=self.name)
+    def scored(self, question: Question, score: float, said: str = "") -> Verdict:
+        """Return a pointwise verdict, with what the judge wrote."""
+        outcome = Outcome.SCORED
+        return Verdict(outcome=outcome, axis=self.axis, first=question[0], score=score, reason=said, judge=self.name)
 
-    def preferred(self, question: Question, winner: int | None) -> Verdict:
-        """Return the verdict on an ordered pair; ``None`` is a tie."""
+    def preferred(self, question: Question, winner: int | None, said: str = "") -> Verdict:
+        """Return the verdict on an ordered pair, with what the judge wrote; ``None`` is a tie."""
         outcome = Outcome.TIE if winner is None else Outcome.PREFERRED
         first, second = question
-        return Verdict(outcome=outcome, axis=self.axis, first=first, second=second, winner=winner, judge=self.name)
+        return Verdict(
+            outcome=outcome,
+            axis=self.axis,
+            first=first,
+            second=second,
+            winner=winner,
+            reason=said,
+            judge=self.name,
+        )
 
     def unscored(self, question: Question, reason: str) -> Verdict:
         """Return a verdict that is no vote, with the reason."""

@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from forethought import models
-from forethought.config import JudgeConfig, ModelConfig
+from forethought.config import JudgeConfig, ModelConfig, RewriteConfig
+from forethought.engine.endpoint import Endpoint
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
-from forethought.judges import Judge
+from forethought.judges import Judge, pairwise, rewrite
+from forethought.judges.askers import Asker, EndpointLetterAsker, LocalLetterAsker, WrittenAsker
 from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge
 from forethought.judges.local import LocalModel
+from forethought.judges.pairwise import PairwiseJudge
+from forethought.judges.pointwise import SCALES, PointwiseJudge
+from forethought.judges.prompt import load as load_prompt
+from forethought.judges.rewrite import Rewriter
 from forethought.judges.shorter import ShorterJudge
+from forethought.judges.writers import EndpointWriter, LocalWriter, Style, Writer
+from forethought.keys import Key
+from forethought.models.load import bos_ids, load
 
 
 class Shelf:
@@ -30,15 +38,15 @@ class Shelf:
     def model(self, config: ModelConfig) -> LocalModel:
         """Return the model of ``config``, ready to score and to write."""
         if config not in self._models:
-            loaded = models.load(config, device=self.device, dtype=self.dtype, seed=self.seed)
+            loaded = load(config, device=self.device, dtype=self.dtype, seed=self.seed)
             policy = Policy(loaded.model)
             self._models[config] = LocalModel(
-                name=loaded.name,
+                name=Path(loaded.name).name,
                 identity=loaded.identity,
                 tokenizer=loaded.tokenizer,
                 scorer=TorchScorer(policy),
                 sampler=TorchSampler(policy),
-                bos=tuple(models.bos_ids(loaded.tokenizer)),
+                bos=tuple(bos_ids(loaded.tokenizer)),
                 context=loaded.model.config.get_text_config().max_position_embeddings,
             )
         return self._models[config]
@@ -52,6 +60,13 @@ def build(config: JudgeConfig, shelf: Shelf, cache: Path | None = None) -> Judge
     return CachedJudge(judge, VerdictCache(cache))
 
 
+def build_rewriter(config: RewriteConfig, shelf: Shelf, tokenizer: Any) -> Rewriter:
+    """Return the rewrite teacher of ``config``; ``tokenizer`` is the policy's, which measures length."""
+    writer = _writer(config, shelf, Key(seed=shelf.seed, purpose="rewrite"))
+    prompt = load_prompt("rewrite", rewrite.FIELDS, "joined" if config.join_words else "plain", config.prompt)
+    return Rewriter(writer, prompt, tokenizer, config.temperature, config.join_words)
+
+
 def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
     if config.kind == "shorter":
         return ShorterJudge()
@@ -60,4 +75,29 @@ def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
         if config.contrast is not None:
             contrast = Contrast(shelf.model(config.contrast), config.contrast_weight)
         return LikelihoodJudge(shelf.model(config.model), config.normalise, contrast)
-    raise NotImplementedError(config.kind)
+    if config.axis == "quality":
+        prompt = load_prompt("quality", pairwise.FIELDS, config.verdict, config.prompt)
+        return PairwiseJudge(_asker(config, shelf), prompt, config.tournament)
+    prompt = load_prompt(config.axis, SCALES[config.axis].fields, config.verdict, config.prompt)
+    return PointwiseJudge(config.axis, _asker(config, shelf), prompt)
+
+
+def _asker(config: JudgeConfig, shelf: Shelf) -> Asker:
+    if config.verdict == "written":
+        style = Style(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
+        return WrittenAsker(_writer(config, shelf, Key(seed=shelf.seed, purpose="verdicts")), style, config.repeats)
+    if config.endpoint is not None:
+        return EndpointLetterAsker(Endpoint(config.endpoint))
+    return LocalLetterAsker(shelf.model(_needed(config)))
+
+
+def _writer(config: JudgeConfig | RewriteConfig, shelf: Shelf, key: Key) -> Writer:
+    if config.endpoint is not None:
+        return EndpointWriter(Endpoint(config.endpoint), key)
+    return LocalWriter(shelf.model(_needed(config)), key)
+
+
+def _needed(config: JudgeConfig | RewriteConfig) -> ModelConfig:
+    if config.model is None:
+        raise ValueError("a judge or teacher needs exactly one of `model` and `endpoint`")
+    return config.model

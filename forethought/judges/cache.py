@@ -102,7 +102,7 @@ class CachedJudge:
         }
         self.cache.put(
             self.name,
-            [(key, _pack(verdict)) for key, verdict in answered.values() if not verdict.reason.startswith(TRANSPORT)],
+            [(key, _pack(verdict)) for key, verdict in answered.values() if not _passing(verdict)],
         )
         self.misses += len(answered)
         self.hits += sum(map(len, asked)) - len(answered)
@@ -127,6 +127,10 @@ class CachedJudge:
             reason=stored["reason"],
             judge=self.name,
         )
+
+
+def _passing(verdict: Verdict) -> bool:
+    return verdict.outcome is Outcome.UNSCORED and verdict.reason.startswith(TRANSPORT)
 
 
 def _pack(verdict: Verdict) -> str:

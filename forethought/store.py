@@ -160,6 +160,14 @@ class Run:
             latest[key] = figure
         return list(latest.values())
 
+    def forget(self, stage: str, arm: str) -> None:
+        """Drop the figures of ``stage`` of ``arm``: it starts over, and may not measure all of them again."""
+        path = self.path / "measurements.jsonl"
+        rows = list(read_jsonl(path))
+        kept = [row for row in rows if (row["stage"], row["arm"]) != (stage, arm)]
+        if len(kept) < len(rows):
+            atomic_write(path, b"".join(encode(row) for row in kept))
+
     def _settle(self) -> None:
         for folder in (self.path, *self.path.glob("*"), *self.path.glob("*/*"), *self.path.glob("*/*/checkpoints")):
             for left in folder.glob(".*.old"):

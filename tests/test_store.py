@@ -213,6 +213,13 @@ def test_the_last_figure_of_a_key_counts(run: Run) -> None:
     assert len((run.path / "measurements.jsonl").read_text().splitlines()) == 5
 
 
+def test_a_stage_that_starts_over_leaves_no_figures(run: Run) -> None:
+    run.forget("evaluate", "base")
+    run.measure([figure(0.1, judge="old@1"), figure(0.2, arm="continued"), figure(0.3, stage="audit")])
+    run.forget("evaluate", "self-improved")
+    assert [row.value for row in run.measurements()] == [0.2, 0.3]
+
+
 def test_a_second_process_is_told_who_holds_the_run(run: Run) -> None:
     attempt = f"from forethought.store import Run\nwith Run({str(run.path)!r}).lock(): print('got it')"
     with run.lock():

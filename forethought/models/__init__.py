@@ -3,6 +3,7 @@
 from forethought.models.catalogue import ModelError
 from forethought.models.load import LoadedModel, bos_ids, load, load_tokenizer, resolve_device, special_ids
 from forethought.models.resolve import Source, describe, resolve
+from forethought.models.size import parameters
 
 __all__ = [
     "LoadedModel",
@@ -12,6 +13,7 @@ __all__ = [
     "describe",
     "load",
     "load_tokenizer",
+    "parameters",
     "resolve",
     "resolve_device",
     "special_ids",

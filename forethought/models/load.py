@@ -80,8 +80,9 @@ def load(
     else:
         model = _read_weights(config, folder, dtype)
     rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise ModelError(f"{config.model}: its tokenizer has {len(tokenizer)} tokens, its embedding only {rows}")
+    # Added tokens may exceed the embedding: Gemma's text models share the tokenizer of those that see images.
+    if tokenizer.vocab_size > rows:
+        raise ModelError(f"{config.model}: its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows}")
     return LoadedModel(config.model, model.to(device).eval(), tokenizer, identity)
 
 
@@ -131,13 +132,14 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return (added[0],) if added and added[0] == tokenizer.bos_token_id else ()
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def special_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = None) -> tuple[int, ...]:
     """Return, sorted, the ids that stand for no text: BOS, padding, turn markers and unused ones.
 
-    A continuation of raw text never holds one.
+    A continuation of raw text never holds one.  With ``vocabulary``, the width of the model's logits, ids past
+    its end are left out: Gemma's tokenizer has an image token that its text models lack.
     """
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return tuple(sorted(added | set(tokenizer.all_special_ids)))
+    return tuple(sorted(index for index in added | set(tokenizer.all_special_ids) if index < (vocabulary or index + 1)))
 
 
 def _files(config: ModelConfig, source: Source, progress: Progress) -> tuple[Path, str]:
@@ -184,13 +186,14 @@ def _read_tokenizer(config: ModelConfig, folder: Path) -> PreTrainedTokenizerBas
 
 
 def _read_weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=config.trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{config.model}: the weights in {folder} cannot be read: {error}") from error
     missing: list[Any] = sorted(report["missing_keys"])
     if missing:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import constants
 
 from forethought.config import ModelConfig
 from forethought.models.catalogue import CATALOGUE, TINY, ModelError, Package
@@ -195,7 +194,7 @@ def _hub(config: ModelConfig) -> Source:
     cached = huggingface_hub.try_to_load_from_cache(config.model, "config.json", revision=revision)
     if isinstance(cached, str):
         return Source(name=config.model, kind=Kind.HUB)
-    if constants.is_offline_mode():
+    if huggingface_hub.is_offline_mode():
         raise ModelError(
             f"{config.model}: not in the local hub cache, and the hub is switched off by HF_HUB_OFFLINE."
             f"{_hint(config.model)}"

@@ -1,0 +1,87 @@
+"""The rewrite teacher: it writes a better version of a suffix, which becomes one more candidate.
+
+After Tan et al. 2026 (section 1.2.1): the last words of the prefix stand before the suffix and before the answer, so
+that the join is smooth, and the rewrite has the suffix's length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from forethought.judges.prompt import Prompt
+from forethought.judges.writers import Style, Writer, Written
+from forethought.records import Chunk
+
+FIELDS = ("prefix", "suffix", "join", "words")
+SHORTEST = 0.5
+"""A rewrite with a smaller share of the suffix's tokens is not of its length, and no candidate."""
+ROOM = 4
+"""Teacher tokens per policy token of join and suffix: its tokenizer may be coarser, and it may begin with a remark."""
+
+
+class Rewriter:
+    """Writes one rewrite per chunk."""
+
+    def __init__(self, writer: Writer, prompt: Prompt, tokenizer: Any, temperature: float, join_words: int) -> None:
+        """``tokenizer``: the policy's, which measures length; ``join_words``: see :class:`RewriteConfig`."""
+        self.writer = writer
+        self.prompt = prompt
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.join_words = join_words
+        self.failures: Counter[str] = Counter()
+
+    def rewrite(self, chunks: Sequence[Chunk]) -> list[str | None]:
+        """Return a rewrite of each chunk's suffix, of at most its tokens; failures are ``None``, and counted."""
+        joins = [last_words(chunk.prefix, self.join_words) for chunk in chunks]
+        requests = [self._request(chunk, join) for chunk, join in zip(chunks, joins, strict=True)]
+        longest = max((len(chunk.suffix_ids) for chunk in chunks), default=0)
+        style = Style(max_tokens=ROOM * (longest + self.join_words), temperature=self.temperature)
+        replies = self.writer.write(requests, 1, style)
+        read = [self._read(chunk, join, reply) for chunk, join, [reply] in zip(chunks, joins, replies, strict=True)]
+        self.failures.update(rewrite.reason for rewrite in read if rewrite.text is None)
+        return [rewrite.text for rewrite in read]
+
+    def _request(self, chunk: Chunk, join: str) -> str:
+        words = str(len((join + chunk.suffix).split()))
+        return self.prompt.fill({"prefix": chunk.prefix, "suffix": chunk.suffix, "join": join, "words": words})
+
+    def _read(self, chunk: Chunk, join: str, reply: Written) -> Written:
+        if reply.text is None:
+            return reply
+        text = strip_join(reply.text, join, chunk.suffix)
+        if not text.strip():
+            return Written(None, "the teacher wrote nothing")
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: len(chunk.suffix_ids)]
+        cut: str = self.tokenizer.decode(ids)
+        while cut.endswith("\N{REPLACEMENT CHARACTER}"):  # the cut went through a character
+            ids = ids[:-1]
+            cut = self.tokenizer.decode(ids)
+        if len(ids) < SHORTEST * len(chunk.suffix_ids):
+            return Written(None, "the rewrite is less than half as long as the suffix")
+        return Written(cut)
+
+
+def last_words(text: str, count: int) -> str:
+    """Return the end of ``text`` from its ``count``-th last word on, white space after it included."""
+    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    return text[starts[-min(count, len(starts))] :] if count and starts else ""
+
+
+def strip_join(reply: str, join: str, suffix: str) -> str:
+    """Return what ``reply`` says after ``join``, or all of it if the teacher left the join out.
+
+    White space of the join is matched loosely.  A reply without it begins with the white space of ``suffix``.
+    """
+    spoken = reply.rpartition("</think>")[2].strip()
+    words = r"\s+".join(re.escape(word) for word in join.split())
+    # The last word of the join is a whole one, unless the suffix goes on within it.
+    end = r"(?!\w)" if suffix[:1].isspace() else ""
+    found = re.match(words + end, spoken) if words else None
+    if found is None:
+        return suffix[: len(suffix) - len(suffix.lstrip())] + spoken
+    rest = spoken[found.end() :]
+    return rest if join == join.rstrip() else rest.lstrip()

@@ -1,0 +1,96 @@
+"""The rewrite teacher: what it is asked, and what becomes of its replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from forethought.judges import rewrite
+from forethought.judges.base import TRANSPORT
+from forethought.judges.prompt import load
+from forethought.judges.rewrite import Rewriter, last_words, strip_join
+from forethought.judges.writers import Style, Written
+from forethought.records import Chunk, Split
+from forethought.testing import byte_tokenizer
+
+
+class Spoken:
+    """A writer that replies by a rule: ``rule(request, k) -> text or None``."""
+
+    name = identity = "spoken"
+
+    def __init__(self, rule) -> None:
+        self.rule = rule
+        self.requests: list[str] = []
+
+    def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
+        self.requests.extend(requests)
+        replies = [[self.rule(request, k) for k in range(repeats)] for request in requests]
+        return [[Written(None, TRANSPORT + "down") if r is None else Written(r) for r in row] for row in replies]
+
+
+def chunk(prefix: str, suffix: str) -> Chunk:
+    return Chunk(
+        id="c",
+        document_id="d",
+        split=Split.IMPROVE,
+        start=0,
+        prefix=prefix,
+        suffix=suffix,
+        prefix_ids=tuple(prefix.encode()),
+        suffix_ids=tuple(suffix.encode()),
+    )
+
+
+def rewriter(rule, join_words: int = 2) -> Rewriter:
+    prompt = load("rewrite", rewrite.FIELDS, "joined" if join_words else "plain")
+    return Rewriter(Spoken(rule), prompt, byte_tokenizer(), temperature=0.6, join_words=join_words)
+
+
+def test_a_rewrite_loses_the_join_and_is_cut_to_the_suffix():
+    teacher = rewriter(lambda request, k: "the whale is a marine mammal that breathes air and sings")
+    assert teacher.rewrite([chunk("Biologically, the whale", " is a big fish of sorts.")]) == [
+        " is a marine mammal that"
+    ]
+    assert "\nthe whale is a big fish of sorts.\n" in teacher.writer.requests[0]
+    assert teacher.writer.requests[0].endswith("go on from there: the whale")
+
+
+def test_failed_rewrites_are_none_with_a_counted_reason():
+    replies = {"A": None, "B": "", "C": "of C short", "D": "of D, which is quite long enough"}
+    teacher = rewriter(lambda request, k: replies[request.split("\n</beginning>\n\n<cont")[0][-1]])
+    chunks = [chunk(f"Story of {name}", ", twenty-four characters.") for name in replies]
+    assert teacher.rewrite(chunks) == [None, None, None, ", which is quite long eno"]
+    assert teacher.failures == {
+        "transport: down": 1,
+        "the teacher wrote nothing": 1,
+        "the rewrite is less than half as long as the suffix": 1,
+    }
+
+
+def test_a_cut_never_splits_a_character():
+    assert rewriter(lambda request, k: "x yz ééé", 2).rewrite([chunk("x yz", " é" + "a")]) == [" é"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "join", "suffix", "rest"),
+    [
+        ("the  whale\nis big", "the whale", " is", "\nis big"),
+        ("is big", "the whale", " is", " is big"),
+        ("then on", "the", " n", " then on"),
+        ("photosynthesis", "photosyn", "thesis", "thesis"),
+        ("<think>the whale</think>the whale is", "the whale", " is", " is"),
+        ("End.\n\nNew one", "End.\n\n", "Old", "New one"),
+        ("anything", "", " s", " anything"),
+        ("a (b) c", "a (b)", " c", " c"),
+    ],
+)
+def test_the_join_is_stripped_however_the_teacher_spaces_it(reply, join, suffix, rest):
+    assert strip_join(reply, join, suffix) == rest
+
+
+def test_last_words():
+    assert last_words("one two  three ", 2) == "two  three "
+    assert last_words("one", 5) == "one"
+    assert last_words("one", 0) == last_words("", 3) == ""

@@ -133,6 +133,11 @@ def test_a_single_fact_comes_from_another_text_and_years_from_years():
     assert found == " he won in 1945."
 
 
+def test_a_name_of_several_words_moves_as_one():
+    found = corrupted("It left", " New York City for Le Havre and its Old Town.", [], KEY.generator())
+    assert found in (" Old Town for New York City and its Le Havre.", " Le Havre for Old Town and its New York City.")
+
+
 def test_the_first_word_of_a_sentence_is_no_name():
     assert (
         corrupted("It rains.", " The sun is hot. Perhaps it is. \u201cVery so.", ["see Paris"], KEY.generator()) is None

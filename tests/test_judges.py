@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -322,6 +325,23 @@ def test_batches_survive_a_judge_that_dies_later(tmp_path: Path):
     after = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v.sqlite"), batch=16)
     after.rank(contests)
     assert (after.hits, after.misses) == (64, 36)
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from forethought.judges.cache import VerdictCache
+
+cache = VerdictCache(pathlib.Path(sys.argv[1]))
+cache.put("j", [("a", "1"), ("b", "2")])
+cache._database.execute("INSERT INTO verdicts VALUES ('c', 'j', '3')")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_kill_9_leaves_whole_batches(tmp_path: Path):
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "v.sqlite")], timeout=60, check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert VerdictCache(tmp_path / "v.sqlite").get(["a", "b", "c"]) == {"a": "1", "b": "2"}
 
 
 def test_two_threads_share_a_cache(tmp_path: Path):

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,17 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 WORD = re.compile(r"\S+")
 NAME = re.compile(r"[^\W\d_][\w’'-]+")
 SENTENCE_END = re.compile(r"(?:^|[.!?:;\n][\"”’')\]]*)\s*[\"“‘'(\[]*$")
+
+
+class Span(NamedTuple):
+    """What stands, or shall stand, at a place of a text."""
+
+    start: int
+    """Offset of its first character."""
+    end: int
+    """Offset behind its last one."""
+    text: str
+    """The words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +113,8 @@ def shuffled(text: str, generator: np.random.Generator) -> str | None:
     order = list(words)
     while order == words:
         order = [words[i] for i in generator.permutation(len(words))]
-    return _replace(text, list(zip(WORD.finditer(text), order, strict=True)))
+    places = WORD.finditer(text)
+    return _replace(text, [Span(*place.span(), word) for place, word in zip(places, order, strict=True)])
 
 
 def _corrupted(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
@@ -117,31 +129,37 @@ def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.ran
     """Return ``suffix`` with its numbers and names swapped, or ``None`` if it has nothing to swap.
 
     Two or more different ones of a class (numbers, names) change places among themselves; a single one is replaced by
-    one of the ``others``' texts.  A name is a capitalised word that does not begin a sentence.
+    one of the ``others``' texts.  A name is a run of capitalised words that does not begin a sentence.
     """
     changes = [
-        *_swap(_numbers(suffix), [m.group() for text in others for m in _numbers(text)], generator),
-        *_swap(_names(prefix, suffix), [m.group() for text in others for m in _names("", text)], generator),
+        *_swap(_numbers(suffix), [span.text for text in others for span in _numbers(text)], generator),
+        *_swap(_names(prefix, suffix), [span.text for text in others for span in _names("", text)], generator),
     ]
-    return _replace(suffix, sorted(changes, key=lambda change: change[0].start())) if changes else None
+    return _replace(suffix, sorted(changes)) if changes else None
 
 
-def _numbers(text: str) -> list[re.Match[str]]:
-    return list(NUMBER.finditer(text))
+def _numbers(text: str) -> list[Span]:
+    return [Span(*match.span(), match.group()) for match in NUMBER.finditer(text)]
 
 
-def _names(prefix: str, text: str) -> list[re.Match[str]]:
-    return [
-        match
-        for match in NAME.finditer(text)
-        if match.group()[0].isupper() and not SENTENCE_END.search(prefix[-20:] + text[: match.start()])
-    ]
+def _names(prefix: str, text: str) -> list[Span]:
+    """Return the runs of capitalised words (``New York``) that do not begin a sentence."""
+    found: list[Span] = []
+    for match in NAME.finditer(text):
+        start, end = match.span()
+        if not match.group()[0].isupper():
+            continue
+        if found and text[found[-1].end : start] == " ":
+            start = found.pop().start
+        elif SENTENCE_END.search(prefix[-20:] + text[:start]):
+            continue
+        found.append(Span(start, end, text[start:end]))
+    return found
 
 
-def _swap(
-    matches: list[re.Match[str]], foreign: Sequence[str], generator: np.random.Generator
-) -> list[tuple[re.Match[str], str]]:
-    own = list(dict.fromkeys(match.group() for match in matches))
+def _swap(spans: Sequence[Span], foreign: Sequence[str], generator: np.random.Generator) -> list[Span]:
+    """Return the spans with other texts: of one another, or a foreign one where there is only one text."""
+    own = list(dict.fromkeys(span.text for span in spans))
     if len(own) > 1:
         turn = int(generator.integers(1, len(own)))
         exchange = dict(zip(own, own[turn:] + own[:turn], strict=True))
@@ -152,12 +170,12 @@ def _swap(
         # A year should become a year: something of the same length is the harder, hence the better forgery.
         alike = [text for text in unlike if len(text) == len(own[0])] or unlike
         exchange = {own[0]: alike[int(generator.integers(len(alike)))]}
-    return [(match, exchange[match.group()]) for match in matches]
+    return [span._replace(text=exchange[span.text]) for span in spans]
 
 
-def _replace(text: str, changes: Sequence[tuple[re.Match[str], str]]) -> str:
+def _replace(text: str, changes: Sequence[Span]) -> str:
     pieces, end = [], 0
-    for match, new in changes:
-        pieces += [text[end : match.start()], new]
-        end = match.end()
+    for change in changes:
+        pieces += [text[end : change.start], change.text]
+        end = change.end
     return "".join([*pieces, text[end:]])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from gguf import GGUFReader
-from tokenizers import pre_tokenizers, processors
+from tokenizers import decoders, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
 from forethought.models.catalogue import ModelError, Package, cache_folder, sha256_of
@@ -123,19 +123,26 @@ def _header(path: Path, name: str) -> dict[str, Any]:
         weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
     except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
         raise ModelError(f"{name}: {path} is a broken GGUF file ({error}). Get it again") from error
-    cut = str(fields.get("tokenizer.ggml.pre", "default"))
+    kind, cut = str(fields.get("tokenizer.ggml.model", "")), str(fields.get("tokenizer.ggml.pre", "default"))
     # llama.cpp's own defaults where the file does not say.
-    adds_bos = fields.get("tokenizer.ggml.model") == "llama" or cut.startswith("llama")
-    return {"weights": weights, "cut": cut, "adds_bos": bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos))}
+    adds_bos = kind == "llama" or cut.startswith("llama")
+    return {
+        "weights": weights,
+        "byte_level": kind == "gpt2",
+        "cut": cut,
+        "adds_bos": bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos)),
+    }
 
 
 def _tokenizer(loaded: Any, facts: dict[str, Any]) -> PreTrainedTokenizerFast:
     """Return ``loaded`` with what the GGUF header says put back.
 
-    transformers drops ``add_bos_token`` (Gemma's predictions are poor without BOS) and cuts SmolLM2's text
-    as GPT-2's, where digits stand alone.
+    transformers drops ``add_bos_token`` (Gemma's predictions are poor without BOS), cuts SmolLM2's text as GPT-2's
+    though its digits stand alone, and before 5.19 decodes a byte-level Llama like a SentencePiece one.
     """
     backend = loaded.backend_tokenizer
+    if facts["byte_level"]:
+        backend.decoder = decoders.ByteLevel()
     if facts["adds_bos"]:
         bos = loaded.bos_token
         backend.post_processor = processors.TemplateProcessing(

@@ -169,7 +169,14 @@ def _download(config: ModelConfig, progress: Progress) -> Path:
     patterns = [*_HUB_FILES, *(["*.py"] if config.trust_remote_code else [])]
     progress(f"{config.model}: looking it up on the hub")
     try:
-        return Path(huggingface_hub.snapshot_download(config.model, revision=config.revision, allow_patterns=patterns))
+        return Path(
+            huggingface_hub.snapshot_download(
+                config.model,
+                revision=config.revision,
+                allow_patterns=patterns,
+                local_files_only=huggingface_hub.is_offline_mode(),
+            )
+        )
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{config.model}: cannot be had from the hub: {error}. Names that need no hub: {', '.join(CATALOGUE)}"

@@ -23,7 +23,7 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals import arm as evaluation
 from forethought.judges import Judge
-from forethought.judges.build import Shelf, build
+from forethought.judges.build import Shelf, build, build_rewriter
 from forethought.judges.rewrite import Rewriter
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
@@ -93,7 +93,7 @@ class Lifecycle:
         folder = self._folder(SHARED, "audit", wanted)
         if not folder.done:
             with self._measured("audit", SHARED):
-                self.run.measure(audit.run(self.config, folder, chunks, self.judges, writer))
+                audit.run(self.config, folder, chunks, self.judges, writer, self.run.measure)
         return folder
 
     def improve(self, arm: str = IMPROVED) -> Path:
@@ -130,6 +130,7 @@ class Lifecycle:
             with self._measured("evaluate", arm), Progress(f"{arm}: evaluate") as progress:
                 found = evaluation.run(self.config, folder, (policy, self.base), chunks, judges, progress)
                 self.run.measure(found)
+                evaluation.finish(folder, (policy, self.base), found)
         return folder
 
     def _arm_config(self, arm: str) -> Config:
@@ -148,7 +149,7 @@ class Lifecycle:
     def _rewriter(self, config: Config) -> Rewriter | None:
         if config.improve.rewrite is None:
             return None
-        return Rewriter.build(config.improve.rewrite, self.shelf, models.load_tokenizer(config.policy))
+        return build_rewriter(config.improve.rewrite, self.shelf, models.load_tokenizer(config.policy))
 
     def _arm(self, name: str, config: ModelConfig, identity: str | None = None) -> evaluation.Arm:
         loaded = models.load(config, device=self.device, dtype=self.dtype, seed=self.config.seed)
@@ -172,6 +173,7 @@ class Lifecycle:
             if not self.force:
                 raise ConfigChangedError(f"{error}. --force starts the changed stages over") from None
             self.say(f"starting over: {error}")
+            self.run.forget(stage, arm)
             folder.reset()
             folder.write_config(config)
         return folder

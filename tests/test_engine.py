@@ -105,7 +105,9 @@ def test_head_equals_full_softmax_with_gradients(
     (expected * coefficients).sum().backward()
     wanted = hidden.grad.clone(), weight.grad.clone()
     hidden.grad = weight.grad = None
-    found = Head(weight=weight, softcap=softcap, forbidden=torch.tensor(forbidden) if forbidden else None).logprobs(hidden, targets)
+    found = Head(weight=weight, softcap=softcap, forbidden=torch.tensor(forbidden) if forbidden else None).logprobs(
+        hidden, targets
+    )
     (found * coefficients).sum().backward()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(hidden.grad, wanted[0])

@@ -65,12 +65,13 @@ class Policy:
         prefix, branch = _probe(self.model.config.get_text_config().vocab_size)
         packed = pack([Group(prefix=prefix, branches=(branch,))], self.device)
         found = self.logprobs(packed)
-        tolerance = 1e-3 if self.dtype == torch.float32 else 0.25
-        difference = float((found - expected).abs().max())
+        # Random tokens have log-probabilities near -17, where bf16 alone makes a difference of half a percent.
+        tolerance = 1e-4 if self.dtype == torch.float32 else 0.03
+        difference = float((found - expected).abs().mean() / expected.abs().mean())
         if not difference < tolerance:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: the engine's log-probabilities differ from the model's own "
-                f"by {difference:.3g} nats. Supported and tested: Llama, Qwen2, Qwen3, Gemma3"
+                f"by {difference:.1%}. Supported and tested: Llama, Qwen2, Qwen3, Gemma3"
             )
 
 

@@ -87,11 +87,14 @@ def run(
     ]
     folder.truncate("examples", lambda row: False)
     folder.append("examples", comparison.examples[: cfg.examples])
-    folder.finish(
-        {"policy": policy.identity, "base": base.identity},
-        {"figures": content_id([_figure(one) for one in measurements])},
-    )
     return measurements
+
+
+def finish(folder: StageFolder, arms: tuple[Arm, Arm], measurements: Sequence[Measurement]) -> None:
+    """Write the manifest; the figures must be in the run's table by then, or a kill in between would lose them."""
+    policy, base = arms
+    figures = content_id([_figure(one) for one in measurements])
+    folder.finish({"policy": policy.identity, "base": base.identity}, {"figures": figures})
 
 
 def stage_config(config: Config, trained: str, judges: Mapping[str, Judge], chunks: Sequence[Chunk]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,14 @@ class Writer:
 
 
 def run(
-    config: Config, folder: StageFolder, chunks: Sequence[Chunk], judges: Mapping[str, Judge], writer: Writer
-) -> list[Measurement]:
-    """Examine every judge on planted pairs of ``chunks`` and return the figures.
+    config: Config,
+    folder: StageFolder,
+    chunks: Sequence[Chunk],
+    judges: Mapping[str, Judge],
+    writer: Writer,
+    measure: Callable[[Iterable[Measurement]], None],
+) -> None:
+    """Examine every judge on planted pairs of ``chunks`` and hand the figures to ``measure``.
 
     Writes ``reports.jsonl`` (one row per judge) and ``planted.jsonl``; see :func:`demand` for the consequence.
     """
@@ -60,8 +65,8 @@ def run(
     folder.truncate("reports", lambda row: False)
     folder.append("reports", [_row(name, report) for name, report in reports.items()])
     failures = {name: list(report.failures) for name, report in reports.items() if not report.passed}
+    measure(figure for report in reports.values() for figure in report.measurements())
     folder.finish({"policy": writer.identity}, {"failures": failures, "left_out": planting.left_out})
-    return [figure for report in reports.values() for figure in report.measurements()]
 
 
 def demand(folder: StageFolder, config: Config) -> None:

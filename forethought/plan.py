@@ -1,0 +1,152 @@
+"""What a run will do, before it does it: models, tokens, rollouts, verdicts, estimated time and disk."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from forethought import models
+from forethought.config import Config, JudgeConfig, ModelConfig
+from forethought.corpus import sources
+from forethought.store import Run, StageFolder
+
+EFFICIENCY = 0.35
+"""Share of the measured matrix rate that whole phases reach (seen on two CPU cores, SmolLM2 and Gemma 3 270M)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One line of the plan."""
+
+    name: str
+    """What is done."""
+    amount: str
+    """How much of it, in words."""
+    flops: float = 0.0
+    """Floating-point operations; 2 per weight and token forward, 6 with the backward pass."""
+
+
+def plan(config: Config, place: Path) -> RenderableType:
+    """Validate everything that can be without computing, and return the plan.
+
+    Raises:
+        ConfigError, ModelError, CorpusError: naming what is wrong with a model or the corpus.
+    """
+    device = models.resolve_device(config.device)
+    next(sources.documents(config.corpus, Counter()))
+    named = {"policy": config.policy} | {f"judge {name}": m for name, m in _judge_models(config)}
+    listing = Table("model", "is", "weights", "before the first use", box=None)
+    sizes: dict[str, int | None] = {}
+    for role, model in named.items():
+        source = models.resolve(model)
+        sizes[role] = models.parameters(model)
+        weights = f"{sizes[role]:,}" if sizes[role] else "unknown before the download"
+        listing.add_row(f"{role}: {model.model}", source.kind.value, weights, source.pending or "nothing")
+    phases = _phases(config, sizes)
+    rate = _matrix_rate(device, getattr(torch, config.dtype))
+    work = Table("phase", "amount", "about", box=None)
+    for phase in phases:
+        work.add_row(phase.name, phase.amount, _clock(phase.flops / (EFFICIENCY * rate)) if phase.flops else "-")
+    total = sum(phase.flops for phase in phases) / (EFFICIENCY * rate)
+    return Group(
+        Text(f"{config.name}: {place} on {device}, {config.dtype}\n", style="bold"),
+        listing,
+        Text(),
+        work,
+        Text(f"\nabout {_clock(total)} in all, within a factor of two ({rate / 1e12:.2f} TFLOP/s measured here now)"),
+        Text(_disk(config, sizes["policy"], place)),
+        Text(_done(place)),
+    )
+
+
+def _judge_models(config: Config) -> list[tuple[str, ModelConfig]]:
+    every = {**config.judges, **config.evaluate.judges}
+    found = [(name, judge.model) for name, judge in every.items() if judge.model is not None]
+    return found + [
+        (f"{name}, contrast", judge.contrast) for name, judge in every.items() if judge.contrast is not None
+    ]
+
+
+def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
+    cfg, policy = config.improve, sizes["policy"] or 0
+    prefix, suffix = config.chunk.prefix_tokens[1], config.chunk.suffix_tokens
+    pools = cfg.steps * cfg.prefixes_per_step
+    drawn = pools * cfg.rollouts * suffix
+    judged_tokens = prefix + config.candidates_per_prefix * suffix
+    phases = []
+    if cfg.objective in ("dpo", "rf-nll"):
+        rollouts = f"{pools * cfg.rollouts:,} rollouts of {suffix} tokens after {pools:,} prefixes"
+        phases.append(Phase(name="sample", amount=rollouts, flops=2.0 * policy * (drawn + pools * prefix)))
+        for name, judge in config.judges.items():
+            verdicts = _verdicts(judge, config.candidates_per_prefix)
+            flops = 2.0 * (sizes.get(f"judge {name}") or 0) * pools * judged_tokens
+            phases.append(Phase(name=f"judge: {name}", amount=f"{pools * verdicts:,} verdicts", flops=flops))
+    trained = pools * (prefix + 2 * suffix)
+    phases.append(Phase(name="update", amount=f"{cfg.steps:,} steps, {trained:,} tokens", flops=8.0 * policy * trained))
+    arms = 1
+    if cfg.control and cfg.objective != "continued":
+        arms = 2
+        tokens = pools * (prefix + suffix)
+        phases.append(Phase(name="control arm", amount=f"{tokens:,} tokens", flops=6.0 * policy * tokens))
+    evaluation = config.evaluate
+    continuations = evaluation.prefixes * (len(evaluation.conditions) * 2 + 6) * arms
+    amount = f"{evaluation.prefixes} held-out prefixes, {len(evaluation.conditions)} conditions, {arms} arms"
+    flops = 2.0 * policy * (continuations * (prefix + suffix) + 2 * evaluation.nll_chunks * (prefix + suffix))
+    flops += sum(2.0 * (sizes.get(f"judge {n}") or 0) for n in {**config.judges, **evaluation.judges}) * (
+        evaluation.prefixes * len(evaluation.conditions) * arms * (prefix + 2 * suffix)
+    )
+    return [*phases, Phase(name="evaluate", amount=amount, flops=flops)]
+
+
+def _verdicts(judge: JudgeConfig, candidates: int) -> int:
+    if judge.kind != "pairwise":
+        return candidates * judge.repeats
+    ordered = candidates * (candidates - 1) if judge.tournament == "full" else 2 * (candidates - 1)
+    return ordered * judge.repeats
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure FLOP/s of a matrix product of useful size, in about a fifth of a second."""
+    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.2:
+        float(torch.mm(a, b)[0, 0])
+        count += 1
+    return count * 2 * 1024**3 / (time.perf_counter() - start)
+
+
+def _disk(config: Config, policy: int | None, place: Path) -> str:
+    if policy is None:
+        return "disk: unknown before the policy is downloaded"
+    arms = 2 if config.improve.control else 1
+    resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
+    logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
+    needed = arms * 4 * policy + resumable + logs
+    folder = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    warning = "  NOT ENOUGH ROOM" if free < needed else ""
+    return f"disk: up to {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free{warning}"
+
+
+def _done(place: Path) -> str:
+    folders = Run(place).stages() if place.is_dir() else []
+    return "here already: " + (", ".join(map(_state, folders)) or "nothing")
+
+
+def _state(folder: StageFolder) -> str:
+    return f"{folder.arm}/{folder.stage} ({'done' if folder.done else 'begun'})"
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -161,7 +161,7 @@ class Lifecycle:
             scorer=TorchScorer(policy, self.config.improve.micro_tokens),
             tokenizer=loaded.tokenizer,
             bos=models.bos_ids(loaded.tokenizer),
-            forbidden=models.special_ids(loaded.tokenizer),
+            forbidden=models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size),
         )
 
     def _folder(self, arm: str, stage: str, config: str) -> StageFolder:

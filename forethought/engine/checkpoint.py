@@ -67,7 +67,7 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
     with safe_open(folder / MOMENTS, framework="pt") as moments:
         for name, master in trainer.masters.items():
             trainer.optimizer.state[master] = {
-                "step": moments.get_tensor(f"{name}.step"),
+                "step": moments.get_tensor(f"{name}.step").to(master.device),
                 "exp_avg": moments.get_tensor(f"{name}.exp_avg").to(master.device),
                 "exp_avg_sq": moments.get_tensor(f"{name}.exp_avg_sq").to(master.device),
             }

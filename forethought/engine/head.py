@@ -37,6 +37,20 @@ class Head:
             logits.index_fill_(1, self.forbidden, -torch.inf)
         return logits
 
+    def choices(self, hidden_AH: Tensor, choice_ids: Tensor) -> Tensor:
+        """Return the log-probabilities ``(A, choices)`` of a few tokens, float32.
+
+        Their logits are computed in float32: in bf16 two letters near 20 differ in steps of an eighth, and tie.
+        """
+        parts = [self._choices(rows, choice_ids) for rows in hidden_AH.split(self.rows_at_once())]
+        return torch.cat(parts)
+
+    def _choices(self, rows: Tensor, choice_ids: Tensor) -> Tensor:
+        exact = rows.float() @ self.weight[choice_ids].float().T
+        if self.softcap is not None:
+            exact = self.softcap * torch.tanh(exact / self.softcap)
+        return exact - self.logits(rows).logsumexp(-1, keepdim=True)
+
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
         """Return ``log p(target)``, float32 ``(A,)``, with gradients to ``hidden_AH`` and the weight."""
         result: Tensor = _Logprobs.apply(hidden_AH, self.weight, targets_A, self)

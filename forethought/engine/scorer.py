@@ -35,12 +35,10 @@ class TorchScorer:
         """See :meth:`forethought.engine.Scorer.choices`."""
         results: list[np.ndarray] = []
         head = self.policy.head(self.forbidden_ids)
+        ids = torch.tensor(list(choice_ids), device=self.policy.device)
         for batch in micro_batches(groups, self.micro_tokens):
             packed = pack([groups[i] for i in batch], self.policy.device)
             ends = self.policy.packed_hidden(packed)[packed.branch_ends]
-            chosen = [
-                head.logits(rows).log_softmax(-1)[:, list(choice_ids)] for rows in ends.split(head.rows_at_once())
-            ]
-            flat = torch.cat(chosen).cpu().numpy()
+            flat = head.choices(ends, ids).cpu().numpy()
             results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
         return results

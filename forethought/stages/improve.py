@@ -263,7 +263,7 @@ def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:
     policy = Policy(loaded.model)
     needs_reference = cfg.objective == "dpo"
     frozen = models.load(config.policy, device=device, dtype=dtype, seed=config.seed) if needs_reference else None
-    forbidden = models.special_ids(loaded.tokenizer)
+    forbidden = models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size)
     schedule = Schedule(peak=cfg.learning_rate, warmup=cfg.warmup_steps, total=cfg.steps, min_ratio=cfg.min_rate_ratio)
     adam = Adam(betas=cfg.adam_betas, eps=cfg.adam_eps, weight_decay=cfg.weight_decay, clip_norm=cfg.clip_norm)
     shop = Workshop(

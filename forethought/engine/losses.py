@@ -50,7 +50,9 @@ def dpo(rows: Rows, *, beta: float, nll_weight: float = 0.0) -> tuple[Tensor, di
 
     ``-log sigmoid(beta [(log pi(c) - log ref(c)) - (log pi(r) - log ref(r))])`` with sums of suffix-token
     log-probabilities (Rafailov et al. 2023, eq. 7; online with the best and worst of a ranked pool in Tan
-    et al. 2026, section 1.2), plus ``nll_weight`` times the chosen's mean token NLL.
+    et al. 2026, section 1.2), plus ``nll_weight`` times the chosen's mean token NLL.  That mean is taken pair
+    by pair, so that long and short suffixes weigh the same; TRL's ``sft`` term averages over all chosen
+    tokens of a batch, which is equal where they have one length.
 
     Metrics: ``margin`` is the bracket, in nats; ``margin_beta`` is beta times it.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -41,13 +41,14 @@ class Lifecycle:
         self.run = run
         self.force = force
         self.say = say
+        models.quiet()
         self.device = models.resolve_device(config.device)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
 
     @cached_property
     def shelf(self) -> Shelf:
         """The models of judges and teachers, each loaded once."""
-        return Shelf(self.device, self.dtype, self.config.seed)
+        return Shelf(self.device, self.dtype, self.config.seed, self.say)
 
     @cached_property
     def base(self) -> evaluation.Arm:
@@ -73,7 +74,7 @@ class Lifecycle:
         """Cut the corpus."""
         folder = self._folder(SHARED, "chunk", chunk.stage_config(self.config))
         if not folder.done:
-            tokenizer = models.load_tokenizer(self.config.policy)
+            tokenizer = models.load_tokenizer(self.config.policy, self.say)
             with self._measured("chunk", SHARED), Progress("chunk") as progress:
                 chunk.run(self.config, folder, tokenizer, lambda done, total, note: progress(done, total or 0, note))
         return folder
@@ -94,6 +95,8 @@ class Lifecycle:
         if not folder.done:
             with self._measured("audit", SHARED):
                 audit.run(self.config, folder, chunks, self.judges, writer, self.run.measure)
+            for line in audit.failures(folder):
+                self.say(f"audit: {line}")
         return folder
 
     def improve(self, arm: str = IMPROVED) -> Path:
@@ -111,9 +114,7 @@ class Lifecycle:
             rewriter=self._rewriter(config),
         )
         self._folder(arm, "improve", improve.stage_config(config, material))
-        if folder.done:
-            return folder.checkpoints / "final"
-        with self._measured("improve", arm):
+        with nullcontext() if folder.done else self._measured("improve", arm):
             return improve.run(config, folder, material)
 
     def evaluate(self, arm: str = IMPROVED) -> StageFolder:
@@ -140,7 +141,18 @@ class Lifecycle:
         return self.config.model_copy(update={"improve": control})
 
     def _chunks(self, split: Split) -> list[Chunk]:
-        return chunk.load_chunks(self.chunk(), split)
+        """Return the chunks of a split.
+
+        Raises:
+            EmptySplitError: if there is none, because the config gives the split no share.
+        """
+        chunks = chunk.load_chunks(self.chunk(), split)
+        if not chunks:
+            raise chunk.EmptySplitError(
+                f"{split} has no chunks, and stage 1 needs some: sft_share + rlmt_share + heldout_share must leave "
+                "something for improve, and [chunk] heldout_share must not be 0"
+            )
+        return chunks
 
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]
@@ -152,7 +164,7 @@ class Lifecycle:
         return build_rewriter(config.improve.rewrite, self.shelf, models.load_tokenizer(config.policy))
 
     def _arm(self, name: str, config: ModelConfig, identity: str | None = None) -> evaluation.Arm:
-        loaded = models.load(config, device=self.device, dtype=self.dtype, seed=self.config.seed)
+        loaded = models.load(config, device=self.device, dtype=self.dtype, seed=self.config.seed, progress=self.say)
         policy = Policy(loaded.model)
         return evaluation.Arm(
             name=name,
@@ -173,7 +185,7 @@ class Lifecycle:
             if not self.force:
                 raise ConfigChangedError(f"{error}. --force starts the changed stages over") from None
             self.say(f"starting over: {error}")
-            self.run.forget(stage, arm)
+            self.run.forget(stage, None if arm == SHARED else arm)
             folder.reset()
             folder.write_config(config)
         return folder

@@ -79,31 +79,48 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     cfg, policy = config.improve, sizes["policy"] or 0
     prefix, suffix = config.chunk.prefix_tokens[1], config.chunk.suffix_tokens
     pools = cfg.steps * cfg.prefixes_per_step
-    drawn = pools * cfg.rollouts * suffix
-    judged_tokens = prefix + config.candidates_per_prefix * suffix
     phases = []
+    if cfg.rewrite is not None and cfg.objective != "continued":
+        phases.append(Phase(name="rewrite", amount=f"{pools:,} rewrites"))
     if cfg.objective in ("dpo", "rf-nll"):
-        rollouts = f"{pools * cfg.rollouts:,} rollouts of {suffix} tokens after {pools:,} prefixes"
-        phases.append(Phase(name="sample", amount=rollouts, flops=2.0 * policy * (drawn + pools * prefix)))
+        if config.audit.enabled:
+            planted = config.audit.prefixes * len(config.audit.min_accuracy)
+            phases.append(Phase(name="audit", amount=f"up to {planted:,} planted pairs for each judge"))
+        drawn = pools * cfg.rollouts
+        amount = f"{drawn:,} rollouts of {suffix} tokens after {pools:,} prefixes"
+        phases.append(Phase(name="sample", amount=amount, flops=2.0 * policy * (drawn * suffix + pools * prefix)))
         for name, judge in config.judges.items():
-            verdicts = _verdicts(judge, config.candidates_per_prefix)
-            flops = 2.0 * (sizes.get(f"judge {name}") or 0) * pools * judged_tokens
-            phases.append(Phase(name=f"judge: {name}", amount=f"{pools * verdicts:,} verdicts", flops=flops))
-    trained = pools * (prefix + 2 * suffix)
-    phases.append(Phase(name="update", amount=f"{cfg.steps:,} steps, {trained:,} tokens", flops=8.0 * policy * trained))
-    arms = 1
-    if cfg.control and cfg.objective != "continued":
-        arms = 2
+            verdicts = pools * _verdicts(judge, config.candidates_per_prefix)
+            read = pools * (prefix + config.candidates_per_prefix * suffix)
+            flops = 2.0 * (sizes.get(f"judge {name}") or 0) * read
+            phases.append(Phase(name=f"judge: {name}", amount=f"{verdicts:,} verdicts", flops=flops))
+    preference = cfg.objective == "dpo"
+    trained = pools * (prefix + (2 if preference else 1) * suffix)
+    flops = (8.0 if preference else 6.0) * policy * trained  # with the reference's forward pass
+    phases.append(Phase(name="update", amount=f"{cfg.steps:,} steps, up to {trained:,} tokens", flops=flops))
+    arms = _arms(config)
+    if arms == 2:
         tokens = pools * (prefix + suffix)
-        phases.append(Phase(name="control arm", amount=f"{tokens:,} tokens", flops=6.0 * policy * tokens))
-    evaluation = config.evaluate
-    continuations = evaluation.prefixes * (len(evaluation.conditions) * 2 + 6) * arms
-    amount = f"{evaluation.prefixes} held-out prefixes, {len(evaluation.conditions)} conditions, {arms} arms"
-    flops = 2.0 * policy * (continuations * (prefix + suffix) + 2 * evaluation.nll_chunks * (prefix + suffix))
-    flops += sum(2.0 * (sizes.get(f"judge {n}") or 0) for n in {**config.judges, **evaluation.judges}) * (
-        evaluation.prefixes * len(evaluation.conditions) * arms * (prefix + 2 * suffix)
+        phases.append(Phase(name="control arm", amount=f"up to {tokens:,} tokens", flops=6.0 * policy * tokens))
+    return [*phases, _evaluation(config, sizes, arms)]
+
+
+def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phase:
+    cfg, policy = config.evaluate, sizes["policy"] or 0
+    prefix, suffix = config.chunk.prefix_tokens[1], cfg.new_tokens or config.chunk.suffix_tokens
+    duels = cfg.prefixes * len(cfg.conditions) * arms
+    # Both sides of every duel, and the base again at the temperatures of the bisection.
+    drawn = 2 * duels + 6 * cfg.prefixes * arms
+    flops = 2.0 * policy * (drawn + cfg.nll_chunks * (arms + 1)) * (prefix + suffix)
+    flops += sum(2.0 * (sizes.get(f"judge {name}") or 0) for name in {**config.judges, **cfg.judges}) * (
+        duels * (prefix + 2 * suffix)
     )
-    return [*phases, Phase(name="evaluate", amount=amount, flops=flops)]
+    amount = f"up to {duels:,} pairs for each judge: {cfg.prefixes} prefixes, {len(cfg.conditions)} ways, {arms} arms"
+    return Phase(name="evaluate", amount=amount, flops=flops)
+
+
+def _arms(config: Config) -> int:
+    return 2 if config.improve.control and config.improve.objective != "continued" else 1
 
 
 def _verdicts(judge: JudgeConfig, candidates: int) -> int:
@@ -127,7 +144,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _disk(config: Config, policy: int | None, place: Path) -> str:
     if policy is None:
         return "disk: unknown before the policy is downloaded"
-    arms = 2 if config.improve.control else 1
+    arms = _arms(config)
     resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
     logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
     needed = arms * 4 * policy + resumable + logs

@@ -160,11 +160,14 @@ class Run:
             latest[key] = figure
         return list(latest.values())
 
-    def forget(self, stage: str, arm: str) -> None:
-        """Drop the figures of ``stage`` of ``arm``: it starts over, and may not measure all of them again."""
+    def forget(self, stage: str, arm: str | None) -> None:
+        """Drop the figures of ``stage`` of ``arm``: it starts over, and may not measure all of them again.
+
+        ``None``: of every arm, for a stage that all arms share (an audit's arms are its judges).
+        """
         path = self.path / "measurements.jsonl"
         rows = list(read_jsonl(path))
-        kept = [row for row in rows if (row["stage"], row["arm"]) != (stage, arm)]
+        kept = [row for row in rows if row["stage"] != stage or arm not in (None, row["arm"])]
         if len(kept) < len(rows):
             atomic_write(path, b"".join(encode(row) for row in kept))
 

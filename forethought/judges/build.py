@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from forethought.models.load import bos_ids, load
 class Shelf:
     """The judges' and teachers' models, each loaded when it is first asked for."""
 
-    def __init__(self, device: Any, dtype: Any, seed: int) -> None:
+    def __init__(self, device: Any, dtype: Any, seed: int, progress: Callable[[str], None] = lambda line: None) -> None:
+        """``progress`` is told what takes long: a download, a conversion."""
+        self.progress = progress
         self.device = device
         self.dtype = dtype
         self.seed = seed
@@ -38,7 +41,7 @@ class Shelf:
     def model(self, config: ModelConfig) -> LocalModel:
         """Return the model of ``config``, ready to score and to write."""
         if config not in self._models:
-            loaded = load(config, device=self.device, dtype=self.dtype, seed=self.seed)
+            loaded = load(config, device=self.device, dtype=self.dtype, seed=self.seed, progress=self.progress)
             policy = Policy(loaded.model)
             self._models[config] = LocalModel(
                 name=Path(loaded.name).name,

@@ -1,7 +1,7 @@
 """From a model's name to its weights and tokenizer: hub names, folders, GGUF files and installed packages."""
 
 from forethought.models.catalogue import ModelError
-from forethought.models.load import LoadedModel, bos_ids, load, load_tokenizer, resolve_device, special_ids
+from forethought.models.load import LoadedModel, bos_ids, load, load_tokenizer, quiet, resolve_device, special_ids
 from forethought.models.resolve import Source, describe, resolve
 from forethought.models.size import parameters
 
@@ -14,6 +14,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "parameters",
+    "quiet",
     "resolve",
     "resolve_device",
     "special_ids",

@@ -83,7 +83,7 @@ def _convert(name: str, files: Sequence[Path], folder: Path, progress: Progress)
 def _write(name: str, files: Sequence[Path], target: Path, progress: Progress) -> None:
     _need_space(target, sum(path.stat().st_size for path in files), name)
     source = files[0] if len(files) == 1 else _join(files, target / "joined.gguf")
-    progress(f"{name}: reading the GGUF header")
+    progress(f"{name}: converting, once, about a minute")
     facts = _header(source, name)
     _need_space(target, facts["weights"] * _BYTES_PER_WEIGHT, name)
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}

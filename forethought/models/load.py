@@ -101,6 +101,16 @@ def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTr
     return _read_tokenizer(config, folder)
 
 
+def quiet() -> None:
+    """Silence transformers' progress bars in this process; what takes long is told through ``progress``."""
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    # The one bar that does not ask the switch.
+    modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
+
+
 def resolve_device(name: str) -> torch.device:
     """Return the device that ``name`` means: ``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:1``.
 

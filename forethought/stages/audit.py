@@ -14,7 +14,7 @@ from forethought.judges.audit import AuditReport, audit
 from forethought.judges.planted import plant
 from forethought.keys import Key
 from forethought.records import Chunk, Measurement, content_id
-from forethought.store import StageFolder
+from forethought.store import StageFolder, StoreError
 
 
 class JudgeFailedError(ValueError):
@@ -64,9 +64,22 @@ def run(
     folder.append("planted", planting.pairs)
     folder.truncate("reports", lambda row: False)
     folder.append("reports", [_row(name, report) for name, report in reports.items()])
-    failures = {name: list(report.failures) for name, report in reports.items() if not report.passed}
+    failed = {name: list(report.failures) for name, report in reports.items() if not report.passed}
     measure(figure for report in reports.values() for figure in report.measurements())
-    folder.finish({"policy": writer.identity}, {"failures": failures, "left_out": planting.left_out})
+    folder.finish({"policy": writer.identity}, {"failures": failed, "left_out": planting.left_out})
+
+
+def failures(folder: StageFolder) -> list[str]:
+    """Return what a finished audit found wrong, one sentence each with the judge's name before it; empty: nothing.
+
+    Raises:
+        StoreError: if the audit is not done.
+    """
+    manifest = folder.manifest()
+    if manifest is None:
+        raise StoreError(f"{folder.path}: no finished audit here. Run `forethought audit-judge CONFIG` first")
+    found: dict[str, list[str]] = manifest["summary"]["failures"]
+    return [f"{name}: {sentence}" for name, sentences in found.items() for sentence in sentences]
 
 
 def demand(folder: StageFolder, config: Config) -> None:
@@ -75,12 +88,10 @@ def demand(folder: StageFolder, config: Config) -> None:
     Raises:
         JudgeFailedError: naming the judge, what it missed, and the ways out.
     """
-    manifest = folder.manifest()
-    failures: dict[str, list[str]] = manifest["summary"]["failures"] if manifest else {}
-    if failures and not config.audit.allow_failing:
-        lines = [f"  {name}: {sentence}" for name, sentences in failures.items() for sentence in sentences]
+    failed = failures(folder)
+    if failed and not config.audit.allow_failing:
         raise JudgeFailedError(
-            "\n".join(["a judge failed its audit and must not train the policy:", *lines])
+            "\n  ".join(["a judge failed its audit and must not train the policy:", *failed])
             + "\nUse a stronger judge (likelihood under a larger model works well), lower the bar in "
             "[audit.min_accuracy], or train with it all the same: --set audit.allow_failing=true"
         )

@@ -128,6 +128,7 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
     final = folder.checkpoints / "final"
     folder.write_config(stage_config(config, material))
     if folder.done:
+        _forget_checkpoints(folder)
         return final
     cfg = config.improve
     shop, identity = open_workshop(config, material)
@@ -144,14 +145,14 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
                 lesson = LESSONS[cfg.objective](shop, pools, step)
             with log.timer("update"):
                 log.count("update", sum(example.group.tokens for example in lesson.examples))
-                row = describe(pools) | shop.learn(lesson, step)
+                row = describe(pools, cfg) | shop.learn(lesson, step)
             if _due(cfg.monitor_every, step + 1, cfg.steps):
                 with log.timer("monitor"):
                     row["suffix_nll"] = suffix_nll(shop)
-            if cfg.checkpoint_every and (step + 1) % cfg.checkpoint_every == 0 and step + 1 < cfg.steps:
-                with log.timer("checkpoint"):
-                    _checkpoint(folder, shop, step + 1)
             log.log(step + 1, {f"improve/{name}": value for name, value in row.items()})
+            if cfg.checkpoint_every and (step + 1) % cfg.checkpoint_every == 0 and step + 1 < cfg.steps:
+                with log.timer("checkpoint"):  # after the row, which a kill in between would lose
+                    _checkpoint(folder, shop, step + 1)
             progress.update(step + 1, **{name: row.get(name) for name in ("selection_rate", "margin", "loss")})
     checkpoint.save(final, shop.trainer, shop.tokenizer, cfg.steps, resumable=False)
     weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}
@@ -227,13 +228,19 @@ LESSONS = {"dpo": learn_preferences, "rf-nll": learn_best, "sft-rewrite": learn_
 """The objectives of `improve.objective`."""
 
 
-def describe(pools: Sequence[Pool]) -> dict[str, float]:
-    """Return the metrics of a step's pools: how they were judged, and what the rollouts look like."""
+def describe(pools: Sequence[Pool], cfg: ImproveConfig) -> dict[str, float]:
+    """Return the metrics of a step's pools: how they were judged, and what the rollouts look like.
+
+    ``rewritten`` is the share of the pools for which the teacher, if there is one, wrote a usable rewrite.
+    """
+    found: dict[str, float] = {}
+    if cfg.rewrite is not None:
+        found["rewritten"] = sum(bool(one.by_origin(Origin.REWRITE)) for one in pools) / len(pools)
     rollouts = [c for one in pools for c in one.by_origin(Origin.ROLLOUT)]
     if not rollouts:
-        return {}
+        return found
     texts = [words(rollout.text) for rollout in rollouts]
-    return metrics(pools) | {
+    return (found | metrics(pools)) | {
         "distinct_2": distinct_n(texts, 2),
         "repetition": sum(map(repetition, texts)) / len(texts),
         "rollout_characters": sum(len(rollout.text) for rollout in rollouts) / len(rollouts),
@@ -251,7 +258,10 @@ def suffix_nll(shop: Workshop) -> float:
 def stage_config(config: Config, material: Material) -> str:
     """Return, as JSON, what this arm's weights depend on: other changes do not make them stale."""
     judged_by = [judge.name for judge in material.judges]
-    parts = {name: getattr(config, name).model_dump(mode="json") for name in ("policy", "improve")}
+    parts = {
+        "policy": config.policy.model_dump(mode="json"),
+        "improve": config.improve.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
+    }
     shared = {"seed": config.seed, "dtype": config.dtype, "chunks": material.identity, "judges": judged_by}
     return json.dumps(parts | shared)
 
@@ -307,7 +317,8 @@ def _checkpoint(folder: StageFolder, shop: Workshop, step: int) -> None:
 
 
 def _synced(shop: Workshop) -> Any:
-    return shop.reference.model if shop.config.sync_reference_every else None
+    moves = shop.config.objective == "dpo" and shop.config.sync_reference_every
+    return shop.reference.model if moves else None
 
 
 def _forget_checkpoints(folder: StageFolder) -> None:

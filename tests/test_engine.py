@@ -90,7 +90,8 @@ def test_choices_are_the_next_tokens_log_probabilities() -> None:
 def test_head_equals_full_softmax_with_gradients(
     monkeypatch: pytest.MonkeyPatch, softcap: float | None, forbidden: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr("forethought.engine.head.LOGITS_BUDGET", 3 * 11)  # three rows at a time
+    monkeypatch.setattr("forethought.engine.head.CPU_LOGITS", 1)
+    monkeypatch.setattr("forethought.engine.head.BLOCK", 3)  # stretches of three tokens
     torch.manual_seed(0)
     hidden = torch.randn(10, 5, requires_grad=True)
     weight = torch.randn(11, 5, requires_grad=True)
@@ -105,9 +106,8 @@ def test_head_equals_full_softmax_with_gradients(
     (expected * coefficients).sum().backward()
     wanted = hidden.grad.clone(), weight.grad.clone()
     hidden.grad = weight.grad = None
-    found = Head(weight=weight, softcap=softcap, forbidden=torch.tensor(forbidden) if forbidden else None).logprobs(
-        hidden, targets
-    )
+    banned = torch.isin(torch.arange(11), torch.tensor(forbidden)) if forbidden else None
+    found = Head(weight=weight, softcap=softcap, forbidden=banned).logprobs(hidden, targets)
     (found * coefficients).sum().backward()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(hidden.grad, wanted[0])

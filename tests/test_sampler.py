@@ -8,8 +8,9 @@ import torch
 from test_engine import ARCHITECTURES, ids
 
 from forethought.engine.branches import Group, Prompt, Sampling
+from forethought.engine.head import Head
 from forethought.engine.policy import Policy
-from forethought.engine.sampler import TorchSampler, draw
+from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.keys import Key
 from forethought.records import StopReason
@@ -84,14 +85,21 @@ def test_forbidden_tokens_are_never_drawn_and_scored_alike() -> None:
     np.testing.assert_allclose(completions[0].logprobs, scored[0], atol=1e-4)
 
 
+def head_with(logits_V: torch.Tensor) -> Head:
+    """A head whose logits, for a hidden state of 1, are ``logits_V``; -inf forbids a token."""
+    forbidden = torch.isinf(logits_V)
+    return Head(weight=logits_V.masked_fill(forbidden, 0.0)[:, None], forbidden=forbidden)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_follow_the_distribution(temperature: float) -> None:
-    """Chi-square on 40,000 draws of a vocabulary that spans three blocks; 99.99% bound by Wilson-Hilferty."""
+def test_draws_follow_the_distribution(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chi-square on 40,000 draws over two stretches and three blocks; 99.99% bound by Wilson-Hilferty."""
+    monkeypatch.setattr("forethought.engine.head.CPU_LOGITS", 40_000 * 1024)
     generator = np.random.default_rng(0)
     logits = torch.from_numpy(generator.normal(0, 1.5, 1300)).float()
     logits[generator.choice(1300, 900, replace=False)] = -torch.inf
     uniforms = torch.from_numpy(generator.random(40_000))
-    chosen, logprobs = draw(logits.expand(40_000, -1), uniforms, temperature)
+    chosen, logprobs = head_with(logits).draw(torch.ones(40_000, 1), uniforms, temperature)
     expected = (logits / temperature).softmax(-1).double().numpy() * 40_000
     counts = np.bincount(chosen.numpy(), minlength=1300)
     assert counts[expected == 0].sum() == 0
@@ -100,11 +108,21 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
     degrees = common.sum() - 1
     assert degrees > 100
     assert chi2 < degrees * (1 - 2 / (9 * degrees) + 3.72 * np.sqrt(2 / (9 * degrees))) ** 3
-    np.testing.assert_allclose(logprobs[:9].exp() * 40_000, expected[chosen[:9]], rtol=1e-4)
+    np.testing.assert_allclose(logprobs.exp() * 40_000, expected[chosen], rtol=1e-4)
 
 
 def test_extreme_uniforms_stay_on_tokens_with_weight() -> None:
-    logits = torch.full((2, 1030), -torch.inf)
-    logits[:, 3], logits[:, 700] = 0.0, 1.0
-    chosen, _ = draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), 1.0)
+    logits = torch.full((1030,), -torch.inf)
+    logits[3], logits[700] = 0.0, 1.0
+    uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    chosen, _ = head_with(logits).draw(torch.ones(2, 1), uniforms, 1.0)
     assert chosen.tolist() == [3, 700]
+
+
+def test_a_stretch_without_any_allowed_token_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forethought.engine.head.CPU_LOGITS", 1)
+    logits = torch.full((1536,), -torch.inf)
+    logits[600] = -3.0
+    chosen, logprobs = head_with(logits).draw(torch.ones(3, 1), torch.tensor([0.0, 0.5, 0.999]).double(), 1.0)
+    assert chosen.tolist() == [600, 600, 600]
+    assert logprobs.tolist() == pytest.approx([0, 0, 0], abs=1e-6)

@@ -1,20 +1,25 @@
-"""Log-probabilities of given tokens without the full logits.
+"""From hidden states to probabilities without the full logits.
 
 The vocabulary projection is the largest matrix of a small model (168 of Gemma-3-270M's 268 million
-weights), and its logits are larger still.  They are computed a few hundred rows at a time and thrown
-away; the backward pass computes them again.
+weights), and its logits are larger still.  They are computed for one stretch of the vocabulary at a time,
+so that they stay in the cache, and thrown away; the backward pass computes them again.  A stretch owns its
+rows of the weight, so its gradient is written once and summed in float32 inside one product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-LOGITS_BUDGET = 2**26
-"""Logits that exist at once: 64 Mi, 256 MiB in float32."""
+CPU_LOGITS, GPU_LOGITS = 2**23, 2**27
+"""Logits that exist at once, by device: 32 MiB in float32, about the last-level cache; 512 MiB."""
+
+BLOCK = 512
+"""Vocabulary entries of one block of the two-level draw; stretches are multiples of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,75 +31,129 @@ class Head:
     softcap: float | None = None
     """``logits = softcap * tanh(logits / softcap)``, as Gemma 2 does."""
     forbidden: Tensor | None = None
-    """Ids whose probability is zero."""
+    """``(V,)`` booleans: tokens whose probability is zero."""
 
-    def logits(self, hidden_AH: Tensor) -> Tensor:
-        """Return float32 logits ``(A, V)``."""
-        logits = (hidden_AH @ self.weight.T).float()
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        if self.forbidden is not None:
-            logits.index_fill_(1, self.forbidden, -torch.inf)
-        return logits
-
-    def choices(self, hidden_AH: Tensor, choice_ids: Tensor) -> Tensor:
-        """Return the log-probabilities ``(A, choices)`` of a few tokens, float32.
-
-        Their logits are computed in float32: in bf16 two letters near 20 differ in steps of an eighth, and tie.
-        """
-        parts = [self._choices(rows, choice_ids) for rows in hidden_AH.split(self.rows_at_once())]
-        return torch.cat(parts)
-
-    def _choices(self, rows: Tensor, choice_ids: Tensor) -> Tensor:
-        exact = rows.float() @ self.weight[choice_ids].float().T
-        if self.softcap is not None:
-            exact = self.softcap * torch.tanh(exact / self.softcap)
-        return exact - self.logits(rows).logsumexp(-1, keepdim=True)
+    def stretches(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield float32 logits ``(A, stretch)`` of one stretch of the vocabulary after the other."""
+        budget = GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS
+        size = max(BLOCK, budget // max(1, len(hidden_AH)) // BLOCK * BLOCK)
+        for start in range(0, len(self.weight), size):
+            stretch = slice(start, min(start + size, len(self.weight)))
+            logits = (hidden_AH @ self.weight[stretch].T).float()
+            if self.softcap is not None:
+                logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
+            if self.forbidden is not None and bool(self.forbidden[stretch].any()):
+                logits.masked_fill_(self.forbidden[stretch], -torch.inf)
+            yield stretch, logits
 
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
         """Return ``log p(target)``, float32 ``(A,)``, with gradients to ``hidden_AH`` and the weight."""
         result: Tensor = _Logprobs.apply(hidden_AH, self.weight, targets_A, self)
         return result
 
-    def rows_at_once(self) -> int:
-        """How many rows of logits fit the budget."""
-        return max(1, LOGITS_BUDGET // self.weight.shape[0])
+    def choices(self, hidden_AH: Tensor, choice_ids: Tensor) -> Tensor:
+        """Return the log-probabilities ``(A, choices)`` of a few tokens, float32.
+
+        Their logits are computed in float32: in bf16 two letters near 20 differ in steps of an eighth, and tie.
+        """
+        exact = hidden_AH.float() @ self.weight[choice_ids].float().T
+        if self.softcap is not None:
+            exact = self.softcap * torch.tanh(exact / self.softcap)
+        normaliser = torch.stack([logits.logsumexp(-1) for _, logits in self.stretches(hidden_AH)]).logsumexp(0)
+        return exact - normaliser[:, None]
+
+    def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the likeliest token of each row and its log-probability, both ``(R,)``."""
+        found = [(*logits.max(-1), logits.logsumexp(-1), at.start) for at, logits in self.stretches(hidden_RH)]
+        values = torch.stack([value for value, _, _, _ in found])
+        ids = torch.stack([index + start for _, index, _, start in found])
+        best, where = values.max(0)
+        normaliser = torch.stack([total for _, _, total, _ in found]).logsumexp(0)
+        return ids.gather(0, where[None])[0], best - normaliser
+
+    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Draw one token per row; return ids and their log-probabilities at ``temperature``, both ``(R,)``.
+
+        Inverse-CDF in two levels: the block of :data:`BLOCK` tokens in which the cumulative probability passes
+        the uniform number (float64), then the token inside it.  Only block sums are accumulated over the whole
+        vocabulary.
+        """
+        weights, sums, peaks = [], [], []
+        for _, logits in self.stretches(hidden_RH):
+            scaled = logits if temperature == 1 else logits.div_(temperature)
+            peak = scaled.amax(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)
+            weight = torch.nn.functional.pad(scaled.sub_(peak).exp_(), (0, -scaled.shape[1] % BLOCK))
+            weights.append(weight)
+            sums.append(weight.view(len(weight), -1, BLOCK).sum(-1))
+            peaks.append(peak)
+        highest = torch.cat(peaks, -1).amax(-1, keepdim=True)
+        shares = [s.double() * (peak - highest).double().exp() for s, peak in zip(sums, peaks, strict=True)]
+        block_sums = torch.cat(shares, -1)
+        cumulative = block_sums.cumsum(-1)
+        point = uniforms_R[:, None] * cumulative[:, -1:]
+        block = torch.searchsorted(cumulative, point, right=True).clamp_max(block_sums.shape[1] - 1)
+        share = block_sums.gather(1, block)
+        inside = _block(weights, block[:, 0])
+        inner = inside.cumsum(-1, dtype=torch.float64)
+        # How far into its block the point is, on the scale of the block's own weights.
+        depth = (point - cumulative.gather(1, block) + share) / share * inner[:, -1:]
+        entry = torch.searchsorted(inner, depth, right=True)
+        # Rounding may point past the last token with weight: take that last token.
+        last = (inside > 0).to(torch.int8).cumsum(-1).argmax(-1, keepdim=True)
+        entry = torch.minimum(entry, last)
+        probability = inside.gather(1, entry).double() / inner[:, -1:] * share / cumulative[:, -1:]
+        return (block * BLOCK + entry)[:, 0], probability[:, 0].log().float()
+
+
+def _block(weights: list[Tensor], block_R: Tensor) -> Tensor:
+    """Return each row's block ``(R, BLOCK)`` out of the stretches' weights."""
+    width = weights[0].shape[1] // BLOCK
+    stretch = (block_R // width).tolist()
+    rows = [
+        weights[s][row, (b - s * width) * BLOCK : (b - s * width + 1) * BLOCK]
+        for row, (s, b) in enumerate(zip(stretch, block_R.tolist(), strict=True))
+    ]
+    return torch.stack(rows)
 
 
 class _Logprobs(torch.autograd.Function):
-    """log softmax(h W^T)[target], row chunk by row chunk; d/dlogits = onehot - softmax."""
+    """log softmax(h W^T)[target], stretch by stretch; d/dlogits = onehot - softmax."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
-        normaliser, chosen = [], []
-        for rows, wanted in zip(hidden.split(head.rows_at_once()), targets.split(head.rows_at_once()), strict=True):
-            logits = head.logits(rows)
-            normaliser.append(logits.logsumexp(-1))
-            chosen.append(logits.gather(1, wanted[:, None])[:, 0])
+        chosen = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
+        totals = []
+        for stretch, logits in head.stretches(hidden):
+            rows, columns = _inside(targets, stretch)
+            chosen[rows] = logits[rows, columns]
+            totals.append(logits.logsumexp(-1))
+        logsumexp = torch.stack(totals).logsumexp(0)
         ctx.head = head
-        logsumexp = torch.cat(normaliser) if normaliser else hidden.new_zeros(0, dtype=torch.float32)
         ctx.save_for_backward(hidden, weight, targets, logsumexp)
-        return (torch.cat(chosen) if chosen else logsumexp) - logsumexp
+        return chosen - logsumexp
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (gradient,) = gradients
         hidden, weight, targets, logsumexp = ctx.saved_tensors
         head: Head = ctx.head
-        hidden_gradient = torch.empty_like(hidden)
-        # Summed in float32: a bf16 sum over chunks would round most of it away.
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(hidden), head.rows_at_once()):
-            rows = slice(start, start + head.rows_at_once())
-            logits = head.logits(hidden[rows])
-            slope = torch.exp(logits - logsumexp[rows, None]).neg_()
-            slope.scatter_add_(1, targets[rows, None], slope.new_ones(len(slope), 1))
-            slope.mul_(gradient[rows, None])
-            if head.softcap is not None:
-                # Forbidden logits are -inf and have no slope; elsewhere d tanh = 1 - tanh^2.
-                slope.mul_(1 - torch.square(logits.clamp_min(-head.softcap) / head.softcap))
+        hidden_gradient = torch.zeros_like(hidden, dtype=torch.float32)
+        weight_gradient = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        for stretch, logits in head.stretches(hidden):
+            bend = None if head.softcap is None else 1 - torch.square(logits.clamp_min(-head.softcap) / head.softcap)
+            slope = logits.sub_(logsumexp[:, None]).exp_().mul_(-gradient[:, None])
+            rows, columns = _inside(targets, stretch)
+            slope[rows, columns] += gradient[rows]
+            if bend is not None:
+                slope.mul_(bend)
             slope = slope.to(hidden.dtype)
-            hidden_gradient[rows] = slope @ weight
+            hidden_gradient += slope @ weight[stretch]
             if weight_gradient is not None:
-                weight_gradient += slope.T @ hidden[rows]
-        return hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight.dtype), None, None
+                torch.mm(slope.T, hidden, out=weight_gradient[stretch])
+        return hidden_gradient.to(hidden.dtype), weight_gradient, None, None
+
+
+def _inside(targets: Tensor, stretch: slice) -> tuple[Tensor, Tensor]:
+    """Return the rows whose target is in ``stretch``, and where in it."""
+    rows = ((targets >= stretch.start) & (targets < stretch.stop)).nonzero()[:, 0]
+    return rows, targets[rows] - stretch.start

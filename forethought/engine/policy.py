@@ -40,7 +40,10 @@ class Policy:
         """Return the projection to the vocabulary."""
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
         weight = self.model.get_output_embeddings().weight
-        forbidden = torch.tensor(list(forbidden_ids), dtype=torch.long, device=self.device) if forbidden_ids else None
+        forbidden = None
+        if forbidden_ids:
+            forbidden = torch.zeros(len(weight), dtype=torch.bool, device=self.device)
+            forbidden[list(forbidden_ids)] = True
         return Head(weight=weight, softcap=softcap, forbidden=forbidden)
 
     def hidden(self, tokens: Tensor, positions: Tensor, branching: Branching) -> Tensor:

@@ -22,9 +22,6 @@ from forethought.engine.policy import Policy
 from forethought.keys import Key
 from forethought.records import Completion, StopReason
 
-BLOCK = 512
-"""Vocabulary entries of one block of the two-level draw."""
-
 
 class TorchSampler:
     """A :class:`~forethought.engine.Sampler` on a model in this process."""
@@ -60,9 +57,12 @@ class TorchSampler:
         logprobs_RT = torch.zeros(rows, sampling.max_tokens)
         lengths = torch.full((rows,), sampling.max_tokens)
         alive = torch.arange(rows)
-        logits = head.logits(hidden_GH).repeat_interleave(k, 0)
+        hidden = hidden_GH.repeat_interleave(k, 0)
         for step in range(sampling.max_tokens):
-            drawn, logprob = draw(logits, uniforms_RT[alive, step], sampling.temperature)
+            if sampling.temperature == 0:
+                drawn, logprob = head.greedy(hidden)
+            else:
+                drawn, logprob = head.draw(hidden, uniforms_RT[alive, step], sampling.temperature)
             tokens_RT[alive, step], logprobs_RT[alive, step] = drawn.cpu(), logprob.cpu()
             stopped = torch.isin(drawn, stop_ids).cpu()
             lengths[alive[stopped]] = step + 1
@@ -71,10 +71,8 @@ class TorchSampler:
                 alive, drawn = alive[kept], drawn[kept.to(drawn.device)]
             if step + 1 == sampling.max_tokens or not len(alive):
                 break
-            positions = state.positions()
-            hidden = self.policy.hidden(drawn[None], positions, state)
+            hidden = self.policy.hidden(drawn[None], state.positions(), state)
             state.length += 1
-            logits = head.logits(hidden)
         flat = [
             _completion(t[:n], lp[:n], sampling.stop_ids)
             for t, lp, n in zip(tokens_RT.tolist(), logprobs_RT.tolist(), lengths.tolist(), strict=True)
@@ -176,39 +174,6 @@ def prefill(policy: Policy, prompts: Sequence[Prompt], branches: int, capacity: 
         for k, v in packed.captured
     ]
     return Decoding(cache, lengths, branches, capacity), hidden[lengths.cumsum(0) - 1]
-
-
-def draw(logits_RV: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Draw one token per row; return ids ``(R,)`` and their log-probabilities ``(R,)``.
-
-    Inverse-CDF in two levels: the block of :data:`BLOCK` entries in which the cumulative probability
-    passes the uniform number, then the entry inside it.  Only the block sums are accumulated over the
-    whole vocabulary.
-    """
-    if temperature == 0:
-        logprobs = logits_RV.log_softmax(-1)
-        best = logits_RV.argmax(-1)
-        return best, logprobs.gather(1, best[:, None])[:, 0]
-    scaled = logits_RV if temperature == 1 else logits_RV / temperature
-    peak = scaled.amax(-1, keepdim=True)
-    weights = torch.exp(scaled - peak)
-    padding = -weights.shape[1] % BLOCK
-    blocks = torch.nn.functional.pad(weights, (0, padding)).view(len(weights), -1, BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64)
-    cumulative = sums.cumsum(-1)
-    total = cumulative[:, -1:]
-    point = uniforms_R[:, None] * total
-    block = torch.searchsorted(cumulative, point, right=True).clamp_max(sums.shape[1] - 1)
-    before = cumulative.gather(1, block) - sums.gather(1, block)
-    inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]]
-    inner = inside.cumsum(-1, dtype=torch.float64)
-    entry = torch.searchsorted(inner, point - before, right=True)
-    # Rounding may point past the last entry with weight: take that last entry.
-    last = (inside > 0).to(torch.int8).cumsum(-1).argmax(-1, keepdim=True)
-    entry = torch.minimum(entry, last)
-    chosen = (block * BLOCK + entry)[:, 0]
-    logprob = scaled.gather(1, chosen[:, None])[:, 0] - peak[:, 0] - total[:, 0].log().float()
-    return chosen, logprob
 
 
 def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:

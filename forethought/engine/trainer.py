@@ -82,7 +82,6 @@ class Trainer:
         for name, parameter in policy.model.named_parameters():
             parameter.requires_grad_(True)
             master = parameter.detach().float().clone()
-            master.grad = torch.zeros_like(master)
             self.masters[name] = master
             parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
         matrices = [master for master in self.masters.values() if master.ndim > 1]
@@ -150,15 +149,16 @@ class Trainer:
 
     def _clear_gradients(self) -> None:
         for master in self.masters.values():
-            if master.grad is not None:
-                master.grad.zero_()
+            master.grad = None
 
 
 def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         assert parameter.grad is not None
-        assert master.grad is not None
-        master.grad += parameter.grad  # in float32, whatever the working copy's dtype
+        if master.grad is None:
+            master.grad = parameter.grad.to(torch.float32, copy=True)
+        else:
+            master.grad += parameter.grad  # in float32, whatever the working copy's dtype
         parameter.grad = None
 
     return hook

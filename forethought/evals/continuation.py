@@ -23,6 +23,9 @@ from forethought.stats import Interval, bootstrap_mean, paired_bootstrap, sign_t
 
 SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
 
+Texts = tuple[Sequence[str], Sequence[str]]
+"""The policy's and the base's text of each chunk."""
+
 MATCHING_RANGE = 4.0
 """The matching temperature is sought between 1 / 4 and 4."""
 MATCHING_STEPS = 8
@@ -187,13 +190,14 @@ def compare(
     examples: list[dict[str, Any]] = [row | _texts(pairs, index) for index, row in enumerate(rows)]
     for condition, pair in pairs.items():
         measurements += _describe(condition, pair, policy, base)
+    documents = [chunk.document_id for chunk in chunks]
     for name in judges:
         judge = judges[name]
-        for condition, pair in pairs.items():
-            progress(f"{name} judges {policy.side.arm} against {base.side.arm}: {condition}")
-            duels = duel(judge, chunks, pair[0].texts, pair[1].texts, settings.seed)
+        progress(f"{name} judges {policy.side.arm} against {base.side.arm}")
+        texts = {condition: (pair[0].texts, pair[1].texts) for condition, pair in pairs.items()}
+        for condition, duels in duel(judge, chunks, texts, settings.seed).items():
             blank = _blank(policy.side, base.side, condition, name)
-            measurements += count(duels, [chunk.document_id for chunk in chunks], blank, settings.seed)
+            measurements += count(duels, documents, blank, settings.seed)
             for row, one in zip(examples, duels, strict=True):
                 row["conditions"][condition]["judges"][name] = {
                     "judge": judge.name,
@@ -223,25 +227,28 @@ def match_temperature(target: float, entropy_at: Callable[[float], float], toler
     return min(gaps, key=lambda temperature: abs(gaps[temperature]))
 
 
-def duel(
-    judge: Judge, chunks: Sequence[Chunk], policy_texts: Sequence[str], base_texts: Sequence[str], seed: int
-) -> list[Duel]:
-    """Have ``judge`` compare two texts per chunk, blind: a keyed coin says which comes first in the contest.
+def duel(judge: Judge, chunks: Sequence[Chunk], texts: Mapping[str, Texts], seed: int) -> dict[str, list[Duel]]:
+    """Have ``judge`` compare two texts per chunk and condition, blind: a keyed coin says which comes first.
 
-    A pairwise judge wins a duel only if both orders agree on it; a pointwise one by the higher score.
-    Texts that are equal tie without being shown, since rounding must not choose between them.
+    ``texts`` holds, per condition, the policy's and the base's text of each chunk.  The contests of a chunk stand
+    together, so that a judge which shares prefixes computes each once.  A pairwise judge wins a duel only if both
+    orders agree on it; a pointwise one by the higher score.  Texts that are equal tie without being shown, since
+    rounding must not choose between them.
     """
     coin = Key(seed=seed, purpose="contest order")
-    shown = [index for index in range(len(chunks)) if policy_texts[index] != base_texts[index]]
-    swapped = {index: bool(coin.uniforms(chunks[index].id, 0, 1)[0] < 0.5) for index in shown}
-    contests = []
-    for index in shown:
-        texts = (policy_texts[index], base_texts[index])
-        candidates = texts[::-1] if swapped[index] else texts
-        contests.append(Contest(prefix=chunks[index].prefix, candidates=candidates, original=chunks[index].suffix))
-    duels = [Duel(points=0.5, reason="the same text")] * len(chunks)
-    for index, verdicts in zip(shown, judge.rank(contests) if contests else [], strict=True):
-        duels[index] = _decide(verdicts, policy=int(swapped[index]))
+    duels = {condition: [Duel(points=0.5, reason="the same text")] * len(chunks) for condition in texts}
+    places: list[tuple[str, int, int]] = []
+    contests: list[Contest] = []
+    for index, chunk in enumerate(chunks):
+        swapped = bool(coin.uniforms(chunk.id, 0, 1)[0] < 0.5)
+        for condition, (policy, base) in texts.items():
+            pair = (policy[index], base[index])
+            if pair[0] != pair[1]:
+                candidates = pair[::-1] if swapped else pair
+                contests.append(Contest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
+                places.append((condition, index, int(swapped)))
+    for (condition, index, place), verdicts in zip(places, judge.rank(contests) if contests else [], strict=True):
+        duels[condition][index] = _decide(verdicts, policy=place)
     return duels
 
 

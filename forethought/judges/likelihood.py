@@ -48,22 +48,23 @@ class LikelihoodJudge(QuestionJudge):
         return pointwise_questions(contest)
 
     def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
-        """Score each candidate; equal texts of a contest are computed once, so that they tie exactly."""
-        texts = [
-            list(dict.fromkeys(contest.candidates[first] for first, _ in asked))
-            for contest, asked in zip(contests, questions, strict=True)
-        ]
-        prefixes = [contest.prefix for contest in contests]
-        found = _scores(self.model, prefixes, texts, self.normalise)
+        """Score each candidate; texts after one prefix are computed together, and equal ones once, so that they tie."""
+        wanted: dict[str, dict[str, None]] = {}
+        for contest, asked in zip(contests, questions, strict=True):
+            texts = wanted.setdefault(contest.prefix, {})
+            texts.update((contest.candidates[first], None) for first, _ in asked)
+        prefixes, rows = list(wanted), [list(texts) for texts in wanted.values()]
+        found = _scores(self.model, prefixes, rows, self.normalise)
         if self.contrast is not None:
-            weaker = _scores(self.contrast.model, prefixes, texts, self.normalise)
+            weaker = _scores(self.contrast.model, prefixes, rows, self.normalise)
             found = [
                 {text: _subtract(row[text], other[text], self.contrast.weight) for text in row}
                 for row, other in zip(found, weaker, strict=True)
             ]
+        scores = dict(zip(prefixes, found, strict=True))
         return [
-            [self._verdict(question, row[contest.candidates[question[0]]]) for question in asked]
-            for contest, asked, row in zip(contests, questions, found, strict=True)
+            [self._verdict(question, scores[contest.prefix][contest.candidates[question[0]]]) for question in asked]
+            for contest, asked in zip(contests, questions, strict=True)
         ]
 
     def _verdict(self, question: Question, score: float | str) -> Verdict:

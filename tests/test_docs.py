@@ -1,0 +1,244 @@
+"""The docs say what is: commands parse, snippets load, links lead somewhere, keys and files exist."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from forethought import config
+from forethought.cli import app
+from forethought.models.catalogue import CATALOGUE, TINY
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PRESENT = [page for page in PAGES if page.name != "log.md" and "results" not in page.parts]
+"""Pages about what is; the log keeps commands and configs of its day."""
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+SPAN = re.compile(r"`([^`\n]+)`")
+
+UsageError = typer.BadParameter.__mro__[1]
+"""Typer's own copy of click's class, which has no public name."""
+
+BASE: dict[str, Any] = {"name": "docs", "policy": {"model": "tiny-llama"}, "judges": {"shorter": {"kind": "shorter"}}}
+"""What a snippet that is no whole config is laid over."""
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    text: str
+
+
+def name_of(value: object) -> str:
+    path = value.page if isinstance(value, Block) else value
+    return str(path.relative_to(ROOT)) if isinstance(path, Path) else str(path)
+
+
+def blocks(language: str) -> list[Block]:
+    return [Block(page, text) for page in PRESENT for kind, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+def commands() -> Iterator[tuple[Path, str]]:
+    for block in blocks("bash"):
+        for line in block.text.splitlines():
+            if line.startswith("forethought "):
+                yield block.page, line.partition("  #")[0].rstrip()
+
+
+COMMANDS = list(commands())
+SNIPPETS = blocks("toml")
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    for key, value in over.items():
+        both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = merged(base[key], value) if both_tables else value
+    return base
+
+
+def built(text: str) -> config.Config:
+    data = tomllib.loads(text)
+    whole = "name" in data and "policy" in data
+    return config.build(data if whole else merged(copy.deepcopy(BASE), data), where="snippet")
+
+
+def named_files(page: Path) -> dict[str, str]:
+    """Return the snippets of ``page`` that begin with a file name (``# my.toml``)."""
+    texts = [block.text for block in SNIPPETS if block.page == page]
+    return {found[1]: text for text in texts if (found := re.match(r"# (\S+\.toml)\n", text))}
+
+
+def parsed(line: str) -> tuple[str, dict[str, Any]]:
+    """Return the command and the parameters of a command line, without running it; raise UsageError if it is wrong."""
+    arguments = shlex.split(line)[1:]
+    group: Any = typer.main.get_command(app)
+    if arguments[0].startswith("-"):
+        return arguments[0], {}
+    command = group.get_command(None, arguments[0])
+    if command is None:
+        raise UsageError(f"no such command: {arguments[0]}")
+    return arguments[0], command.make_context(arguments[0], arguments[1:]).params
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(COMMANDS) > 15
+    assert len(SNIPPETS) > 5
+    assert {"README.md", "configuration.md", "architecture.md", "judges.md", "quickstart.md"} <= {
+        p.name for p in PRESENT
+    }
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=name_of)
+def test_commands_parse_and_their_configs_load(page: Path, line: str, tmp_path: Path) -> None:
+    _, params = parsed(line)
+    if "config" not in params:
+        return
+    path = ROOT / params["config"]
+    own = named_files(page).get(str(params["config"]))
+    if own is not None:
+        path = tmp_path / "own.toml"
+        path.write_text(own)
+    config.load(path, params["set_"] or ())
+
+
+def test_wrong_commands_are_caught() -> None:
+    for line in ("forethought runn x.toml", "forethought run x.toml --dri", "forethought run", "forethought show a b"):
+        with pytest.raises(UsageError):
+            parsed(line)
+
+
+def test_the_smoke_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    lines = [line for _, line in COMMANDS if "configs/smoke.toml" in line]
+    assert lines
+    for line in lines:
+        arguments = shlex.split(line)[1:]
+        done = CliRunner().invoke(app, [*arguments, "--dry-run", "--run", str(tmp_path / "run")])
+        assert done.exit_code == 0, (line, done.output)
+        assert "tiny-llama" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=name_of)
+def test_snippets_are_valid_configs(snippet: Block) -> None:
+    built(snippet.text)
+    for model in re.findall(r'\bmodel = "([^"/]+)"', snippet.text):
+        assert model in CATALOGUE or model in TINY, model
+
+
+def test_wrong_snippets_are_caught() -> None:
+    with pytest.raises(config.ConfigError, match=r"improve\.step: unknown key"):
+        built("[improve]\nstep = 3\n")
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=name_of)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)
+    assert set(named) - targets == set()
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert found.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=name_of)
+def test_source_files_that_are_named_exist(page: Path) -> None:
+    for name in SPAN.findall(page.read_text()):
+        if re.fullmatch(r"[\w/]+\.py", name) and not name.startswith("examples/"):
+            assert (ROOT / name).is_file() or (ROOT / "forethought" / name).is_file(), name
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=name_of)
+def test_config_keys_that_are_named_exist(page: Path, write_docs: Any) -> None:
+    places = dict(write_docs.sections(config.Config, ""))
+    for name in SPAN.findall(page.read_text()):
+        found = re.fullmatch(r"(policy|corpus|chunk|judges|audit|improve|evaluate|log)\.([\w.]+?)(?: = .*)?", name)
+        if found is None or found[2] in ("py", "md", "jsonl", "toml"):
+            continue
+        section, _, key = f"{found[1]}.{found[2]}".rpartition(".")
+        assert section in places, name
+        assert key in places[section].model_fields, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_stand_alone(page: Path) -> None:
+    text = page.read_text()
+    assert "shared/design" not in text
+    assert "../shared" not in text
+    assert "shared/research" not in text
+
+
+def test_every_page_is_linked() -> None:
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve()
+        for page in PAGES
+        for target in LINK.findall(page.read_text())
+    }
+    assert {page for page in PAGES if page.name != "README.md"} <= linked
+
+
+@pytest.fixture(scope="module")
+def write_docs() -> Any:
+    spec = importlib.util.spec_from_file_location("write_docs", ROOT / "scripts" / "write_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_configuration_page_is_up_to_date(write_docs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["write_docs.py", "--check"])
+    assert write_docs.main() == 0, "run python scripts/write_docs.py"
+
+
+def test_an_old_configuration_page_is_noticed(
+    write_docs: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "configuration.md"
+    page.write_text(
+        (ROOT / "docs" / "configuration.md").read_text().replace("| `beta` | number > 0 |", "| `beta` | number |")
+    )
+    monkeypatch.setattr(write_docs, "TARGET", page)
+    monkeypatch.setattr("sys.argv", ["write_docs.py", "--check"])
+    assert write_docs.main() == 1
+    assert "run python scripts/write_docs.py" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["write_docs.py"])
+    assert write_docs.main() == 0
+    assert page.read_text() == (ROOT / "docs" / "configuration.md").read_text()
+
+
+def test_the_page_has_every_key_with_its_help(write_docs: Any) -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for section in {section for _, section in write_docs.sections(config.Config, "")}:
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name} has no docstring"
+            assert f"| `{name}` |" in text
+    assert "| `prefix_tokens` | [integer > 0, integer > 0] | `[32, 128]` |" in text

@@ -132,7 +132,7 @@ def _work(
         opened = Run.create_or_open(place)
         with opened.lock():
             try:
-                action(Lifecycle(config, opened, force=force, say=lambda line: err.print(line, highlight=False)))
+                action(Lifecycle(config, opened, force=force, say=_say))
             finally:
                 write_summary(opened)
         _show(opened)
@@ -161,10 +161,10 @@ def _guard(work: Callable[[], None]) -> None:
     except (ValueError, FloatingPointError) as error:
         if not _is_ours(error):
             raise
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        _say(f"error: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        err.print("\ninterrupted; the same command goes on where it was")
+        _say("\ninterrupted; the same command goes on where it was")
         raise typer.Exit(130) from None
 
 
@@ -172,10 +172,11 @@ def _is_ours(error: Exception) -> bool:
     return type(error).__module__.startswith("forethought.") or isinstance(error, ConfigError | FloatingPointError)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _say(line: str) -> None:
+    """Tell the user; paths stay in one piece, whatever the width of the terminal."""
+    err.print(
+        line, style="bold red" if line.startswith("error:") else None, markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def main() -> None:

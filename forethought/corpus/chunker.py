@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from forethought.config import ChunkConfig
 from forethought.corpus.filters import split_of
+from forethought.corpus.rows import CorpusError
 from forethought.keys import Key
 from forethought.records import Chunk, Document, content_id
 
@@ -31,10 +32,10 @@ def chunks(
             without an allowed cut) and ``inexact_tokens`` (windows whose ids do not decode to their text).
 
     Raises:
-        ValueError: if the tokenizer knows no offsets.
+        CorpusError: if the tokenizer knows no offsets.
     """
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise CorpusError(
             f"{tokenizer.name_or_path}: chunks need a fast tokenizer, which knows the offsets of its tokens; "
             "choose a policy that ships tokenizer.json"
         )

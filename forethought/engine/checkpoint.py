@@ -6,12 +6,15 @@ the weights: the optimiser's moments and the step.  It is written beside its pla
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,7 +37,7 @@ def save(
     Raises:
         forethought.store.StoreError: naming the folder, when the disk is full.
     """
-    with publish(folder) as partial:
+    with publish(folder) as partial, _system_errors():
         save_model(partial, trainer, tokenizer)
         (partial / STATE).parent.mkdir()
         (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
@@ -65,7 +68,10 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
             master.copy_(stored[name])
     trainer.publish()
     with safe_open(folder / MOMENTS, framework="pt") as moments:
+        known = set(moments.keys())  # none before the first step that had something to learn
         for name, master in trainer.masters.items():
+            if f"{name}.step" not in known:
+                continue
             trainer.optimizer.state[master] = {
                 "step": moments.get_tensor(f"{name}.step").to(master.device),
                 "exp_avg": moments.get_tensor(f"{name}.exp_avg").to(master.device),
@@ -74,6 +80,18 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
     if reference is not None and (folder / REFERENCE).exists():
         reference.load_state_dict(load_file(folder / REFERENCE), strict=False)
     return int(state["step"])
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise safetensors' own error about a full disk as the ``OSError`` that it is; its text holds the number."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
 
 
 def _moments(trainer: Trainer) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from forethought.engine import Group
 from forethought.engine.endpoint import ChatOptions, Endpoint, Reply
-from forethought.judges.base import TRANSPORT
+from forethought.judges.base import TRANSPORT, JudgeError
 from forethought.judges.local import LocalModel
 from forethought.judges.writers import Style, Writer, Written
 from forethought.records import content_id
@@ -200,7 +200,7 @@ def choice_ids(model: LocalModel, choices: Sequence[str]) -> list[tuple[int, ...
     distinct = [tuple(sorted(ids - shared)) for ids in found]
     for choice, kept in zip(choices, distinct, strict=True):
         if not kept:
-            raise ValueError(f"{model.name}: no token of its own begins the answer {choice!r}: set verdict = 'written'")
+            raise JudgeError(f"{model.name}: no token of its own begins the answer {choice!r}: set verdict = 'written'")
     return distinct
 
 

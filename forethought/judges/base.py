@@ -14,6 +14,10 @@ TRANSPORT = "transport: "
 """Start of the reason of a verdict that may well succeed when it is asked again; such verdicts are not cached."""
 
 
+class JudgeError(ValueError):
+    """A judge or teacher that cannot do what its config asks; the message says why, and the way out."""
+
+
 class QuestionJudge(ABC):
     """A judge whose verdicts answer questions one by one, so that a cache can ask for the missing ones only."""
 

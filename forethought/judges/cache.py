@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from forethought.judges.base import TRANSPORT, Question, QuestionJudge
+from forethought.judges.base import TRANSPORT, JudgeError, Question, QuestionJudge
 from forethought.records import Contest, Outcome, Verdict, content_id
 
 COLUMNS = "key TEXT PRIMARY KEY, judge TEXT NOT NULL, verdict TEXT NOT NULL"
@@ -23,6 +23,7 @@ class VerdictCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path, timeout=60.0, check_same_thread=False)
         try:
@@ -32,7 +33,7 @@ class VerdictCache:
                 self._database.execute(f"CREATE TABLE IF NOT EXISTS verdicts ({COLUMNS}) WITHOUT ROWID")
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise ValueError(f"{path}: not a usable verdict cache ({error}). Move it away to start a new one") from None
+            raise JudgeError(f"{path}: not a usable verdict cache ({error}). Move it away to start a new one") from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
         """Return the stored verdicts among ``keys``."""
@@ -46,10 +47,16 @@ class VerdictCache:
 
     def put(self, judge: str, rows: Sequence[tuple[str, str]]) -> None:
         """Store ``(key, verdict)`` rows in one transaction; what is there already stays."""
-        with self._lock, self._database:
-            self._database.executemany(
-                "INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", [(key, judge, verdict) for key, verdict in rows]
-            )
+        try:
+            with self._lock, self._database:
+                self._database.executemany(
+                    "INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", [(key, judge, verdict) for key, verdict in rows]
+                )
+        except sqlite3.OperationalError as error:
+            raise JudgeError(
+                f"{self._path}: {len(rows)} verdicts cannot be stored: {error}. If the disk is full, free some space; "
+                "the same command goes on where it was"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

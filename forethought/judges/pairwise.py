@@ -7,7 +7,7 @@ from typing import Literal
 
 from forethought.judges import tournament
 from forethought.judges.askers import Answer, Asked, Asker
-from forethought.judges.base import Question, QuestionJudge
+from forethought.judges.base import JudgeError, Question, QuestionJudge
 from forethought.judges.prompt import Prompt
 from forethought.records import Axis, Contest, Verdict
 
@@ -41,7 +41,7 @@ class PairwiseJudge(QuestionJudge):
         if self.kind == "full" or count <= 2:
             return list(tournament.pairs(count))
         if contest.original not in contest.candidates:
-            raise ValueError(
+            raise JudgeError(
                 "tournament = 'pivot' compares candidates with the original suffix, which is not among them: "
                 "set improve.original = true, or tournament = 'full'"
             )

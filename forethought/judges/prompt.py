@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from forethought.judges.base import JudgeError
+
 FIELD = re.compile(r"\$([a-z]+)")
 SECTION = re.compile(r"^=== (\w+) ===\n", re.MULTILINE)
 
@@ -53,17 +55,17 @@ def load(name: str, fields: tuple[str, ...], mode: str | None = None, path: str 
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"prompt = {path!r}: cannot be read as UTF-8 text: {error}") from None
+            raise JudgeError(f"prompt = {path!r}: cannot be read as UTF-8 text: {error}") from None
     body, *sections = SECTION.split(text)
     endings = dict(zip(sections[::2], sections[1::2], strict=True))
     if mode is not None and endings and mode not in endings:
-        raise ValueError(f"{where}: has no section === {mode} ===, which is needed here")
+        raise JudgeError(f"{where}: has no section === {mode} ===, which is needed here")
     text = body + endings.get(mode or "", "")
     used = set(FIELD.findall(text))
     if used != set(fields):
         missing = ", ".join(f"${field}" for field in sorted(set(fields) - used)) or "none"
         unknown = ", ".join(f"${field}" for field in sorted(used - set(fields))) or "none"
-        raise ValueError(
+        raise JudgeError(
             f"{where}: a prompt for {name} uses ${', $'.join(fields)}; missing: {missing}, unknown: {unknown}"
         )
     return Prompt(text.rstrip("\n"))

@@ -1,0 +1,126 @@
+"""Smoke lifecycles in processes of their own, which may be killed at any call of any function."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from forethought.cli import app
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "smoke.toml"
+
+SMALL = (
+    f"corpus.path={ROOT / 'configs' / 'smoke.jsonl'}",
+    "audit.prefixes=4",
+    "improve.steps=6",
+    "improve.prefixes_per_step=2",
+    "improve.rollouts=2",
+    "improve.checkpoint_every=2",
+    "improve.monitor_every=3",
+    "improve.monitor_chunks=2",
+    "evaluate.prefixes=4",
+    "evaluate.nll_chunks=4",
+)
+"""Overrides of configs/smoke.toml: the whole lifecycle in a second."""
+
+# A clean process that has imported torch and run nothing; every run is forked from it.
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["forethought.lifecycle", "forethought.report.summary", "forethought.cli"])
+
+
+@dataclass(frozen=True)
+class Kill:
+    """``kill -9`` at the ``call``-th call of ``function`` (``module:name`` or ``module:Class.name``)."""
+
+    function: str
+    call: int
+    after: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.function.partition(':')[2]}-{'after' if self.after else 'before'}-{self.call}"
+
+    def plant(self) -> None:
+        """Make this process die there."""
+        module, _, path = self.function.partition(":")
+        *owners, name = path.split(".")
+        owner: Any = importlib.import_module(module)
+        for part in owners:
+            owner = getattr(owner, part)
+        original, calls = getattr(owner, name), 0
+
+        def deadly(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == self.call and not self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*args, **kwargs)
+            if calls == self.call and self.after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, deadly)
+
+
+def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | None = None) -> int:
+    """Run ``forethought run configs/smoke.toml --run FOLDER`` in a process of its own and return its exit code."""
+    process = _server.Process(target=_run, args=(folder, overrides, kill))
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+def _run(folder: Path, overrides: Sequence[str], kill: Kill | None) -> None:
+    torch.set_num_threads(1)
+    if kill is not None:
+        kill.plant()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    app(["run", str(CONFIG), "--run", str(folder), *(f"--set={item}" for item in overrides)])
+
+
+def cli(*arguments: str | Path) -> Result:
+    """Run ``forethought ARGUMENTS`` in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def smoke(command: str, folder: Path, *overrides: str) -> Result:
+    """Run ``forethought COMMAND configs/smoke.toml --run FOLDER`` with the small overrides and ``overrides``."""
+    return cli(command, CONFIG, "--run", folder, *(f"--set={item}" for item in (*SMALL, *overrides)))
+
+
+def rows(folder: Path, log: str) -> list[dict[str, Any]]:
+    """Return the rows of ``log``, a path inside ``folder``, without the times and sizes in which equal runs differ."""
+    found = [json.loads(line) for line in (folder / log).read_text().splitlines()]
+    timed = ("seconds", "tokens_per_second", "peak_memory")
+    return [{key: value for key, value in row.items() if not any(word in key for word in timed)} for row in found]
+
+
+def made(folder: Path) -> dict[str, Any]:
+    """Return everything that a run made and that may not depend on how often it was killed."""
+    found: dict[str, Any] = {
+        log: rows(folder, log) for log in sorted(str(p.relative_to(folder)) for p in folder.glob("*/*/*.jsonl"))
+    }
+    for path in sorted(folder.glob("*/*/manifest.json")):
+        manifest = json.loads(path.read_text())
+        found[str(path.relative_to(folder))] = {key: manifest[key] for key in ("config", "inputs", "summary")}
+    for path in sorted(folder.rglob("*.safetensors")):
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    summary = json.loads((folder / "summary.json").read_text())
+    found["measurements"] = sorted(
+        json.dumps(one, sort_keys=True) for one in summary["measurements"] if one["stage"] != "run"
+    )
+    return found

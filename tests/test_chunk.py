@@ -273,3 +273,23 @@ def test_a_lossy_tokenizer_is_named_as_the_cause(corpus: Path, folder: StageFold
     corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(stage.EmptySplitError, match=r"Places: inexact_tokens \d+\. .*does not give its text back"):
         stage.run(config_of(corpus), folder, lowercasing())
+
+
+def test_spread_takes_every_document_once_before_any_twice() -> None:
+    def one(document: str, start: int) -> Chunk:
+        return Chunk(
+            id=f"{document}{start}",
+            document_id=document,
+            split=Split.HELDOUT,
+            start=start,
+            prefix="a",
+            suffix="b",
+            prefix_ids=(1,),
+            suffix_ids=(2,),
+        )
+
+    chunks = [one("long", start) for start in range(5)] + [one(name, 0) for name in "abc"]
+    found = stage.spread(chunks, KEY)
+    assert {chunk.document_id for chunk in found[:4]} == {"long", "a", "b", "c"}
+    assert sorted(chunk.id for chunk in found) == sorted(chunk.id for chunk in chunks)
+    assert stage.spread(chunks, KEY.at(1)) != found

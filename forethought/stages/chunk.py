@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
@@ -96,6 +96,22 @@ def load_chunks(folder: StageFolder, split: Split) -> list[Chunk]:
     if folder.manifest() is None:
         raise StoreError(f"{folder.path}: no finished chunks here. Run `forethought chunk CONFIG` first")
     return [from_dict(Chunk, row) for row in folder.read(f"chunks.{split}")]
+
+
+def spread(chunks: Sequence[Chunk], key: Key) -> list[Chunk]:
+    """Return ``chunks`` in a keyed order that takes one of every document before a second of any.
+
+    The first n of them are then a fair sample, and independent as long as there are n documents.
+    """
+    by_document: dict[str, list[Chunk]] = {}
+    for chunk in chunks:
+        by_document.setdefault(chunk.document_id, []).append(chunk)
+    rows = []
+    for document, found in by_document.items():
+        place = float(key.uniforms(document, 0, 1)[0])
+        order = key.generator(document, 1).permutation(len(found))
+        rows += [(turn, place, found[index]) for turn, index in enumerate(order)]
+    return [chunk for _, _, chunk in sorted(rows, key=lambda row: row[:2])]
 
 
 def stage_config(config: Config) -> str:

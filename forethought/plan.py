@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def plan(config: Config, place: Path) -> RenderableType:
     """
     device = models.resolve_device(config.device)
     next(sources.documents(config.corpus, Counter()))
-    named = {"policy": config.policy} | {f"judge {name}": m for name, m in _judge_models(config)}
+    named = {"policy": config.policy} | dict(_other_models(config))
     listing = Table("model", "is", "weights", "before the first use", box=None)
     sizes: dict[str, int | None] = {}
     for role, model in named.items():
@@ -67,12 +68,15 @@ def plan(config: Config, place: Path) -> RenderableType:
     )
 
 
-def _judge_models(config: Config) -> list[tuple[str, ModelConfig]]:
-    every = {**config.judges, **config.evaluate.judges}
-    found = [(name, judge.model) for name, judge in every.items() if judge.model is not None]
-    return found + [
-        (f"{name}, contrast", judge.contrast) for name, judge in every.items() if judge.contrast is not None
-    ]
+def _other_models(config: Config) -> Iterator[tuple[str, ModelConfig]]:
+    for name, judge in {**config.judges, **config.evaluate.judges}.items():
+        if judge.model is not None:
+            yield f"judge {name}", judge.model
+        if judge.contrast is not None:
+            yield f"judge {name}, contrast", judge.contrast
+    rewrite = config.improve.rewrite
+    if rewrite is not None and rewrite.model is not None:
+        yield "rewrite teacher", rewrite.model
 
 
 def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:

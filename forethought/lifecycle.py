@@ -25,6 +25,7 @@ from forethought.evals import arm as evaluation
 from forethought.judges import Judge
 from forethought.judges.build import Shelf, build, build_rewriter
 from forethought.judges.rewrite import Rewriter
+from forethought.keys import Key
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve
@@ -76,7 +77,11 @@ class Lifecycle:
         if not folder.done:
             tokenizer = models.load_tokenizer(self.config.policy, self.say)
             with self._measured("chunk", SHARED), Progress("chunk") as progress:
-                chunk.run(self.config, folder, tokenizer, lambda done, total, note: progress(done, total or 0, note))
+                summary = chunk.run(
+                    self.config, folder, tokenizer, lambda done, total, note: progress(done, total or 0, note)
+                )
+            for line in chunk.describe(summary):
+                self.say(line)
         return folder
 
     def audit(self) -> StageFolder:
@@ -141,7 +146,7 @@ class Lifecycle:
         return self.config.model_copy(update={"improve": control})
 
     def _chunks(self, split: Split) -> list[Chunk]:
-        """Return the chunks of a split.
+        """Return the chunks of a split, one of every document before a second of any.
 
         Raises:
             EmptySplitError: if there is none, because the config gives the split no share.
@@ -152,7 +157,7 @@ class Lifecycle:
                 f"{split} has no chunks, and stage 1 needs some: sft_share + rlmt_share + heldout_share must leave "
                 "something for improve, and [chunk] heldout_share must not be 0"
             )
-        return chunks
+        return chunk.spread(chunks, Key(self.config.seed, f"{split} order"))
 
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]

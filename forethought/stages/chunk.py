@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
@@ -126,6 +126,18 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     return content_id(tokenizer.backend_tokenizer.to_str())
 
 
+def describe(summary: dict[str, Any]) -> list[str]:
+    """Return what was read, skipped and made, a line each."""
+    chunks = {
+        split: f"{counts['chunks']} of {counts['documents']} documents" for split, counts in summary["splits"].items()
+    }
+    return [
+        f"documents: {_line(summary['documents'])}",
+        f"places that gave no chunk: {_line(summary['places'])}",
+        f"chunks: {_line(chunks)}",
+    ]
+
+
 def _cut(
     config: Config, tokenizer: PreTrainedTokenizerFast, rows: Counter[str], places: Counter[str]
 ) -> Iterator[tuple[Document, list[Chunk]]]:
@@ -166,5 +178,5 @@ def _check_splits(config: ChunkConfig, summary: dict[str, Any]) -> None:
         )
 
 
-def _line(counts: dict[str, int]) -> str:
+def _line(counts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing to report"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -190,6 +192,9 @@ def _say(line: str) -> None:
 
 def main() -> None:
     """Entry point of the ``forethought`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # no run ends because a terminal cannot show a sparkline
+            stream.reconfigure(errors="replace")
     app(prog_name="forethought")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -108,6 +111,14 @@ def test_show_prints_the_table_of_a_run(done: Path) -> None:
     assert isinstance(expected.file, io.StringIO)
     assert result.stdout.startswith(expected.file.getvalue())
     assert "self-improved" in result.stdout
+
+
+def test_a_terminal_that_cannot_show_it_gets_question_marks(done: Path) -> None:
+    command = [sys.executable, "-m", "forethought.cli", "show", str(done)]
+    shown = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert b"self-improved" in shown.stdout
+    assert b"?" in shown.stdout
 
 
 def test_show_of_a_folder_that_is_not_there(tmp_path: Path) -> None:

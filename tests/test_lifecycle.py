@@ -84,14 +84,15 @@ def test_learning_is_visible_on_held_out_text(tmp_path: Path) -> None:
         for one in Run.open(tmp_path / "run").measurements()
         if one.stage == "evaluate" and "base" in (one.arm, one.against) and "continued" not in (one.arm, one.against)
     }
-    wins = found["self-improved", "win_rate", "sampled"]
-    assert wins.n == 24
-    assert wins.low is not None
-    assert wins.low > 0.55
+    for condition in ("sampled", "greedy", "entropy-matched"):
+        wins = found["self-improved", "win_rate", condition]
+        assert wins.low is not None
+        assert wins.low > 0.6
+    assert found["self-improved", "win_rate", "sampled"].n == 24
     shorter, base = (found[arm, "characters", "sampled"] for arm in ("self-improved", "base"))
     assert shorter.high is not None
     assert base.low is not None
-    assert shorter.high < base.low
+    assert shorter.high < base.low - 0.5
     assert found["self-improved", "suffix_nll_change", ""].value > 0  # what it costs
 
 
@@ -138,7 +139,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(done: Path) -> None
     before = made(done)
     result = smoke("run", done, "improve.beta=0.25", "improve.learning_rate=1e-3")
     assert result.exit_code == 2
-    assert "improve.beta: 0.1 is now 0.25, improve.learning_rate: 0.003 is now 0.001" in result.stderr
+    assert "improve.beta: 0.02 is now 0.25, improve.learning_rate: 0.006 is now 0.001" in result.stderr
     assert "--force" in result.stderr
     assert_same(made(done), before)
 
@@ -161,7 +162,7 @@ def test_force_starts_the_changed_stages_over_and_drops_their_figures(done: Path
     assert {path: path.stat().st_mtime_ns for path in before} == before
     figures = Run.open(done).measurements()
     assert {one.condition for one in figures if one.metric == "win_rate"} == {"greedy"}
-    assert {one.n for one in figures if one.stage == "audit" and one.metric == "accuracy"} == {3}
+    assert max(one.n for one in figures if one.stage == "audit" and one.metric == "accuracy") == 3
 
 
 def test_force_leaves_the_same_as_a_fresh_run(tmp_path: Path) -> None:

@@ -126,6 +126,9 @@ class JudgeConfig(Section):
     finds likelier than this model does, instead of what is easy for both."""
     contrast_weight: Annotated[float, Field(ge=0.0)] = 1.0
     """How much of it is subtracted."""
+    copy_cost: Annotated[float, Field(ge=0.0)] = 4.0
+    """Nats that a likelihood judge charges at least for a token that completes a run of three tokens seen before,
+    because models find loops likelier than any author's text; 0 charges nothing."""
     verdict: Literal["letter", "written"] = "letter"
     """How an LLM answers: log-probabilities of the answer letter, or a written conclusion."""
     prompt: str | None = None
@@ -162,9 +165,10 @@ class AuditConfig(Section):
     """Whether `improve` asks for a passed audit."""
     prefixes: Positive = 32
     """How many held-in chunks are audited."""
-    min_accuracy: dict[Literal["other_document", "shuffled", "corrupted", "rollout"], Share] = {
+    min_accuracy: dict[Literal["other_document", "shuffled", "repeated", "corrupted", "rollout"], Share] = {
         "other_document": 0.8,
         "shuffled": 0.8,
+        "repeated": 0.8,
         "corrupted": 0.55,
         "rollout": 0.6,
     }

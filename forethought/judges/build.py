@@ -77,7 +77,7 @@ def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
         contrast = None
         if config.contrast is not None:
             contrast = Contrast(shelf.model(config.contrast), config.contrast_weight)
-        return LikelihoodJudge(shelf.model(config.model), config.normalise, contrast)
+        return LikelihoodJudge(shelf.model(config.model), config.normalise, contrast, config.copy_cost)
     if config.axis == "quality":
         prompt = load_prompt("quality", pairwise.FIELDS, config.verdict, config.prompt)
         return PairwiseJudge(_asker(config, shelf), prompt, config.tournament)

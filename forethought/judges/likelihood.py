@@ -20,6 +20,9 @@ from forethought.records import Axis, Contest, Verdict
 
 Normalise = Literal["token", "byte", "none"]
 
+COPIED = 3
+"""So many tokens in a row that stood before are a copy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
@@ -36,12 +39,20 @@ class LikelihoodJudge(QuestionJudge):
 
     axis = Axis.LIKELIHOOD
 
-    def __init__(self, model: LocalModel, normalise: Normalise = "token", contrast: Contrast | None = None) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        normalise: Normalise = "token",
+        contrast: Contrast | None = None,
+        copy_cost: float = 0.0,
+    ) -> None:
+        """See :class:`~forethought.config.JudgeConfig`; a contrast model is not charged for copies."""
         against = None if contrast is None else (contrast.model.identity, contrast.weight)
-        super().__init__(f"likelihood-{model.name}", "likelihood", model.identity, normalise, against)
+        super().__init__(f"likelihood-{model.name}", "likelihood", model.identity, normalise, against, copy_cost)
         self.model = model
         self.normalise = normalise
         self.contrast = contrast
+        self.copy_cost = copy_cost
 
     def questions(self, contest: Contest) -> list[Question]:
         """Return one question per candidate."""
@@ -54,7 +65,7 @@ class LikelihoodJudge(QuestionJudge):
             texts = wanted.setdefault(contest.prefix, {})
             texts.update((contest.candidates[first], None) for first, _ in asked)
         prefixes, rows = list(wanted), [list(texts) for texts in wanted.values()]
-        found = _scores(self.model, prefixes, rows, self.normalise)
+        found = _scores(self.model, prefixes, rows, self.normalise, self.copy_cost)
         if self.contrast is not None:
             weaker = _scores(self.contrast.model, prefixes, rows, self.normalise)
             found = [
@@ -73,8 +84,31 @@ class LikelihoodJudge(QuestionJudge):
         return self.scored(question, score)
 
 
+def charge_copies(prefix: Sequence[int], ids: Sequence[int], logprobs: np.ndarray, cost: float) -> np.ndarray:
+    """Return ``logprobs`` with every copied token at most ``-cost``.
+
+    A token is copied if it completes a run of :data:`COPIED` tokens that stands earlier in the prefix or the text.
+    Language models find loops likely, more likely than any author: without the charge, a mean log-probability
+    prefers a sentence that repeats itself to the original nine times out of ten.
+    """
+    text = [*prefix, *ids]
+    seen: set[tuple[int, ...]] = set()
+    charged = logprobs.copy()
+    for end in range(COPIED, len(text) + 1):
+        run = tuple(text[end - COPIED : end])
+        place = end - 1 - len(prefix)
+        if place >= 0 and run in seen:
+            charged[place] = min(charged[place], -cost)
+        seen.add(run)
+    return charged
+
+
 def _scores(
-    model: LocalModel, prefixes: Sequence[str], texts: Sequence[Sequence[str]], normalise: Normalise
+    model: LocalModel,
+    prefixes: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    normalise: Normalise,
+    copy_cost: float = 0.0,
 ) -> list[dict[str, float | str]]:
     """Return, per contest, each text's score, or the reason why it has none.
 
@@ -104,8 +138,10 @@ def _scores(
         if kept:
             groups.append(Group(prefix=head, branches=tuple(ids[text] for text in kept)))
             places.append((row, kept))
-    for (row, kept), logprobs in zip(places, model.scorer.logprobs(groups), strict=True):
-        row.update({text: _normalised(text, values, normalise) for text, values in zip(kept, logprobs, strict=True)})
+    for (row, kept), group, logprobs in zip(places, groups, model.scorer.logprobs(groups), strict=True):
+        for text, ids_, values in zip(kept, group.branches, logprobs, strict=True):
+            paid = charge_copies(group.prefix, ids_, values, copy_cost) if copy_cost else values
+            row[text] = _normalised(text, paid, normalise)
     return results
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from forethought.keys import Key
 from forethought.records import Chunk, Contest
 
-Kind = Literal["other_document", "shuffled", "corrupted", "rollout"]
+Kind = Literal["other_document", "shuffled", "repeated", "corrupted", "rollout"]
 
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 WORD = re.compile(r"\S+")
@@ -68,12 +68,14 @@ def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> 
     makers: dict[Kind, Callable[[int], str | None]] = {
         "other_document": lambda i: _foreign(chunks, i, key),
         "shuffled": lambda i: shuffled(chunks[i].suffix, key.generator(f"shuffled/{chunks[i].id}")),
+        "repeated": lambda i: repeated(chunks[i].suffix),
         "corrupted": lambda i: _corrupted(chunks, i, key),
         "rollout": lambda i: continuations[i],
     }
     reasons: dict[Kind, str] = {
         "other_document": "no other document",
         "shuffled": "no two different words",
+        "repeated": "fewer than eight words",
         "corrupted": "no number or name to swap",
         "rollout": "no rollout",
     }
@@ -115,6 +117,15 @@ def shuffled(text: str, generator: np.random.Generator) -> str | None:
         order = [words[i] for i in generator.permutation(len(words))]
     places = WORD.finditer(text)
     return _replace(text, [Span(*place.span(), word) for place, word in zip(places, order, strict=True)])
+
+
+def repeated(text: str) -> str | None:
+    """Return the first quarter of the words of ``text`` over and over, as many words as it has; ``None`` if too short."""
+    places = list(WORD.finditer(text))
+    if len(places) < 8:
+        return None
+    count = max(4, len(places) // 4)
+    return _replace(text, [Span(*place.span(), places[i % count].group()) for i, place in enumerate(places)])
 
 
 def _corrupted(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 _log = logging.getLogger(__name__)
+
+_MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
+"""Added tokens that mark something, also where a converted tokenizer forgot to call them special; `<h1>` is text."""
 
 _HUB_FILES = ("*.json", "model*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
 _CONTENT_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
@@ -148,8 +152,11 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = Non
     A continuation of raw text never holds one.  With ``vocabulary``, the width of the model's logits, ids past
     its end are left out: Gemma's tokenizer has an image token that its text models lack.
     """
-    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return tuple(sorted(index for index in added | set(tokenizer.all_special_ids) if index < (vocabulary or index + 1)))
+    added = tokenizer.added_tokens_decoder.items()
+    marked = {index for index, token in added if token.special or _MARKER.fullmatch(token.content)}
+    return tuple(
+        sorted(index for index in marked | set(tokenizer.all_special_ids) if index < (vocabulary or index + 1))
+    )
 
 
 def _files(config: ModelConfig, source: Source, progress: Progress) -> tuple[Path, str]:

@@ -127,8 +127,7 @@ class JudgeConfig(Section):
     contrast_weight: Annotated[float, Field(ge=0.0)] = 1.0
     """How much of it is subtracted."""
     copy_cost: Annotated[float, Field(ge=0.0)] = 4.0
-    """Nats that a likelihood judge charges at least for a token that completes a run of three tokens seen before,
-    because models find loops likelier than any author's text; 0 charges nothing."""
+    """Nats a likelihood judge charges at least for completing a run of three tokens seen before; 0: none."""
     verdict: Literal["letter", "written"] = "letter"
     """How an LLM answers: log-probabilities of the answer letter, or a written conclusion."""
     prompt: str | None = None

@@ -7,6 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import pytest
 import torch
 
@@ -30,3 +31,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("FORETHOUGHT_CACHE", str(folder))
     return folder
+
+
+# A loaded machine is no failure: the deadline of an example says nothing about the code.
+hypothesis.settings.register_profile("forethought", deadline=None)
+hypothesis.settings.load_profile("forethought")

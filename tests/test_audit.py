@@ -10,7 +10,7 @@ from forethought.config import AuditConfig
 from forethought.judges import tournament
 from forethought.judges.audit import audit
 from forethought.judges.base import Question, QuestionJudge
-from forethought.judges.planted import Planted, corrupted, plant, shuffled
+from forethought.judges.planted import Planted, corrupted, plant, repeated, shuffled
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
 from forethought.records import Axis, Chunk, Contest, Split, Verdict
@@ -78,6 +78,7 @@ def test_every_kind_is_planted_and_what_is_not_is_counted():
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "other_document": 5,
         "shuffled": 5,
+        "repeated": 5,
         "corrupted": 4,
         "rollout": 4,
     }
@@ -222,5 +223,11 @@ def test_measurements_carry_every_figure_with_its_denominator():
     }
     accuracy = rows["accuracy", "corrupted"]
     assert (accuracy.stage, accuracy.arm, accuracy.value, accuracy.n) == ("audit", judge.name, 1.0, 4)
-    assert rows["first_position", ""].n == 36
+    assert rows["first_position", ""].n == 46
     assert {metric for metric, _ in rows} == {"accuracy", "unscored", "consistency", "first_position", "ties"}
+
+
+def test_a_loop_is_the_first_quarter_of_the_words_over_and_over():
+    assert repeated("One two three, four five six seven eight.") == "One two three, four One two three, four"
+    assert repeated(" a b\n c d e f g h") == " a b\n c d a b c d"
+    assert repeated("only seven words stand in this one") is None

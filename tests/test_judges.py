@@ -20,7 +20,7 @@ from forethought.engine import Group
 from forethought.judges import tournament
 from forethought.judges.base import TRANSPORT, Question, QuestionJudge
 from forethought.judges.cache import CachedJudge, VerdictCache
-from forethought.judges.likelihood import Contrast, LikelihoodJudge
+from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
 from forethought.judges.local import LocalModel
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
@@ -365,3 +365,12 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path):
     path.write_text("not a database, but long enough to be looked at as one" * 40)
     with pytest.raises(ValueError, match=r"v\.sqlite: not a usable verdict cache"):
         VerdictCache(path)
+
+
+def test_copied_tokens_are_charged_and_loops_stop_winning():
+    """A token that completes a run of three seen before, in the prefix or the text, earns at most minus the cost."""
+    logprobs = np.array([-1.0, -1.0, -0.1, -6.0, -0.1], np.float32)
+    charged = charge_copies((7, 8, 9), (7, 8, 9, 7, 1), logprobs, 4.0)
+    assert charged.tolist() == pytest.approx([-1.0, -1.0, -4.0, -6.0, -0.1])
+    assert logprobs[2] == pytest.approx(-0.1)
+    assert charge_copies((1, 2), (3, 4), logprobs[:2], 4.0).tolist() == pytest.approx([-1.0, -1.0])

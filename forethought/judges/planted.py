@@ -120,7 +120,7 @@ def shuffled(text: str, generator: np.random.Generator) -> str | None:
 
 
 def repeated(text: str) -> str | None:
-    """Return the first quarter of the words of ``text`` over and over, as many words as it has; ``None`` if too short."""
+    """Return the first quarter of ``text``'s words over and over, as many words as it has; ``None`` if too short."""
     places = list(WORD.finditer(text))
     if len(places) < 8:
         return None

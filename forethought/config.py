@@ -122,8 +122,7 @@ class JudgeConfig(Section):
     normalise: Literal["token", "byte", "none"] = "token"
     """What a likelihood is divided by: the candidate's tokens, its UTF-8 bytes, or nothing."""
     contrast: ModelConfig | None = None
-    """A weaker model whose log-probability is subtracted (likelihood judge): rewards what the judge
-    finds likelier than this model does, instead of what is easy for both."""
+    """A weaker model whose score is subtracted: rewards what the judge finds likelier than this model does."""
     contrast_weight: Annotated[float, Field(ge=0.0)] = 1.0
     """How much of it is subtracted."""
     copy_cost: Annotated[float, Field(ge=0.0)] = 4.0
@@ -145,11 +144,12 @@ class JudgeConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> JudgeConfig:
-        needs = self.kind != "shorter"
-        if needs and (self.model is None) == (self.endpoint is None):
+        if self.kind != "shorter" and (self.model is None) == (self.endpoint is None):
             raise ValueError(f"a {self.kind} judge needs exactly one of `model` and `endpoint`")
         if self.kind == "likelihood" and self.model is None:
             raise ValueError("a likelihood judge needs `model`: endpoints do not score given text reliably")
+        if self.contrast is not None and self.normalise == "token":
+            raise ValueError("contrast: tokens of two models are not of one size; set normalise = 'byte'")
         if self.kind == "pairwise" and self.axis != "quality":
             raise ValueError(f"axis = {self.axis!r} is judged pointwise: set kind = 'pointwise'")
         if self.kind == "pointwise" and self.axis == "quality":
@@ -179,7 +179,7 @@ class AuditConfig(Section):
 
 
 class RewriteConfig(Section):
-    """A teacher that rewrites the suffix; its rewrite becomes one more candidate (Tan et al., 1.2.1)."""
+    """A teacher whose rewrite of the suffix becomes one more candidate (Tan et al. 2026, section 1.2.1)."""
 
     model: ModelConfig | None = None
     """The teacher's model, run in this process."""

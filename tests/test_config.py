@@ -1,0 +1,84 @@
+"""A config is checked whole, and what is wrong with it is said so that it can be mended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from forethought.config import ConfigError, build, dump, load
+
+MINIMAL = {"name": "x", "policy": {"model": "tiny-llama"}, "judges": {"s": {"kind": "shorter"}}}
+LIKELIHOOD = {"kind": "likelihood", "model": {"model": "tiny-llama"}}
+ENDPOINT = {"base_url": "http://127.0.0.1:1/v1", "model": "m"}
+
+
+def changed(**sections: object) -> dict[str, object]:
+    return {**MINIMAL, **sections}
+
+
+def test_overrides_are_toml_values_or_bare_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text('name = "x"\n[policy]\nmodel = "tiny-llama"\n[judges.s]\nkind = "shorter"\n')
+    config = load(path, ["improve.steps=7", "policy.model=some/name", "chunk.prefix_tokens=[3, 9]", "seed = 4"])
+    assert (config.improve.steps, config.policy.model, config.seed) == (7, "some/name", 4)
+    assert config.chunk.prefix_tokens == (3, 9)
+    assert build(json.loads(dump(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("improve.steps", "write section.key=value"),
+        ("name.first=1", "name is a value, not a section"),
+        ("improve.stepz=3", "improve.stepz: unknown key. Known here: adam_betas"),
+        ("policy.modell=3", "policy.modell: unknown key. Known here: init, model, revision"),
+        ("judges.s.kindd=3", "judges.s.kindd: unknown key. Known here: axis"),
+        ("improve.steps=0", r"improve.steps: Input should be greater than 0 \(got 0\)"),
+        ("name=a b", "name: String should match pattern"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text('name = "x"\n[policy]\nmodel = "tiny-llama"\n[judges.s]\nkind = "shorter"\n')
+    with pytest.raises(ConfigError, match=message):
+        load(path, [override])
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such config file"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not a TOML file"):
+        load(tmp_path / "bad.toml")
+    with pytest.raises(ConfigError, match="not a TOML file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"judges": {}}, "needs a judge"),
+        ({"improve": {"objective": "sft-rewrite"}}, "needs a teacher"),
+        ({"improve": {"rollouts": 1, "original": False}}, "DPO needs two candidates"),
+        ({"improve": {"rewrite": {}}}, "exactly one of `model` and `endpoint`"),
+        ({"judges": {"j": {"kind": "likelihood"}}}, "exactly one of `model` and `endpoint`"),
+        ({"judges": {"j": {**LIKELIHOOD, "endpoint": ENDPOINT}}}, "exactly one of `model` and `endpoint`"),
+        ({"judges": {"j": {"kind": "likelihood", "endpoint": ENDPOINT}}}, "a likelihood judge needs `model`"),
+        ({"judges": {"j": {**LIKELIHOOD, "contrast": {"model": "tiny-qwen3"}}}}, "set normalise = 'byte'"),
+        ({"judges": {"j": {**LIKELIHOOD, "kind": "pairwise", "axis": "safety"}}}, "set kind = 'pointwise'"),
+        ({"judges": {"j": {**LIKELIHOOD, "kind": "pointwise"}}}, "set kind = 'pairwise'"),
+        ({"chunk": {"prefix_tokens": [9, 3]}}, "the shortest comes first"),
+        ({"chunk": {"sft_share": 0.6, "rlmt_share": 0.6}}, "nothing is left for improve"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(sections: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(changed(**sections))
+
+
+def test_candidates_are_counted_by_origin() -> None:
+    config = build(changed(improve={"rollouts": 16, "rewrite": {"endpoint": ENDPOINT}}))
+    assert config.candidates_per_prefix == 18
+    assert build(changed(improve={"rollouts": 3, "original": False})).candidates_per_prefix == 3

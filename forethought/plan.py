@@ -20,7 +20,7 @@ from forethought.corpus import sources
 from forethought.store import Run, StageFolder
 
 EFFICIENCY = 0.35
-"""Share of the measured matrix rate that whole phases reach (seen on two CPU cores, SmolLM2 and Gemma 3 270M)."""
+"""Share of the measured matrix rate that whole phases are taken to reach: a rule of thumb, hence "a factor of two"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

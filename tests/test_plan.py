@@ -32,7 +32,7 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
     shown = planned(tmp_path / "run")
     for line in (
         "policy: tiny-llama tiny 107,200 nothing",
-        "audit up to 32 planted pairs for each judge",
+        "audit up to 40 planted pairs for each judge",
         "sample 480 rollouts of 12 tokens after 120 prefixes",  # 30 steps of 4 prefixes, K = 4
         "judge: shorter 600 verdicts",  # with the original, 5 candidates
         "update 30 steps, up to 6,720 tokens",  # 120 x (32 + 2 x 12)

@@ -183,7 +183,7 @@ def test_a_suffix_may_stop_early() -> None:
     assert any(set(r.token_ids[: r.thought_tokens]) & set(stops) for r in rows)  # a thought is not stopped by them
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
 def test_packed_weights_compute_what_plain_ones_do(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(tiny_model(architecture).bfloat16())
     sampling = Sampling(max_tokens=12)

@@ -193,6 +193,8 @@ def in_process(job: Sequence[str], options: Options, steps: int = 2) -> dict[str
 def compare_memory(ours: Sequence[str], peer: Sequence[str], options: Options) -> dict[str, float]:
     """Return both sides' peaks in bytes: ``*_step`` above what was in use before, ``*_total`` in all."""
     found: dict[str, float] = {}
+    if options.quick:  # a process takes seconds to start, and megabytes would say nothing
+        return found
     for side, job in (("ours", ours), ("peer", peer)):
         memory = in_process(job, options)
         found[f"{side}_step"] = memory["peak"] - memory["before"]

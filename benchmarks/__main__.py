@@ -14,7 +14,7 @@ BENCHMARKS = {
     "judging": ("benchmarks.judging", "run_pairwise"),
     "scoring": ("benchmarks.judging", "run_scoring"),
     "dpo": ("benchmarks.training", "run_dpo"),
-    "rlmt": ("benchmarks.training", "run_rlmt"),
+    "rlmt": ("benchmarks.rlmt", "run"),
     "sft": ("benchmarks.training", "run_sft"),
     "stage": ("benchmarks.stage", "run"),
     "growth": ("benchmarks.growth", "run"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 
 from benchmarks.measure import Options, measure_memory
+
+MODULES = {"dpo": "training", "sft": "training", "rlmt": "rlmt", "flat": "flat"}
 
 
 def main() -> None:
@@ -19,10 +22,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     given = parser.parse_args()
     options = Options(quick=given.quick, device=given.device)
-    from benchmarks import flat, training
-
-    build = flat.alone if given.benchmark == "flat" else training.alone
-    step = build(given.benchmark, given.side, given.model, options)
+    module = importlib.import_module(f"benchmarks.{MODULES[given.benchmark]}")
+    step = module.alone(given.benchmark, given.side, given.model, options)
     print(json.dumps(measure_memory(step, given.steps)))
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.material import SEED, cut, load, prompts
 from benchmarks.measure import ROOT, Options, seconds, spread
@@ -80,9 +79,7 @@ def phases(name: str, point: Point, options: Options) -> dict[str, float]:
     runs = _runs(model, asked, point)
     for run in runs.values():
         run()
-    return {
-        phase: spread([seconds(run) for _ in range(1 if options.quick else 3)])[0] for phase, run in runs.items()
-    }
+    return {phase: spread([seconds(run) for _ in range(1 if options.quick else 3)])[0] for phase, run in runs.items()}
 
 
 def _runs(model: Any, asked: Sequence[Prompt], point: Point) -> dict[str, Callable[[], object]]:
@@ -126,7 +123,7 @@ def plot(found: Sequence[dict[str, Any]]) -> str | None:
     figure, panels = plt.subplots(1, len(found), figsize=(3 * len(found), 2.8), sharey=True, layout="constrained")
     for panel, row in zip(panels, found, strict=True):
         sizes = [point["size"] for point in row["points"]]
-        for phase, slope in row["exponents"].items():
+        for phase in row["exponents"]:
             times = [point["seconds"][phase] for point in row["points"]]
             panel.loglog(sizes, times, marker="o", markersize=3, linewidth=1, label=phase)
         panel.set_xlabel(row["title"])

@@ -49,7 +49,10 @@ class Row:
 
 
 def compared(pairs: Pairs, amount: float | None, limit: float | None) -> dict[str, Any]:
-    """Return the figures of a :class:`Row`: ``amount`` is the work of one run (``None``: seconds), ``limit`` seconds."""
+    """Return the figures of a :class:`Row`.
+
+    ``amount`` is the work of one run (``None``: the figures are seconds), ``limit`` the seconds that it takes at least.
+    """
     ours, peer = spread(pairs.ours)[0], spread(pairs.peer)[0]
     return {
         "ratio": pairs.ratio,
@@ -110,7 +113,9 @@ def latest(rows: Sequence[dict[str, Any]], kind: str, *names: str) -> list[dict[
 def line(row: dict[str, Any]) -> str:
     """Return a comparison as one line for the terminal."""
     head = f"{row['benchmark']:10} {row['model']:28} vs {row['opponent']}"
-    return f"{head}: {_result(row)}{_memory(row, '; memory ')}" + (f"; {_share(row)} of the limit" if row["limit"] else "")
+    return f"{head}: {_result(row)}{_memory(row, '; memory ')}" + (
+        f"; {_share(row)} of the limit" if row["limit"] else ""
+    )
 
 
 def render(rows: Sequence[dict[str, Any]]) -> str:
@@ -137,7 +142,8 @@ over the seconds that it took. Both rates are measured in the same run.
 **Memory** is the peak of a step above what was in use before it, ours / peer, each measured in a process of its own
 (in brackets: the peak of the whole process).
 
-Run them with `make bench`, or some of them with `make bench ARGS="sampling dpo"`; a partial run updates its own rows."""
+Run them with `make bench`, or some of them with `make bench ARGS="sampling dpo"`: a partial run updates its own
+rows."""
 
 
 def _tables(rows: Sequence[dict[str, Any]]) -> str:
@@ -216,7 +222,8 @@ def _flat(row: dict[str, Any]) -> str:
     after = row["after"]
     return (
         f"### Memory over {len(after)} steps\n\n{row['what']}: {after[0] / GIB:.3f} GiB in use after the first step, "
-        f"{after[-1] / GIB:.3f} GiB after the last; the slope of the second half is {row['slope'] / 2**20:+.2f} MiB a step."
+        f"{after[-1] / GIB:.3f} GiB after the last; the slope of the second half is {row['slope'] / 2**20:+.2f} MiB a "
+        "step."
     )
 
 

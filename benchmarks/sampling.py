@@ -18,11 +18,11 @@ from benchmarks.material import SEED, Subject, cut, prompts, subject
 from benchmarks.measure import Options, interleave, require
 from benchmarks.peers import GenerateSampler, RowScorer
 from benchmarks.results import Row, compared
+from forethought.config import ModelConfig
 from forethought.engine import Group, Prompt, Sampling
 from forethought.engine.sampler import TorchSampler
 from forethought.keys import Key
 from forethought.models import resolve
-from forethought.config import ModelConfig
 
 KEY = Key(SEED, "benchmark rollouts")
 
@@ -154,7 +154,9 @@ def own_logprobs(found: Subject, asked: Sequence[Prompt], drawn: Any, sampling: 
     bound = 1e-3 if found.policy.dtype.itemsize == 4 else 0.1
     require(float(apart.mean()) < bound, f"sampled log-probabilities are off by {apart.mean():.4f} nats on average")
     require(abs(float((got - expected).mean())) < bound / 4, f"they are biased by {(got - expected).mean():.4f} nats")
-    return f"log-probabilities of {got.size} drawn tokens against a plain forward: {apart.mean():.4f} nats apart on average"
+    return (
+        f"log-probabilities of {got.size} drawn tokens and a plain forward's: {apart.mean():.4f} nats apart on average"
+    )
 
 
 def same_surprise(found: Subject, asked: Sequence[Prompt], ours: Any, peer: Any, sampling: Sampling) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,11 +85,9 @@ class OurStep:
     @contextlib.contextmanager
     def timer(self, phase: str) -> Iterator[None]:
         """See :meth:`forethought.monitor.Metrics.timer`."""
-        from time import perf_counter
-
-        start = perf_counter()
+        start = time.perf_counter()
         yield
-        self.seconds[phase] += perf_counter() - start
+        self.seconds[phase] += time.perf_counter() - start
 
     def count(self, phase: str, tokens: int) -> None:
         """See :meth:`forethought.monitor.Metrics.count`."""
@@ -157,17 +156,16 @@ class Judges:
 def our_side(config: configs.Config, options: Options) -> tuple[OurStep, Judges]:
     """Return our step and the judges."""
     (judge_config,) = config.judges.values()
-    assert judge_config.model is not None and judge_config.contrast is not None
+    assert judge_config.model is not None
+    assert judge_config.contrast is not None
     strong, weak = (subject(model.model, options) for model in (judge_config.model, judge_config.contrast))
     noted = [Noted(TorchScorer(found.policy)) for found in (strong, weak)]
     rows = [RowScorer(found.plain, 16) for found in (strong, weak)]
+    weight, cost = judge_config.contrast_weight, judge_config.copy_cost
     made = [
-        LikelihoodJudge(
-            local(strong, a), judge_config.normalise, Contrast(local(weak, b), judge_config.contrast_weight),
-            judge_config.copy_cost,
-        )
+        LikelihoodJudge(local(strong, a), judge_config.normalise, Contrast(local(weak, b), weight), cost)
         for a, b in (noted, rows)
-    ]  # fmt: skip
+    ]
     judges = Judges(ours=made[0], peer=made[1], noted=[(strong.plain, noted[0]), (weak.plain, noted[1])])
     material = improve.Material(chunks=(), heldout=(), identity="benchmark", judges=[judges.ours])
     shop, _ = improve.open_workshop(config, material)
@@ -198,7 +196,8 @@ def same_scores(ours: OurStep, peer: Assembled, judges: Judges) -> str:
         best = fastest_rows(model, (4, 9, 18, 36), lambda scorer: seconds(lambda: scorer.logprobs(part)))  # noqa: B023
         judge_side.model.scorer.rows = best.rows  # type: ignore[union-attr]
     a, b = (
-        np.array([v.score for said in judge.rank(contests) for v in said], float) for judge in (judges.ours, judges.peer)
+        np.array([v.score for said in judge.rank(contests) for v in said], float)
+        for judge in (judges.ours, judges.peer)
     )
     apart = float(np.abs(a - b).mean() / a.std())
     require(apart < 0.1, f"the judges' scores are {apart:.2f} standard deviations apart on average")

@@ -1,29 +1,26 @@
-"""Steps of training: DPO, SFT on packed rows, RLMT with its rollouts, against TRL's trainers."""
+"""Steps of training: DPO and SFT on packed rows, against TRL's trainers; what RLMT shares with them."""
 
 from __future__ import annotations
 
 import functools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks import machine, trl_side
-from benchmarks.material import SEED, cut, load, prompts
+from benchmarks.material import cut, load
 from benchmarks.measure import Options, compare_memory, interleave, relative_error, require
 from benchmarks.results import Row, compared
-from benchmarks.trl_side import AUTOCAST, BETA, CHECKPOINTED, FP32, PURE, RATE, VARIANTS, Rollouts, Stepper
+from benchmarks.trl_side import AUTOCAST, BETA, CHECKPOINTED, FP32, PURE, RATE, VARIANTS, Stepper
 from forethought import models
-from forethought.engine import Group, Prompt, Sampling, losses
+from forethought.config import ModelConfig
+from forethought.engine import Group, losses
 from forethought.engine.policy import Policy
-from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
-from forethought.keys import Key
 from forethought.records import Chunk
 
 MODEL = "smollm2-135m-instruct"
@@ -81,7 +78,7 @@ def dpo_size(options: Options) -> DpoSize:
 
 def dpo_chunks(name: str, options: Options, size: DpoSize) -> list[Chunk]:
     """Return the text; TRL ends each suffix with EOS, which makes it whole."""
-    return cut(models.load_tokenizer(_config(name)), options, size.pairs, size.prefix, size.suffix - 1)
+    return cut(models.load_tokenizer(ModelConfig(model=name)), options, size.pairs, size.prefix, size.suffix - 1)
 
 
 def dpo_groups(trainer: Any) -> list[Group]:
@@ -152,12 +149,10 @@ def check_dpo(name: str, options: Options, size: DpoSize) -> str:
 def sft_sequences(name: str, options: Options) -> tuple[list[tuple[int, ...]], int]:
     """Return token sequences of unlike lengths and the width of a packed row; together they fill four rows."""
     width, lengths = (48, (30, 18, 48, 20, 28)) if options.quick else (512, (300, 212, 512, 200, 180, 132, 384, 128))
-    tokenizer = models.load_tokenizer(_config(name))
+    tokenizer = models.load_tokenizer(ModelConfig(model=name))
     chunks = cut(tokenizer, options, len(lengths), max(lengths) - 8, 8)
     bos = models.bos_ids(tokenizer)
-    rows = [
-        (bos + chunk.prefix_ids + chunk.suffix_ids)[:length] for chunk, length in zip(chunks, lengths, strict=True)
-    ]
+    rows = [(bos + chunk.prefix_ids + chunk.suffix_ids)[:length] for chunk, length in zip(chunks, lengths, strict=True)]
     return rows, width
 
 
@@ -178,14 +173,9 @@ def run_sft(options: Options) -> Iterator[Row]:
             peer = trl_side.sft(name, options, variant, sequences, width)
             trainer = our_trainer(load(name, options).model)
             limit = machine.update_limit(trainer.policy.model, groups)
-            stepper, batch = Stepper(peer), list(peer.train_dataset)
-            pairs = interleave(
-                functools.partial(our_sft, trainer, sequences),
-                lambda: stepper.step(peer.data_collator(batch)),  # noqa: B023  # it changes what it is given
-                options,
-            )
-            rows = len(batch)
-            del trainer, peer, stepper
+            rows, peer_step = len(peer.train_dataset), _stepping(peer)
+            pairs = interleave(functools.partial(our_sft, trainer, sequences), peer_step, options)
+            del trainer, peer, peer_step
             yield Row(
                 benchmark="sft",
                 what=f"SFT step: {rows} packed rows of {width}, {tokens} tokens, fp32 master",
@@ -207,136 +197,6 @@ def check_sft(name: str, options: Options, sequences: Sequence[tuple[int, ...]],
     return same(found, expected, f"SFT on {len(sequences)} sequences in {len(peer.train_dataset)} rows")
 
 
-# ---- RLMT -------------------------------------------------------------------------------------------------------
-
-
-def rlmt_size(options: Options) -> Rollouts:
-    """Return the sizes of the issue's table."""
-    if options.quick:
-        return Rollouts(prefixes=2, group=4, prefix=24, thought=4, suffix=6)
-    return Rollouts(prefixes=2, group=16, prefix=256, thought=48, suffix=64)
-
-
-def reward(text: str) -> float:
-    """Return a stand-in reward: 0 or 1, a pure function of the text, a quarter ones."""
-    return float(zlib.crc32(text.encode()) % 4 == 0)
-
-
-@dataclass(slots=True, kw_only=True)
-class OurRlmt:
-    """Our RLMT step: rollouts, rewards, one on-policy update of Dr. GRPO."""
-
-    trainer: Trainer
-    tokenizer: Any
-    asked: Sequence[Prompt]
-    eos: tuple[int, ...]
-    size: Rollouts
-    steps: int = 0
-
-    def step(self) -> dict[str, float]:
-        """Take one step."""
-        self.steps += 1
-        sampler = TorchSampler(self.trainer.policy)
-        sampling = Sampling(max_tokens=self.size.new, forbidden_ids=self.eos)
-        drawn = sampler.sample(self.asked, self.size.group, sampling, Key(SEED, "rlmt").at(self.steps))
-        rewards = [[reward(self.tokenizer.decode(c.token_ids)) for c in rows] for rows in drawn]
-        return self.update([tuple(c.token_ids for c in rows) for rows in drawn], np.array(rewards, np.float32))
-
-    def update(self, branches: Sequence[tuple[tuple[int, ...], ...]], rewards_PG: np.ndarray) -> dict[str, float]:
-        """Update on rollouts: ``-sum_t A log p_t``, A the reward minus its group's mean, over a fixed normaliser."""
-        advantages = rewards_PG - rewards_PG.mean(1, keepdims=True)
-        examples = [
-            Example(
-                group=Group(prefix=prompt.token_ids, branches=rows),
-                weights=tuple(np.full(len(row), a, np.float32) for row, a in zip(rows, given, strict=True)),
-            )
-            for prompt, rows, given in zip(self.asked, branches, advantages, strict=True)
-        ]
-        return self.trainer.step(examples, losses.nll, step=0, normaliser=advantages.size * self.size.new)
-
-
-def our_rlmt(name: str, options: Options, size: Rollouts, adam: Adam | None = None) -> OurRlmt:
-    """Return our side; with ``adam`` in float32, for a check."""
-    loaded = load(name, options, torch.float32 if adam else None)
-    eos = loaded.model.generation_config.eos_token_id
-    asked = prompts(cut(loaded.tokenizer, options, size.prefixes, size.prefix, 8), models.bos_ids(loaded.tokenizer))
-    return OurRlmt(
-        trainer=our_trainer(loaded.model, adam), tokenizer=loaded.tokenizer, asked=asked, eos=(eos,), size=size
-    )
-
-
-def trl_rlmt(name: str, options: Options, variant: trl_side.Variant, size: Rollouts) -> tuple[Any, list[dict[str, str]]]:
-    """Return TRL's trainer and the rows of one of its steps: each prompt G times."""
-    tokenizer = models.load_tokenizer(_config(name))
-    texts = [chunk.prefix for chunk in cut(tokenizer, options, size.prefixes, size.prefix, 8)]
-    peer = trl_side.grpo(name, options, variant, texts, size, reward)
-    return peer, [{"prompt": text} for text in texts for _ in range(size.group)]
-
-
-def run_rlmt(options: Options) -> Iterator[Row]:
-    """Compare an RLMT step: rollout, reward, update."""
-    size = rlmt_size(options)
-    what = (
-        f"RLMT step: G={size.group}, {size.prefixes} prefixes, {size.prefix} + {size.thought} + {size.suffix} tokens, "
-        "rollout and update, fp32 master"
-    )
-    for name in options.models_or(MODEL):
-        checked = check_rlmt(name, options, size)
-        for variant in trl_side.variants(options, AUTOCAST, PURE):
-            peer, rows = trl_rlmt(name, options, variant, size)
-            ours = our_rlmt(name, options, size)
-            stepper = Stepper(peer)
-            pairs = interleave(ours.step, functools.partial(stepper.step, rows), options.at_most(3))
-            limit = rlmt_limit(ours)
-            del ours, peer, stepper
-            yield Row(
-                benchmark="rlmt",
-                what=what,
-                model=name,
-                opponent=f"TRL GRPOTrainer, {variant.name}",
-                target=4.0,
-                memory=compare_memory(("rlmt", "ours", name), ("rlmt", variant.name, name), options),
-                checked=checked,
-                **compared(pairs, None, limit),
-            )
-
-
-def rlmt_limit(ours: OurRlmt) -> float:
-    """Return the seconds that the machine needs at least."""
-    model, size = ours.trainer.policy.model, ours.size
-    length = len(ours.asked[0].token_ids)
-    rows = size.prefixes * size.group
-    groups = [Group(prefix=prompt.token_ids, branches=((0,) * size.new,) * size.group) for prompt in ours.asked]
-    decoding = machine.decoding_limit(model, prompts=size.prefixes, length=length, rows=rows, steps=size.new)
-    return decoding + machine.update_limit(model, groups)
-
-
-def check_rlmt(name: str, options: Options, size: Rollouts) -> str:
-    """Check that the update's loss and gradient on the same rollouts and rewards are TRL's, in float32."""
-    size = replace(size, prefixes=1, group=4)
-    peer, _ = trl_rlmt(name, options, FP32, size)
-    ours = our_rlmt(name, options, size, UNCLIPPED)
-    sampling = Sampling(max_tokens=size.new, forbidden_ids=ours.eos)
-    drawn = TorchSampler(ours.trainer.policy).sample(ours.asked, size.group, sampling, Key(SEED, "check"))
-    branches = [tuple(c.token_ids for c in rows) for rows in drawn]
-    rewards = np.array([[1.0, 0.0, 0.0, 1.0]] * size.prefixes, np.float32)
-    prompt_ids = torch.tensor([ours.asked[0].token_ids] * size.group, device=options.device)
-    completion_ids = torch.tensor(branches[0], device=options.device)
-    expected = trl_side.gradients(
-        peer,
-        {
-            "prompt_ids": prompt_ids,
-            "prompt_mask": torch.ones_like(prompt_ids),
-            "completion_ids": completion_ids,
-            "completion_mask": torch.ones_like(completion_ids),
-            "advantages": torch.from_numpy(rewards - rewards.mean(1, keepdims=True))[0].to(options.device),
-        },
-    )
-    found = our_gradients(ours.trainer, functools.partial(ours.update, branches, rewards))
-    # The value of TRL's loss is -mean A (its ratio is 1), ours -mean A log p: only the gradients mean the same.
-    return same((0.0, found[1]), (0.0, expected[1]), f"policy gradient on {size.group} rollouts")
-
-
 # ---- one side alone ---------------------------------------------------------------------------------------------
 
 
@@ -349,33 +209,22 @@ def alone(benchmark: str, side: str, name: str, options: Options) -> Callable[[]
         groups = _dpo_groups_without_trl(name, chunks)
         trainer, reference = our_trainer(load(name, options).model), Policy(load(name, options).model)
         return functools.partial(our_dpo, trainer, reference, groups)
-    if benchmark == "sft":
-        sequences, width = sft_sequences(name, options)
-        if side != "ours":
-            return _stepping(trl_side.sft(name, options, VARIANTS[side], sequences, width))
-        return functools.partial(our_sft, our_trainer(load(name, options).model), sequences)
-    size = rlmt_size(options)
-    if side == "ours":
-        return our_rlmt(name, options, size).step
-    peer, rows = trl_rlmt(name, options, VARIANTS[side], size)
-    return functools.partial(Stepper(peer).step, rows)
+    sequences, width = sft_sequences(name, options)
+    if side != "ours":
+        return _stepping(trl_side.sft(name, options, VARIANTS[side], sequences, width))
+    return functools.partial(our_sft, our_trainer(load(name, options).model), sequences)
 
 
 def _stepping(trainer: Any) -> Callable[[], object]:
     stepper, rows = Stepper(trainer), list(trainer.train_dataset)
+    # Collated anew at each step, because the SFT trainer changes what it is given.
     return lambda: stepper.step(trainer.data_collator(rows))
 
 
 def _dpo_groups_without_trl(name: str, chunks: Sequence[Chunk]) -> list[Group]:
-    tokenizer = models.load_tokenizer(_config(name))
+    tokenizer = models.load_tokenizer(ModelConfig(model=name))
     bos, eos = models.bos_ids(tokenizer), (tokenizer.eos_token_id,)
     return [
         Group(prefix=bos + chunk.prefix_ids, branches=(chunk.suffix_ids + eos, other.suffix_ids + eos))
         for chunk, other in zip(chunks, [*chunks[1:], chunks[0]], strict=True)
     ]
-
-
-def _config(name: str) -> Any:
-    from forethought.config import ModelConfig
-
-    return ModelConfig(model=name)

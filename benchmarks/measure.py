@@ -94,6 +94,7 @@ def interleave(ours: Callable[[], object], peer: Callable[[], object], options: 
 
     Whatever else the machine does then falls on both sides of a pair alike.
     """
+    tidy()  # trainers hold themselves in cycles: without this, those of the last comparison are still there
     ours(), peer()
     pairs = [(seconds(ours), seconds(peer)) for _ in range(options.repeats)]
     return Pairs(*zip(*pairs, strict=True))
@@ -195,6 +196,7 @@ def compare_memory(ours: Sequence[str], peer: Sequence[str], options: Options) -
     found: dict[str, float] = {}
     if options.quick:  # a process takes seconds to start, and megabytes would say nothing
         return found
+    tidy()
     for side, job in (("ours", ours), ("peer", peer)):
         memory = in_process(job, options)
         found[f"{side}_step"] = memory["peak"] - memory["before"]

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import os
 import shlex
-import sys
 from pathlib import Path
 
 BENCHMARKS = {
@@ -43,6 +42,15 @@ def arguments() -> argparse.Namespace:
     return given
 
 
+def command(given: argparse.Namespace) -> str:
+    """Return the command line to show: without paths, which mean nothing elsewhere."""
+    words = ["python", "-m", "benchmarks", *given.names, *(["--quick"] if given.quick else [])]
+    words += ["--repeats", str(given.repeats)] if given.repeats else []
+    for flag, values in (("--model", given.model), ("--opponent", given.opponent)):
+        words += [word for value in values for word in (flag, Path(value).name)]
+    return shlex.join(words)
+
+
 def main() -> None:
     """Run the benchmarks that were asked for."""
     given = arguments()
@@ -60,8 +68,7 @@ def main() -> None:
         device=str(resolve_device(given.device)),
         vllm_python=given.vllm_python,
     )
-    shown = [word for word in sys.argv[1:] if word not in (given.vllm_python, "--vllm-python")]
-    book = Book(given.out or ROOT / "docs", options, shlex.join(["python", "-m", "benchmarks", *shown]))
+    book = Book(given.out or ROOT / "docs", options, command(given))
     book.write()
     for name in () if given.render else given.names or BENCHMARKS:
         module, function = BENCHMARKS[name]

@@ -36,6 +36,8 @@ class Row:
     """Our median, in ``unit``."""
     peer: float | None = None
     """The peer's median, in ``unit``."""
+    pairs: int = 0
+    """How many."""
     unit: str = "s"
     """Seconds, or so many of something per second."""
     limit: float | None = None
@@ -56,6 +58,7 @@ def compared(pairs: Pairs, amount: float | None, limit: float | None) -> dict[st
     ours, peer = spread(pairs.ours)[0], spread(pairs.peer)[0]
     return {
         "ratio": pairs.ratio,
+        "pairs": len(pairs.ours),
         "ours": amount / ours if amount else ours,
         "peer": amount / peer if amount else peer,
         "limit": limit / ours if limit else None,
@@ -121,9 +124,9 @@ def line(row: dict[str, Any]) -> str:
 def render(rows: Sequence[dict[str, Any]]) -> str:
     """Return the page."""
     parts = [INTRODUCTION]
-    for device, title in (("cpu", "CPU"), ("cuda", "CUDA")):
+    for device, otherwise in (("cpu", "Not run yet."), ("cuda", "Not run: there was no CUDA device.")):
         found = [row for row in rows if row["device"] == device]
-        parts.append(f"## {title}\n\n" + (_tables(found) if found else f"Not run: no {title} device so far."))
+        parts.append(f"## {device.upper()}\n\n" + (_tables(found) if found else otherwise))
     return "\n\n".join(parts) + "\n"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import ROOT, Options
+from benchmarks.measure import ROOT, Options, tidy
 from forethought import models
 from forethought.config import ChunkConfig, CorpusConfig, ModelConfig
 from forethought.corpus.chunker import chunks
@@ -52,6 +52,7 @@ class Subject:
 def load(name: str, options: Options, dtype: torch.dtype | None = None) -> Any:
     """Return a model and its tokenizer (:class:`forethought.models.LoadedModel`)."""
     models.quiet()
+    tidy()  # trainers hold themselves in cycles, and the last one may still be there
     return models.load(ModelConfig(model=name), device=torch.device(options.device), dtype=dtype or options.dtype)
 
 

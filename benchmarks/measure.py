@@ -94,7 +94,7 @@ def interleave(ours: Callable[[], object], peer: Callable[[], object], options: 
 
     Whatever else the machine does then falls on both sides of a pair alike.
     """
-    tidy()  # trainers hold themselves in cycles: without this, those of the last comparison are still there
+    tidy()
     ours(), peer()
     pairs = [(seconds(ours), seconds(peer)) for _ in range(options.repeats)]
     return Pairs(*zip(*pairs, strict=True))

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=2)
     given = parser.parse_args()
-    options = Options(quick=given.quick, device=given.device)
+    options = Options(quick=given.quick, device=given.device, models=(given.model,))
     module = importlib.import_module(f"benchmarks.{MODULES[given.benchmark]}")
     step = module.alone(given.benchmark, given.side, given.model, options)
     print(json.dumps(measure_memory(step, given.steps)))

@@ -130,7 +130,7 @@ def same_logprobs(ours: list[np.ndarray], peer: list[np.ndarray], options: Optio
     """Check that log-probabilities agree to rounding."""
     a, b = np.concatenate(ours), np.concatenate(peer)
     apart = float(np.abs(a - b).mean())
-    require(apart < (1e-3 if options.quick else 0.1), f"log-probabilities are {apart:.4f} nats apart on average")
+    require(apart < (1e-3 if options.tiny else 0.1), f"log-probabilities are {apart:.4f} nats apart on average")
     shift = abs(float(a.mean() - b.mean()))
     require(shift < 0.02, f"mean log-probabilities are {shift:.4f} nats apart")
     return f"log-probabilities of {len(a)} tokens {apart:.1e} nats apart on average, their means {shift:.1e}"

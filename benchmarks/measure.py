@@ -30,7 +30,7 @@ class Options:
     """What a run of the benchmarks was asked for."""
 
     quick: bool = False
-    """Tiny random models and sizes: a test of the benchmarks, no measurement."""
+    """Tiny sizes, and tiny random models unless others are named: a test of the benchmarks, no measurement."""
     repeats: int = 5
     """Timed pairs of each comparison."""
     models: tuple[str, ...] = ()
@@ -43,9 +43,14 @@ class Options:
     """The interpreter that has vLLM."""
 
     @property
+    def tiny(self) -> bool:
+        """Whether the models are tiny and random, and so too rough for bfloat16."""
+        return self.quick and all(name.startswith("tiny-") for name in self.models)
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The compute dtype: tiny random models are too rough for bfloat16."""
-        return torch.float32 if self.quick else torch.bfloat16
+        """The compute dtype."""
+        return torch.float32 if self.tiny else torch.bfloat16
 
     def wants(self, opponent: str) -> bool:
         """Return whether ``opponent`` was asked for."""
@@ -53,7 +58,7 @@ class Options:
 
     def models_or(self, *defaults: str) -> tuple[str, ...]:
         """Return the models to measure."""
-        return ("tiny-llama",) if self.quick else self.models or defaults
+        return self.models or (("tiny-llama",) if self.quick else defaults)
 
     def at_most(self, repeats: int) -> Options:
         """Return the same with fewer timed pairs, for what takes minutes."""

@@ -78,7 +78,7 @@ def opponents(
     """Yield names and samplers, or the reason why one cannot be had."""
     if options.wants("generate"):
         yield "generate", Generate(found.plain, found.eos)
-    if options.wants("vLLM") and not options.quick:
+    if options.wants("vLLM") and not options.tiny:
         python = options.vllm_python or (sys.executable if importlib.util.find_spec("vllm") else None)
         if python is None:
             yield "vLLM", "no vLLM in this environment; name an interpreter that has it with --vllm-python"

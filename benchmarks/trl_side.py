@@ -48,7 +48,7 @@ VARIANTS = {variant.name: variant for variant in (AUTOCAST, CHECKPOINTED, FP32, 
 
 def variants(options: Options, *of: Variant) -> list[Variant]:
     """Return the variants to measure; tiny random models are computed in float32."""
-    return [FP32] if options.quick else [variant for variant in of if options.wants(f"TRL {variant.name}")]
+    return [FP32] if options.tiny else [variant for variant in of if options.wants(f"TRL {variant.name}")]
 
 
 def settings(options: Options, variant: Variant, rows: int) -> dict[str, Any]:

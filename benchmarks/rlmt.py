@@ -20,9 +20,11 @@ from benchmarks.trl_side import AUTOCAST, FP32, PURE, VARIANTS, Rollouts, Steppe
 from forethought import models
 from forethought.config import ModelConfig
 from forethought.engine import Group, Prompt, Sampling, losses
+from forethought.engine.branches import Thinking
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.trainer import Adam, Example, Trainer
 from forethought.keys import Key
+from forethought.records import Rollout
 
 
 def size_of(options: Options) -> Rollouts:
@@ -51,23 +53,30 @@ class OurRlmt:
     def step(self) -> dict[str, float]:
         """Take one step."""
         self.steps += 1
-        sampler = TorchSampler(self.trainer.policy)
-        sampling = Sampling(max_tokens=self.size.new, forbidden_ids=self.eos)
-        drawn = sampler.sample(self.asked, self.size.group, sampling, Key(SEED, "rlmt").at(self.steps))
-        rewards = [[reward(self.tokenizer.decode(c.token_ids)) for c in rows] for rows in drawn]
-        return self.update([tuple(c.token_ids for c in rows) for rows in drawn], np.array(rewards, np.float32))
+        drawn = self.rollouts(Key(SEED, "rlmt").at(self.steps))
+        rewards = [[reward(self.tokenizer.decode(r.token_ids[r.thought_tokens :])) for r in rows] for rows in drawn]
+        return self.update(drawn, np.array(rewards, np.float32))
 
-    def update(self, branches: Sequence[tuple[tuple[int, ...], ...]], rewards_PG: np.ndarray) -> dict[str, float]:
-        """Update on rollouts: ``-sum_t A log p_t``, A the reward minus its group's mean, over a fixed normaliser."""
+    def rollouts(self, key: Key) -> list[list[Rollout]]:
+        """Return thoughts and suffixes; a thought runs to its cap unless it ends with a line."""
+        line = self.tokenizer("\n", add_special_tokens=False)["input_ids"][-1:]
+        thinking = Thinking(max_tokens=self.size.thought, close_ids=tuple(line), closed=lambda ids: ids[-1] == line[0])
+        sampling = Sampling(max_tokens=self.size.suffix, forbidden_ids=self.eos)
+        return TorchSampler(self.trainer.policy).think(self.asked, self.size.group, thinking, sampling, key)
+
+    def update(self, drawn: Sequence[Sequence[Rollout]], rewards_PG: np.ndarray) -> dict[str, float]:
+        """Update on rollouts, Dr. GRPO: rewards minus their group's mean, over a fixed normaliser."""
         advantages = rewards_PG - rewards_PG.mean(1, keepdims=True)
         examples = [
             Example(
-                group=Group(prefix=prompt.token_ids, branches=rows),
-                weights=tuple(np.full(len(row), a, np.float32) for row, a in zip(rows, given, strict=True)),
+                group=Group(prefix=prompt.token_ids, branches=tuple(r.token_ids for r in rows)),
+                weights=tuple(np.array(r.drawn, np.float32) for r in rows),
+                advantages=tuple(map(float, given)),
             )
-            for prompt, rows, given in zip(self.asked, branches, advantages, strict=True)
+            for prompt, rows, given in zip(self.asked, drawn, advantages, strict=True)
         ]
-        return self.trainer.step(examples, losses.nll, step=0, normaliser=advantages.size * self.size.new)
+        normaliser = advantages.size * self.size.new
+        return self.trainer.step(examples, losses.policy_gradient, step=0, normaliser=normaliser)
 
 
 def our_rlmt(name: str, options: Options, size: Rollouts, adam: Adam | None = None) -> OurRlmt:
@@ -133,24 +142,26 @@ def check_rlmt(name: str, options: Options, size: Rollouts) -> str:
     size = replace(size, prefixes=1, group=4)
     peer, _ = trl_rlmt(name, options, FP32, size)
     ours = our_rlmt(name, options, size, UNCLIPPED)
-    sampling = Sampling(max_tokens=size.new, forbidden_ids=ours.eos)
-    drawn = TorchSampler(ours.trainer.policy).sample(ours.asked, size.group, sampling, Key(SEED, "check"))
-    branches = [tuple(c.token_ids for c in rows) for rows in drawn]
+    drawn = ours.rollouts(Key(SEED, "check"))
     rewards = np.array([[1.0, 0.0, 0.0, 1.0]] * size.prefixes, np.float32)
     prompt_ids = torch.tensor([ours.asked[0].token_ids] * size.group, device=options.device)
-    completion_ids = torch.tensor(branches[0], device=options.device)
+    rows = [torch.tensor(rollout.token_ids) for rollout in drawn[0]]
+    completion_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(options.device)
+    lengths = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+    weights = torch.nn.utils.rnn.pad_sequence([torch.tensor(r.drawn) for r in drawn[0]], batch_first=True)
     expected = trl_side.gradients(
         peer,
         {
             "prompt_ids": prompt_ids,
             "prompt_mask": torch.ones_like(prompt_ids),
             "completion_ids": completion_ids,
-            "completion_mask": torch.ones_like(completion_ids),
+            "completion_mask": lengths.long().to(options.device),
+            "tool_mask": weights.long().to(options.device),
             "advantages": torch.from_numpy(rewards - rewards.mean(1, keepdims=True))[0].to(options.device),
         },
     )
-    found = our_gradients(ours.trainer, functools.partial(ours.update, branches, rewards))
-    # The value of TRL's loss is -mean A (its ratio is 1), ours -mean A log p: only the gradients mean the same.
+    found = our_gradients(ours.trainer, functools.partial(ours.update, drawn, rewards))
+    # On policy every ratio is 1 and the losses are near 0, whatever the rows are: compare the gradients.
     return same((0.0, found[1]), (0.0, expected[1]), f"policy gradient on {size.group} rollouts")
 
 

@@ -23,9 +23,10 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals import arm as evaluation
 from forethought.judges import Judge
-from forethought.judges.build import Shelf, build, build_rewriter
+from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
+from forethought.language.shelf import Shelf
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve

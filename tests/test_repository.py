@@ -23,6 +23,7 @@ LAYERS = [
     {"corpus", "engine", "monitor"},
     {"testing"},
     {"models"},
+    {"language"},
     {"judges", "thoughts"},
     {"stages", "evals"},
     {"lifecycle"},

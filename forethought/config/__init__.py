@@ -7,7 +7,16 @@ from forethought.config.base import ConfigError, Positive, Section, Share
 from forethought.config.judging import AuditConfig, JudgeConfig, RewriteConfig
 from forethought.config.reading import Config, build, dump, load
 from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, ModelConfig
-from forethought.config.stages import EvaluateConfig, ImproveConfig, LogConfig
+from forethought.config.stages import (
+    EvaluateConfig,
+    ImproveConfig,
+    InterleaveConfig,
+    LogConfig,
+    SFTConfig,
+    TeacherConfig,
+    ThoughtEvaluateConfig,
+    TrainingConfig,
+)
 
 __all__ = [
     "AuditConfig",
@@ -18,13 +27,18 @@ __all__ = [
     "EndpointConfig",
     "EvaluateConfig",
     "ImproveConfig",
+    "InterleaveConfig",
     "JudgeConfig",
     "LogConfig",
     "ModelConfig",
     "Positive",
     "RewriteConfig",
+    "SFTConfig",
     "Section",
     "Share",
+    "TeacherConfig",
+    "ThoughtEvaluateConfig",
+    "TrainingConfig",
     "build",
     "dump",
     "load",

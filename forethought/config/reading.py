@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig
 from forethought.config.sources import ChunkConfig, CorpusConfig, ModelConfig
-from forethought.config.stages import EvaluateConfig, ImproveConfig, LogConfig
+from forethought.config.stages import EvaluateConfig, ImproveConfig, InterleaveConfig, LogConfig, SFTConfig
 
 
 class Config(Section):
@@ -39,6 +39,10 @@ class Config(Section):
     """The judges' entrance examination."""
     improve: ImproveConfig = ImproveConfig()
     """Stage 1."""
+    interleave: InterleaveConfig | None = None
+    """Stage 2: thoughts in the text.  Without this table there is none."""
+    sft: SFTConfig | None = None
+    """Stage 2: training on them.  Without this table there is none."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Held-out evaluation."""
     log: LogConfig = LogConfig()
@@ -53,6 +57,10 @@ class Config(Section):
             raise ValueError("improve.objective = 'sft-rewrite' needs a teacher: add [improve.rewrite]")
         if self.improve.objective == "dpo" and self.candidates_per_prefix < 2:
             raise ValueError("improve: DPO needs two candidates: raise rollouts, or keep the original suffix")
+        if self.sft is not None and self.interleave is None:
+            raise ValueError("[sft] trains on thoughts: add [interleave] and [interleave.teacher]")
+        if self.interleave is not None and not self.chunk.sft_share:
+            raise ValueError("[interleave] needs text of its own: chunk.sft_share must not be 0")
         return self
 
     @property

@@ -37,10 +37,10 @@ KILLS = [
     Kill("forethought.engine.policy:Policy.hidden", 60),
     Kill("forethought.engine.checkpoint:save_file", 2),  # the weights are written, the moments are not
     Kill("forethought.files:restore", 2, after=True),  # a checkpoint is whole, but has not its name
-    Kill("forethought.stages.improve:shutil.rmtree", 1),  # the older checkpoint is still there
-    Kill("forethought.stages.improve:_checkpoint", 2, after=True),
+    Kill("forethought.training:shutil.rmtree", 1),  # the older checkpoint is still there
+    Kill("forethought.training:save", 2, after=True),
     Kill("forethought.store:StageFolder.finish", 3),  # final weights, but no manifest
-    Kill("forethought.stages.improve:_forget_checkpoints", 1),  # a manifest, and checkpoints that nobody needs
+    Kill("forethought.training:forget", 1),  # a manifest, and checkpoints that nobody needs
     Kill("forethought.evals.arm:compare", 2),
     Kill("forethought.store:StageFolder.finish", 6),
 ]
@@ -64,7 +64,7 @@ def test_a_killed_run_with_a_moving_reference_ends_as_if_it_had_not_been(tmp_pat
     moving = (*SMALL, "dtype=bfloat16", "improve.sync_reference_every=3", "improve.control=false")
     assert lifecycle(tmp_path / "whole", moving) == 0
     # After step 4: the reference is that of step 3.
-    assert lifecycle(tmp_path / "run", moving, Kill("forethought.stages.improve:_checkpoint", 2, after=True)) == -9
+    assert lifecycle(tmp_path / "run", moving, Kill("forethought.training:save", 2, after=True)) == -9
     assert lifecycle(tmp_path / "run", moving) == 0
     assert_same(made(tmp_path / "run"), made(tmp_path / "whole"))
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"files", "text"},
     {"config", "store"},
     {"corpus", "engine", "monitor"},
-    {"testing"},
+    {"testing", "training"},
     {"models"},
     {"language"},
     {"judges", "thoughts"},

@@ -61,7 +61,7 @@ class Passage:
 _BOILERPLATE = re.compile(
     r"^(?:sure|certainly|of course|absolutely|okay|great|here(?:'s|’s| is| are)|i(?:'m|’m| am) (?:sorry|unable|an? )|"
     r"i (?:can(?:'t|’t|not)|won(?:'t|’t)) |as an? (?:ai|assistant|language)|(?:the )?(?:reader's )?thought\s*\d*\s*:|"
-    r"(?:the|this) (?:text|passage|reader|author) (?:has been|says|describes|discusses|continues)|note:)"
+    r"the reader\b|(?:the|this) (?:text|passage|author) (?:says|describes|discusses|continues|introduces)|note:)"
     r"|\b(?:as an ai|language model|let me know|i hope this|(?:ignore|disregard) (?:all|any|the|previous|your))\b|```",
     re.IGNORECASE,
 )

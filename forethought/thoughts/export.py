@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
 
 FILES = {Split.SFT: "sft.parquet", Split.HELDOUT: "heldout.parquet", Split.RLMT: "rlmt.parquet"}
 """One file per split."""
+CONFIGS = {"thoughts": ((Split.SFT, "train"), (Split.HELDOUT, "test")), "places": ((Split.RLMT, "train"),)}
+"""What ``datasets.load_dataset`` calls them: configuration, then split."""
 
 
 def parquet(rows: Sequence[ThoughtRow], tags: Tags) -> bytes:
@@ -45,10 +47,7 @@ def parquet(rows: Sequence[ThoughtRow], tags: Tags) -> bytes:
 def card(name: str, teacher: str, tags: Tags, found: Mapping[Split, tuple[dict[str, Interval], Ledger]]) -> str:
     """Return the dataset card, as the Hugging Face hub reads it."""
     lines = ["---", "configs:"]
-    for config, files in (
-        ("thoughts", ((Split.SFT, "train"), (Split.HELDOUT, "test"))),
-        ("places", ((Split.RLMT, "train"),)),
-    ):
+    for config, files in CONFIGS.items():
         present = [(split, part) for split, part in files if split in found]
         if present:
             lines += [f"  - config_name: {config}", "    data_files:"]
@@ -73,12 +72,9 @@ def card(name: str, teacher: str, tags: Tags, found: Mapping[Split, tuple[dict[s
         lines.append(f"| {metric.replace('_', ' ')} | {' | '.join(cells)} | {ARTICLE.get(metric, '')} |")
     lines += ["", "What was not kept:", ""]
     for split, (_, ledger) in found.items():
-        lines.append(
-            f"- {split.value}: {ledger.offered} thoughts offered, {ledger.accepted} accepted{_counts(ledger.rejected)}"
-        )
-        lines.append(
-            f"  {ledger.chunks} chunks tried{_counts(ledger.dropped)}; {ledger.lost} accepted thoughts in them"
-        )
+        kept = f"{ledger.offered} thoughts offered, {ledger.accepted} accepted"
+        tried = f"{ledger.chunks} chunks tried{_counts(ledger.dropped)}, {ledger.lost} accepted thoughts in them"
+        lines.append(f"- {split.value}: {kept}{_counts(ledger.rejected)}; {tried}")
     return "\n".join([*lines, "", "The licence is that of the text, and of what the teacher may write."]) + "\n"
 
 
@@ -103,9 +99,8 @@ def _cell(metric: str, figure: Interval | None) -> str:
     if metric == "rows":
         return f"{figure.value:.0f} of {figure.n} chunks"
     share = metric not in ("places_per_row", "words_per_thought")
-    value, low, high = (
-        f"{100 * one:.1f}%" if share else f"{one:.2f}" for one in (figure.value, figure.low, figure.high)
-    )
+    ends = (figure.value, figure.low, figure.high)
+    value, low, high = (f"{100 * one:.1f}%" if share else f"{one:.2f}" for one in ends)
     return f"{value} [{low}, {high}] of {figure.n}"
 
 

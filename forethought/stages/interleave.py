@@ -119,6 +119,16 @@ def load_rows(folder: StageFolder, split: Split) -> list[ThoughtRow]:
     return [from_dict(ThoughtRow, one) for one in folder.read(f"rows.{split}")]
 
 
+def describe(folder: StageFolder) -> list[str]:
+    """Return, per split, what became of the chunks and of the thoughts, a line each."""
+    manifest = folder.manifest() or {"summary": {"ledgers": {}}}
+    return [
+        f"{split}: {counts['chunks']} chunks, not used {counts['dropped']}; thoughts: {counts['accepted']} of "
+        f"{counts['offered']} kept, rejected {counts['rejected']}"
+        for split, counts in manifest["summary"]["ledgers"].items()
+    ]
+
+
 def stage_config(config: Config, material: Material) -> str:
     """Return, as JSON, what the rows depend on."""
     cfg = _section(config)

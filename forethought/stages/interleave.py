@@ -17,7 +17,7 @@ from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, co
 from forethought.stats import Interval
 from forethought.store import StageFolder, StoreError, atomic_write
 from forethought.thoughts import build
-from forethought.thoughts.dataset import Ledger, augment, finished, measurements, row, statistics, usable
+from forethought.thoughts.dataset import FEW_PLACES, Ledger, augment, finished, measurements, row, statistics, usable
 from forethought.thoughts.export import FILES, card, parquet
 from forethought.thoughts.places import by_surprise, candidates, spaced
 from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher
@@ -154,7 +154,7 @@ def _places_only(cfg: InterleaveConfig, teacher: Teacher, drafts: Sequence[Draft
         if places:
             rows.append(row(draft.chunk, places))
         else:
-            ledger.dropped["too few places"] += 1
+            ledger.dropped[FEW_PLACES] += 1
     return rows
 
 

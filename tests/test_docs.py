@@ -185,7 +185,7 @@ def test_config_keys_that_are_named_exist(page: Path, write_docs: Any) -> None:
         found = re.fullmatch(
             r"(policy|corpus|chunk|judges|audit|improve|interleave|sft|evaluate|log)\.([\w.]+?)(?: = .*)?", name
         )
-        if found is None or found[2] in ("py", "md", "jsonl", "toml"):
+        if found is None or found[2] in ("py", "md", "jsonl", "toml", "parquet"):
             continue
         section, _, key = f"{found[1]}.{found[2]}".rpartition(".")
         assert section in places, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,18 @@ def test_without_its_table_a_command_says_what_to_add(command: str, tmp_path: Pa
     assert result.exit_code == 2
     assert "no [interleave] table in the config" in result.stderr or "no [sft] table" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_teacher_of_whom_nothing_can_be_kept_ends_with_the_reasons(tmp_path: Path) -> None:
+    teacher = 'interleave.teacher={model={model="tiny-llama"}, max_tokens=12, retries=0}'
+    result = smoke("interleave", tmp_path / "run", teacher)
+    assert result.exit_code == 2
+    found = re.search(r"no row of sft is left: (\{.*\})\. Take a stronger teacher", result.stderr)
+    assert found is not None, result.output
+    counts = json.loads(found[1])
+    assert counts["offered"] == sum(counts["rejected"].values()) > 0
+    assert counts["dropped"]["too few thoughts"] > 0
+    assert not (tmp_path / "run" / "shared" / "interleave" / "manifest.json").exists()
 
 
 def test_tags_as_tokens_survive_export(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from forethought.config import ModelConfig
 from forethought.keys import Key
 from forethought.language.base import TRANSPORT
 from forethought.language.cache import Cache, CachedWriter
 from forethought.language.writers import Style, Written
+from forethought.models import load_tokenizer
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict, to_dict
 from forethought.testing import UniformScorer, byte_tokenizer
 from forethought.thoughts import checks
@@ -413,6 +416,23 @@ def test_a_rows_text_tokens_are_the_chunks_own(one: ThoughtRow) -> None:
     assert by_kind.get("thought", b"").decode() == "".join(one.thoughts)
     assert bytes(found.ids).decode() == render(spans(one), THINK)
     assert plain(one, source).ids == tuple(text.encode())
+
+
+@pytest.mark.model
+def test_with_a_real_tokenizer_the_ids_decode_to_the_rendered_text() -> None:
+    tokenizer = load_tokenizer(ModelConfig(model="smollm2-135m-instruct"))
+    text = "Über the fjord, they said: “It’s 3 °C.” Then snow fell — naïve 雪 — and no one spoke. The end came late."
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    source = dataclasses.replace(
+        chunk(text, 40), prefix_ids=tuple(ids[:9]), suffix_ids=tuple(ids[9:]), prefix=tokenizer.decode(ids[:9])
+    )
+    source = dataclasses.replace(source, suffix=text[len(source.prefix) :])
+    places = candidates(source, tokenizer, gap=10)
+    assert len(places) >= 4
+    one = row(source, places, ["So cold?"] * len(places))
+    found = codec(tokenizer, THINK).tokens(one, source)
+    assert tokenizer.decode(found.ids) == render(spans(one), THINK)
+    assert [i for i, kind in zip(found.ids, found.kinds, strict=True) if kind == "text"] == ids
 
 
 def test_every_reason_has_a_check() -> None:

@@ -47,7 +47,10 @@ Force = Annotated[
 def run(
     config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
 ) -> None:
-    """Run the whole lifecycle: chunk, audit, improve, evaluate.  Interrupted, the same command goes on."""
+    """Run the whole lifecycle; interrupted, the same command goes on.
+
+    Chunk, audit, improve, evaluate, and with [interleave] and [sft] in the config interleave and sft.
+    """
     _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.everything())
 
 
@@ -76,11 +79,27 @@ def improve(
 
 
 @app.command()
+def interleave(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Have a teacher put thoughts beside the text of the SFT split, whose bytes stay as they are (stage 2)."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.interleave())
+
+
+@app.command()
+def sft(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Train both lineages on the text with its thoughts (stage 2), with the stages that they need."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.sft())
+
+
+@app.command()
 def evaluate(
     config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
 ) -> None:
-    """Compare the improved policy with the base on held-out documents, with the stages that this needs."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.evaluate())
+    """Compare trained policies with the base on held-out documents, with the stages that this needs."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.evaluate_all())
 
 
 @app.command()

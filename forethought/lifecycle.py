@@ -4,10 +4,13 @@
 
     shared/chunk -> shared/audit -> self-improved/improve -> self-improved/evaluate
                                 \\-> continued/improve     -> continued/evaluate
+    shared/chunk -> shared/interleave -> base-think/sft, base-raw/sft ------------------\\
+    self-improved/improve -----------\\-> self-improved-think/sft, self-improved-raw/sft -> shared/evaluate-sft
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,16 +25,23 @@ from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals import arm as evaluation
+from forethought.evals import interface
 from forethought.judges import Judge
-from forethought.judges.build import Shelf, build, build_rewriter
+from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
+from forethought.language.shelf import Shelf
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
-from forethought.stages import audit, chunk, improve
+from forethought.stages import audit, chunk, improve, interleave, sft
 from forethought.store import SHARED, ConfigChangedError, Run, StageFolder
+from forethought.thoughts.build import build_teacher
+from forethought.thoughts.format import Tags
 
 BASE, IMPROVED, CONTINUED = "base", "self-improved", "continued"
+THINK, RAW = "think", "raw"
+LINEAGES = (BASE, IMPROVED)
+"""The two starts of stage 2: without stage 1, and after it."""
 
 
 class Lifecycle:
@@ -70,6 +80,11 @@ class Lifecycle:
             self.improve(name)
         for name in arms:
             self.evaluate(name)
+        if self.config.sft is not None:
+            self.sft()
+            self.evaluate_sft()
+        elif self.config.interleave is not None:
+            self.interleave()
 
     def chunk(self) -> StageFolder:
         """Cut the corpus."""
@@ -126,9 +141,7 @@ class Lifecycle:
         """Compare one arm with the base on held-out documents."""
         checkpoint = self.improve(arm)
         trained = self.run.stage(arm, "improve").identity
-        judges = {f"{name} (training)": judge for name, judge in self.judges.items()}
-        judges |= {name: self._judge(name) for name in self.config.evaluate.judges}
-        chunks = self._chunks(Split.HELDOUT)
+        judges, chunks = self._comparing(), self._chunks(Split.HELDOUT)
         wanted = evaluation.stage_config(self.config, trained, judges, chunks)
         folder = self._folder(arm, "evaluate", wanted)
         if not folder.done:
@@ -138,6 +151,107 @@ class Lifecycle:
                 self.run.measure(found)
                 evaluation.finish(folder, (policy, self.base), found)
         return folder
+
+    def interleave(self) -> StageFolder:
+        """Have the teacher supply thoughts for the `sft` split and held-out chunks, and places for `rlmt`."""
+        cfg = self.config.interleave
+        if cfg is None:
+            raise interleave.NoThoughtsError("no [interleave] table in the config: add it, with [interleave.teacher]")
+        wanted = {Split.SFT: cfg.rows, Split.HELDOUT: cfg.heldout_rows, Split.RLMT: cfg.rlmt_rows}
+        shares = {Split.RLMT: self.config.chunk.rlmt_share}
+        material = interleave.Material(
+            chunks={split: self._chunks(split)[:n] for split, n in wanted.items() if shares.get(split, 1.0)},
+            identity=self.chunk().identity,
+            teacher=build_teacher(cfg, self.shelf, self.run.path / "replies.sqlite"),
+            scorer=self.base.scorer,
+            policy=self.base.identity,
+            tokenizer=self.base.tokenizer,
+            bos=self.base.bos,
+        )
+        folder = self._folder(SHARED, "interleave", interleave.stage_config(self.config, material))
+        if not folder.done:
+            with self._measured("interleave", SHARED), Progress("interleave") as progress:
+                interleave.run(self.config, folder, material, self.run.measure, progress)
+            for line in interleave.describe(folder):
+                self.say(line)
+        return folder
+
+    def sft(self) -> None:
+        """Train both lineages on the same rows, and their raw controls."""
+        for lineage, kind in self._sft_arms():
+            self.sft_arm(lineage, kind)
+
+    def sft_arm(self, lineage: str, kind: str = THINK) -> Path:
+        """Train one arm of stage 2 and return its checkpoint."""
+        rows, start, identity = self.interleave(), self.config.policy, self.base.identity
+        if lineage != BASE:
+            start = ModelConfig(model=str(self.improve(lineage)))
+            identity = self.run.stage(lineage, "improve").identity
+        assert self.config.interleave is not None
+        material = sft.Material(
+            rows=interleave.load_rows(rows, Split.SFT),
+            heldout=interleave.load_rows(rows, Split.HELDOUT),
+            chunks={one.id: one for split in (Split.SFT, Split.HELDOUT) for one in self._chunks(split)},
+            start=start,
+            identity=identity,
+            data=rows.identity,
+            tags=Tags(*self.config.interleave.tags),
+            thoughts=kind == THINK,
+        )
+        arm = f"{lineage}-{kind}"
+        folder = self._folder(arm, "sft", sft.stage_config(self.config, material))
+        with nullcontext() if folder.done else self._measured("sft", arm):
+            return sft.run(self.config, folder, material)
+
+    def evaluate_sft(self) -> StageFolder:
+        """Examine all arms of stage 2 and their starts on held-out rows, and compare the two thinking ones."""
+        rows = interleave.load_rows(self.interleave(), Split.HELDOUT)
+        material = interface.Material(rows=rows, chunks=self._chunks(Split.HELDOUT), judges=self._comparing())
+        entries = self._entries()
+        folder = self._folder(SHARED, "evaluate-sft", interface.stage_config(self.config, entries, material))
+        if not folder.done:
+            with self._measured("evaluate-sft", SHARED), Progress("evaluate-sft") as progress:
+                found = interface.run(self.config, folder, entries, material, progress)
+                self.run.measure(found)
+                folder.finish({entry.name: entry.identity for entry in entries}, {"figures": len(found)})
+        return folder
+
+    def evaluate_all(self) -> None:
+        """Evaluate what stage 1 made, and stage 2 if there is one."""
+        self.evaluate()
+        if self.config.sft is not None:
+            self.evaluate_sft()
+
+    def _sft_arms(self) -> list[tuple[str, str]]:
+        kinds = (THINK, RAW) if self.config.sft is not None and self.config.sft.control else (THINK,)
+        return [(lineage, kind) for lineage in LINEAGES for kind in kinds]
+
+    def _entries(self) -> list[interface.Entry]:
+        checkpoint, trained = self.improve(), self.run.stage(IMPROVED, "improve").identity
+        improved = functools.partial(self._arm, IMPROVED, ModelConfig(model=str(checkpoint)), trained)
+        entries = [
+            interface.Entry(name=BASE, identity=self.base.identity, open=lambda: self.base),
+            interface.Entry(name=IMPROVED, identity=trained, open=improved, against=(BASE,)),
+        ]
+        arms = self._sft_arms()
+        for lineage, kind in sorted(arms, key=lambda arm: arm[1]):  # raw before think, which is compared with it
+            name, place = f"{lineage}-{kind}", self.sft_arm(lineage, kind)
+            identity = self.run.stage(name, "sft").identity
+            raw = (f"{lineage}-{RAW}",) if kind == THINK and (lineage, RAW) in arms else ()
+            entries.append(
+                interface.Entry(
+                    name=name,
+                    identity=identity,
+                    open=functools.partial(self._arm, name, ModelConfig(model=str(place)), identity),
+                    against=(lineage, *raw),
+                    thinks=kind == THINK,
+                )
+            )
+        return entries
+
+    def _comparing(self) -> dict[str, Judge]:
+        judges = {f"{name} (training)": judge for name, judge in self.judges.items()}
+        return judges | {name: self._judge(name) for name in self.config.evaluate.judges}
 
     def _arm_config(self, arm: str) -> Config:
         if arm != CONTINUED:
@@ -154,7 +268,7 @@ class Lifecycle:
         chunks = chunk.load_chunks(self.chunk(), split)
         if not chunks:
             raise chunk.EmptySplitError(
-                f"{split} has no chunks, and stage 1 needs some: sft_share + rlmt_share + heldout_share must leave "
+                f"{split} has no chunks, and they are needed: sft_share + rlmt_share + heldout_share must leave "
                 "something for improve, and [chunk] heldout_share must not be 0"
             )
         return chunk.spread(chunks, Key(self.config.seed, f"{split} order"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import itertools
 import json
 import types
 import typing
@@ -69,6 +70,14 @@ class Axis(enum.StrEnum):
     SAFETY = "safety"
     FACTUALITY = "factuality"
     LENGTH = "length"
+
+
+class SpanKind(enum.StrEnum):
+    """What a piece of an augmented text is: the author's words, a tag, or a teacher's or policy's thought."""
+
+    TEXT = "text"
+    TAG = "tag"
+    THOUGHT = "thought"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +227,47 @@ class Preference:
     """Score of the chosen one."""
     rejected_score: float
     """Score of the rejected one; strictly lower."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a thought stands in an untouched text: between two tokens, at the end of a sentence or a clause."""
+
+    position: int
+    """Characters of the text before it."""
+    token: int
+    """Tokens of the text before it, under the policy's tokenizer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThoughtRow:
+    """A chunk's text with thoughts beside it.  The text is whole and untouched: its spans are slices of it.
+
+    Example: ``ThoughtRow(..., text="It is big. It sings.", places=(Place(position=10, token=4),),
+    thoughts=("How does it breathe?",))``
+    """
+
+    id: str
+    """Content hash of chunk id, places and thoughts."""
+    chunk_id: str
+    """The chunk that it augments."""
+    document_id: str
+    """The document of that chunk."""
+    split: Split
+    """The split of that document."""
+    text: str
+    """The raw chunk: prefix and suffix."""
+    places: tuple[Place, ...]
+    """Where the thoughts stand, in the order of the text."""
+    thoughts: tuple[str, ...]
+    """One thought for each place; none at all where the policy is to write them (RL mid-training)."""
+
+    def __post_init__(self) -> None:
+        positions = [0, *(place.position for place in self.places), len(self.text)]
+        if any(a >= b for a, b in itertools.pairwise(positions)) and self.places:
+            raise ValueError(f"places must ascend inside of the text, got {positions[1:-1]} in {len(self.text)}")
+        if self.thoughts and len(self.thoughts) != len(self.places):
+            raise ValueError(f"{len(self.thoughts)} thoughts for {len(self.places)} places: each place has one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

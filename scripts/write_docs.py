@@ -24,7 +24,7 @@ TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEADER = """\
 # Configuration
 
-<!-- Written by scripts/write_docs.py from forethought/config.py. Do not edit: change the docstrings there. -->
+<!-- Written by scripts/write_docs.py from forethought/config/. Do not edit: change the docstrings there. -->
 
 A run is one TOML file. Every key is below, with its type, its default and what it does. A key that is not below is an
 error, which names the keys that exist. `--set section.key=value` overrides a key from the command line; it may be

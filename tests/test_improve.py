@@ -21,9 +21,9 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
-from forethought.judges.local import LocalModel
 from forethought.judges.pool import metrics
 from forethought.judges.shorter import ShorterJudge
+from forethought.language.local import LocalModel
 from forethought.monitor import Metrics
 from forethought.records import Axis, Chunk, Contest, Origin, Split, Verdict
 from forethought.stages import chunk as chunk_stage

@@ -11,10 +11,11 @@ from forethought.config import AuditConfig, EndpointConfig, JudgeConfig, ModelCo
 from forethought.engine.endpoint import EndpointError
 from forethought.judges import tournament
 from forethought.judges.audit import audit
-from forethought.judges.build import Shelf, build, build_rewriter
+from forethought.judges.build import build, build_rewriter
 from forethought.judges.cache import CachedJudge
 from forethought.judges.planted import plant
 from forethought.keys import Key
+from forethought.language.shelf import Shelf
 from forethought.models import ModelError
 from forethought.records import Chunk, Contest, Outcome, Split, content_id
 from forethought.testing import byte_tokenizer

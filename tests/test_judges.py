@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from forethought.engine import Group
 from forethought.judges import tournament
-from forethought.judges.base import TRANSPORT, Question, QuestionJudge
+from forethought.judges.base import Question, QuestionJudge
 from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
-from forethought.judges.local import LocalModel
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
+from forethought.language.base import TRANSPORT
+from forethought.language.local import LocalModel
 from forethought.records import Axis, Candidate, Contest, Origin, Outcome, Verdict
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 

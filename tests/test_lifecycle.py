@@ -1,4 +1,4 @@
-"""The whole of stage 1 on the smoke config: what it makes, what it refuses, and that no kill -9 changes a bit of it."""
+"""The whole lifecycle on the smoke config: what it makes, what it refuses, and that no kill -9 changes a bit of it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,17 @@ KILLS = [
     Kill("forethought.engine.policy:Policy.hidden", 60),
     Kill("forethought.engine.checkpoint:save_file", 2),  # the weights are written, the moments are not
     Kill("forethought.files:restore", 2, after=True),  # a checkpoint is whole, but has not its name
-    Kill("forethought.stages.improve:shutil.rmtree", 1),  # the older checkpoint is still there
-    Kill("forethought.stages.improve:_checkpoint", 2, after=True),
+    Kill("forethought.training:shutil.rmtree", 1),  # the older checkpoint is still there
+    Kill("forethought.training:save", 2, after=True),
     Kill("forethought.store:StageFolder.finish", 3),  # final weights, but no manifest
-    Kill("forethought.stages.improve:_forget_checkpoints", 1),  # a manifest, and checkpoints that nobody needs
+    Kill("forethought.training:forget", 1),  # a manifest, and checkpoints that nobody needs
     Kill("forethought.evals.arm:compare", 2),
     Kill("forethought.store:StageFolder.finish", 6),
+    Kill("forethought.stages.interleave:make_rows", 2),  # one split has its rows
+    Kill("forethought.stages.sft:learn", 4),  # a checkpoint, and a step after it
+    Kill("forethought.training:save", 5, after=True),  # the first of SFT: stage 1 has four
+    Kill("forethought.training:finish", 5),  # an arm of SFT is trained, but not written
+    Kill("forethought.evals.interface:examine", 3),
 ]
 
 
@@ -64,7 +69,7 @@ def test_a_killed_run_with_a_moving_reference_ends_as_if_it_had_not_been(tmp_pat
     moving = (*SMALL, "dtype=bfloat16", "improve.sync_reference_every=3", "improve.control=false")
     assert lifecycle(tmp_path / "whole", moving) == 0
     # After step 4: the reference is that of step 3.
-    assert lifecycle(tmp_path / "run", moving, Kill("forethought.stages.improve:_checkpoint", 2, after=True)) == -9
+    assert lifecycle(tmp_path / "run", moving, Kill("forethought.training:save", 2, after=True)) == -9
     assert lifecycle(tmp_path / "run", moving) == 0
     assert_same(made(tmp_path / "run"), made(tmp_path / "whole"))
 
@@ -161,7 +166,8 @@ def test_force_starts_the_changed_stages_over_and_drops_their_figures(done: Path
     assert "starting over" in forced.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     figures = Run.open(done).measurements()
-    assert {one.condition for one in figures if one.metric == "win_rate"} == {"greedy"}
+    evaluated = [one for one in figures if one.stage == "evaluate"]
+    assert {one.condition for one in evaluated if one.metric == "win_rate"} == {"greedy"}
     assert max(one.n for one in figures if one.stage == "audit" and one.metric == "accuracy") == 3
 
 
@@ -205,7 +211,7 @@ def test_two_processes_do_not_share_a_run(done: Path) -> None:
         ("corpus.path=nowhere.jsonl", "nowhere.jsonl"),
         ("corpus.text_column=body", "body"),
         ("chunk.heldout_share=0.0", "heldout has no chunks"),
-        ("chunk.heldout_share=1.0", "improve has no chunks"),
+        ("chunk.heldout_share=0.75", "improve has no chunks"),
         ("chunk.prefix_tokens=[4000, 5000]", "no chunk for"),
         ("device=cuda:7", "device = 'cuda:7'"),
         ("judges.picky={kind='pairwise', prompt='nowhere.txt', model={model='tiny-llama'}}", "prompt = 'nowhere.txt'"),

@@ -23,13 +23,13 @@ from forethought.judges.askers import (
     choice_ids,
     conclusion,
 )
-from forethought.judges.base import TRANSPORT
-from forethought.judges.local import LocalModel
 from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
-from forethought.judges.prompt import Prompt, load
-from forethought.judges.writers import EndpointWriter, LocalWriter, Style, Written
 from forethought.keys import Key
+from forethought.language.base import TRANSPORT
+from forethought.language.local import LocalModel
+from forethought.language.prompt import Prompt, load
+from forethought.language.writers import EndpointWriter, LocalWriter, Style, Written
 from forethought.records import Contest, Outcome
 from forethought.testing import BOS_ID, EOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from forethought.judges import rewrite
-from forethought.judges.base import TRANSPORT
-from forethought.judges.prompt import load
 from forethought.judges.rewrite import Rewriter, last_words, strip_join
-from forethought.judges.writers import Style, Written
+from forethought.language.base import TRANSPORT
+from forethought.language.prompt import load
+from forethought.language.writers import Style, Written
 from forethought.records import Chunk, Split
 from forethought.testing import byte_tokenizer
 

@@ -106,7 +106,7 @@ def stage_config(config: Config, trained: str, judges: Mapping[str, Judge], chun
             "policy": trained,
             "judges": {name: judge.name for name, judge in judges.items()},
             "chunks": _name(chunks),
-            "evaluate": config.evaluate.model_dump(mode="json", exclude={"judges"}),
+            "evaluate": config.evaluate.model_dump(mode="json", exclude={"judges", "thoughts"}),
         }
     )
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from forethought.engine import Group
 from forethought.engine.endpoint import ChatOptions, Endpoint, Reply
-from forethought.judges.base import TRANSPORT, JudgeError
-from forethought.judges.local import LocalModel
-from forethought.judges.writers import Style, Writer, Written
+from forethought.judges.base import JudgeError
+from forethought.language.base import TRANSPORT
+from forethought.language.local import LocalModel
+from forethought.language.writers import Style, Writer, Written
 from forethought.records import content_id
 
 TOP_LOGPROBS = 20

@@ -5,17 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from forethought.language.base import LanguageError
 from forethought.records import Axis, Contest, Outcome, Verdict, content_id
 
 Question = tuple[int, int | None]
 """A candidate's index (pointwise), or the indices of an ordered pair: first shown, second shown."""
 
-TRANSPORT = "transport: "
-"""Start of the reason of a verdict that may well succeed when it is asked again; such verdicts are not cached."""
 
-
-class JudgeError(ValueError):
-    """A judge or teacher that cannot do what its config asks; the message says why, and the way out."""
+class JudgeError(LanguageError):
+    """A judge that cannot do what its config asks; the message says why, and the way out."""
 
 
 class QuestionJudge(ABC):

@@ -1,58 +1,25 @@
-"""From configs to judges.  Models are loaded once, however many judges and contrasts use them."""
+"""From configs to judges."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from forethought.config import JudgeConfig, ModelConfig, RewriteConfig
+from forethought.config import JudgeConfig, RewriteConfig
 from forethought.engine.endpoint import Endpoint
-from forethought.engine.policy import Policy
-from forethought.engine.sampler import TorchSampler
-from forethought.engine.scorer import TorchScorer
 from forethought.judges import Judge, pairwise, rewrite
 from forethought.judges.askers import Asker, EndpointLetterAsker, LocalLetterAsker, WrittenAsker
 from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge
-from forethought.judges.local import LocalModel
 from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
-from forethought.judges.prompt import load as load_prompt
 from forethought.judges.rewrite import Rewriter
 from forethought.judges.shorter import ShorterJudge
-from forethought.judges.writers import EndpointWriter, LocalWriter, Style, Writer
 from forethought.keys import Key
-from forethought.models.load import bos_ids, load
-
-
-class Shelf:
-    """The judges' and teachers' models, each loaded when it is first asked for."""
-
-    def __init__(self, device: Any, dtype: Any, seed: int, progress: Callable[[str], None] = lambda line: None) -> None:
-        """``progress`` is told what takes long: a download, a conversion."""
-        self.progress = progress
-        self.device = device
-        self.dtype = dtype
-        self.seed = seed
-        self._models: dict[ModelConfig, LocalModel] = {}
-
-    def model(self, config: ModelConfig) -> LocalModel:
-        """Return the model of ``config``, ready to score and to write."""
-        if config not in self._models:
-            loaded = load(config, device=self.device, dtype=self.dtype, seed=self.seed, progress=self.progress)
-            policy = Policy(loaded.model)
-            self._models[config] = LocalModel(
-                name=Path(loaded.name).name,
-                identity=loaded.identity,
-                tokenizer=loaded.tokenizer,
-                scorer=TorchScorer(policy),
-                sampler=TorchSampler(policy),
-                bos=tuple(bos_ids(loaded.tokenizer)),
-                context=loaded.model.config.get_text_config().max_position_embeddings,
-            )
-        return self._models[config]
+from forethought.language.prompt import load as load_prompt
+from forethought.language.shelf import Shelf, needed, writer
+from forethought.language.writers import Style
 
 
 def build(config: JudgeConfig, shelf: Shelf, cache: Path | None = None) -> Judge:
@@ -65,9 +32,9 @@ def build(config: JudgeConfig, shelf: Shelf, cache: Path | None = None) -> Judge
 
 def build_rewriter(config: RewriteConfig, shelf: Shelf, tokenizer: Any) -> Rewriter:
     """Return the rewrite teacher of ``config``; ``tokenizer`` is the policy's, which measures length."""
-    writer = _writer(config, shelf, Key(seed=shelf.seed, purpose="rewrite"))
+    teacher = writer(config, shelf, Key(seed=shelf.seed, purpose="rewrite"))
     prompt = load_prompt("rewrite", rewrite.FIELDS, "joined" if config.join_words else "plain", config.prompt)
-    return Rewriter(writer, prompt, tokenizer, config.temperature, config.join_words)
+    return Rewriter(teacher, prompt, tokenizer, config.temperature, config.join_words)
 
 
 def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
@@ -88,19 +55,7 @@ def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
 def _asker(config: JudgeConfig, shelf: Shelf) -> Asker:
     if config.verdict == "written":
         style = Style(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
-        return WrittenAsker(_writer(config, shelf, Key(seed=shelf.seed, purpose="verdicts")), style, config.repeats)
+        return WrittenAsker(writer(config, shelf, Key(seed=shelf.seed, purpose="verdicts")), style, config.repeats)
     if config.endpoint is not None:
         return EndpointLetterAsker(Endpoint(config.endpoint))
-    return LocalLetterAsker(shelf.model(_needed(config)))
-
-
-def _writer(config: JudgeConfig | RewriteConfig, shelf: Shelf, key: Key) -> Writer:
-    if config.endpoint is not None:
-        return EndpointWriter(Endpoint(config.endpoint), key)
-    return LocalWriter(shelf.model(_needed(config)), key)
-
-
-def _needed(config: JudgeConfig | RewriteConfig) -> ModelConfig:
-    if config.model is None:
-        raise ValueError("a judge or teacher needs exactly one of `model` and `endpoint`")
-    return config.model
+    return LocalLetterAsker(shelf.model(needed(config)))

@@ -3,65 +3,18 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 
-from forethought.judges.base import TRANSPORT, JudgeError, Question, QuestionJudge
+from forethought.judges.base import Question, QuestionJudge
+from forethought.language.base import TRANSPORT
+from forethought.language.cache import Cache
 from forethought.records import Contest, Outcome, Verdict, content_id
 
-COLUMNS = "key TEXT PRIMARY KEY, judge TEXT NOT NULL, verdict TEXT NOT NULL"
 
+class VerdictCache(Cache):
+    """An SQLite file of verdicts."""
 
-class VerdictCache:
-    """An SQLite file of verdicts.
-
-    A batch is one transaction in write-ahead mode, so that ``kill -9`` leaves whole batches.  Threads may share an
-    instance, and processes may share the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, timeout=60.0, check_same_thread=False)
-        try:
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            with self._database:
-                self._database.execute(f"CREATE TABLE IF NOT EXISTS verdicts ({COLUMNS}) WITHOUT ROWID")
-        except sqlite3.DatabaseError as error:
-            self._database.close()
-            raise JudgeError(f"{path}: not a usable verdict cache ({error}). Move it away to start a new one") from None
-
-    def get(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return the stored verdicts among ``keys``."""
-        found: dict[str, str] = {}
-        with self._lock:
-            for start in range(0, len(keys), 500):
-                some = keys[start : start + 500]
-                marks = ",".join("?" * len(some))
-                found.update(self._database.execute(f"SELECT key, verdict FROM verdicts WHERE key IN ({marks})", some))
-        return found
-
-    def put(self, judge: str, rows: Sequence[tuple[str, str]]) -> None:
-        """Store ``(key, verdict)`` rows in one transaction; what is there already stays."""
-        try:
-            with self._lock, self._database:
-                self._database.executemany(
-                    "INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", [(key, judge, verdict) for key, verdict in rows]
-                )
-        except sqlite3.OperationalError as error:
-            raise JudgeError(
-                f"{self._path}: {len(rows)} verdicts cannot be stored: {error}. If the disk is full, free some space; "
-                "the same command goes on where it was"
-            ) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._database.close()
+    what, table, columns = "verdict", "verdicts", ("judge", "verdict")
 
 
 class CachedJudge:

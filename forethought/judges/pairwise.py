@@ -8,7 +8,7 @@ from typing import Literal
 from forethought.judges import tournament
 from forethought.judges.askers import Answer, Asked, Asker
 from forethought.judges.base import JudgeError, Question, QuestionJudge
-from forethought.judges.prompt import Prompt
+from forethought.language.prompt import Prompt
 from forethought.records import Axis, Contest, Verdict
 
 FIELDS = ("prefix", "first", "second")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from forethought.judges.askers import Answer, Asked, Asker
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.judges.prompt import Prompt
+from forethought.language.prompt import Prompt
 from forethought.records import Axis, Contest, Verdict
 
 

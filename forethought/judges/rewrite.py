@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from forethought.judges.prompt import Prompt
-from forethought.judges.writers import Style, Writer, Written
+from forethought.language.prompt import Prompt
+from forethought.language.writers import Style, Writer, Written
 from forethought.records import Chunk
 
 FIELDS = ("prefix", "suffix", "join", "words")

@@ -7,23 +7,36 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from forethought.monitor import clock_time, sparkline
 from forethought.records import Measurement, to_dict
+from forethought.report.cells import (
+    Format,
+    figure,
+    interval,
+    percent,
+    plain,
+    short,
+    signed,
+    stack,
+    stacked,
+    titled,
+    whole,
+)
+from forethought.report.thoughts import tables as thought_tables
 from forethought.stats import Interval, bootstrap_mean
 from forethought.store import Run, atomic_write
 
 Rows = Sequence[Mapping[str, Any]]
 Curves = Mapping[str, Rows]
-"""Rows of ``metrics.jsonl`` of the improve stage, by arm."""
+"""Rows of ``metrics.jsonl`` of the stage that trained an arm, by arm."""
 
 WINDOW = 10
 """The two ends of a curve are means over up to so many steps."""
@@ -32,47 +45,30 @@ _COURSE = 16
 _SECONDS = re.compile(r"\bseconds[_/](\w+)$")
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"
-
-
-def _whole(value: float) -> str:
-    return f"{value:.0f}"
-
-
-Format = Callable[[float], str]
 Place = tuple[str, str, str, str, str]
 """Arm, against, condition, judge, metric: what names a figure within its stage."""
 
 _CURVES: tuple[tuple[str, str, Format], ...] = (
-    ("improve/selection_rate", "chosen is a rollout (of pairs)", _percent),
-    ("improve/selection_null", "  null K/(K+1)", _percent),
-    ("improve/margin", "DPO margin without beta, nats", _signed),
-    ("improve/margin_beta", "DPO margin with beta, nats", _signed),
-    ("improve/repetition", "repeated 4-grams of rollouts", _percent),
-    ("improve/distinct_2", "distinct-2 of rollouts", _percent),
-    ("improve/tie_rate", "prefixes without a preference", _percent),
-    ("improve/unscored_rate", "unscored verdicts", _percent),
-    ("improve/suffix_nll", "suffix NLL, nats per token", _plain),
+    ("improve/selection_rate", "chosen is a rollout (of pairs)", percent),
+    ("improve/selection_null", "  null K/(K+1)", percent),
+    ("improve/margin", "DPO margin without beta, nats", signed),
+    ("improve/margin_beta", "DPO margin with beta, nats", signed),
+    ("improve/repetition", "repeated 4-grams of rollouts", percent),
+    ("improve/distinct_2", "distinct-2 of rollouts", percent),
+    ("improve/tie_rate", "prefixes without a preference", percent),
+    ("improve/unscored_rate", "unscored verdicts", percent),
+    ("improve/suffix_nll", "suffix NLL, nats per token", plain),
+    ("sft/loss", "loss on the rows, nats per token", plain),
+    ("sft/thought_nll", "held-out thought NLL, nats per token", plain),
+    ("sft/tag_nll", "held-out tag NLL, nats per token", plain),
+    ("sft/text_nll", "held-out text NLL, nats per token", plain),
 )
 
 _SIDE_METRICS: tuple[tuple[str, str, Format], ...] = (
-    ("entropy", "nats per token", _short),
-    ("repetition", "repeated 4-grams", _percent),
-    ("distinct_2", "distinct-2", _percent),
-    ("characters", "characters", _whole),
+    ("entropy", "nats per token", short),
+    ("repetition", "repeated 4-grams", percent),
+    ("distinct_2", "distinct-2", percent),
+    ("characters", "characters", whole),
 )
 
 
@@ -92,18 +88,18 @@ def trend(rows: Rows, key: str) -> Trend | None:
     """Return the two ends of the curve ``key``, or ``None`` if no row has it.
 
     Each end is a mean over :data:`WINDOW` steps (half of the curve if it is shorter), with a bootstrap
-    interval over steps.  What is measured on a fixed slice (suffix NLL) is not averaged.
+    interval over steps.  What is measured on a fixed slice (NLL) is not averaged.
     """
     points = tuple(float(row[key]) for row in rows if row.get(key) is not None)
     if not points:
         return None
-    window = 1 if key == "improve/suffix_nll" else max(1, min(WINDOW, len(points) // 2))
+    window = 1 if key.endswith("_nll") else max(1, min(WINDOW, len(points) // 2))
     return Trend(first=bootstrap_mean(points[:window], 0), last=bootstrap_mean(points[-window:], 0), points=points)
 
 
 def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Return the metrics of the improve stage of every arm of ``run``, in the order of their steps."""
-    found = {folder.arm: list(folder.read("metrics")) for folder in run.stages() if folder.stage == "improve"}
+    """Return the metrics of the stage that trained each arm of ``run``, in the order of their steps."""
+    found = {folder.arm: list(folder.read("metrics")) for folder in run.stages() if folder.stage in ("improve", "sft")}
     return {arm: sorted(rows, key=lambda row: row["step"]) for arm, rows in found.items() if rows}
 
 
@@ -146,6 +142,7 @@ def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableTyp
     tables = (
         *_comparisons(measurements),
         _nll(measurements),
+        *thought_tables(measurements),
         *(_training(arm, rows) for arm, rows in curves.items()),
         _audit(measurements),
         _durations(measurements, curves),
@@ -154,21 +151,16 @@ def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableTyp
     return Group(*shown) if shown else Text("Nothing was measured yet.")
 
 
-def figure(measurement: Measurement, form: Format) -> str:
-    """Return the value with its 95% interval: ``62.5% [50.2, 73.4]``."""
-    return _interval(measurement.value, measurement.low, measurement.high, form)
-
-
 def _comparisons(measurements: Sequence[Measurement]) -> list[Table]:
     """Return two tables per pair of arms: who won, and what both sides wrote."""
-    found = {_place(one): one for one in measurements if one.stage == "evaluate"}
+    found = {_place(one): one for one in measurements if one.stage in ("evaluate", "evaluate-sft")}
     pairs = dict.fromkeys((one.arm, one.against) for one in found.values() if one.metric == "unscored_rate")
     return [build(pair, found) for pair in pairs for build in (_wins, _sides)]
 
 
 def _wins(pair: tuple[str, str], found: Mapping[Place, Measurement]) -> Table:
     arm, against = pair
-    table = _table(f"{arm} against {against}, held-out: prefixes won, ties half, with 95% intervals")
+    table = titled(f"{arm} against {against}, held-out: prefixes won, ties half, with 95% intervals")
     for column in ("condition", "judge", "won", "ties", "sign test", "unscored"):
         table.add_column(column)
     for one in found.values():
@@ -187,58 +179,58 @@ def _wins(pair: tuple[str, str], found: Mapping[Place, Measurement]) -> Table:
 
 
 def _sides(pair: tuple[str, str], found: Mapping[Place, Measurement]) -> Table:
-    table = _table("What both wrote, means per text with 95% intervals")
+    table = titled("What both wrote, means per text with 95% intervals")
     for column in ("condition", "writer", *(title for _, title, _ in _SIDE_METRICS), "texts"):
         table.add_column(column)
     for one in found.values():
         if one.metric != "repetition" or (one.arm, one.against) not in (pair, pair[::-1]):
             continue
         metrics = [(found.get((*_place(one)[:4], name)), form) for name, _, form in _SIDE_METRICS]
-        cells = [_stacked(other, form) if other else "–" for other, form in metrics]
+        cells = [stacked(other, form) if other else "–" for other, form in metrics]
         gap = found.get((*pair, one.condition, "", "entropy_gap"))
-        condition = one.condition + (f"\nentropy gap {_signed(gap.value)}" if gap and one.arm == pair[0] else "")
+        condition = one.condition + (f"\nentropy gap {signed(gap.value)}" if gap and one.arm == pair[0] else "")
         table.add_row(condition, one.arm, *cells, str(one.n))
     return table
 
 
 def _nll(measurements: Sequence[Measurement]) -> Table:
-    table = _table("Suffix NLL on held-out text, nats per token, with 95% intervals")
+    table = titled("Suffix NLL on held-out text, nats per token, with 95% intervals")
     for column in ("arm", "suffix NLL", "change", "against", "suffixes"):
         table.add_column(column)
     for one in measurements:
         if one.stage != "evaluate" or one.metric != "suffix_nll":
             continue
         changes = [other for other in measurements if other.metric == "suffix_nll_change" and other.arm == one.arm]
-        shown = "\n".join(figure(other, _signed) for other in changes)
-        table.add_row(one.arm, figure(one, _plain), shown, "\n".join(o.against for o in changes), str(one.n))
+        shown = "\n".join(figure(other, signed) for other in changes)
+        table.add_row(one.arm, figure(one, plain), shown, "\n".join(o.against for o in changes), str(one.n))
     return table
 
 
 def _training(arm: str, rows: Rows) -> Table:
-    table = _table(f"Training of {arm}: means of the first and the last steps with 95% intervals")
+    table = titled(f"Training of {arm}: means of the first and the last steps with 95% intervals")
     for column in ("curve", "first", "last", "points", "course"):
         table.add_column(column)
     for key, title, form in _CURVES:
         ends = trend(rows, key)
         if ends is not None:
-            first, last = (_stack(_interval(end.value, end.low, end.high, form)) for end in (ends.first, ends.last))
+            first, last = (stack(interval(end.value, end.low, end.high, form)) for end in (ends.first, ends.last))
             table.add_row(title, first, last, f"{ends.first.n} of {len(ends.points)}", sparkline(ends.points, _COURSE))
     return table
 
 
 def _audit(measurements: Sequence[Measurement]) -> Table:
-    table = _table("Audit of the judges, shares with 95% intervals")
+    table = titled("Audit of the judges, shares with 95% intervals")
     for column in ("judge", "figure", "share", "of"):
         table.add_column(column)
     for one in measurements:
         if one.stage == "audit":
             what = f"{one.metric}, {one.condition}" if one.condition else one.metric
-            table.add_row(one.judge, what, figure(one, _percent), f"{one.n} {one.unit.removeprefix('share of ')}")
+            table.add_row(one.judge, what, figure(one, percent), f"{one.n} {one.unit.removeprefix('share of ')}")
     return table
 
 
 def _durations(measurements: Sequence[Measurement], curves: Curves) -> Table:
-    table = _table("Time (h:mm:ss) and memory")
+    table = titled("Time (h:mm:ss) and memory")
     for column in ("what", "how much"):
         table.add_column(column)
     for one in measurements:
@@ -248,19 +240,13 @@ def _durations(measurements: Sequence[Measurement], curves: Curves) -> Table:
         phases = phase_seconds(rows)
         total = sum(phases.values())
         for phase, seconds in phases.items():
-            share = _percent(seconds / total) if total else "0%"
+            share = percent(seconds / total) if total else "0%"
             table.add_row(f"{arm}, training: {phase}", f"{clock_time(seconds)} ({share} of {clock_time(total)})")
     for one in measurements:
         if one.stage == "run" and one.metric == "peak_memory_bytes":
             what = " ".join(filter(None, ("peak memory", one.arm, one.condition)))
             table.add_row(what, f"{one.value / 2**30:.2f} GiB")
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
 
 
 def _place(one: Measurement) -> Place:
@@ -275,18 +261,4 @@ def _matching(condition: str, pair: tuple[str, str], found: Mapping[Place, Measu
 def _rate(one: Measurement) -> str:
     """Return a share over its interval, with the denominator: ``62.5% of 64`` and ``[50.2, 73.4]``."""
     kind = " documents" if "of documents" in one.unit else ""
-    return _stacked(one, _percent).replace("%", f"% of {one.n}{kind}", 1)
-
-
-def _stacked(one: Measurement, form: Format) -> str:
-    return _stack(figure(one, form))
-
-
-def _stack(shown: str) -> str:
-    return shown.replace(" [", "\n[")
-
-
-def _interval(value: float, low: float | None, high: float | None, form: Format) -> str:
-    if low is None or high is None or low == high:
-        return form(value)
-    return f"{form(value)} [{form(low).removesuffix('%')}, {form(high).removesuffix('%')}]"
+    return stacked(one, percent).replace("%", f"% of {one.n}{kind}", 1)

@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from forethought import models
+from forethought import models, training
 from forethought.config import Config, ImproveConfig
-from forethought.engine import Group, Prompt, Sampler, Sampling, checkpoint
+from forethought.engine import Group, Prompt, Sampler, Sampling
 from forethought.engine.losses import Loss, dpo, nll
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
-from forethought.engine.trainer import Adam, Example, Schedule, Trainer
+from forethought.engine.trainer import Example, Trainer
 from forethought.judges import Judge
 from forethought.judges.pool import Pool, candidate, judged, metrics, pool
 from forethought.keys import Key
-from forethought.monitor import Metrics, Progress, peak_memory
+from forethought.monitor import Metrics, Progress
 from forethought.records import Candidate, Chunk, Origin
-from forethought.store import StageFolder, hash_file
+from forethought.store import StageFolder
 from forethought.text import distinct_n, repetition, words
 
 
@@ -73,12 +72,8 @@ class Workshop:
     sampler: Sampler
 
     def batch(self, step: int) -> list[Chunk]:
-        """Return the chunks of ``step``: every epoch is a keyed permutation, and batches cross from one to the next."""
-        count, size = len(self.material.chunks), self.config.prefixes_per_step
-        order = Key(self.seed, "order")
-        places = [divmod(place, count) for place in range(step * size, (step + 1) * size)]
-        shuffled = {epoch: order.at(epoch).generator().permutation(count) for epoch in {epoch for epoch, _ in places}}
-        return [self.material.chunks[shuffled[epoch][place]] for epoch, place in places]
+        """Return the chunks of ``step``."""
+        return training.batch(self.material.chunks, self.config.prefixes_per_step, step, self.seed)
 
     def prefix(self, chunk: Chunk) -> tuple[int, ...]:
         """Return what the policy reads."""
@@ -125,15 +120,17 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
 
     An interrupted stage goes on at its last checkpoint, and ends with the same weights bit for bit (CPU).
     """
-    final = folder.checkpoints / "final"
     folder.write_config(stage_config(config, material))
     if folder.done:
-        _forget_checkpoints(folder)
-        return final
+        training.forget(folder)
+        return training.final(folder)
     cfg = config.improve
     shop, identity = open_workshop(config, material)
-    start = _resume(folder, shop)
-    with Metrics(folder, config.log, _peak(shop)) as log, Progress(f"{folder.arm}: improve", cfg.steps) as progress:
+    start = training.resume(folder, shop.trainer, ["pools"], _synced(shop))
+    with (
+        Metrics(folder, config.log, training.peak(shop.trainer)) as log,
+        Progress(f"{folder.arm}: improve", cfg.steps) as progress,
+    ):
         if start == 0:
             with log.timer("monitor"):
                 before = suffix_nll(shop)
@@ -146,19 +143,16 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
             with log.timer("update"):
                 log.count("update", sum(example.group.tokens for example in lesson.examples))
                 row = describe(pools, cfg) | shop.learn(lesson, step)
-            if _due(cfg.monitor_every, step + 1, cfg.steps):
+            if training.due(cfg.monitor_every, step + 1, cfg.steps):
                 with log.timer("monitor"):
                     row["suffix_nll"] = suffix_nll(shop)
             log.log(step + 1, {f"improve/{name}": value for name, value in row.items()})
             if cfg.checkpoint_every and (step + 1) % cfg.checkpoint_every == 0 and step + 1 < cfg.steps:
                 with log.timer("checkpoint"):  # after the row, which a kill in between would lose
-                    _checkpoint(folder, shop, step + 1)
+                    training.save(folder, shop.trainer, shop.tokenizer, step + 1, _synced(shop))
             progress.update(step + 1, **{name: row.get(name) for name in ("selection_rate", "margin", "loss")})
-    checkpoint.save(final, shop.trainer, shop.tokenizer, cfg.steps, resumable=False)
-    weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}
-    folder.finish({"chunks": material.identity, "policy": identity}, {"weights": weights, "steps": cfg.steps})
-    _forget_checkpoints(folder)
-    return final
+    inputs = {"chunks": material.identity, "policy": identity}
+    return training.finish(folder, shop.trainer, shop.tokenizer, cfg.steps, inputs)
 
 
 def make_pools(shop: Workshop, step: int, log: Metrics) -> list[Pool]:
@@ -274,8 +268,6 @@ def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:
     needs_reference = cfg.objective == "dpo"
     frozen = models.load(config.policy, device=device, dtype=dtype, seed=config.seed) if needs_reference else None
     forbidden = models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size)
-    schedule = Schedule(peak=cfg.learning_rate, warmup=cfg.warmup_steps, total=cfg.steps, min_ratio=cfg.min_rate_ratio)
-    adam = Adam(betas=cfg.adam_betas, eps=cfg.adam_eps, weight_decay=cfg.weight_decay, clip_norm=cfg.clip_norm)
     shop = Workshop(
         config=cfg,
         seed=config.seed,
@@ -284,7 +276,7 @@ def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:
         bos=models.bos_ids(loaded.tokenizer),
         forbidden=forbidden,
         reference=Policy(frozen.model) if frozen else policy,
-        trainer=Trainer(policy, schedule, adam, micro_tokens=cfg.micro_tokens, forbidden_ids=forbidden),
+        trainer=training.trainer(policy, cfg, forbidden),
         sampler=TorchSampler(policy, cfg.sample_rows),
     )
     return shop, loaded.identity
@@ -295,36 +287,6 @@ def _nll_lesson(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Less
     return Lesson(examples=examples, loss=nll, normaliser=sum(len(ids) for _, ids in rows))
 
 
-def _due(every: int, done: int, total: int) -> bool:
-    return done == total or (every > 0 and done % every == 0)
-
-
-def _resume(folder: StageFolder, shop: Workshop) -> int:
-    """Restore the last checkpoint, drop what was logged after it, and return the step to go on with."""
-    saved = sorted(folder.checkpoints.glob("step_*"))
-    start = checkpoint.load_into(saved[-1], shop.trainer, _synced(shop)) if saved else 0
-    folder.truncate("pools", lambda row: row["step"] < start)
-    folder.truncate("metrics", lambda row: 0 < row["step"] <= start or (row["step"] == 0 and start > 0))
-    return start
-
-
-def _checkpoint(folder: StageFolder, shop: Workshop, step: int) -> None:
-    older = list(folder.checkpoints.glob("step_*"))
-    path = folder.checkpoints / f"step_{step:06d}"
-    checkpoint.save(path, shop.trainer, shop.tokenizer, step, reference=_synced(shop))
-    for folder_path in older:
-        shutil.rmtree(folder_path)
-
-
 def _synced(shop: Workshop) -> Any:
     moves = shop.config.objective == "dpo" and shop.config.sync_reference_every
     return shop.reference.model if moves else None
-
-
-def _forget_checkpoints(folder: StageFolder) -> None:
-    for path in folder.checkpoints.glob("step_*"):
-        shutil.rmtree(path)
-
-
-def _peak(shop: Workshop) -> Callable[[], int]:
-    return torch.cuda.max_memory_allocated if shop.trainer.policy.device.type == "cuda" else peak_memory

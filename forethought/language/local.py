@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forethought.engine import Sampler, Scorer
-from forethought.judges.base import JudgeError
+from forethought.language.base import LanguageError
 
 PLACE = "@@REQUEST@@"
 """Stands for a text while the chat template is taken apart around it, so that no text ever passes through it."""
@@ -57,7 +57,9 @@ class LocalModel:
         chat = self._chat([{"role": "user", "content": PLACE}], add_generation_prompt=True)
         head, found, tail = chat.partition(PLACE)
         if not found:
-            raise JudgeError(f"{self.name}: its chat template drops the user's message, so it cannot be asked anything")
+            raise LanguageError(
+                f"{self.name}: its chat template drops the user's message, so it cannot be asked anything"
+            )
         return self.encode(head, markup=True), self.encode(tail, markup=True)
 
     def _chat(self, messages: list[dict[str, str]], **options: bool) -> str:

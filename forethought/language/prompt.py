@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from forethought.judges.base import JudgeError
+from forethought.language.base import LanguageError
+
+JUDGES = "forethought.judges"
+"""The package whose ``prompts`` folder holds the judges' prompts and the rewrite teacher's."""
 
 FIELD = re.compile(r"\$([a-z]+)")
 SECTION = re.compile(r"^=== (\w+) ===\n", re.MULTILINE)
@@ -35,8 +38,10 @@ class Prompt:
         return Prompt(self.text[:start]).fill(values), Prompt(self.text[start:]).fill(values)
 
 
-def load(name: str, fields: tuple[str, ...], mode: str | None = None, path: str | None = None) -> Prompt:
-    """Read the shipped prompt ``name``, or the file ``path``.
+def load(
+    name: str, fields: tuple[str, ...], mode: str | None = None, path: str | None = None, home: str = JUDGES
+) -> Prompt:
+    """Read the prompt ``name`` that the package ``home`` ships, or the file ``path``.
 
     A file may end in sections such as ``=== letter ===`` and ``=== written ===``; the one called ``mode`` is put
     behind its body.
@@ -49,23 +54,23 @@ def load(name: str, fields: tuple[str, ...], mode: str | None = None, path: str 
     """
     if path is None:
         where = f"prompts/{name}.txt"
-        text = resources.files("forethought.judges").joinpath(where).read_text(encoding="utf-8")
+        text = resources.files(home).joinpath(where).read_text(encoding="utf-8")
     else:
         where = path
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise JudgeError(f"prompt = {path!r}: cannot be read as UTF-8 text: {error}") from None
+            raise LanguageError(f"prompt = {path!r}: cannot be read as UTF-8 text: {error}") from None
     body, *sections = SECTION.split(text)
     endings = dict(zip(sections[::2], sections[1::2], strict=True))
     if mode is not None and endings and mode not in endings:
-        raise JudgeError(f"{where}: has no section === {mode} ===, which is needed here")
+        raise LanguageError(f"{where}: has no section === {mode} ===, which is needed here")
     text = body + endings.get(mode or "", "")
     used = set(FIELD.findall(text))
     if used != set(fields):
         missing = ", ".join(f"${field}" for field in sorted(set(fields) - used)) or "none"
         unknown = ", ".join(f"${field}" for field in sorted(used - set(fields))) or "none"
-        raise JudgeError(
+        raise LanguageError(
             f"{where}: a prompt for {name} uses ${', $'.join(fields)}; missing: {missing}, unknown: {unknown}"
         )
     return Prompt(text.rstrip("\n"))

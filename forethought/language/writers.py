@@ -8,9 +8,9 @@ from typing import Protocol
 
 from forethought.engine import Prompt, Sampling
 from forethought.engine.endpoint import ChatOptions, Endpoint, Reply
-from forethought.judges.base import TRANSPORT, JudgeError
-from forethought.judges.local import LocalModel
 from forethought.keys import Key
+from forethought.language.base import TRANSPORT, LanguageError
+from forethought.language.local import LocalModel
 from forethought.records import content_id
 
 
@@ -74,7 +74,9 @@ class LocalWriter:
     def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
         """See :class:`Writer`."""
         if style.top_p != 1.0:
-            raise JudgeError(f"top_p = {style.top_p}: a model in this process draws without a nucleus. Set top_p = 1")
+            raise LanguageError(
+                f"top_p = {style.top_p}: a model in this process draws without a nucleus. Set top_p = 1"
+            )
         head, tail = self.model.frame()
         prompts = [
             Prompt(id=content_id(request), token_ids=head + self.model.encode(request) + tail) for request in requests

@@ -1,0 +1,143 @@
+"""A whole run's config: TOML files, then dotted overrides; unknown keys are errors that name the known ones."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from forethought.config.base import ConfigError, Section
+from forethought.config.judging import AuditConfig, JudgeConfig
+from forethought.config.sources import ChunkConfig, CorpusConfig, ModelConfig
+from forethought.config.stages import EvaluateConfig, ImproveConfig, InterleaveConfig, LogConfig, SFTConfig
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run; its folder is `runs/<name>` unless `--run` says otherwise."""
+    seed: int = 0
+    """Seed of every random number of the run."""
+    device: str = "auto"
+    """`auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:1`."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute dtype; the trained weights are float32 either way."""
+    policy: ModelConfig
+    """The model that is trained."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Where the text comes from."""
+    chunk: ChunkConfig = ChunkConfig()
+    """How it is cut."""
+    judges: dict[str, JudgeConfig] = {}
+    """The training judges by name; the scores of several add up."""
+    audit: AuditConfig = AuditConfig()
+    """The judges' entrance examination."""
+    improve: ImproveConfig = ImproveConfig()
+    """Stage 1."""
+    interleave: InterleaveConfig | None = None
+    """Stage 2: thoughts in the text.  Without this table there is none."""
+    sft: SFTConfig | None = None
+    """Stage 2: training on them.  Without this table there is none."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Held-out evaluation."""
+    log: LogConfig = LogConfig()
+    """Metric sinks."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Config:
+        judged = self.improve.objective in ("dpo", "rf-nll")
+        if judged and not self.judges:
+            raise ValueError(f"improve.objective = {self.improve.objective!r} needs a judge: add a [judges.NAME] table")
+        if self.improve.objective == "sft-rewrite" and self.improve.rewrite is None:
+            raise ValueError("improve.objective = 'sft-rewrite' needs a teacher: add [improve.rewrite]")
+        if self.improve.objective == "dpo" and self.candidates_per_prefix < 2:
+            raise ValueError("improve: DPO needs two candidates: raise rollouts, or keep the original suffix")
+        if self.sft is not None and self.interleave is None:
+            raise ValueError("[sft] trains on thoughts: add [interleave] and [interleave.teacher]")
+        if self.interleave is not None and not self.chunk.sft_share:
+            raise ValueError("[interleave] needs text of its own: chunk.sft_share must not be 0")
+        return self
+
+    @property
+    def candidates_per_prefix(self) -> int:
+        """How many candidates a judge ranks: rollouts, the original suffix and the rewrite."""
+        return self.improve.rollouts + int(self.improve.original) + int(self.improve.rewrite is not None)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML config and apply ``section.key=value`` overrides, whose values are TOML literals or bare text.
+
+    Raises:
+        ConfigError: naming the file, the key and the value that is wrong.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file. The shipped ones are in configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    for override in overrides:
+        _apply(data, override)
+    return build(data, where=str(path))
+
+
+def build(data: dict[str, Any], where: str = "config") -> Config:
+    """Validate ``data``; see :func:`load`."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{where}:"]
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+            if item["type"] == "extra_forbidden":
+                lines.append(f"  {key}: unknown key. Known here: {', '.join(_known(item['loc']))}")
+            else:
+                shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+                lines.append(f"  {key}: {item['msg'].removeprefix('Value error, ')}{shown}")
+        raise ConfigError("\n".join(lines)) from None
+
+
+def dump(config: Section) -> str:
+    """Return the resolved config as JSON."""
+    return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {override}: write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in parts[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    data[parts[-1]] = value
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Config
+    for part in location[:-1]:
+        fields = getattr(section, "model_fields", None)
+        if fields is not None and part in fields:
+            section = _section_of(fields[part].annotation)
+    return sorted(getattr(section, "model_fields", {}))
+
+
+def _section_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None

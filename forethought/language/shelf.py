@@ -1,0 +1,77 @@
+"""The models of judges and teachers, each loaded once, and the writers that speak through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from forethought.config import EndpointConfig, ModelConfig
+from forethought.engine.endpoint import Endpoint
+from forethought.engine.policy import Policy
+from forethought.engine.sampler import TorchSampler
+from forethought.engine.scorer import TorchScorer
+from forethought.keys import Key
+from forethought.language.local import LocalModel
+from forethought.language.writers import EndpointWriter, LocalWriter, Writer
+from forethought.models.load import bos_ids, load
+
+
+class Spoken(Protocol):
+    """A section of the config that names a language model: in this process, or behind a server."""
+
+    @property
+    def model(self) -> ModelConfig | None:
+        """The model, run in this process."""
+        ...
+
+    @property
+    def endpoint(self) -> EndpointConfig | None:
+        """Or the server that runs it."""
+        ...
+
+
+class Shelf:
+    """The judges' and teachers' models, each loaded when it is first asked for."""
+
+    def __init__(self, device: Any, dtype: Any, seed: int, progress: Callable[[str], None] = lambda line: None) -> None:
+        """``progress`` is told what takes long: a download, a conversion."""
+        self.progress = progress
+        self.device = device
+        self.dtype = dtype
+        self.seed = seed
+        self._models: dict[ModelConfig, LocalModel] = {}
+
+    def model(self, config: ModelConfig) -> LocalModel:
+        """Return the model of ``config``, ready to score and to write."""
+        if config not in self._models:
+            loaded = load(config, device=self.device, dtype=self.dtype, seed=self.seed, progress=self.progress)
+            policy = Policy(loaded.model)
+            self._models[config] = LocalModel(
+                name=Path(loaded.name).name,
+                identity=loaded.identity,
+                tokenizer=loaded.tokenizer,
+                scorer=TorchScorer(policy),
+                sampler=TorchSampler(policy),
+                bos=tuple(bos_ids(loaded.tokenizer)),
+                context=loaded.model.config.get_text_config().max_position_embeddings,
+            )
+        return self._models[config]
+
+
+def writer(config: Spoken, shelf: Shelf, key: Key) -> Writer:
+    """Return the writer that ``config`` names; ``key`` names its random numbers."""
+    if config.endpoint is not None:
+        return EndpointWriter(Endpoint(config.endpoint), key)
+    return LocalWriter(shelf.model(needed(config)), key)
+
+
+def needed(config: Spoken) -> ModelConfig:
+    """Return the model of ``config``.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if config.model is None:
+        raise ValueError("a judge or teacher needs exactly one of `model` and `endpoint`")
+    return config.model

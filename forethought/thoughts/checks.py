@@ -1,0 +1,148 @@
+"""What a teacher's thought must pass.  Every rejection has one reason, and every reason is counted.
+
+The checks read words and letters only.  They find what is wrong on its face: they cannot say whether a thought is true.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forethought.text import ngrams, words
+from forethought.thoughts.format import Tags
+
+
+class Rejection(enum.StrEnum):
+    """Why a thought was not kept; the first check that it fails names it."""
+
+    NO_REPLY = "no reply"
+    EMPTY = "empty"
+    MALFORMED = "malformed reply"
+    NO_PLACE = "no such place"
+    LONG = "too long"
+    BOILERPLATE = "chat boilerplate"
+    LANGUAGE = "wrong language"
+    LEAK = "quotes the coming text"
+    REPEAT = "repeats an earlier thought"
+    OFF = "not about the place"
+    SURPLUS = "one too many"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Where the checks draw their lines."""
+
+    tags: Tags
+    """No thought holds one of them."""
+    max_words: int
+    """Longest thought."""
+    max_leak: float
+    """Largest share of a thought's word 3-grams that stand in the coming text, and not before the place."""
+    near: int = 400
+    """So many characters on both sides of a place are what a thought there is about."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """What surrounds a place."""
+
+    before: str
+    """The text up to it."""
+    after: str
+    """The text from it on."""
+    others: Sequence[str] = ()
+    """The thoughts that the row already has."""
+
+
+_BOILERPLATE = re.compile(
+    r"^(?:sure|certainly|of course|absolutely|okay|great|here(?:'s|’s| is| are)|i(?:'m|’m| am) (?:sorry|unable|an? )|"
+    r"i (?:can(?:'t|’t|not)|won(?:'t|’t)) |as an? (?:ai|assistant|language)|(?:the )?(?:reader's )?thought\s*\d*\s*:|"
+    r"the reader\b|(?:the|this) (?:text|passage|author) (?:says|describes|discusses|continues|introduces)|note:)"
+    r"|\b(?:as an ai|language model|let me know|i hope this|(?:ignore|disregard) (?:all|any|the|previous|your))\b|```",
+    re.IGNORECASE,
+)
+"""How a chat assistant talks to its user, and how text talks to an assistant."""
+_QUOTES = "\"'“”„‘’«»`* "
+_UNSEEN = {"Cc", "Cs", "Co", "Cn"}
+"""Control characters, halves of surrogate pairs, private and unassigned ones: no thought is written with them."""
+_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of what follows them, the text after the thought included."""
+_ALIKE = 0.8
+"""Two thoughts that share this much of their words say the same."""
+_STEM = 4
+"""Words with equal first letters, so many, are about the same thing."""
+
+
+def clean(reply: str, tags: Tags) -> str | Rejection:
+    """Return the thought that ``reply`` holds, on one line and without quotation marks, or why it holds none.
+
+    A teacher's own reasoning, closed by ``</think>``, is not part of its reply.
+    """
+    spoken = reply.rpartition("</think>")[2] if reply.lstrip().startswith("<think>") else reply
+    thought = " ".join(spoken.split()).strip(_QUOTES)
+    if not thought:
+        return Rejection.EMPTY
+    odd = any(unicodedata.category(letter) in _UNSEEN or letter in _OVERRIDES for letter in thought)
+    if odd or tags.inside(thought) or re.search(r"</?think\b", thought) or thought[0] in "[{":
+        return Rejection.MALFORMED
+    return thought
+
+
+def check(thought: str, passage: Passage, rules: Rules) -> Rejection | None:
+    """Return why ``thought`` must not stand at ``passage``, or ``None``."""
+    said = words(thought)
+    if not any(word[0].isalnum() for word in said):
+        return Rejection.EMPTY
+    if len(thought.split()) > rules.max_words or len(thought) > 12 * rules.max_words:
+        return Rejection.LONG
+    if _BOILERPLATE.search(thought):
+        return Rejection.BOILERPLATE
+    if _script(thought) != _script(passage.before + passage.after):
+        return Rejection.LANGUAGE
+    if leak(thought, passage) > rules.max_leak:
+        return Rejection.LEAK
+    if any(_alike(said, words(other)) for other in passage.others):
+        return Rejection.REPEAT
+    near = passage.before[-rules.near :] + passage.after[: rules.near]
+    if not _stems(said) & _stems(words(near)):
+        return Rejection.OFF
+    return None
+
+
+def leak(thought: str, passage: Passage) -> float:
+    """Return the share of the thought's word 3-grams that stand after the place and not before it, in [0, 1].
+
+    A thought of one or two words leaks if the words follow the place at once.
+    """
+    said = words(thought)
+    size = min(3, len(said))
+    grams = ngrams(said, size)
+    if size < 3:
+        coming = words(passage.after[:200])[:size]
+        return float(bool(said) and said == coming)
+    known, coming_grams = set(ngrams(words(passage.before), size)), set(ngrams(words(passage.after), size))
+    return sum(gram in coming_grams and gram not in known for gram in grams) / len(grams)
+
+
+def _alike(said: Sequence[str], other: Sequence[str]) -> bool:
+    mine, theirs = set(said), set(other)
+    return len(mine & theirs) >= _ALIKE * min(len(mine), len(theirs))
+
+
+def _stems(found: Sequence[str]) -> set[str]:
+    """Return the beginnings of the longer words; of scripts that are written without spaces, pairs of letters."""
+    stems = {word[:_STEM] for word in found if len(word) >= _STEM}
+    dense = "".join(word for word in found if ord(word[0]) > 0x2E80)
+    return stems | {dense[start : start + 2] for start in range(len(dense) - 1)}
+
+
+def _script(text: str) -> str:
+    """Return the script of most letters: ``LATIN``, ``CYRILLIC``, ``ARABIC``, ...; kana and ideographs are one."""
+    names = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
+    for name in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"):
+        names["CJK"] += names.pop(name, 0)
+    return max(names, key=lambda name: names[name]) if names.total() else ""

@@ -1,0 +1,108 @@
+"""Rows as parquet that ``datasets`` loads, and the card that goes with them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from forethought.records import Split, ThoughtRow
+from forethought.stats import Interval
+from forethought.thoughts.article import ARTICLE
+from forethought.thoughts.dataset import Ledger
+from forethought.thoughts.format import Tags, render, spans
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("chunk_id", pa.string()),
+        ("document_id", pa.string()),
+        ("text", pa.string()),
+        ("augmented", pa.string()),
+        ("positions", pa.list_(pa.int64())),
+        ("tokens", pa.list_(pa.int64())),
+        ("thoughts", pa.list_(pa.string())),
+        ("spans", pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string())]))),
+    ]
+)
+"""``text`` is the raw chunk; ``positions`` are characters of it, ``tokens`` the policy's tokens before them."""
+
+FILES = {Split.SFT: "sft.parquet", Split.HELDOUT: "heldout.parquet", Split.RLMT: "rlmt.parquet"}
+"""One file per split."""
+CONFIGS = {"thoughts": ((Split.SFT, "train"), (Split.HELDOUT, "test")), "places": ((Split.RLMT, "train"),)}
+"""What ``datasets.load_dataset`` calls them: configuration, then split."""
+
+
+def parquet(rows: Sequence[ThoughtRow], tags: Tags) -> bytes:
+    """Return the content of a parquet file with one row for each of ``rows``."""
+    table = pa.Table.from_pylist([_plain(row, tags) for row in rows], schema=SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def card(name: str, teacher: str, tags: Tags, found: Mapping[Split, tuple[dict[str, Interval], Ledger]]) -> str:
+    """Return the dataset card, as the Hugging Face hub reads it."""
+    lines = ["---", "configs:"]
+    for config, files in CONFIGS.items():
+        present = [(split, part) for split, part in files if split in found]
+        if present:
+            lines += [f"  - config_name: {config}", "    data_files:"]
+            for split, part in present:
+                lines += [f"      - split: {part}", f"        path: {FILES[split]}"]
+    lines += [
+        "---",
+        f"# Interleaved thoughts: {name}",
+        "",
+        f"Chunks of text with short thoughts of a careful reader, written by {teacher}. `text` is the raw chunk,",
+        f"`augmented` the same with each thought between `{tags.open}` and `{tags.close}` at its position. The text",
+        "spans joined are the raw chunk, byte for byte. `places` has positions only: there the policy is to write the",
+        "thoughts. No two splits share a document.",
+        "",
+        "| | " + " | ".join(split.value for split in found) + " | the article |",
+        "|---|" + "---|" * (len(found) + 1),
+    ]
+    statistics = {split: figures for split, (figures, _) in found.items()}
+    names = list(dict.fromkeys(metric for figures in statistics.values() for metric in figures))
+    for metric in names:
+        cells = [_cell(metric, figures.get(metric)) for figures in statistics.values()]
+        lines.append(f"| {metric.replace('_', ' ')} | {' | '.join(cells)} | {ARTICLE.get(metric, '')} |")
+    lines += ["", "What was not kept:", ""]
+    for split, (_, ledger) in found.items():
+        kept = f"{ledger.offered} thoughts offered, {ledger.accepted} accepted"
+        tried = f"{ledger.chunks} chunks tried{_counts(ledger.dropped)}, {ledger.lost} accepted thoughts in them"
+        lines.append(f"- {split.value}: {kept}{_counts(ledger.rejected)}; {tried}")
+    return "\n".join([*lines, "", "The licence is that of the text, and of what the teacher may write."]) + "\n"
+
+
+def _plain(row: ThoughtRow, tags: Tags) -> dict[str, Any]:
+    pieces = spans(row)
+    return {
+        "id": row.id,
+        "chunk_id": row.chunk_id,
+        "document_id": row.document_id,
+        "text": row.text,
+        "augmented": render(pieces, tags),
+        "positions": [place.position for place in row.places],
+        "tokens": [place.token for place in row.places],
+        "thoughts": list(row.thoughts),
+        "spans": [{"kind": piece.kind.value, "text": piece.text} for piece in pieces],
+    }
+
+
+def _cell(metric: str, figure: Interval | None) -> str:
+    if figure is None:
+        return ""
+    if metric == "rows":
+        return f"{figure.value:.0f} of {figure.n} chunks"
+    share = metric not in ("places_per_row", "words_per_thought")
+    ends = (figure.value, figure.low, figure.high)
+    value, low, high = (f"{100 * one:.1f}%" if share else f"{one:.2f}" for one in ends)
+    return f"{value} [{low}, {high}] of {figure.n}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return "".join(f", {count} {reason}" for reason, count in sorted(counts.items()))

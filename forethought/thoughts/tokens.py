@@ -1,0 +1,122 @@
+"""A row's tokens: the chunk's own ids, with the ids of tags and thoughts between them.
+
+The chunk's ids are never made anew, so its text has the same tokens with thoughts and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import AddedToken
+
+from forethought.records import Chunk, SpanKind, ThoughtRow
+from forethought.thoughts.format import Tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A row as token ids, without BOS."""
+
+    row_id: str
+    """The row."""
+    document_id: str
+    """Its document: the unit of resampling."""
+    ids: tuple[int, ...]
+    """The ids."""
+    kinds: tuple[SpanKind, ...]
+    """What each of them belongs to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """How tags and thoughts become ids."""
+
+    tokenizer: Any
+    """A transformers tokenizer."""
+    open: tuple[int, ...]
+    """Ids of the opening tag."""
+    close: tuple[int, ...]
+    """Ids of the closing tag."""
+
+    def thought(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a thought's words; text that looks like a special token is text."""
+        return encode(self.tokenizer, text)
+
+    def tokens(self, row: ThoughtRow, chunk: Chunk) -> Tokens:
+        """Return the row's tokens.
+
+        Raises:
+            ValueError: if ``chunk`` is not the row's.
+        """
+        if row.chunk_id != chunk.id or row.text != chunk.prefix + chunk.suffix:
+            raise ValueError(f"row {row.id} is of chunk {row.chunk_id}, not of {chunk.id}")
+        text_ids = chunk.prefix_ids + chunk.suffix_ids
+        ids: list[int] = []
+        kinds: list[SpanKind] = []
+        start = 0
+        for place, thought in zip(row.places, row.thoughts, strict=False):
+            said = self.thought(thought)
+            parts = (
+                (text_ids[start : place.token], SpanKind.TEXT),
+                (self.open, SpanKind.TAG),
+                (said, SpanKind.THOUGHT),
+                (self.close, SpanKind.TAG),
+            )
+            for part, kind in parts:
+                ids += part
+                kinds += [kind] * len(part)
+            start = place.token
+        ids += text_ids[start:]
+        kinds += [SpanKind.TEXT] * (len(text_ids) - start)
+        return Tokens(row_id=row.id, document_id=row.document_id, ids=tuple(ids), kinds=tuple(kinds))
+
+
+def plain(row: ThoughtRow, chunk: Chunk) -> Tokens:
+    """Return the row's chunk without thoughts."""
+    ids = chunk.prefix_ids + chunk.suffix_ids
+    return Tokens(row_id=row.id, document_id=row.document_id, ids=ids, kinds=(SpanKind.TEXT,) * len(ids))
+
+
+def codec(tokenizer: Any, tags: Tags) -> Codec:
+    """Return the codec of ``tags``: one token each if the tokenizer has them added, else ordinary text."""
+    added = tokenizer.get_added_vocab()
+    opened, closed = ((added[tag],) if tag in added else encode(tokenizer, tag) for tag in (tags.open, tags.close))
+    return Codec(tokenizer=tokenizer, open=opened, close=closed)
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Return the ids of ``text`` as it stands in the middle of another."""
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+@torch.no_grad()
+def add_tags(model: Any, tokenizer: Any, tags: Tags) -> list[int]:
+    """Make each tag a token of its own, and return their ids.
+
+    The embedding grows if it has no room.  A new row is the mean of the tag's old tokens, so that the model starts
+    from what it knows of ``<think>``; input and output embeddings alike.  Nothing is drawn.
+    """
+    old = [encode(tokenizer, tag) for tag in (tags.open, tags.close)]
+    # Not special: a special token is never drawn, and skipped when text is decoded.
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in (tags.open, tags.close)])
+    new = [tokenizer.convert_tokens_to_ids(tag) for tag in (tags.open, tags.close)]
+    rows = model.get_input_embeddings().num_embeddings
+    if max(new) >= rows:
+        with torch.random.fork_rng(devices=[]):  # it draws rows, which are replaced below
+            model.resize_token_embeddings(max(new) + 1, mean_resizing=False)
+    for table in _tables(model):
+        table[rows:] = table[:rows].mean(dim=0)
+        for index, parts in zip(new, old, strict=True):
+            table[index] = table[list(parts)].mean(dim=0)
+    return new
+
+
+def _tables(model: Any) -> Sequence[torch.Tensor]:
+    tables = [model.get_input_embeddings().weight]
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is not tables[0]:
+        tables.append(output.weight)
+    return tables

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from forethought.judges.local import LocalModel
 
 from benchmarks.measure import ROOT, Options, tidy
 from forethought import models
@@ -17,7 +18,6 @@ from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
 from forethought.engine import Group, Prompt
 from forethought.engine.policy import Policy
-from forethought.judges.local import LocalModel
 from forethought.keys import Key
 from forethought.records import Chunk
 

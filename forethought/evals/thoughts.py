@@ -22,11 +22,13 @@ from forethought.thoughts.tokens import Codec, plain
 ROWS_PER_CALL = 64
 PLAIN = "raw text"
 """NLL of the raw chunk, beside that of its text among thoughts."""
+TAGGED = "thought with tags"
+"""NLL of thoughts and their tags together: what it takes to think at all, at this place."""
 NONE, OWN, TEACHER = "none", "own thought", "teacher's thought"
 """What stands before the text that is scored after a place."""
 
 KindNLL = Mapping[str, SuffixNLL]
-"""NLL by kind of token, and of :data:`PLAIN`."""
+"""NLL by kind of token, of :data:`TAGGED` and of :data:`PLAIN`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +127,16 @@ def nll_by_kind(thinker: Thinker, exam: Exam) -> dict[str, SuffixNLL]:
     """Return the NLL of text, tags and thoughts in the held-out rows, and of the same text without thoughts."""
     augmented = [thinker.codec.tokens(row, exam.chunks[row.chunk_id]) for row in exam.rows]
     raw = [plain(row, exam.chunks[row.chunk_id]) for row in exam.rows]
-    found = {PLAIN: ([0.0] * len(raw), [0] * len(raw))}
-    found |= {kind.value: ([0.0] * len(raw), [0] * len(raw)) for kind in SpanKind}
-    for rows, named in ((augmented, None), (raw, PLAIN)):
+    kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
+    found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (PLAIN, TAGGED, *SpanKind)}
+    for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (PLAIN,)))):
         groups = [_group(row.ids, thinker.bos) for row in rows]
         for index, (row, logprobs) in enumerate(zip(rows, _logprobs(thinker.scorer, groups), strict=True)):
             for kind, logprob in zip(row.kinds[-len(logprobs) :], logprobs, strict=True):
-                nats, tokens = found[named or kind.value]
-                nats[index] -= logprob
-                tokens[index] += 1
+                for name in named[kind]:
+                    nats, tokens = found[name]
+                    nats[index] -= logprob
+                    tokens[index] += 1
     return {
         name: SuffixNLL(
             chunk_ids=tuple(row.id for row in exam.rows),

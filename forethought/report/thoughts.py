@@ -22,8 +22,9 @@ _DATA: tuple[tuple[str, str, Format], ...] = (
 )
 _COLUMNS = (
     ("thought", "thought", "per token"),
-    ("mean of rows", "thought", "per row"),
     ("tag", "tag", "per token"),
+    ("both", "thought with tags", "per token"),
+    ("both, mean of rows", "thought with tags", "per row"),
     ("text", "text", "per token"),
     ("raw text", "raw text", "per token"),
 )

@@ -133,6 +133,22 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A thought and then a suffix, sampled from a policy after a prompt that ends with the opening tag."""
+
+    token_ids: tuple[int, ...]
+    """All ids in order: thought, closing tag, suffix."""
+    logprobs: tuple[float, ...]
+    """Log-probability of what was drawn at each place (nats); of an inserted id it says nothing."""
+    drawn: tuple[bool, ...]
+    """Whether the policy drew the id; the harness inserted the others, and they are never trained."""
+    thought_tokens: int
+    """How many of the ids are the thought with its closing tag."""
+    closed: bool
+    """Whether the policy closed the thought itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One continuation of a chunk's prefix that a judge may rank."""
 

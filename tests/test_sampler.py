@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_engine import ARCHITECTURES, ids
 
-from forethought.engine.branches import Group, Prompt, Sampling
+from forethought.engine import prepacked
+from forethought.engine.branches import Group, Prompt, Sampling, Thinking
 from forethought.engine.head import Head
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
@@ -126,3 +127,84 @@ def test_a_stretch_without_any_allowed_token_is_never_drawn(monkeypatch: pytest.
     chosen, logprobs = head_with(logits).draw(torch.ones(3, 1), torch.tensor([0.0, 0.5, 0.999]).double(), 1.0)
     assert chosen.tolist() == [600, 600, 600]
     assert logprobs.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def closes_at(token: int) -> Thinking:
+    return Thinking(max_tokens=10, close_ids=(251, 252), closed=lambda ids: ids[-1] == token)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_thought_and_then_a_suffix_are_one_path_of_the_model(architecture: str) -> None:
+    """Rows close their thoughts at unlike places, or have them closed; all log-probs are the scorer's."""
+    policy = Policy(tiny_model(architecture))
+    thinking = Thinking(max_tokens=10, close_ids=(251, 252), closed=lambda ids: ids[-1] % 12 == 0)
+    found = TorchSampler(policy).think(PROMPTS, 8, thinking, Sampling(max_tokens=5), KEY)
+    groups = [
+        Group(prefix=p.token_ids, branches=tuple(r.token_ids for r in rows))
+        for p, rows in zip(PROMPTS, found, strict=True)
+    ]
+    lengths = set()
+    for rows, scored in zip(found, TorchScorer(policy).logprobs(groups), strict=True):
+        assert len(rows) == 8
+        for rollout, logprobs in zip(rows, scored, strict=True):
+            drawn = np.array(rollout.drawn)
+            np.testing.assert_allclose(np.array(rollout.logprobs)[drawn], logprobs[drawn], atol=1e-4)
+            thought, suffix = rollout.token_ids[: rollout.thought_tokens], rollout.token_ids[rollout.thought_tokens :]
+            assert len(suffix) == 5
+            own = thought if rollout.closed else thought[:10]
+            first = next((i for i, token in enumerate(own) if token % 12 == 0), None)
+            if rollout.closed:
+                assert first == len(thought) - 1
+                assert drawn.all()
+            else:
+                assert first is None
+                assert thought[10:] == (251, 252)
+                assert drawn.tolist() == [True] * 10 + [False] * 2 + [True] * 5
+            lengths.add(len(rollout.token_ids))
+    assert len(lengths) > 4
+    assert {r.closed for rows in found for r in rows} == {True, False}
+
+
+def test_a_rollout_depends_on_its_key_alone() -> None:
+    sampler = TorchSampler(Policy(tiny_model("llama")))
+    together = sampler.think(PROMPTS, 4, closes_at(7), Sampling(max_tokens=6), KEY)
+    alone = TorchSampler(sampler.policy, rows=1).think(PROMPTS[1:2], 2, closes_at(7), Sampling(max_tokens=6), KEY)
+    assert [r.token_ids for r in alone[0]] == [r.token_ids for r in together[1][:2]]
+
+
+def test_a_suffix_may_stop_early() -> None:
+    sampler = TorchSampler(Policy(tiny_model("llama")))
+    stops = tuple(range(0, 250, 9))
+    sampling = Sampling(max_tokens=30, stop_ids=stops)
+    rows = [r for rows in sampler.think(PROMPTS, 6, closes_at(7), sampling, KEY) for r in rows]
+    suffixes = [r.token_ids[r.thought_tokens :] for r in rows]
+    assert all(not set(suffix[:-1]) & set(stops) for suffix in suffixes)
+    assert all(suffix[-1] in stops or len(suffix) == 30 for suffix in suffixes)
+    assert any(set(r.token_ids[: r.thought_tokens]) & set(stops) for r in rows)  # a thought is not stopped by them
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
+def test_packed_weights_compute_what_plain_ones_do(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Policy(tiny_model(architecture).bfloat16())
+    sampling = Sampling(max_tokens=12)
+    packed = TorchSampler(policy).sample(PROMPTS, 4, sampling, KEY)
+    assert not any("forward" in vars(module) for module in policy.model.modules())  # the model is itself again
+    multiplied: list[int] = []
+    real = prepacked.multiply
+    monkeypatch.setattr(prepacked, "multiply", lambda *a, **k: multiplied.append(1) or real(*a, **k))
+    assert TorchSampler(policy).sample(PROMPTS, 4, sampling, KEY) == packed
+    assert len(multiplied) > 100
+    monkeypatch.setattr(prepacked, "available", lambda weight: False)
+    monkeypatch.setattr("forethought.engine.head.available", lambda weight: False)
+    multiplied.clear()
+    plain = TorchSampler(policy).sample(PROMPTS, 4, sampling, KEY)
+    assert not multiplied
+    for left, right in zip(packed, plain, strict=True):  # later draws may fall to either side of an edge
+        assert [completion.token_ids[0] for completion in left] == [completion.token_ids[0] for completion in right]
+    groups = [
+        Group(prefix=p.token_ids, branches=tuple(c.token_ids for c in cs))
+        for p, cs in zip(PROMPTS, packed, strict=True)
+    ]
+    for completions, scored in zip(packed, TorchScorer(policy).logprobs(groups), strict=True):
+        for completion, logprobs in zip(completions, scored, strict=True):
+            np.testing.assert_allclose(completion.logprobs, logprobs, atol=0.1)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from forethought.engine import checkpoint
 from forethought.engine.branches import Group, pack
-from forethought.engine.losses import Rows, dpo, nll
+from forethought.engine.losses import Rows, dpo, nll, policy_gradient
 from forethought.engine.policy import Policy
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.testing import byte_tokenizer, tiny_model
@@ -146,3 +146,69 @@ def test_forbidden_tokens_have_no_gradient() -> None:
     gradient = policy.model.get_output_embeddings().weight.grad
     assert float(gradient[9].abs().max()) == 0
     assert float(gradient[10].abs().max()) > 0
+
+
+def gradient_rows(**given: object) -> tuple[Rows, torch.Tensor]:
+    """Two branches of two and three tokens; the second one's last token was inserted and weighs nothing."""
+    logprobs = torch.tensor([-1.0, -2.0, -0.5, -1.5, -3.0], requires_grad=True)
+    rows = Rows(
+        logprobs=logprobs,
+        branch=torch.tensor([0, 0, 1, 1, 1]),
+        branches=2,
+        weights=torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]),
+        advantages=torch.tensor([0.75, -0.25]),
+        **given,  # type: ignore[arg-type]
+    )
+    return rows, logprobs
+
+
+def test_the_on_policy_gradient_is_the_advantage_of_each_drawn_token() -> None:
+    rows, logprobs = gradient_rows()
+    loss, sums = policy_gradient(rows)
+    loss.backward()
+    assert loss.item() == pytest.approx(-(2 * 0.75 - 2 * 0.25))
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-0.75, -0.75, 0.25, 0.25, 0.0])
+    assert {name: float(value) for name, value in sums.items()} == {"tokens": 4.0, "clipped": 0.0}
+
+
+def test_clipping_stops_what_has_gone_far_enough() -> None:
+    """Ratios 1.5, 1, 0.5, 1.5: a good token beyond 1.2 and a bad one below 0.8 have no gradient left."""
+    ratios = torch.tensor([1.5, 1.0, 0.5, 1.5, 9.0])
+    old = torch.tensor([-1.0, -2.0, -0.5, -1.5, -3.0]) - ratios.log()
+    rows, logprobs = gradient_rows(old=old)
+    loss, sums = policy_gradient(rows, clip=(0.2, 0.2))
+    loss.backward()
+    assert loss.item() == pytest.approx(-(1.2 * 0.75 + 0.75 - 0.8 * 0.25 - 1.5 * 0.25))
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.0, -0.75, 0.0, 0.375, 0.0])
+    assert float(sums["clipped"]) == 2.0
+
+
+def test_the_divergence_pulls_towards_the_reference() -> None:
+    reference = torch.tensor([-1.0, -1.0, -0.5, -1.5, 0.0])
+    rows, logprobs = gradient_rows(reference=reference)
+    loss, sums = policy_gradient(rows, kl_weight=0.5)
+    loss.backward()
+    assert float(sums["kl"]) == pytest.approx(np.e - 2)
+    assert logprobs.grad is not None
+    assert logprobs.grad[1].item() == pytest.approx(-0.75 + 0.5 * (1 - np.e))
+    with pytest.raises(ValueError, match="reference"):
+        policy_gradient(gradient_rows()[0], kl_weight=0.5)
+
+
+def test_the_trainer_hands_advantages_to_the_right_branches() -> None:
+    """As token weights under the NLL they are the same step, in micro-batches too."""
+    groups = [Group(prefix=ids(i, 6), branches=(ids(50 + i, 4), ids(60 + i, 6))) for i in range(3)]
+    values = [(0.5, -0.5), (1.0, -1.0), (-0.25, 0.25)]
+    drawn = [tuple(np.array([1] * (len(b) - 1) + [0], np.float32) for b in g.branches) for g in groups]
+    given = [Example(group=g, weights=w, advantages=a) for g, w, a in zip(groups, drawn, values, strict=True)]
+    weighted = [
+        Example(group=g, weights=tuple(np.float32(one) * part for one, part in zip(a, w, strict=True)))
+        for g, w, a in zip(groups, drawn, values, strict=True)
+    ]
+    ours, plain = make_trainer(micro_tokens=20), make_trainer()
+    ours.step(given, policy_gradient, step=0, normaliser=60)
+    plain.step(weighted, nll, step=0, normaliser=60)
+    for name, master in ours.masters.items():
+        torch.testing.assert_close(master, plain.masters[name], atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ Shape legend: T packed tokens, A scored tokens, M rows of one attention block, S
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,6 +62,18 @@ class Sampling:
     """A completion ends after one of these."""
     forbidden_ids: tuple[int, ...] = ()
     """Never drawn; their probability goes to the other tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking:
+    """How a thought ends before the suffix begins; the prompt ends with the opening tag."""
+
+    max_tokens: int
+    """A thought without its closing tag is cut here, and closed."""
+    close_ids: tuple[int, ...]
+    """What closes it then; at least one id."""
+    closed: Callable[[Sequence[int]], bool]
+    """Says of the ids written so far whether the policy has just closed the thought itself."""
 
 
 @dataclass(slots=True)

@@ -9,11 +9,16 @@ rows of the weight, so its gradient is written once and summed in float32 inside
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from forethought.engine.prepacked import available, multiply, pack_weight
+
+DECODE_LOGITS = 2**20
+"""Logits of one packed stretch while decoding: they stay in the cores' own caches from product to sum."""
 
 CPU_LOGITS, GPU_LOGITS = 2**23, 2**27
 """Logits that exist at once, by device: 32 MiB in float32, about the last-level cache; 512 MiB."""
@@ -32,19 +37,41 @@ class Head:
     """``logits = softcap * tanh(logits / softcap)``, as Gemma 2 does."""
     forbidden: Tensor | None = None
     """``(V,)`` booleans: tokens whose probability is zero."""
+    packed: tuple[tuple[slice, Tensor], ...] = ()
+    """The weight again, packed stretch by stretch for decoding; empty: not packed."""
+
+    def for_decoding(self, rows: int) -> Head:
+        """Return this head with its weight packed for products with ``rows`` hidden states, if that can be done."""
+        if not available(self.weight):
+            return self
+        size = max(BLOCK, DECODE_LOGITS // rows // BLOCK * BLOCK)
+        cuts = range(0, len(self.weight), size)
+        stretches = [slice(start, min(start + size, len(self.weight))) for start in cuts]
+        return replace(self, packed=tuple((at, pack_weight(self.weight[at], rows)) for at in stretches))
 
     def stretches(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield float32 logits ``(A, stretch)`` of one stretch of the vocabulary after the other."""
+        for stretch, logits in self._products(hidden_AH):
+            yield stretch, logits.float()
+
+    def _products(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield logits as they leave the matrix product: in the weight's dtype, unless a softcap needs more."""
+        for stretch, logits in self._matmuls(hidden_AH):
+            if self.softcap is not None:
+                logits = logits.float().div_(self.softcap).tanh_().mul_(self.softcap)
+            if self.forbidden is not None and bool(self.forbidden[stretch].any()):
+                logits.masked_fill_(self.forbidden[stretch], -torch.inf)
+            yield stretch, logits
+
+    def _matmuls(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        if self.packed:
+            yield from ((stretch, multiply(hidden_AH, weight)) for stretch, weight in self.packed)
+            return
         budget = GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS
         size = max(BLOCK, budget // max(1, len(hidden_AH)) // BLOCK * BLOCK)
         for start in range(0, len(self.weight), size):
             stretch = slice(start, min(start + size, len(self.weight)))
-            logits = (hidden_AH @ self.weight[stretch].T).float()
-            if self.softcap is not None:
-                logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
-            if self.forbidden is not None and bool(self.forbidden[stretch].any()):
-                logits.masked_fill_(self.forbidden[stretch], -torch.inf)
-            yield stretch, logits
+            yield stretch, hidden_AH @ self.weight[stretch].T
 
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
         """Return ``log p(target)``, float32 ``(A,)``, with gradients to ``hidden_AH`` and the weight."""
@@ -78,13 +105,14 @@ class Head:
         the uniform number (float64), then the token inside it.  Only block sums are accumulated over the whole
         vocabulary.
         """
-        weights, sums, peaks = [], [], []
-        for _, logits in self.stretches(hidden_RH):
-            scaled = logits if temperature == 1 else logits.div_(temperature)
+        products, sums, peaks = [], [], []
+        for _, logits in self._products(hidden_RH):
+            scaled = logits.to(torch.float32, copy=True)  # one block of the logits is still needed below
+            if temperature != 1:
+                scaled.div_(temperature)
             peak = scaled.amax(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)
-            weight = torch.nn.functional.pad(scaled.sub_(peak).exp_(), (0, -scaled.shape[1] % BLOCK))
-            weights.append(weight)
-            sums.append(weight.view(len(weight), -1, BLOCK).sum(-1))
+            products.append(logits)
+            sums.append(_block_sums(scaled.sub_(peak).exp_()))
             peaks.append(peak)
         highest = torch.cat(peaks, -1).amax(-1, keepdim=True)
         shares = [s.double() * (peak - highest).double().exp() for s, peak in zip(sums, peaks, strict=True)]
@@ -93,7 +121,8 @@ class Head:
         point = uniforms_R[:, None] * cumulative[:, -1:]
         block = torch.searchsorted(cumulative, point, right=True).clamp_max(block_sums.shape[1] - 1)
         share = block_sums.gather(1, block)
-        inside = _block(weights, block[:, 0])
+        inside = _block(products, block[:, 0]).div_(temperature)
+        inside = inside.sub_(inside.amax(-1, keepdim=True)).exp_()
         inner = inside.cumsum(-1, dtype=torch.float64)
         # How far into its block the point is, on the scale of the block's own weights.
         depth = (point - cumulative.gather(1, block) + share) / share * inner[:, -1:]
@@ -105,15 +134,22 @@ class Head:
         return (block * BLOCK + entry)[:, 0], probability[:, 0].log().float()
 
 
-def _block(weights: list[Tensor], block_R: Tensor) -> Tensor:
-    """Return each row's block ``(R, BLOCK)`` out of the stretches' weights."""
-    width = weights[0].shape[1] // BLOCK
-    stretch = (block_R // width).tolist()
-    rows = [
-        weights[s][row, (b - s * width) * BLOCK : (b - s * width + 1) * BLOCK]
-        for row, (s, b) in enumerate(zip(stretch, block_R.tolist(), strict=True))
-    ]
-    return torch.stack(rows)
+def _block_sums(weight: Tensor) -> Tensor:
+    """Return the sums over blocks of :data:`BLOCK` columns; the last block may be shorter."""
+    whole = weight.shape[1] // BLOCK * BLOCK
+    sums = weight[:, :whole].reshape(len(weight), -1, BLOCK).sum(-1)
+    return sums if whole == weight.shape[1] else torch.cat([sums, weight[:, whole:].sum(-1, keepdim=True)], -1)
+
+
+def _block(products: list[Tensor], block_R: Tensor) -> Tensor:
+    """Return each row's block of logits ``(R, BLOCK)``, float32, out of the stretches; -inf past the vocabulary."""
+    width = max(1, products[0].shape[1] // BLOCK)
+    rows = torch.full((len(block_R), BLOCK), -torch.inf, device=block_R.device)
+    for row, block in enumerate(block_R.tolist()):
+        stretch, start = block // width, block % width * BLOCK
+        found = products[stretch][row, start : start + BLOCK]
+        rows[row, : len(found)] = found
+    return rows
 
 
 class _Logprobs(torch.autograd.Function):

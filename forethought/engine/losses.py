@@ -29,6 +29,10 @@ class Rows:
     """``(A,)`` weight of each token; 0 masks it."""
     reference: Tensor | None = None
     """``(A,)`` log-probabilities under the reference."""
+    old: Tensor | None = None
+    """``(A,)`` log-probabilities under the policy that drew the tokens; ``None``: this very policy."""
+    advantages: Tensor | None = None
+    """``(M,)`` how much better than its group's baseline each branch was."""
 
     def per_branch(self, values_A: Tensor) -> Tensor:
         """Return the weighted sum of token values in each branch, ``(M,)``."""
@@ -72,3 +76,43 @@ def dpo(rows: Rows, *, beta: float, nll_weight: float = 0.0) -> tuple[Tensor, di
         "chosen_logprob_change": ratio_P2[:, 0].detach().sum(),
         "rejected_logprob_change": ratio_P2[:, 1].detach().sum(),
     }
+
+
+def policy_gradient(
+    rows: Rows, *, clip: tuple[float, float] | None = None, kl_weight: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Policy gradient with given advantages: ``-sum_t w_t rho_t A``, ``rho_t = p(x_t) / p_old(x_t)``.
+
+    On policy, ``rho`` is 1 and only its gradient counts.  Divided by a constant (the number of rollouts times the token
+    budget of one) and with advantages that are rewards minus their group's mean, this is Dr. GRPO (Liu et al. 2025,
+    arXiv 2503.20783, section 3.2).  With ``clip = (low, high)`` it is the surrogate of PPO and GRPO,
+    ``min(rho A, clip(rho, 1 - low, 1 + high) A)`` (Shao et al. 2024, arXiv 2402.03300, equation 3).  ``kl_weight`` adds
+    that paper's estimator of the divergence from the reference, ``exp(d) - d - 1`` with ``d = log p_ref - log p``
+    (equation 4).
+
+    Metrics, sums over weighted tokens: ``kl``, ``clipped``, and ``tokens`` to divide them by.
+
+    Raises:
+        ValueError: if advantages, or the reference of a divergence, are missing.
+    """
+    if rows.advantages is None:
+        raise ValueError("a policy gradient needs the branches' advantages")
+    old = rows.logprobs.detach() if rows.old is None else rows.old
+    ratio = (rows.logprobs - old).exp()
+    advantage = rows.advantages[rows.branch]
+    gain = ratio * advantage
+    sums = {"tokens": rows.weights.sum(), "clipped": rows.weights.new_zeros(())}
+    if clip is not None:
+        low, high = clip
+        bounded = ratio.clamp(1 - low, 1 + high) * advantage
+        sums["clipped"] = ((bounded < gain).detach() * rows.weights).sum()
+        gain = torch.minimum(gain, bounded)
+    loss = -(gain * rows.weights).sum()
+    if kl_weight:
+        if rows.reference is None:
+            raise ValueError("the divergence from a reference needs the reference's log-probabilities")
+        ahead = rows.reference - rows.logprobs
+        kl = ((ahead.exp() - ahead - 1) * rows.weights).sum()
+        loss = loss + kl_weight * kl
+        sums["kl"] = kl.detach()
+    return loss, sums

@@ -29,6 +29,10 @@ class Example:
     """Per branch, log-probabilities under the reference, float32."""
     weights: tuple[np.ndarray, ...] | None = None
     """Per branch, token weights, float32; default: 1 everywhere."""
+    old: tuple[np.ndarray, ...] | None = None
+    """Per branch, log-probabilities under the policy that drew its tokens, float32."""
+    advantages: tuple[float, ...] | None = None
+    """One per branch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,18 +137,26 @@ class Trainer:
     def _rows(self, examples: Sequence[Example]) -> Rows:
         packed = pack([example.group for example in examples], self.policy.device)
         logprobs = self.policy.logprobs(packed, self.forbidden_ids)
-        references = [part for example in examples for part in example.reference or ()]
         weights = [
             part
             for example in examples
             for part in example.weights or [np.ones(len(b), np.float32) for b in example.group.branches]
         ]
+        advantages = np.array([value for example in examples for value in example.advantages or ()], np.float32)
+
+        def tensor(parts: list[np.ndarray]) -> Tensor | None:
+            return torch.from_numpy(np.concatenate(parts)).to(logprobs.device) if parts else None
+
+        token_weights = tensor(weights)
+        assert token_weights is not None
         return Rows(
             logprobs=logprobs,
             branch=packed.branch,
             branches=len(packed.branch_lengths),
-            weights=torch.from_numpy(np.concatenate(weights)).to(logprobs.device),
-            reference=torch.from_numpy(np.concatenate(references)).to(logprobs.device) if references else None,
+            weights=token_weights,
+            reference=tensor([part for example in examples for part in example.reference or ()]),
+            old=tensor([part for example in examples for part in example.old or ()]),
+            advantages=tensor([advantages] if len(advantages) else []),
         )
 
     def _clear_gradients(self) -> None:

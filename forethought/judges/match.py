@@ -37,9 +37,8 @@ class SimilarityJudge(QuestionJudge):
 
     def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Compare each prediction with the true text; an empty prediction has nothing in common with anything."""
-        asked = [
-            contest.candidates[first] for contest, row in zip(contests, questions, strict=True) for first, _ in row
-        ]
+        pairs = list(zip(contests, questions, strict=True))
+        asked = [contest.candidates[first] for contest, row in pairs for first, _ in row]
         texts = list(dict.fromkeys([*map(_true, contests), *asked]))
         rows = dict(zip(texts, self.embedder.embed(texts), strict=True)) if texts else {}
         results: list[list[Verdict]] = []

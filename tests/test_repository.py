@@ -27,6 +27,7 @@ LAYERS = [
     {"judges", "thoughts"},
     {"stages", "evals"},
     {"lifecycle"},
+    {"midtraining"},
     {"plan"},
     {"report"},
     {"cli"},

@@ -130,3 +130,11 @@ class ThinkingEvaluateConfig(Section):
     """Whether two scripted policies take part, one that ignores its thought and one that copies it."""
     examples: Annotated[int, Field(ge=0)] = 4
     """Windows whose thoughts and suffixes are kept."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> ThinkingEvaluateConfig:
+        if self.probe_samples > self.samples:
+            raise ValueError(
+                f"probe_samples = {self.probe_samples}: the probe takes thoughts of the gate, which has {self.samples}"
+            )
+        return self

@@ -1,4 +1,4 @@
-# make setup | test | demo | check | lint | clean
+# make setup | test | demo | bench | check | lint | clean
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -6,15 +6,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Arguments for pytest: make test ARGS="-k store"
+# Arguments for pytest or the benchmarks: make test ARGS="-k store", make bench ARGS="sampling dpo"
 ARGS ?=
 
-.PHONY: help setup test demo check lint clean
+.PHONY: help setup test demo bench check lint clean
 
 help:
 	@echo "make setup   virtual environment in .venv, pinned packages, the small test model"
 	@echo "make test    the test suite (ARGS=... goes to pytest)"
-	@echo "make demo    stage 1 on a real model and real text, a quarter of an hour on two cores"
+	@echo "make demo    stages 1 and 2 on a real model and real text, under half an hour on two cores"
+	@echo "make bench   the engine against its peers (ARGS=... names benchmarks); writes docs/benchmarks.md"
 	@echo "make check   lint, format and types"
 	@echo "make clean   remove caches and build products; .venv and runs stay"
 
@@ -45,6 +46,13 @@ test: setup
 
 demo: setup $(VENV)/.models-demo
 	$(BIN)/forethought run configs/demo.toml
+
+bench: setup $(VENV)/.models-demo $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/.bench: $(VENV)/.setup
+	$(PIP) install --quiet -c constraints.txt -e ".[bench]"
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 The names below are the library; each is imported when it is first used, so that ``import forethought`` is instant.
 
 - Whole runs: ``load_config`` reads a TOML file into a ``Config``; ``Lifecycle(config, Run.create_or_open(folder))``
-  has ``everything()``, ``chunk()``, ``audit()``, ``improve()`` and ``evaluate()``.
+  has ``everything()``, ``chunk()``, ``audit()``, ``improve()``, ``interleave()``, ``sft()`` and ``evaluate()``.
 - A model: ``load_model(ModelConfig(model=...), device=..., dtype=...)``, behind a ``Policy``.
 - One's own loop: a ``TorchSampler`` continues a ``Prompt`` as ``Sampling`` says, with the random numbers of a
   ``Key``; a ``TorchScorer`` gives the log-probabilities of a ``Group`` (a prefix and its branches); a ``Trainer``

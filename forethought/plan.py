@@ -22,6 +22,9 @@ from forethought.store import Run, StageFolder
 EFFICIENCY = 0.35
 """Share of the measured matrix rate that whole phases are taken to reach: a rule of thumb, hence "a factor of two"."""
 
+INSTRUCTIONS = 250
+"""Tokens of what a thought teacher is told, about."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
@@ -77,6 +80,8 @@ def _other_models(config: Config) -> Iterator[tuple[str, ModelConfig]]:
     rewrite = config.improve.rewrite
     if rewrite is not None and rewrite.model is not None:
         yield "rewrite teacher", rewrite.model
+    if config.interleave is not None and config.interleave.teacher.model is not None:
+        yield "thought teacher", config.interleave.teacher.model
 
 
 def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
@@ -106,7 +111,30 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     if arms == 2:
         tokens = pools * (prefix + suffix)
         phases.append(Phase(name="control arm", amount=f"up to {tokens:,} tokens", flops=6.0 * policy * tokens))
-    return [*phases, _evaluation(config, sizes, arms)]
+    return [*phases, _evaluation(config, sizes, arms), *_stage_two(config, sizes)]
+
+
+def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
+    cfg, sft, policy = config.interleave, config.sft, sizes["policy"] or 0
+    if cfg is None:
+        return []
+    chunk = config.chunk.prefix_tokens[1] + config.chunk.suffix_tokens
+    most, reply = cfg.thoughts[1], cfg.teacher.max_tokens
+    rows = None if cfg.rows is None else cfg.rows + cfg.heldout_rows
+    amount = f"up to {most} thoughts for {'every chunk' if rows is None else f'{rows:,} chunks'}"
+    read = (rows or 0) * most * (INSTRUCTIONS + chunk + reply)
+    phases = [Phase(name="interleave", amount=amount, flops=2.0 * (sizes.get("thought teacher") or 0) * read)]
+    if sft is None:
+        return phases
+    arms, long = 4 if sft.control else 2, chunk + most * reply
+    tokens = arms * sft.steps * sft.rows_per_step * long
+    amount = f"{arms} arms of {sft.steps:,} steps, up to {tokens:,} tokens"
+    phases.append(Phase(name="sft", amount=amount, flops=6.0 * policy * tokens))
+    own = config.evaluate.thoughts
+    scored = cfg.heldout_rows * (2 * long + 3 * chunk + own.thought_tokens) + own.prefixes * (chunk + own.free_tokens)
+    amount = f"{arms + 2} arms on up to {cfg.heldout_rows:,} held-out rows"
+    phases.append(Phase(name="evaluate sft", amount=amount, flops=2.0 * policy * (arms + 2) * scored))
+    return phases
 
 
 def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phase:
@@ -149,6 +177,8 @@ def _disk(config: Config, policy: int | None, place: Path) -> str:
     if policy is None:
         return "disk: unknown before the policy is downloaded"
     arms = _arms(config)
+    if config.sft is not None:
+        arms += 4 if config.sft.control else 2
     resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
     logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
     needed = arms * 4 * policy + resumable + logs

@@ -32,8 +32,19 @@ SMALL = (
     "improve.monitor_chunks=2",
     "evaluate.prefixes=4",
     "evaluate.nll_chunks=4",
+    "interleave.rows=8",
+    "interleave.heldout_rows=6",
+    "interleave.rlmt_rows=4",
+    "sft.steps=4",
+    "sft.rows_per_step=2",
+    "sft.checkpoint_every=2",
+    "sft.monitor_every=2",
+    "sft.monitor_rows=2",
+    "evaluate.thoughts.prefixes=3",
+    "evaluate.thoughts.free_tokens=8",
+    "evaluate.thoughts.thought_tokens=8",
 )
-"""Overrides of configs/smoke.toml: the whole lifecycle in a second."""
+"""Overrides of configs/smoke.toml: the whole lifecycle in seconds."""
 
 # A clean process that has imported torch and run nothing; every run is forked from it.
 _server = multiprocessing.get_context("forkserver")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,35 @@ def test_candidates_are_counted_by_origin() -> None:
     config = build(changed(improve={"rollouts": 16, "rewrite": {"endpoint": ENDPOINT}}))
     assert config.candidates_per_prefix == 18
     assert build(changed(improve={"rollouts": 3, "original": False})).candidates_per_prefix == 3
+
+
+INTERLEAVE = {"teacher": {"kind": "stand-in"}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"sft": {}}, "[sft] trains on thoughts: add [interleave]"),
+        ({"interleave": INTERLEAVE, "chunk": {"sft_share": 0.0}}, "chunk.sft_share must not be 0"),
+        ({"interleave": {}}, "interleave.teacher: Field required"),
+        ({"interleave": {"teacher": {}}}, "a teacher needs exactly one of `model` and `endpoint`"),
+        ({"interleave": {"teacher": {"kind": "stand-in", "endpoint": ENDPOINT}}}, "kind = 'stand-in' takes neither"),
+        ({"interleave": {**INTERLEAVE, "thoughts": [4, 2]}}, "the fewest come first"),
+        ({"interleave": {**INTERLEAVE, "tags": ["<a>", "<a>"]}}, "two different tags"),
+        ({"interleave": {**INTERLEAVE, "tags": ["<a", "<a>"]}}, "neither inside of the other"),
+        ({"interleave": {**INTERLEAVE, "tags": [" ", "</a>"]}}, "two different tags"),
+        ({"interleave": {**INTERLEAVE, "tags": ["aba", "</a>"]}}, "no tag may begin as one ends"),
+    ],
+)
+def test_stage_two_is_checked(sections: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        build(changed(**sections))
+
+
+def test_stage_two_is_optional() -> None:
+    assert build(dict(MINIMAL)).interleave is None
+    assert build(changed(interleave=INTERLEAVE)).sft is None
+    whole = build(changed(interleave=INTERLEAVE, sft={"steps": 3}))
+    assert whole.interleave is not None
+    assert whole.sft is not None
+    assert (whole.interleave.tags, whole.sft.steps) == (("<think>", "</think>"), 3)

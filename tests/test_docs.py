@@ -28,6 +28,9 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 
+SECTIONS = ("policy", "corpus", "chunk", "judges", "audit", "improve", "interleave", "sft", "evaluate", "log")
+"""Tables of a config whose keys pages may name."""
+
 UsageError = typer.BadParameter.__mro__[1]
 """Typer's own copy of click's class, which has no public name."""
 
@@ -179,8 +182,10 @@ def test_source_files_that_are_named_exist(page: Path) -> None:
 def test_config_keys_that_are_named_exist(page: Path, write_docs: Any) -> None:
     places = dict(write_docs.sections(config.Config, ""))
     for name in SPAN.findall(page.read_text()):
-        found = re.fullmatch(r"(policy|corpus|chunk|judges|audit|improve|evaluate|log)\.([\w.]+?)(?: = .*)?", name)
-        if found is None or found[2] in ("py", "md", "jsonl", "toml"):
+        found = re.fullmatch(
+            r"(policy|corpus|chunk|judges|audit|improve|interleave|sft|evaluate|log)\.([\w.]+?)(?: = .*)?", name
+        )
+        if found is None or found[2] in ("py", "md", "jsonl", "toml", "parquet"):
             continue
         section, _, key = f"{found[1]}.{found[2]}".rpartition(".")
         assert section in places, name

@@ -38,6 +38,9 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "update 30 steps, up to 6,720 tokens",  # 120 x (32 + 2 x 12)
         "control arm up to 5,280 tokens",  # 120 x (32 + 12)
         "evaluate up to 144 pairs for each judge: 24 prefixes, 3 ways, 2 arms",
+        "interleave up to 2 thoughts for every chunk",
+        "sft 4 arms of 20 steps, up to 55,040 tokens",  # 4 x 20 x 4 x (32 + 12 + 2 x 64)
+        "evaluate sft 6 arms on up to 24 held-out rows",
         "here already: nothing",
     ):
         assert line in shown

@@ -14,6 +14,7 @@ from forethought import config
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "forethought").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 
 LAYERS = [
@@ -109,7 +110,7 @@ def over_budget(path: Path) -> list[str]:
     return [name for name in found if name.partition(" ")[0] not in EXCEPTIONS]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *BENCHMARKS], ids=name_of)
 def test_budgets(path: Path) -> None:
     assert over_budget(path) == []
 

@@ -17,7 +17,7 @@ from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, co
 from forethought.stats import Interval
 from forethought.store import StageFolder, StoreError, atomic_write
 from forethought.thoughts import build
-from forethought.thoughts.dataset import Ledger, augment, finished, measurements, row, statistics, usable
+from forethought.thoughts.dataset import FEW_PLACES, Ledger, augment, finished, measurements, row, statistics, usable
 from forethought.thoughts.export import FILES, card, parquet
 from forethought.thoughts.places import by_surprise, candidates, spaced
 from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher
@@ -78,7 +78,8 @@ def run(
             folder.append(f"rows.{split}", made)
             rows += made
             done += len(chunks[start : start + BATCH])
-            progress(done, total, f"{split}: {len(rows)} rows, {ledger.accepted} of {ledger.offered} thoughts kept")
+            kept = f", {ledger.accepted} of {ledger.offered} thoughts kept" if ledger.offered else ""
+            progress(done, total, f"{split}: {len(rows)} rows{kept}")
         _demand(split, rows, ledger)
         found[split] = (statistics(rows, chunks, ledger, config.seed), ledger)
         atomic_write(folder.path / FILES[split], parquet(rows, build.tags(cfg)))
@@ -122,11 +123,14 @@ def load_rows(folder: StageFolder, split: Split) -> list[ThoughtRow]:
 def describe(folder: StageFolder) -> list[str]:
     """Return, per split, what became of the chunks and of the thoughts, a line each."""
     manifest = folder.manifest() or {"summary": {"ledgers": {}}}
-    return [
-        f"{split}: {counts['chunks']} chunks, not used {counts['dropped']}; thoughts: {counts['accepted']} of "
-        f"{counts['offered']} kept, rejected {counts['rejected']}"
-        for split, counts in manifest["summary"]["ledgers"].items()
-    ]
+    lines = []
+    for split, counts in manifest["summary"]["ledgers"].items():
+        thoughts = (
+            f"; thoughts: {counts['accepted']} of {counts['offered']} kept, rejected: {_line(counts['rejected'])}"
+        )
+        chunks = f"{split}: {counts['chunks']} chunks, left out: {_line(counts['dropped'])}"
+        lines.append(chunks + (thoughts if counts["offered"] else ""))
+    return lines
 
 
 def stage_config(config: Config, material: Material) -> str:
@@ -154,7 +158,7 @@ def _places_only(cfg: InterleaveConfig, teacher: Teacher, drafts: Sequence[Draft
         if places:
             rows.append(row(draft.chunk, places))
         else:
-            ledger.dropped["too few places"] += 1
+            ledger.dropped[FEW_PLACES] += 1
     return rows
 
 
@@ -185,3 +189,7 @@ def _section(config: Config) -> InterleaveConfig:
     if config.interleave is None:
         raise NoThoughtsError("there is no [interleave] table in the config: add it, with [interleave.teacher]")
     return config.interleave
+
+
+def _line(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"

@@ -1,0 +1,223 @@
+"""A whole step of stage 1 as in ``laptop.toml``: ours, and the same assembled from TRL, ``generate`` and judge rows."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import machine, trl_side
+from benchmarks.judging import Noted
+from benchmarks.material import SEED, corpus, local, subject
+from benchmarks.measure import ROOT, Options, interleave, require, seconds
+from benchmarks.peers import GenerateSampler, RowScorer, fastest_rows
+from benchmarks.results import Row, compared
+from forethought import config as configs
+from forethought.corpus.chunker import chunks
+from forethought.corpus.sources import documents
+from forethought.engine.scorer import TorchScorer
+from forethought.judges.likelihood import Contrast, LikelihoodJudge
+from forethought.judges.pool import Pool
+from forethought.keys import Key
+from forethought.records import Chunk, Contest
+from forethought.stages import improve
+
+QUICK = {
+    "name": "quick",
+    "policy": {"model": "tiny-llama"},
+    "chunk": {"prefix_tokens": [16, 24], "suffix_tokens": 6},
+    "judges": {
+        "tiny": {
+            "model": {"model": "tiny-qwen3"},
+            "normalise": "byte",
+            "contrast": {"model": "tiny-llama"},
+            "contrast_weight": 0.5,
+        }
+    },
+    "improve": {"prefixes_per_step": 2, "rollouts": 3},
+    "dtype": "float32",
+}
+
+
+def run(options: Options) -> Iterator[Row]:
+    """Compare the seconds of a step: rollouts, verdicts, reference and update."""
+    config = configs.build(QUICK) if options.quick else configs.load(ROOT / "configs" / "laptop.toml")
+    config = config.model_copy(update={"device": options.device})
+    cfg, (judge_config,) = config.improve, config.judges.values()
+    ours, judges = our_side(config, options)
+    peer = Assembled.of(ours.shop, config, options, judges)
+    checked = same_scores(ours, peer, judges)
+    pairs = interleave(ours.step, peer.step, options.at_most(3))
+    for side, phases in (("ours", ours.seconds), ("peer", peer.seconds)):
+        print(f"stage      {side}: " + ", ".join(f"{name} {spent:.2f} s" for name, spent in phases.items()), flush=True)
+    name, judge = config.policy.model, judge_config.model.model if judge_config.model else ""
+    yield Row(
+        benchmark="stage",
+        what=(
+            f"stage 1 step of laptop.toml: {cfg.prefixes_per_step} prefixes, K={cfg.rollouts}, "
+            f"judge {judge} minus half of {name}"
+        ),
+        model=name,
+        opponent="TRL DPOTrainer (bf16 autocast), generate, separate judge rows",
+        target=5.0,
+        checked=checked,
+        **compared(pairs, None, limit_of(ours, judges)),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class OurStep:
+    """Our step of stage 1, as the stage itself takes it."""
+
+    shop: improve.Workshop
+    steps: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    """Of each phase of the last step."""
+    pools: Sequence[Pool] = ()
+    """Of the last step."""
+
+    @contextlib.contextmanager
+    def timer(self, phase: str) -> Iterator[None]:
+        """See :meth:`forethought.monitor.Metrics.timer`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+    def count(self, phase: str, tokens: int) -> None:
+        """See :meth:`forethought.monitor.Metrics.count`."""
+
+    def step(self) -> None:
+        """Take one step."""
+        self.seconds.clear()
+        self.pools = improve.make_pools(self.shop, self.steps, self)  # type: ignore[arg-type]  # timer and count suffice
+        with self.timer("reference and update"):
+            self.update()
+        self.steps += 1
+
+    def update(self) -> None:
+        """Learn from the pools."""
+        self.shop.learn(improve.learn_preferences(self.shop, self.pools, self.steps), self.steps)
+
+
+@dataclass(slots=True, kw_only=True)
+class Assembled(OurStep):
+    """The same step with ``generate``, separate judge rows and TRL's DPO trainer."""
+
+    stepper: trl_side.Stepper
+    copy: Any
+    """The policy in the compute dtype, which generates: faster than float32 weights under autocast."""
+
+    @classmethod
+    def of(cls, shop: improve.Workshop, config: configs.Config, options: Options, judges: Judges) -> Assembled:
+        """Return the peer of ``shop``."""
+        policy = subject(config.policy.model, options)
+        variant = trl_side.FP32 if options.quick else trl_side.AUTOCAST
+        material = replace(shop.material, judges=[judges.peer])
+        sampler = GenerateSampler(policy.plain, policy.eos)
+        some = list(material.chunks[: config.improve.prefixes_per_step])
+        stepper = trl_side.Stepper(trl_side.dpo(config.policy.model, options, variant, some))
+        shop = replace(shop, material=material, sampler=sampler)
+        return cls(shop=shop, stepper=stepper, copy=policy.plain)
+
+    def update(self) -> None:
+        """Learn from the pools: TRL's step, then the new weights for ``generate``."""
+        rows = [
+            {
+                "prompt_ids": list(self.shop.prefix(one.chunk)),
+                "chosen_ids": list(one.preferred.chosen.token_ids),
+                "rejected_ids": list(one.preferred.rejected.token_ids),
+            }
+            for one in self.pools
+            if one.preferred is not None
+        ]
+        trainer = self.stepper.trainer
+        self.stepper.step(trainer.data_collator(rows))
+        with torch.no_grad():
+            for copy, weight in zip(self.copy.parameters(), trainer.model.parameters(), strict=True):
+                copy.copy_(weight)
+
+
+@dataclass(slots=True, kw_only=True)
+class Judges:
+    """The training judge over both kinds of scorer."""
+
+    ours: LikelihoodJudge
+    peer: LikelihoodJudge
+    noted: list[tuple[Any, Noted]]
+    """Models and what they were asked."""
+
+
+def our_side(config: configs.Config, options: Options) -> tuple[OurStep, Judges]:
+    """Return our step and the judges."""
+    (judge_config,) = config.judges.values()
+    assert judge_config.model is not None
+    assert judge_config.contrast is not None
+    strong, weak = (subject(model.model, options) for model in (judge_config.model, judge_config.contrast))
+    noted = [Noted(TorchScorer(found.policy)) for found in (strong, weak)]
+    rows = [RowScorer(found.plain, 16) for found in (strong, weak)]
+    weight, cost = judge_config.contrast_weight, judge_config.copy_cost
+    made = [
+        LikelihoodJudge(local(strong, a), judge_config.normalise, Contrast(local(weak, b), weight), cost)
+        for a, b in (noted, rows)
+    ]
+    judges = Judges(ours=made[0], peer=made[1], noted=[(strong.plain, noted[0]), (weak.plain, noted[1])])
+    material = improve.Material(chunks=(), heldout=(), identity="benchmark", judges=[judges.ours])
+    shop, _ = improve.open_workshop(config, material)
+    shop.material = replace(material, chunks=laptop_chunks(config, shop.tokenizer, options))
+    return OurStep(shop=shop), judges
+
+
+def laptop_chunks(config: configs.Config, tokenizer: Any, options: Options) -> list[Chunk]:
+    """Return enough chunks for all steps, cut as the config says."""
+    wanted = config.improve.prefixes_per_step * (2 * options.repeats + 4)
+    found: list[Chunk] = []
+    for document in documents(corpus(options), Counter()):
+        found += chunks(document, tokenizer, config.chunk, Key(SEED, "chunk"), Counter())
+        if len(found) >= wanted:
+            break
+    return found
+
+
+def same_scores(ours: OurStep, peer: Assembled, judges: Judges) -> str:
+    """Check on real pools that both judges score alike, and give the peer its fastest batch size."""
+    ours.step()
+    contests = [
+        Contest(prefix=one.chunk.prefix, candidates=tuple(c.text for c in one.candidates), original=one.chunk.suffix)
+        for one in ours.pools
+    ]
+    for judge_side, (model, noted) in zip((judges.peer, judges.peer.contrast), judges.noted, strict=True):
+        part = noted.groups[:2]
+        best = fastest_rows(model, (4, 9, 18, 36), lambda scorer: seconds(lambda: scorer.logprobs(part)))  # noqa: B023
+        judge_side.model.scorer.rows = best.rows  # type: ignore[union-attr]
+    a, b = (
+        np.array([v.score for said in judge.rank(contests) for v in said], float)
+        for judge in (judges.ours, judges.peer)
+    )
+    apart = float(np.abs(a - b).mean() / a.std())
+    require(apart < 0.1, f"the judges' scores are {apart:.2f} standard deviations apart on average")
+    return (
+        f"scores of {len(a)} candidates by both judges {apart:.3f} standard deviations apart on average; rollouts and "
+        "DPO update: see sampling and dpo"
+    )
+
+
+def limit_of(ours: OurStep, judges: Judges) -> float:
+    """Return the seconds that the machine needs at least for our last step."""
+    cfg, policy = ours.shop.config, ours.shop.trainer.policy.model
+    lengths = [len(ours.shop.prefix(one.chunk)) for one in ours.pools]
+    total = machine.decoding_limit(
+        policy,
+        prompts=len(lengths),
+        length=sum(lengths) // len(lengths),
+        rows=len(lengths) * cfg.rollouts,
+        steps=max(len(one.chunk.suffix_ids) for one in ours.pools),
+    )
+    total += sum(machine.forward_limit(model, noted.groups) for model, noted in judges.noted)
+    groups = [example.group for example in improve.learn_preferences(ours.shop, ours.pools, 0).examples]
+    return total + machine.forward_limit(policy, groups) + machine.update_limit(policy, groups)

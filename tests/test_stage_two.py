@@ -1,0 +1,380 @@
+"""Stage 2 on the smoke config: what interleave, SFT and their evaluation make; TRL as oracle of the SFT step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from smoke_runs import CONFIG, SMALL, cli, smoke
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from forethought import config
+from forethought.engine.losses import nll
+from forethought.engine.policy import Policy
+from forethought.engine.scorer import TorchScorer
+from forethought.engine.trainer import Adam, Example, Schedule, Trainer
+from forethought.evals.thoughts import Exam, Thinker, changes, examine, figures, until_close
+from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict
+from forethought.stages import interleave, sft
+from forethought.store import Run
+from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
+from forethought.thoughts.dataset import row
+from forethought.thoughts.format import Tags, raw, render, spans
+from forethought.thoughts.standin import StandInTeacher
+from forethought.thoughts.teacher import Draft
+from forethought.thoughts.tokens import add_tags, codec
+
+THINK = Tags("<think>", "</think>")
+TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
+
+
+def chunk(text: str, number: int = 0) -> Chunk:
+    return Chunk(
+        id=f"c{number}",
+        document_id=f"d{number}",
+        split=Split.HELDOUT,
+        start=0,
+        prefix=text[:8],
+        suffix=text[8:],
+        prefix_ids=tuple(text[:8].encode()),
+        suffix_ids=tuple(text[8:].encode()),
+    )
+
+
+CHUNKS = {f"c{number}": chunk(text, number) for number, text in enumerate(TEXTS)}
+ROWS = [
+    row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
+    for text, one in zip(TEXTS, CHUNKS.values(), strict=True)
+    for place in [text.index(".") + 1]
+]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("done") / "run"
+    result = smoke("run", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def read(folder: Path, split: Split) -> list[ThoughtRow]:
+    return interleave.load_rows(Run.open(folder).stage("shared", "interleave"), split)
+
+
+def test_the_data_set_loads_and_is_what_the_card_says(done: Path, tmp_path: Path) -> None:
+    place = done / "shared" / "interleave"
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(place / "sft.parquet"), split="train", cache_dir=str(tmp_path)
+    )
+    assert loaded.column_names == [
+        "id", "chunk_id", "document_id", "text", "augmented", "positions", "tokens", "thoughts", "spans",
+    ]  # fmt: skip
+    assert len(loaded) == len(read(done, Split.SFT)) > 0
+    for one in loaded:
+        assert "".join(span["text"] for span in one["spans"] if span["kind"] == "text") == one["text"]
+        assert one["augmented"].replace("<think>" + one["thoughts"][0] + "</think>", "") == one["text"]
+    by_card = datasets.load_dataset(str(place), "thoughts", split="test", cache_dir=str(tmp_path / "2"))
+    assert len(by_card) == len(read(done, Split.HELDOUT))
+    assert "| places per row | 1.00" in (place / "README.md").read_text()
+
+
+def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Path) -> None:
+    rows = {split: read(done, split) for split in (Split.SFT, Split.HELDOUT, Split.RLMT)}
+    assert all(not one.thoughts and one.places for one in rows[Split.RLMT])
+    assert all(one.thoughts for one in rows[Split.SFT])
+    documents = [{one.document_id for one in some} for some in rows.values()]
+    improve = (done / "shared" / "chunk" / "chunks.improve.jsonl").read_text().splitlines()
+    documents.append({json.loads(line)["document_id"] for line in improve})
+    assert len(set().union(*documents)) == sum(map(len, documents))
+
+
+def test_rows_are_slices_of_the_chunks(done: Path) -> None:
+    for split in (Split.SFT, Split.HELDOUT, Split.RLMT):
+        lines = (done / "shared" / "chunk" / f"chunks.{split}.jsonl").read_text().splitlines()
+        chunks = {one.id: one for one in (from_dict(Chunk, json.loads(line)) for line in lines)}
+        for one in read(done, split):
+            source = chunks[one.chunk_id]
+            assert raw(spans(one)) == source.prefix + source.suffix
+            for place in one.places:
+                ids = (source.prefix_ids + source.suffix_ids)[: place.token]
+                assert bytes(ids).decode() == one.text[: place.position]
+
+
+def test_all_arms_train_on_the_same_rows_and_learn_the_thoughts(done: Path) -> None:
+    manifests = {
+        arm: json.loads((done / arm / "sft" / "manifest.json").read_text())
+        for arm in ("base-think", "base-raw", "self-improved-think", "self-improved-raw")
+    }
+    assert len({one["inputs"]["rows"] for one in manifests.values()}) == 1
+    assert len({json.dumps(one["summary"]["weights"]) for one in manifests.values()}) == 4
+    assert manifests["base-think"]["inputs"]["policy"] != manifests["self-improved-think"]["inputs"]["policy"]
+    found = {(one.arm, one.against, one.metric, one.condition): one for one in Run.open(done).measurements()}
+    for lineage in ("base", "self-improved"):
+        change = found[f"{lineage}-think", lineage, "thought NLL change", "per token"]
+        assert change.high is not None
+        assert change.high < -0.5
+        assert change.unit == "nats per token; n rows, bootstrap over documents"
+        against_raw = found[f"{lineage}-think", f"{lineage}-raw", "tag NLL change", "per token"]
+        assert against_raw.high is not None
+        assert against_raw.high < 0
+    assert ("self-improved-think", "base-think", "win_rate", "sampled") in found
+    assert found["sft", "", "exact_preservation", ""].value == 1.0
+
+
+def test_the_tables_are_printed(done: Path) -> None:
+    shown = cli("show", done).stdout
+    for title in (
+        "Thoughts beside the text",
+        "NLL on held-out rows by kind of token",
+        "What changed, paired by row",
+        "Free continuations of held-out prefixes",
+        "NLL of the text after a place",
+        "self-improved-think against base-think",
+        "Training of base-think",
+    ):
+        assert title in shown
+    assert "8,704" in shown
+
+
+def test_a_finished_stage_is_not_run_again(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*.safetensors")}
+    result = smoke("sft", done)
+    assert result.exit_code == 0, result.output
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize("command", ["interleave", "sft"])
+def test_without_its_table_a_command_says_what_to_add(command: str, tmp_path: Path) -> None:
+    text = CONFIG.read_text()
+    bare = text[: text.index("[interleave]")] + text[text.index("[evaluate]") :]
+    (tmp_path / "bare.toml").write_text(bare.replace("configs/", str(CONFIG.parent) + "/"))
+    result = cli(command, tmp_path / "bare.toml", "--run", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "no [interleave] table in the config" in result.stderr or "no [sft] table" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_teacher_of_whom_nothing_can_be_kept_ends_with_the_reasons(tmp_path: Path) -> None:
+    teacher = 'interleave.teacher={model={model="tiny-llama"}, max_tokens=12, retries=0}'
+    result = smoke("interleave", tmp_path / "run", teacher)
+    assert result.exit_code == 2
+    found = re.search(r"no row of sft is left: (\{.*\})\. Take a stronger teacher", result.stderr)
+    assert found is not None, result.output
+    counts = json.loads(found[1])
+    assert counts["offered"] == sum(counts["rejected"].values()) > 0
+    assert counts["dropped"]["too few thoughts"] > 0
+    assert not (tmp_path / "run" / "shared" / "interleave" / "manifest.json").exists()
+
+
+def test_tags_as_tokens_survive_export(tmp_path: Path) -> None:
+    result = smoke("run", tmp_path / "run", "sft.tags_as_tokens=true", "sft.control=false")
+    assert result.exit_code == 0, result.output
+    place = tmp_path / "run" / "base-think" / "sft" / "checkpoints" / "final"
+    tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place)
+    assert tokenizer("a<think>b</think>", add_special_tokens=False).input_ids == [97, 259, 98, 260]
+    assert tokenizer.decode([97, 259, 98, 260], skip_special_tokens=True) == "a<think>b</think>"
+    assert model.get_input_embeddings().num_embeddings == model.get_output_embeddings().out_features == 261
+    assert not list(tmp_path.rglob("base-raw"))
+    metrics = (tmp_path / "run" / "base-think" / "sft" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in metrics]
+    assert rows[-1]["sft/tag_nll"] < rows[0]["sft/tag_nll"] - 0.5
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_new_tag_starts_from_the_mean_of_its_old_tokens(architecture: Any) -> None:
+    model, tokenizer = tiny_model(architecture), byte_tokenizer()
+    old = model.get_input_embeddings().weight.detach().clone()
+    state = torch.random.get_rng_state()
+    assert add_tags(model, tokenizer, THINK) == [259, 260]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    new = model.get_input_embeddings().weight
+    assert torch.equal(new[:259], old)
+    torch.testing.assert_close(new[259], old[list(b"<think>")].mean(dim=0))
+    torch.testing.assert_close(new[260], old[list(b"</think>")].mean(dim=0))
+    output = model.get_output_embeddings().weight
+    assert output.shape == new.shape
+    assert (output is new) == (architecture == "gemma3")
+    coded = codec(tokenizer, THINK)
+    assert (coded.open, coded.close) == ((259,), (260,))
+
+
+def material(rows: Sequence[ThoughtRow], thoughts: bool = True) -> sft.Material:
+    return sft.Material(
+        rows=rows,
+        heldout=rows,
+        chunks=CHUNKS,
+        start=config.ModelConfig(model="tiny-llama"),
+        identity="m",
+        data="d",
+        tags=THINK,
+        thoughts=thoughts,
+    )
+
+
+def test_the_raw_control_sees_the_same_chunks_without_thoughts() -> None:
+    cfg = config.load(CONFIG, SMALL)
+    think, control = (sft.open_workshop(cfg, material(ROWS, one)) for one in (True, False))
+    assert [bytes(one.ids).decode() for one in think.rows] == [render(spans(one), THINK) for one in ROWS]
+    assert [bytes(one.ids).decode() for one in control.rows] == TEXTS
+    assert [one.row_id for one in think.rows] == [one.row_id for one in control.rows]
+    # Both are measured on the text with its thoughts.
+    assert think.monitored == control.monitored
+    assert sft.monitored(think, cfg.sft) == sft.monitored(control, cfg.sft)
+
+
+def test_monitored_nll_is_per_kind_of_token() -> None:
+    cfg = config.load(CONFIG, SMALL)
+    shop = sft.open_workshop(cfg, material(ROWS[:1]))
+    found = sft.monitored(shop, cfg.sft)
+    ids = render(spans(ROWS[0]), THINK).encode()
+    [[logprobs]] = TorchScorer(shop.trainer.policy).logprobs([sft.as_group(tuple(ids), ())])
+    start = ids.index(b"And then?") - 1  # the first token is predicted by nothing
+    assert found["sft/thought_nll"] == pytest.approx(-float(logprobs[start : start + 9].mean()), rel=1e-5)
+    assert set(found) == {"sft/text_nll", "sft/tag_nll", "sft/thought_nll"}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
+def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> None:
+    """TRL gets the rows as padded separate sequences, we pack them; two micro-batches on our side."""
+    coded = codec(byte_tokenizer(), THINK)
+    rows = [coded.tokens(one, CHUNKS[one.chunk_id]) for one in ROWS]
+    assert len({len(one.ids) for one in rows}) == 3
+    trl = SFTTrainer(
+        model=tiny_model(architecture),
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            disable_tqdm=True,
+            per_device_train_batch_size=3,
+        ),
+        train_dataset=datasets.Dataset.from_list([{"input_ids": list(one.ids)} for one in rows]),
+        processing_class=byte_tokenizer(),
+    )
+    assert [tuple(one["input_ids"]) for one in trl.train_dataset] == [one.ids for one in rows]
+    batch = trl.data_collator(list(trl.train_dataset))
+    loss = trl.compute_loss(trl.model, batch)
+    loss.backward()
+    groups = [sft.as_group(one.ids, ()) for one in rows]
+    tokens = sum(len(group.branches[0]) for group in groups)
+    trainer = Trainer(
+        Policy(tiny_model(architecture)),
+        Schedule(peak=1e-6, warmup=0, total=1, min_ratio=1.0),
+        Adam(clip_norm=float("inf")),
+        micro_tokens=groups[0].tokens + groups[1].tokens,
+    )
+    ours: dict[str, torch.Tensor] = {}
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: ours.update({name: master.grad.clone() for name, master in trainer.masters.items()})
+    )
+    found = trainer.step([Example(group=group) for group in groups], nll, step=0, normaliser=float(tokens))
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    expected = {name: parameter.grad for name, parameter in trl.model.named_parameters()}
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        largest = float(gradient.abs().max())
+        assert largest > 0, name
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * largest)
+
+
+def thinker(scripts: dict[str, list[tuple[int, ...]]], name: str = "arm") -> Thinker:
+    return Thinker(
+        name=name,
+        identity=name,
+        sampler=ScriptedSampler(scripts),
+        scorer=UniformScorer(),
+        codec=codec(byte_tokenizer(), THINK),
+        bos=(BOS_ID,),
+        forbidden=(),
+    )
+
+
+EXAM = Exam(
+    rows=ROWS,
+    chunks=CHUNKS,
+    tags=THINK,
+    free_tokens=40,
+    thought_tokens=16,
+    text_tokens=4,
+    prefixes=3,
+    seed=0,
+)
+
+
+def test_what_an_arm_does_with_thoughts_is_counted() -> None:
+    scripts = {
+        "c0": [tuple(b"big.<think>Why?</think> It")],
+        "c1": [tuple(b"on it.<think>Hm. <think>")],
+        "c2": [tuple(b"stands there")],
+        ROWS[0].id: [tuple(b"It may.</think> ")],
+        ROWS[1].id: [tuple(b"never ends")],
+        ROWS[2].id: [tuple(b"</think>")],
+    }
+    arm = thinker(scripts)
+    answers = examine(arm, EXAM)
+    assert answers.opened == (1.0, 1.0, 0.0)
+    assert answers.closed == (1.0, 0.0, 0.0)
+    assert answers.well_formed == (1.0, 0.0, 0.0)
+    assert answers.closed_when_asked == (1.0, 0.0, 1.0)
+    assert answers.after["none"] == pytest.approx([math.log(259)] * 3)
+    found = {(one.metric, one.condition): one for one in figures(arm, answers, EXAM)}
+    assert (found["opens", ""].value, found["opens", ""].n) == (pytest.approx(2 / 3), 3)
+    assert (found["well-formed", ""].value, found["well-formed", ""].n) == (0.5, 2)
+    assert (found["closes", ""].value, found["closes", ""].n) == (0.5, 2)
+    assert (found["closes when asked", ""].value, found["closes when asked", ""].n) == (pytest.approx(2 / 3), 3)
+    assert found["thought NLL", "per token"].value == pytest.approx(math.log(259), rel=1e-5)
+
+
+def test_nll_is_summed_by_kind_of_token_and_paired_by_row() -> None:
+    nll_of = examine(thinker({}), EXAM).nll
+    assert nll_of["thought"].tokens == (9, 9, 9)
+    assert nll_of["tag"].tokens == (15, 15, 15)
+    assert nll_of["text"].tokens == tuple(len(text.encode()) for text in TEXTS)
+    assert nll_of["raw text"].tokens == nll_of["text"].tokens
+    before, after = thinker({}, "before"), thinker({}, "after")
+    worse = examine(before, EXAM)
+    found = changes((after, examine(after, EXAM)), (before, worse), EXAM)
+    assert {one.metric for one in found} == {f"{kind} NLL change" for kind in ("thought", "tag", "text", "raw text")}
+    assert all(one.value == 0.0 and one.against == "before" for one in found)
+
+
+def test_an_own_thought_is_scored_by_the_ids_that_were_drawn() -> None:
+    seen: list[Any] = []
+
+    class Watching(UniformScorer):
+        def logprobs(self, groups):
+            seen.extend(groups)
+            return UniformScorer.logprobs(self, groups)
+
+    arm = dataclasses.replace(thinker({ROWS[0].id: [tuple(b"a</think>b c d")]}), scorer=Watching())
+    examine(arm, EXAM)
+    head = (BOS_ID, *b"The whale is big.")
+    branches = {group.prefix: group.branches for group in seen}
+    assert branches[(*head, *b"<think>a</think>")] == (tuple(b" It "),)
+    assert branches[(*head, *b"<think>And then?</think>")] == (tuple(b" It "),)
+    assert branches[head] == (tuple(b" It "),)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "closed"),
+    [(b"a</think>b", b"a</think>", True), (b"a</thin", b"a</thin", False), (b"", b"", False)],
+)
+def test_until_close(text: bytes, kept: bytes, closed: bool) -> None:
+    assert until_close(tuple(text), byte_tokenizer(), THINK) == (tuple(kept), closed)
+
+
+def test_the_stand_in_speaks_of_what_stands_before() -> None:
+    [offers] = StandInTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
+    assert [offer.thought for offer in offers] == ["So far this is about whale. What follows should say more."]

@@ -88,10 +88,14 @@ def inserts(
 
 def probe(player: Player, task: Task, inserted: dict[str, list[list[Insert]]]) -> dict[str, Probed]:
     """Return what a player predicts under each condition."""
+    # All inserts of a window are branches of its one prefix.
+    together = [[one.ids for rows in inserted.values() for one in rows[index]] for index in range(len(task.windows))]
+    gained = [iter(row) for row in gains(player, task, together)]
     found = {}
     for name, rows in inserted.items():
         ids = [[one.ids for one in row] for row in rows]
         scored = predict(player, task, ids)
+        own_gains = [[next(values) for _ in row] for values, row in zip(gained, rows, strict=True)]
         copies = [
             [copied(suffix, one.said) for suffix, one in zip(said, row, strict=True)]
             for said, row in zip(scored.suffixes, rows, strict=True)
@@ -99,7 +103,7 @@ def probe(player: Player, task: Task, inserted: dict[str, list[list[Insert]]]) -
         found[name] = Probed(
             rewards=means(scored.rewards),
             scores=means(scored.scores),
-            gains=means(gains(player, task, ids)),
+            gains=means(own_gains),
             copied=means(copies),
             predictions=scored,
         )

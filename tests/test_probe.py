@@ -54,7 +54,6 @@ TASK = Task(
     tags=THINK,
     thought_tokens=16,
     suffix_tokens=9,
-    temperature=1.0,
     seed=0,
 )
 

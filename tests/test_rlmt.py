@@ -233,6 +233,7 @@ def test_metrics_tell_copies_and_sameness_apart() -> None:
     assert (found["reward"], found["reward_variance"], found["dead_rate"]) == (0.5, 0.25, 0.0)
     assert found["distinct_thoughts"] == 1.0
     assert found["blank_reward"] is None
+    assert found["capped_reward"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -272,8 +273,9 @@ def test_each_reward_trains_and_an_interrupted_run_ends_with_the_same_weights(
     assert logs[0] == logs[1]
     assert [one["step"] for one in logs[0]] == [0, 1, 2, 3, 4]
     assert sum(one.get("rlmt/gradient_norm", 0.0) > 0 for one in logs[0]) >= 2
-    assert logs[0][1]["rlmt/kl"] == pytest.approx(0.0, abs=1e-6)
-    assert logs[0][-1]["rlmt/kl"] > 0
+    if not cfg.rlmt.kl_weight:
+        assert logs[0][1]["rlmt/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert max(one.get("rlmt/kl") or 0.0 for one in logs[0]) > 0
 
 
 def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
@@ -296,7 +298,6 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
 def test_configs_that_cannot_be_meant_are_refused() -> None:
     for wrong, words in (
         (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "no standard deviation"),
-        (("rlmt.temperature=0.7", "rlmt.updates=2"), "temperature 1"),
         (("rlmt.match.kind='llm'",), "exactly one of `model` and `endpoint`"),
         (("thinking.probe_samples=9",), "takes thoughts of the gate"),
         (("chunk.rlmt_share=0.0",), "rlmt_share must not be 0"),

@@ -89,8 +89,6 @@ class RLMTConfig(TrainingConfig):
     """Longest thought; one without its closing tag is closed there."""
     suffix_tokens: Positive = 32
     """Length of the predicted suffix."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """Sampling temperature; no top-p and no top-k, so that the sampler's log-probs are the trainer's."""
     sample_rows: Positive = 256
     """Rollouts that are decoded at once; does not change the text."""
     monitor_windows: Positive = 16
@@ -105,8 +103,6 @@ class RLMTConfig(TrainingConfig):
                 "reward = 'gain-over-blank' has a baseline outside of the group, and a group that agrees has no "
                 "standard deviation to divide by: set advantage = 'dr-grpo'"
             )
-        if self.temperature != 1.0 and self.updates > 1:
-            raise ValueError("updates > 1 compares probabilities at temperature 1: set temperature = 1")
         return self
 
 

@@ -67,7 +67,6 @@ def stage_config(config: Config, entrants: Sequence[Entrant], task: Task) -> str
             "judge": task.matcher.name,
             "windows": content_id([window.id for window in task.windows]),
             "tokens": [task.thought_tokens, task.suffix_tokens],
-            "temperature": task.temperature,
             "thinking": config.thinking.model_dump(mode="json"),
         }
     )

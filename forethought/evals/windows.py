@@ -65,8 +65,6 @@ class Task:
     """Longest thought."""
     suffix_tokens: int
     """Length of a prediction."""
-    temperature: float
-    """Of thoughts and predictions."""
     seed: int
     """Seed of sampling and of the bootstrap."""
 
@@ -245,7 +243,7 @@ Opener = Callable[[], Player]
 
 
 def _sampling(player: Player, task: Task) -> Sampling:
-    return Sampling(max_tokens=task.suffix_tokens, temperature=task.temperature, forbidden_ids=player.forbidden)
+    return Sampling(max_tokens=task.suffix_tokens, forbidden_ids=player.forbidden)
 
 
 def _read(player: Player, task: Task, ids: Sequence[int]) -> str:

@@ -73,7 +73,7 @@ def run(
 def scores(config: Config, material: Material) -> tuple[list[float], list[list[float]]]:
     """Return the scores of the policy's own continuations, and per chunk those of other documents' continuations."""
     cfg, chunks = section(config), material.chunks
-    sampling = Sampling(max_tokens=cfg.suffix_tokens, temperature=cfg.temperature, forbidden_ids=material.forbidden)
+    sampling = Sampling(max_tokens=cfg.suffix_tokens, forbidden_ids=material.forbidden)
     prompts = [Prompt(id=chunk.id, token_ids=material.bos + chunk.prefix_ids) for chunk in chunks]
     drawn = material.sampler.sample(prompts, 1, sampling, Key(config.seed, "calibration"))
     texts = [material.tokenizer.decode(list(one.token_ids)) for [one] in drawn]
@@ -107,7 +107,6 @@ def stage_config(config: Config, material: Material) -> str:
             "judge": material.matcher.judge.name,
             "chunks": content_id([chunk.id for chunk in material.chunks]),
             "suffix_tokens": cfg.suffix_tokens,
-            "temperature": cfg.temperature,
             "match": cfg.match.model_dump(mode="json", include={"threshold", "max_unrelated", "base_rate"}),
         }
     )

@@ -94,9 +94,9 @@ class Workshop:
     @property
     def sampling(self) -> Sampling:
         """Return how suffixes are drawn; where none is judged, the shortest one is."""
-        cfg = self.config
-        most = 1 if self.dense else cfg.suffix_tokens
-        return Sampling(max_tokens=most, temperature=cfg.temperature, forbidden_ids=self.forbidden)
+        # At temperature 1, without top-p: what is drawn has the probability that the trainer computes.
+        most = 1 if self.dense else self.config.suffix_tokens
+        return Sampling(max_tokens=most, forbidden_ids=self.forbidden)
 
 
 def run(config: Config, folder: StageFolder, material: Material) -> Path:
@@ -173,12 +173,14 @@ def draw(shop: Workshop, windows: Sequence[Window], k: int, key: Key, timer: Tim
     blanks: list[float | None] = [None] * len(groups)
     if cfg.reward == "gain-over-blank":
         blanks = blank_rewards(shop, windows, key, timer)
-    return [
-        dataclasses.replace(
-            group, rewards=tuple(row), blank=blank, advantages=advantages(row, blank, scaled=cfg.advantage == "grpo")
-        )
-        for group, row, blank in zip(groups, rewards, blanks, strict=True)
-    ]
+    found = []
+    for group, row, blank in zip(groups, rewards, blanks, strict=True):
+        if cfg.reward == "gain-over-blank" and blank is None:  # no baseline, no lesson
+            better: tuple[float, ...] = (0.0,) * len(row)
+        else:
+            better = advantages(row, blank, scaled=cfg.advantage == "grpo")
+        found.append(dataclasses.replace(group, rewards=tuple(row), blank=blank, advantages=better))
+    return found
 
 
 def matches(

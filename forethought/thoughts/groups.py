@@ -89,6 +89,12 @@ def describe(groups: Sequence[Drawn]) -> dict[str, float | None]:
     drawn = [p for r in rollouts for p, own in zip(r.logprobs, r.drawn, strict=True) if own]
     pairs = [(g, thought, suffix) for g in groups for thought, suffix in zip(g.thoughts, g.suffixes, strict=True)]
     blanks = [group.blank for group in groups if group.blank is not None]
+    capped = [
+        reward
+        for group in groups
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
+        if reward is not None and not rollout.closed
+    ]
     return {
         "reward": _mean([reward for row in known for reward in row]),
         "reward_variance": _mean(spread),
@@ -97,6 +103,7 @@ def describe(groups: Sequence[Drawn]) -> dict[str, float | None]:
         "unscored_rate": _mean([float(reward is None) for reward in rewards]),
         "thought_tokens": _mean([float(rollout.thought_tokens) for rollout in rollouts]),
         "close_rate": _mean([float(rollout.closed) for rollout in rollouts]),
+        "capped_reward": _mean(capped),
         "entropy": _mean([-logprob for logprob in drawn]),
         "distinct_thoughts": _mean([len(set(group.thoughts)) / len(group.thoughts) for group in groups]),
         "thought_distinct_2": distinct_n([words(thought) for _, thought, _ in pairs], 2),

@@ -27,7 +27,8 @@ from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
-from forethought.records import Axis, Chunk, Place, Rollout, Split
+from forethought.records import Axis, Chunk, Measurement, Place, Rollout, Split
+from forethought.report.midtraining import judgement
 from forethought.stages import rlmt
 from forethought.store import Run
 from forethought.testing import byte_tokenizer, tiny_model
@@ -451,7 +452,7 @@ def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
 
 def test_the_tables_of_stage_three_are_printed(done: Path) -> None:
     shown = cli("show", done).stdout
-    for title in ("Reward gate", "Thought-use probe", "Training of base-rlmt", "windows would"):
+    for title in ("Reward gate", "Thought-use probe", "Training of base-rlmt", "noise"):
         assert title in shown
 
 
@@ -462,3 +463,17 @@ def test_without_its_table_the_command_says_what_to_add(tmp_path: Path) -> None:
     result = cli("rlmt", tmp_path / "bare.toml", "--run", tmp_path / "run")
     assert result.exit_code == 2
     assert "no [rlmt] table in the config" in result.stderr
+
+
+def test_a_difference_inside_the_noise_is_called_that() -> None:
+    def figure(value: float, low: float, high: float) -> Measurement:
+        return Measurement(
+            stage="evaluate-rlmt", arm="a", metric="m", value=value, low=low, high=high, n=24, unit="u", subject="s"
+        )
+
+    needed = figure(310.0, 310.0, 310.0)
+    said = judgement(figure(0.1, -0.1, 0.3), needed)
+    assert said == "inside the noise of 24 windows; about 310 would resolve it"
+    assert judgement(figure(0.2, 0.1, 0.3), needed) == "above zero"
+    assert judgement(figure(-0.2, -0.3, -0.1), needed) == "below zero"
+    assert judgement(figure(0.0, 0.0, 0.0), None) == "none in 24 windows"

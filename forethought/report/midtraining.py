@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from forethought.records import Measurement
-from forethought.report.cells import Format, percent, plain, short, signed, stacked, titled
+from forethought.report.cells import Format, figure, percent, plain, short, signed, stacked, titled
 
 Found = Mapping[tuple[str, str, str, str], Measurement]
 """Figures by arm, against, metric and condition."""
@@ -24,17 +24,15 @@ def tables(measurements: Sequence[Measurement]) -> list[Table]:
 def judgement(change: Measurement, needed: Measurement | None) -> str:
     """Return in words what a paired difference shows, and how many windows would show it where it shows nothing.
 
-    Example: ``inside the noise of 24 windows; about 310 windows would resolve it``
+    Example: ``inside the noise of 24 windows; about 310 would resolve it``
     """
-    assert change.low is not None
-    assert change.high is not None
-    if change.low > 0:
+    if change.low is not None and change.low > 0:
         return "above zero"
-    if change.high < 0:
+    if change.high is not None and change.high < 0:
         return "below zero"
     if needed is None:
-        return f"no difference in {change.n} windows"
-    return f"inside the noise of {change.n} windows; about {needed.value:,.0f} windows would resolve it"
+        return f"none in {change.n} windows"
+    return f"inside the noise of {change.n} windows; about {needed.value:,.0f} would resolve it"
 
 
 def _calibration(measurements: Sequence[Measurement]) -> Table:
@@ -73,13 +71,12 @@ def _gate(found: Found) -> Table:
 
 def _gate_changes(found: Found) -> Table:
     shown = titled("Reward gate: differences, paired by window, with 95% intervals")
-    for column in ("arm", "reward", "says", "score", "says"):
+    for column in ("arm", "reward", "score"):
         shown.add_column(column)
     for arm, against, metric, _ in found:
         if metric == "gate reward difference":
-            shown.add_row(
-                f"{arm}\n  against {against}", *_changes(found, (arm, against), ("gate reward", "gate score"))
-            )
+            cells = _changes(found, (arm, against), ("gate reward", "gate score"))
+            shown.add_row(f"{arm}\n  against {against}", *cells)
     return shown
 
 
@@ -104,7 +101,7 @@ def _probe(found: Found) -> Table:
 
 def _probe_changes(found: Found) -> Table:
     shown = titled("Thought-use probe: own thoughts against each condition, paired by window, with 95% intervals")
-    for column in ("arm", "condition", "reward", "says", "score", "says", "gain", "says"):
+    for column in ("arm", "condition", "reward", "score", "gain, nats per token"):
         shown.add_column(column)
     last = ""
     for arm, _, metric, condition in found:
@@ -116,11 +113,12 @@ def _probe_changes(found: Found) -> Table:
 
 
 def _changes(found: Found, pair: tuple[str, str], metrics: Sequence[str], condition: str = "") -> list[str]:
+    """Return a cell for each metric: the difference over what it shows."""
     cells = []
     for metric in metrics:
         change = found.get((*pair, f"{metric} difference", condition))
         needed = found.get((*pair, f"{metric} windows needed", condition))
-        cells += [_cell(change, signed), judgement(change, needed) if change else ""]
+        cells.append(f"{figure(change, signed)}\n{judgement(change, needed)}" if change else "–")
     return cells
 
 

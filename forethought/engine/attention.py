@@ -20,14 +20,14 @@ from forethought.engine.branches import Packed
 NAME = "forethought"
 
 QKV = tuple[Tensor, Tensor, Tensor]
-"""Queries ``(1, heads, T, D)``, keys and values ``(1, kv_heads, T, D)`` of one layer."""
+"""Queries ``(T, heads, D)``, keys and values ``(T, kv_heads, D)`` of one layer."""
 
 
 class Branching(Protocol):
     """A layout that knows which tokens see which."""
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-        """Return the attention output ``(1, T, heads, D)`` of ``q (1, heads, T, D)``, ``k, v (1, kv_heads, T, D)``."""
+        """Return the attention output ``(T, heads * D)`` of a row of T tokens; ``window`` is a sliding layer's."""
         ...
 
 
@@ -41,7 +41,7 @@ class PackedAttention:
         """See :class:`Branching`."""
         if self.packed.captured is not None:
             self.packed.captured.append(qkv[1:])
-        q, k, v = (tensor[0].transpose(0, 1) for tensor in qkv)  # (T, heads, D)
+        q, k, v = qkv
         outputs = []
         for block in self.packed.blocks:
             mask = block.mask(window)
@@ -55,7 +55,7 @@ class PackedAttention:
                 enable_gqa=q.shape[1] != k.shape[1],
             )
             outputs.append(out.transpose(1, 2).flatten(0, 1))  # (M * S, heads, D)
-        return torch.cat(outputs)[self.packed.inverse][None]
+        return torch.cat(outputs)[self.packed.inverse].flatten(1)
 
 
 def _attention(
@@ -73,7 +73,9 @@ def _attention(
         raise NotImplementedError(f"{type(module).__name__} soft-caps attention scores, which the engine does not do")
     layer: int = module.layer_idx  # type: ignore[assignment]
     window = options.get("sliding_window")
-    return branching.attend(layer, (query, key, value), options["scaling"], window), None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    out = branching.attend(layer, (q, k, v), options["scaling"], window)
+    return out.view(1, len(q), *q.shape[1:]), None
 
 
 AttentionInterface.register(NAME, _attention)

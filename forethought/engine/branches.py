@@ -132,7 +132,7 @@ class Packed:
     branch_lengths: list[int]
     """Tokens of each branch."""
     captured: list[tuple[Tensor, Tensor]] | None = None
-    """If a list: attention leaves every layer's keys and values ``(1, heads, T, D)`` here."""
+    """If a list: attention leaves every layer's keys and values ``(T, heads, D)`` here."""
 
     @property
     def branch_ends(self) -> Tensor:

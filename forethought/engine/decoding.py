@@ -63,21 +63,21 @@ class Decoding:
             self._slots = most, row, place
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-        """See :class:`forethought.engine.attention.Branching`; ``q`` is ``(1, H*Q, R, D)``."""
+        """See :class:`forethought.engine.attention.Branching`; the new tokens' keys and values are stored."""
         q, k, v = qkv
         prompt_k, prompt_v = self.prompts[layer]
         branch_k, branch_v = self.branches[layer]
         R, H, _, D = branch_k.shape
         end = self.length + 1
-        branch_k[:, :, self.length], branch_v[:, :, self.length] = k[0].transpose(0, 1), v[0].transpose(0, 1)
+        branch_k[:, :, self.length], branch_v[:, :, self.length] = k, v
         start = 0 if window is None else max(0, end - window)
-        rows_q = q[0].view(H, -1, R, D).permute(2, 0, 1, 3)  # (R, H, Q, D)
+        rows_q = q.reshape(R, H, -1, D)
         near, near_mass = _attention(rows_q, branch_k[:, :, start:end], branch_v[:, :, start:end], None, scaling)
         far, far_mass = _attention(self._by_prompt(rows_q), prompt_k, prompt_v, self._bias(window), scaling)
         far, far_mass = self._by_row(far, R), self._by_row(far_mass[..., None], R)
         # Softmax over both parts: each part's own result, weighted by its share of the normaliser.
         share = torch.sigmoid(far_mass - near_mass[..., None]).to(q.dtype)
-        return torch.lerp(near, far, share).reshape(1, R, -1, D)
+        return torch.lerp(near, far, share).reshape(R, -1)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """``(R, H, Q, D)`` -> ``(G, H, Q*K, D)``."""
@@ -122,10 +122,7 @@ def prefill(policy: Policy, prompts: Sequence[Prompt], branches: int, capacity: 
     hidden = policy.packed_hidden(packed)
     rows = packed.blocks[0].queries
     lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts], device=policy.device)
-    cache = [
-        (k[0][:, rows].transpose(0, 1).contiguous(), v[0][:, rows].transpose(0, 1).contiguous())
-        for k, v in packed.captured
-    ]
+    cache = [(k[rows].transpose(1, 2).contiguous(), v[rows].transpose(1, 2).contiguous()) for k, v in packed.captured]
     return Decoding(cache, lengths, branches, capacity), hidden[lengths.cumsum(0) - 1]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +13,12 @@ from torch import Tensor
 from forethought.engine import attention
 from forethought.engine.attention import Branching, PackedAttention
 from forethought.engine.branches import Group, Packed, pack
+from forethought.engine.fused import FusedLayer, fuse
 from forethought.engine.head import Head
+from forethought.engine.prepacked import available
+
+LARGEST = 4 * 2**30
+"""Bytes of weights above which a model decodes without a packed copy: it would cost more memory than time."""
 
 
 class UnsupportedModelError(ValueError):
@@ -53,6 +60,47 @@ class Policy:
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
+
+    @contextmanager
+    def decoding(self, rows: int) -> Iterator[None]:
+        """Decode with fused layers on packed weights inside this block, if this model and machine have them.
+
+        The weights must not change meanwhile.
+        """
+        fused = fuse(self.model.get_decoder(), rows) if self.fusable else {}
+        for layer, forward in fused.items():
+            layer.forward = forward  # the instance's attribute hides the class's method
+        try:
+            yield
+        finally:
+            for layer in fused:
+                del layer.forward
+
+    @cached_property
+    def fusable(self) -> bool:
+        """Whether fused layers compute what the model's own do, seen on a few tokens."""
+        decoder = self.model.get_decoder()
+        weights = [parameter for parameter in decoder.parameters() if parameter.ndim > 1]
+        if not all(map(available, weights)) or sum(weight.nbytes for weight in weights) > LARGEST:
+            return False
+        with torch.inference_mode():
+            layers = fuse(decoder, 1)
+            return bool(layers) and self._agree(layers)
+
+    def _agree(self, layers: Mapping[Any, FusedLayer]) -> bool:
+        prefix, branch = _probe(self.model.config.get_text_config().vocab_size)
+        packed = pack([Group(prefix=prefix, branches=(branch,))], self.device)
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def compare(layer: Any, given: tuple[Tensor], options: dict[str, Any], output: Tensor) -> None:
+            seen.append((layers[layer](*given, **options), output))
+
+        hooks = [layer.register_forward_hook(compare, with_kwargs=True) for layer in layers]
+        self.packed_hidden(packed)
+        for hook in hooks:
+            hook.remove()
+        # What a layer adds is rounded to bf16 a few times more by the modules; a wrong formula is off by its size.
+        return all(float((a - b).float().norm() / b.float().norm()) < 0.02 for a, b in seen)
 
     def packed_hidden(self, packed: Packed) -> Tensor:
         """Return the last hidden states ``(T, H)`` of packed groups."""

@@ -20,7 +20,6 @@ from torch import Tensor
 from forethought.engine.branches import Prompt, Sampling, Thinking
 from forethought.engine.decoding import prefill
 from forethought.engine.policy import Policy
-from forethought.engine.prepacked import prepacked
 from forethought.keys import Key
 from forethought.records import Completion, Rollout, StopReason
 
@@ -84,7 +83,6 @@ class TorchSampler:
         """Return the tokens and log-probabilities of every row, prompt by prompt."""
         rows, most, device = len(prompts) * k, script.max_tokens, self.policy.device
         head = self.policy.head(sampling.forbidden_ids).for_decoding(rows)
-        state, hidden_GH = prefill(self.policy, prompts, k, most)
         uniforms = np.stack([key.uniforms(p.id, i, most) for p in prompts for i in range(k)])
         uniforms_RT = torch.from_numpy(uniforms).to(device)
         tokens_RT = torch.zeros(rows, most, dtype=torch.long)
@@ -92,8 +90,9 @@ class TorchSampler:
         lengths = torch.zeros(rows, dtype=torch.long)
         decoded = torch.arange(rows)  # rows that are computed; finished ones leave in batches
         going = torch.ones(rows, dtype=torch.bool)
-        hidden = hidden_GH.repeat_interleave(k, 0)
-        with prepacked(self.policy.model.get_decoder(), rows):
+        with self.policy.decoding(rows):
+            state, hidden_GH = prefill(self.policy, prompts, k, most)
+            hidden = hidden_GH.repeat_interleave(k, 0)
             for step in range(most):
                 if sampling.temperature == 0:
                     drawn, logprob = head.greedy(hidden)

@@ -1,0 +1,127 @@
+"""A decoder layer as a few large kernels, for decoding on the CPU.
+
+At a decode step a layer of a small model computes for a millisecond, and the sixty small operations of its modules
+take as long.  Here queries, keys and values are one product, activation, gate and residual ride on the products that
+they follow, and the rotary embedding takes three operations.  Layers of the Llama shape (Llama, Qwen2, Qwen3) and of
+Gemma 3's are recognised by their parts; every other model keeps its own modules, and :class:`Policy` checks the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm
+
+from forethought.engine.prepacked import multiply, pack_weight
+
+_ACTIVATIONS = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh")}
+"""What transformers calls an activation, and what oneDNN calls it: name, algorithm."""
+
+_PLAIN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_SANDWICH = _PLAIN | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
+"""Parts of a layer; in the second kind what a block adds is normalised, too."""
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+class Norm:
+    """RMS norm in float32, with the scale that a module of any family applies."""
+
+    def __init__(self, module: Any, width: int) -> None:
+        # A row of ones has a root mean square of 1: what comes back is the scale, stored as w or as 1 + w.
+        self.scale: Tensor = module(torch.ones(1, width))[0].float()
+        self.eps: float = getattr(module, "variance_epsilon", None) or module.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the normalised rows in the dtype of ``x``."""
+        return rms_norm(x.float(), self.scale.shape, self.scale, self.eps).to(x.dtype)
+
+
+class FusedLayer:
+    """The forward of one decoder layer on ``(1, R, hidden)``; ``branching`` knows which token sees which."""
+
+    def __init__(self, layer: Any, activation: tuple[str, str], rows: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        hidden = attention.q_proj.in_features
+        self.index, self.scaling = attention.layer_idx, attention.scaling
+        self.window = getattr(attention, "sliding_window", None)
+        self.width = attention.head_dim
+        self.heads = attention.q_proj.out_features // self.width
+        self.activation = activation
+        parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self.qkv = pack_weight(torch.cat([part.weight for part in parts]), rows)
+        self.qkv_bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+        self.out, self.out_bias = pack_weight(attention.o_proj.weight, rows), attention.o_proj.bias
+        self.gate, self.up, self.down = (
+            pack_weight(part.weight, rows) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        )
+        self.before_attention = Norm(layer.input_layernorm, hidden)
+        self.after_attention = Norm(layer.post_attention_layernorm, hidden)
+        sandwich = hasattr(layer, "pre_feedforward_layernorm")
+        self.before_mlp = Norm(layer.pre_feedforward_layernorm, hidden) if sandwich else self.after_attention
+        self.after_mlp = Norm(layer.post_feedforward_layernorm, hidden) if sandwich else None
+        self.head_norms = None
+        if hasattr(attention, "q_norm"):
+            self.head_norms = Norm(attention.q_norm, self.width), Norm(attention.k_norm, self.width)
+
+    def __call__(
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], branching: Any, **_: Any
+    ) -> Tensor:
+        """Return the layer's output ``(1, R, hidden)``."""
+        x = hidden_states[0]
+        heads = multiply(self.before_attention(x), self.qkv, self.qkv_bias).view(len(x), -1, self.width)
+        kv_heads = (heads.shape[1] - self.heads) // 2
+        turned = self._turn(heads[:, : self.heads + kv_heads], *position_embeddings)
+        q, k, v = turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + kv_heads :]
+        attended = branching.attend(self.index, (q, k, v), self.scaling, self.window)
+        if self.after_mlp is None:
+            x = _add(attended, self.out, self.out_bias, x)
+            return _add(self._gated(self.before_mlp(x)), self.down, None, x)[None]
+        x = x + self.after_attention(multiply(attended, self.out, self.out_bias))
+        return (x + self.after_mlp(multiply(self._gated(self.before_mlp(x)), self.down)))[None]
+
+    def _turn(self, qk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return queries and keys ``(R, heads, D)`` with the rotary embedding."""
+        if self.head_norms is not None:
+            q_norm, k_norm = self.head_norms
+            qk = torch.cat([q_norm(qk[:, : self.heads]), k_norm(qk[:, self.heads :])], 1)
+        half = self.width // 2
+        # rotate_half(x) * sin: the halves change places, and the first one its sign.
+        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
+        return torch.addcmul(qk * cos[0, :, None], qk.roll(half, -1), signed[:, None])
+
+    def _gated(self, x: Tensor) -> Tensor:
+        gated = multiply(x, self.gate, activation=self.activation)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, gated, self.up, None, "mul")
+        return product
+
+
+def fuse(decoder: Any, rows: int) -> dict[nn.Module, FusedLayer]:
+    """Return a fused forward for every layer of ``decoder``, or nothing if one of them is of another shape."""
+    config = decoder.config
+    name = str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
+    layers = list(getattr(decoder, "layers", ()))
+    if name not in _ACTIVATIONS or not layers or not all(map(_known, layers)):
+        return {}
+    return {layer: FusedLayer(layer, _ACTIVATIONS[name], rows) for layer in layers}
+
+
+def _known(layer: Any) -> bool:
+    if {child for child, _ in layer.named_children()} not in (_PLAIN, _SANDWICH):
+        return False
+    attention, mlp = layer.self_attn, layer.mlp
+    parts = {child for child, _ in attention.named_children()}
+    if parts not in (_ATTENTION, _ATTENTION | {"q_norm", "k_norm"}):
+        return False
+    if {child for child, _ in mlp.named_children()} != _MLP:
+        return False
+    linears = [getattr(attention, part) for part in _ATTENTION] + [getattr(mlp, p) for p in _MLP - {"act_fn"}]
+    plain = all(type(linear) is nn.Linear for linear in linears)
+    return plain and all(linear.bias is None for linear in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+
+
+def _add(x: Tensor, packed: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+    total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")
+    return total

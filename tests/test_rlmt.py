@@ -125,7 +125,7 @@ class Mute(QuestionJudge):
         return [[self.unscored((i, None), "mute") if i % 3 == 0 else v for i, v in enumerate(row)] for row in found]
 
 
-MATCHER = Matcher(judge=SimilarityJudge(LetterEmbedder()), threshold=0.4)
+MATCHER = Matcher(judge=SimilarityJudge(LetterEmbedder()), threshold=0.04)
 
 
 def settings(*overrides: str) -> Config:
@@ -290,7 +290,7 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
     )
     cfg = settings(*more, "rlmt.monitor_samples=8")
     folder = Run.create_or_open(tmp_path).stage("arm", "rlmt")
-    matcher = Matcher(judge=MATCHER.judge, threshold=0.25)
+    matcher = Matcher(judge=MATCHER.judge, threshold=0.1)
     rlmt.run(cfg, folder, material(windows=WINDOWS[4:], heldout=WINDOWS[:4], matcher=matcher))
     found = rows(tmp_path, "arm/rlmt/metrics.jsonl")
     assert found[-1]["rlmt/heldout_reward"] > found[0]["rlmt/heldout_reward"] + 0.3
@@ -324,7 +324,8 @@ def grpo(architecture: str, loss_type: str, folder: Path, beta: float) -> GRPOTr
         num_generations=4,
         max_completion_length=24,
         loss_type=loss_type,
-        beta=beta,
+        beta=0.0,
+        use_bias_correction_kl=False,  # the estimator as the paper has it
         temperature=1.0,
     )
     trainer = GRPOTrainer(
@@ -335,6 +336,7 @@ def grpo(architecture: str, loss_type: str, folder: Path, beta: float) -> GRPOTr
         processing_class=byte_tokenizer(),
     )
     trainer.current_gradient_accumulation_steps = 1
+    trainer.beta = beta  # set late: it would look for the reference on the hub, and the rows have its numbers
     return trainer
 
 
@@ -357,7 +359,7 @@ def moved(architecture: str) -> Any:
 
 def padded(parts: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
     width = max(map(len, parts))
-    return torch.tensor([[*part, *[0] * (width - len(part))] for part in parts], dtype=dtype)
+    return torch.tensor([[*map(float, part), *[0.0] * (width - len(part))] for part in parts]).to(dtype)
 
 
 def oracle_rows(architecture: str) -> Iterator[Any]:

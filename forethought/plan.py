@@ -164,7 +164,7 @@ def _stage_three(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     gate = (lineages + thinking) * heldout * (prefix + own.samples * long)
     probe = thinking * len(CONDITIONS) * heldout * own.probe_samples * (2 * prefix + 3 * suffix)
     judged = (lineages + thinking) * heldout * own.samples + thinking * len(CONDITIONS) * heldout * own.probe_samples
-    amount = f"{lineages + thinking} arms on up to {heldout:,} held-out windows, up to {judged:,} verdicts"
+    amount = f"{lineages + thinking} arms on up to {heldout:,} held-out windows, up to {judged:,} scored suffixes"
     return [*phases, Phase(name="gate and probe", amount=amount, flops=2.0 * policy * (gate + probe))]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from forethought.judges.prompt import load as load_prompt
 
 from benchmarks import machine
 from benchmarks.material import Subject, candidates, cut, local, subject
@@ -18,6 +17,7 @@ from forethought.engine import Group
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.askers import LocalLetterAsker
 from forethought.judges.pairwise import FIELDS, PairwiseJudge
+from forethought.language.prompt import load as load_prompt
 from forethought.records import Contest, Verdict
 
 

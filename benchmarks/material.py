@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from forethought.judges.local import LocalModel
 
 from benchmarks.measure import ROOT, Options, tidy
 from forethought import models
@@ -19,6 +18,7 @@ from forethought.corpus.sources import documents
 from forethought.engine import Group, Prompt
 from forethought.engine.policy import Policy
 from forethought.keys import Key
+from forethought.language.local import LocalModel
 from forethought.records import Chunk
 
 SEED = 0

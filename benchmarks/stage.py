@@ -22,7 +22,7 @@ from forethought import config as configs
 from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
 from forethought.engine.scorer import TorchScorer
-from forethought.judges.likelihood import Contrast, LikelihoodJudge
+from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.pool import Pool
 from forethought.keys import Key
 from forethought.records import Chunk, Contest
@@ -32,14 +32,7 @@ QUICK = {
     "name": "quick",
     "policy": {"model": "tiny-llama"},
     "chunk": {"prefix_tokens": [16, 24], "suffix_tokens": 6},
-    "judges": {
-        "tiny": {
-            "model": {"model": "tiny-qwen3"},
-            "normalise": "byte",
-            "contrast": {"model": "tiny-llama"},
-            "contrast_weight": 0.5,
-        }
-    },
+    "judges": {"tiny": {"model": {"model": "tiny-qwen3"}}},
     "improve": {"prefixes_per_step": 2, "rollouts": 3},
     "dtype": "float32",
 }
@@ -61,7 +54,7 @@ def run(options: Options) -> Iterator[Row]:
         benchmark="stage",
         what=(
             f"stage 1 step of laptop.toml: {cfg.prefixes_per_step} prefixes, K={cfg.rollouts}, "
-            f"judge {judge} minus half of {name}"
+            f"judged by the likelihood under {judge}"
         ),
         model=name,
         opponent="TRL DPOTrainer (bf16 autocast), generate, separate judge rows",
@@ -149,24 +142,23 @@ class Judges:
 
     ours: LikelihoodJudge
     peer: LikelihoodJudge
-    noted: list[tuple[Any, Noted]]
-    """Models and what they were asked."""
+    model: Any
+    """The model of both."""
+    noted: Noted
+    """What it was asked."""
 
 
 def our_side(config: configs.Config, options: Options) -> tuple[OurStep, Judges]:
     """Return our step and the judges."""
     (judge_config,) = config.judges.values()
     assert judge_config.model is not None
-    assert judge_config.contrast is not None
-    strong, weak = (subject(model.model, options) for model in (judge_config.model, judge_config.contrast))
-    noted = [Noted(TorchScorer(found.policy)) for found in (strong, weak)]
-    rows = [RowScorer(found.plain, 16) for found in (strong, weak)]
-    weight, cost = judge_config.contrast_weight, judge_config.copy_cost
-    made = [
-        LikelihoodJudge(local(strong, a), judge_config.normalise, Contrast(local(weak, b), weight), cost)
-        for a, b in (noted, rows)
-    ]
-    judges = Judges(ours=made[0], peer=made[1], noted=[(strong.plain, noted[0]), (weak.plain, noted[1])])
+    found = subject(judge_config.model.model, options)
+    noted = Noted(TorchScorer(found.policy))
+    ours, peer = (
+        LikelihoodJudge(local(found, scorer), judge_config.normalise, copy_cost=judge_config.copy_cost)
+        for scorer in (noted, RowScorer(found.plain, 16))
+    )
+    judges = Judges(ours=ours, peer=peer, model=found.plain, noted=noted)
     material = improve.Material(chunks=(), heldout=(), identity="benchmark", judges=[judges.ours])
     shop, _ = improve.open_workshop(config, material)
     shop.material = replace(material, chunks=laptop_chunks(config, shop.tokenizer, options))
@@ -191,10 +183,9 @@ def same_scores(ours: OurStep, peer: Assembled, judges: Judges) -> str:
         Contest(prefix=one.chunk.prefix, candidates=tuple(c.text for c in one.candidates), original=one.chunk.suffix)
         for one in ours.pools
     ]
-    for judge_side, (model, noted) in zip((judges.peer, judges.peer.contrast), judges.noted, strict=True):
-        part = noted.groups[:2]
-        best = fastest_rows(model, (4, 9, 18, 36), lambda scorer: seconds(lambda: scorer.logprobs(part)))  # noqa: B023
-        judge_side.model.scorer.rows = best.rows  # type: ignore[union-attr]
+    part = judges.noted.groups[:2]
+    best = fastest_rows(judges.model, (4, 9, 18, 36), lambda scorer: seconds(lambda: scorer.logprobs(part)))
+    judges.peer.model.scorer.rows = best.rows  # type: ignore[attr-defined]
     a, b = (
         np.array([v.score for said in judge.rank(contests) for v in said], float)
         for judge in (judges.ours, judges.peer)
@@ -218,6 +209,6 @@ def limit_of(ours: OurStep, judges: Judges) -> float:
         rows=len(lengths) * cfg.rollouts,
         steps=max(len(one.chunk.suffix_ids) for one in ours.pools),
     )
-    total += sum(machine.forward_limit(model, noted.groups) for model, noted in judges.noted)
+    total += machine.forward_limit(judges.model, judges.noted.groups)
     groups = [example.group for example in improve.learn_preferences(ours.shop, ours.pools, 0).examples]
     return total + machine.forward_limit(policy, groups) + machine.update_limit(policy, groups)

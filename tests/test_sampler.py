@@ -183,6 +183,15 @@ def test_a_suffix_may_stop_early() -> None:
     assert any(set(r.token_ids[: r.thought_tokens]) & set(stops) for r in rows)  # a thought is not stopped by them
 
 
+@pytest.mark.parametrize("vocabulary", [700, 1024])
+def test_the_last_tokens_of_one_stretch_can_be_drawn(vocabulary: int) -> None:
+    """Qwen's end of turn stands in the last block of its vocabulary, which is not a whole one."""
+    logits = torch.zeros(vocabulary)
+    logits[vocabulary - 3] = 30.0
+    chosen, _ = head_with(logits).draw(torch.ones(2, 1), torch.tensor([0.3, 0.9]).double(), 0.7)
+    assert chosen.tolist() == [vocabulary - 3] * 2
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_fused_layers_compute_what_the_models_own_do(architecture: str) -> None:
     policy = Policy(tiny_model(architecture).bfloat16())

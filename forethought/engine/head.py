@@ -143,7 +143,7 @@ def _block_sums(weight: Tensor) -> Tensor:
 
 def _block(products: list[Tensor], block_R: Tensor) -> Tensor:
     """Return each row's block of logits ``(R, BLOCK)``, float32, out of the stretches; -inf past the vocabulary."""
-    width = max(1, products[0].shape[1] // BLOCK)
+    width = -(-products[0].shape[1] // BLOCK)
     rows = torch.full((len(block_R), BLOCK), -torch.inf, device=block_R.device)
     for row, block in enumerate(block_R.tolist()):
         stretch, start = block // width, block % width * BLOCK

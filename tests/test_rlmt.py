@@ -454,7 +454,7 @@ def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
 
 def test_the_tables_of_stage_three_are_printed(done: Path) -> None:
     shown = cli("show", done).stdout
-    for title in ("Reward gate", "Thought-use probe", "Training of base-rlmt", "noise"):
+    for title in ("Reward gate", "Thought-use probe", "Training of base-rlmt", "too few to"):
         assert title in shown
 
 
@@ -478,4 +478,7 @@ def test_a_difference_inside_the_noise_is_called_that() -> None:
     assert said == "inside the noise of 24 windows; about 310 would resolve it"
     assert judgement(figure(0.2, 0.1, 0.3), needed) == "above zero"
     assert judgement(figure(-0.2, -0.3, -0.1), needed) == "below zero"
-    assert judgement(figure(0.0, 0.0, 0.0), None) == "none in 24 windows"
+    assert judgement(figure(0.0, -0.1, 0.1), None) == "inside the noise of 24 windows"
+    assert judgement(figure(0.0, 0.0, 0.0), None) == "no difference in any of 24 windows"
+    few = dataclasses.replace(figure(0.2, 0.1, 0.3), n=4)
+    assert judgement(few, needed) == "4 windows are too few to tell"

@@ -12,6 +12,9 @@ from forethought.report.cells import Format, figure, percent, plain, short, sign
 Found = Mapping[tuple[str, str, str, str], Measurement]
 """Figures by arm, against, metric and condition."""
 
+FEWEST = 10
+"""A bootstrap over fewer windows gives intervals that are too narrow to be called anything."""
+
 
 def tables(measurements: Sequence[Measurement]) -> list[Table]:
     """Return the tables, empty where nothing was measured."""
@@ -26,13 +29,16 @@ def judgement(change: Measurement, needed: Measurement | None) -> str:
 
     Example: ``inside the noise of 24 windows; about 310 would resolve it``
     """
+    if change.low == change.high:
+        return f"no difference in any of {change.n} windows"
+    if change.n < FEWEST:
+        return f"{change.n} windows are too few to tell"
     if change.low is not None and change.low > 0:
         return "above zero"
     if change.high is not None and change.high < 0:
         return "below zero"
-    if needed is None:
-        return f"none in {change.n} windows"
-    return f"inside the noise of {change.n} windows; about {needed.value:,.0f} would resolve it"
+    noise = f"inside the noise of {change.n} windows"
+    return noise if needed is None else f"{noise}; about {needed.value:,.0f} would resolve it"
 
 
 def _calibration(measurements: Sequence[Measurement]) -> Table:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from forethought.engine.scorer import TorchScorer
     from forethought.engine.trainer import Adam, Example, Schedule, Trainer
     from forethought.keys import Key
-    from forethought.lifecycle import Lifecycle
+    from forethought.midtraining import WholeLifecycle as Lifecycle
     from forethought.models import load as load_model
     from forethought.store import Run
 
@@ -60,7 +60,7 @@ _HOMES = {
     "Example": "engine.trainer:Example",
     "Group": "engine.branches:Group",
     "Key": "keys:Key",
-    "Lifecycle": "lifecycle:Lifecycle",
+    "Lifecycle": "midtraining:WholeLifecycle",
     "ModelConfig": "config:ModelConfig",
     "Policy": "engine.policy:Policy",
     "Prompt": "engine.branches:Prompt",

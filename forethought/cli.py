@@ -18,7 +18,7 @@ from forethought.config import Config, ConfigError, load
 from forethought.store import Run
 
 if TYPE_CHECKING:
-    from forethought.lifecycle import Lifecycle
+    from forethought.midtraining import WholeLifecycle
 
 app = typer.Typer(
     name="forethought",
@@ -49,7 +49,7 @@ def run(
 ) -> None:
     """Run the whole lifecycle; interrupted, the same command goes on.
 
-    Chunk, audit, improve, evaluate, and with [interleave] and [sft] in the config interleave and sft.
+    Chunk, audit, improve, evaluate; interleave and sft with these tables in the config, rlmt with [rlmt].
     """
     _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.everything())
 
@@ -92,6 +92,14 @@ def sft(
 ) -> None:
     """Train both lineages on the text with its thoughts (stage 2), with the stages that they need."""
     _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.sft())
+
+
+@app.command()
+def rlmt(
+    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+) -> None:
+    """Train both lineages by reward of what follows their thoughts (stage 3), with the stages that they need."""
+    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.rlmt())
 
 
 @app.command()
@@ -146,7 +154,7 @@ def _work(
     folder: Path | None,
     dry_run: bool,
     force: bool,
-    action: Callable[[Lifecycle], object],
+    action: Callable[[WholeLifecycle], object],
 ) -> None:
     def work() -> None:
         config = load(path, overrides or ())
@@ -154,13 +162,13 @@ def _work(
         if dry_run:
             _plan(config, place)
             return
-        from forethought.lifecycle import Lifecycle
+        from forethought.midtraining import WholeLifecycle
         from forethought.report.summary import write_summary
 
         opened = Run.create_or_open(place)
         with opened.lock():
             try:
-                action(Lifecycle(config, opened, force=force, say=_say))
+                action(WholeLifecycle(config, opened, force=force, say=_say))
             finally:
                 write_summary(opened)
         _show(opened, examples=2)

@@ -17,6 +17,8 @@ from rich.text import Text
 from forethought import models
 from forethought.config import Config, JudgeConfig, ModelConfig
 from forethought.corpus import sources
+from forethought.evals.probe import CONDITIONS
+from forethought.models import embedding
 from forethought.store import Run, StageFolder
 
 EFFICIENCY = 0.35
@@ -46,6 +48,8 @@ def plan(config: Config, place: Path) -> RenderableType:
     """
     device = models.resolve_device(config.device)
     next(sources.documents(config.corpus, Counter()))
+    if config.rlmt is not None and config.rlmt.match.kind == "similarity":
+        embedding.demand(config.rlmt.match.embedder)
     named = {"policy": config.policy} | dict(_other_models(config))
     listing = Table("model", "is", "weights", "before the first use", box=None)
     sizes: dict[str, int | None] = {}
@@ -82,6 +86,8 @@ def _other_models(config: Config) -> Iterator[tuple[str, ModelConfig]]:
         yield "rewrite teacher", rewrite.model
     if config.interleave is not None and config.interleave.teacher.model is not None:
         yield "thought teacher", config.interleave.teacher.model
+    if config.rlmt is not None and config.rlmt.match.model is not None:
+        yield "match judge", config.rlmt.match.model
 
 
 def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
@@ -111,7 +117,7 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     if arms == 2:
         tokens = pools * (prefix + suffix)
         phases.append(Phase(name="control arm", amount=f"up to {tokens:,} tokens", flops=6.0 * policy * tokens))
-    return [*phases, _evaluation(config, sizes, arms), *_stage_two(config, sizes)]
+    return [*phases, _evaluation(config, sizes, arms), *_stage_two(config, sizes), *_stage_three(config, sizes)]
 
 
 def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
@@ -135,6 +141,31 @@ def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     amount = f"{arms + 2} arms on up to {cfg.heldout_rows:,} held-out rows"
     phases.append(Phase(name="evaluate sft", amount=amount, flops=2.0 * policy * (arms + 2) * scored))
     return phases
+
+
+def _stage_three(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
+    cfg, policy = config.rlmt, sizes["policy"] or 0
+    if cfg is None:
+        return []
+    prefix, lineages, thinking = config.chunk.prefix_tokens[1], 2, 4
+    windows = lineages * cfg.steps * cfg.windows_per_step
+    suffix = 1 if cfg.reward == "information-gain" else cfg.suffix_tokens
+    drawn = windows * cfg.rollouts
+    long = cfg.thought_tokens + suffix
+    tokens = drawn * long + windows * prefix
+    passes = 8.0 if cfg.kl_weight else 6.0
+    amount = f"{lineages} arms of {cfg.steps:,} steps, {drawn:,} thoughts with suffixes after {windows:,} prefixes"
+    phases = [
+        Phase(name="rlmt: sample", amount=amount, flops=2.0 * policy * tokens),
+        Phase(name="rlmt: update", amount=f"up to {tokens:,} tokens", flops=passes * cfg.updates * policy * tokens),
+    ]
+    own = config.thinking
+    heldout = own.windows if config.interleave is None else min(own.windows, config.interleave.heldout_rows)
+    gate = (lineages + thinking) * heldout * (prefix + own.samples * long)
+    probe = thinking * len(CONDITIONS) * heldout * own.probe_samples * (2 * prefix + 3 * suffix)
+    judged = (lineages + thinking) * heldout * own.samples + thinking * len(CONDITIONS) * heldout * own.probe_samples
+    amount = f"{lineages + thinking} arms on up to {heldout:,} held-out windows, up to {judged:,} scored suffixes"
+    return [*phases, Phase(name="gate and probe", amount=amount, flops=2.0 * policy * (gate + probe))]
 
 
 def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phase:
@@ -179,6 +210,8 @@ def _disk(config: Config, policy: int | None, place: Path) -> str:
     arms = _arms(config)
     if config.sft is not None:
         arms += 4 if config.sft.control else 2
+    if config.rlmt is not None:
+        arms += 2
     resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
     logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
     needed = arms * 4 * policy + resumable + logs

@@ -70,6 +70,7 @@ class Axis(enum.StrEnum):
     SAFETY = "safety"
     FACTUALITY = "factuality"
     LENGTH = "length"
+    MATCH = "match"
 
 
 class SpanKind(enum.StrEnum):

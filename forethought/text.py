@@ -66,6 +66,13 @@ def distinct_interval(sequences: Sequence[Sequence[Hashable]], n: int, clusters:
     return Interval(value=value, low=low, high=high, n=len(sequences))
 
 
+def copied(said: str, source: str, n: int = 3) -> float:
+    """Return the share of the word ``n``-grams of ``said`` that ``source`` has, in [0, 1]; 0 if there are none."""
+    grams = ngrams(words(said), n)
+    known = set(ngrams(words(source), n))
+    return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
+
+
 def mean_length(texts: Sequence[Sized]) -> float:
     """Return the mean length: characters of strings, tokens of lists of tokens; 0 for no text."""
     return sum(map(len, texts)) / len(texts) if texts else 0.0

@@ -43,6 +43,18 @@ SMALL = (
     "evaluate.thoughts.prefixes=3",
     "evaluate.thoughts.free_tokens=8",
     "evaluate.thoughts.thought_tokens=8",
+    "rlmt.steps=4",
+    "rlmt.windows_per_step=2",
+    "rlmt.rollouts=4",
+    "rlmt.thought_tokens=8",
+    "rlmt.checkpoint_every=2",
+    "rlmt.monitor_every=2",
+    "rlmt.monitor_windows=2",
+    "rlmt.monitor_samples=2",
+    "rlmt.match.calibration_chunks=8",
+    "thinking.windows=4",
+    "thinking.samples=2",
+    "thinking.probe_samples=1",
 )
 """Overrides of configs/smoke.toml: the whole lifecycle in seconds."""
 

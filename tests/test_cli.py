@@ -23,7 +23,7 @@ from forethought.report.summary import read_curves, render
 from forethought.store import Run
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "evaluate")
+STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "rlmt", "evaluate")
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,11 @@ KILLS = [
     Kill("forethought.training:save", 5, after=True),  # the first of SFT: stage 1 has four
     Kill("forethought.training:finish", 5),  # an arm of SFT is trained, but not written
     Kill("forethought.evals.interface:examine", 3),
+    Kill("forethought.stages.calibrate:scores", 1),
+    Kill("forethought.stages.rlmt:learn", 4),  # a checkpoint, and a step after it
+    Kill("forethought.training:save", 9, after=True),  # the first of RL mid-training: earlier stages have eight
+    Kill("forethought.training:finish", 8),  # its second arm is trained, but not written
+    Kill("forethought.evals.thinking:play", 4),
 ]
 
 

@@ -37,6 +37,9 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "judge: shorter 600 verdicts",  # with the original, 5 candidates
         "update 30 steps, up to 6,720 tokens",  # 120 x (32 + 2 x 12)
         "control arm up to 5,280 tokens",  # 120 x (32 + 12)
+        "rlmt: sample 2 arms of 20 steps, 1,280 thoughts with suffixes after 160 prefixes",
+        "rlmt: update up to 30,720 tokens",  # 1,280 x (12 + 8) + 160 x 32
+        "gate and probe 6 arms on up to 16 held-out windows, up to 1,408 scored suffixes",
         "evaluate up to 144 pairs for each judge: 24 prefixes, 3 ways, 2 arms",
         "interleave up to 2 thoughts for every chunk",
         "sft 4 arms of 20 steps, up to 55,040 tokens",  # 4 x 20 x 4 x (32 + 12 + 2 x 64)
@@ -107,4 +110,6 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path) -> None:
         planned(tmp_path, "corpus.path=nowhere.jsonl")
     with pytest.raises(ModelError, match="no-teacher"):
         planned(tmp_path, "improve.rewrite.model.model=./no-teacher")
+    with pytest.raises(ModelError, match="no-embedder"):
+        planned(tmp_path, "rlmt.match.embedder=./no-embedder")
     assert os.listdir(tmp_path) == []

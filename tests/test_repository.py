@@ -28,6 +28,7 @@ LAYERS = [
     {"judges", "thoughts"},
     {"stages", "evals"},
     {"lifecycle"},
+    {"midtraining"},
     {"plan"},
     {"report"},
     {"cli"},

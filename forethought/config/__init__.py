@@ -5,6 +5,7 @@ Hand-written configs are TOML, resolved ones are JSON (``config.json`` beside a 
 
 from forethought.config.base import ConfigError, Positive, Section, Share
 from forethought.config.judging import AuditConfig, JudgeConfig, RewriteConfig
+from forethought.config.midtraining import MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reading import Config, build, dump, load
 from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, ModelConfig
 from forethought.config.stages import (
@@ -30,13 +31,16 @@ __all__ = [
     "InterleaveConfig",
     "JudgeConfig",
     "LogConfig",
+    "MatchConfig",
     "ModelConfig",
     "Positive",
+    "RLMTConfig",
     "RewriteConfig",
     "SFTConfig",
     "Section",
     "Share",
     "TeacherConfig",
+    "ThinkingEvaluateConfig",
     "ThoughtEvaluateConfig",
     "TrainingConfig",
     "build",

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig
+from forethought.config.midtraining import RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.sources import ChunkConfig, CorpusConfig, ModelConfig
 from forethought.config.stages import EvaluateConfig, ImproveConfig, InterleaveConfig, LogConfig, SFTConfig
 
@@ -43,8 +44,12 @@ class Config(Section):
     """Stage 2: thoughts in the text.  Without this table there is none."""
     sft: SFTConfig | None = None
     """Stage 2: training on them.  Without this table there is none."""
+    rlmt: RLMTConfig | None = None
+    """Stage 3: RL mid-training.  Without this table there is none."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Held-out evaluation."""
+    thinking: ThinkingEvaluateConfig = ThinkingEvaluateConfig()
+    """Whether thoughts matter: reward gate and probe."""
     log: LogConfig = LogConfig()
     """Metric sinks."""
 
@@ -61,6 +66,10 @@ class Config(Section):
             raise ValueError("[sft] trains on thoughts: add [interleave] and [interleave.teacher]")
         if self.interleave is not None and not self.chunk.sft_share:
             raise ValueError("[interleave] needs text of its own: chunk.sft_share must not be 0")
+        if self.rlmt is not None and self.sft is None:
+            raise ValueError("[rlmt] goes on from models that think: add [sft], [interleave] and [interleave.teacher]")
+        if self.rlmt is not None and not self.chunk.rlmt_share:
+            raise ValueError("[rlmt] needs text of its own: chunk.rlmt_share must not be 0")
         return self
 
     @property

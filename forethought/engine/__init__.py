@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from forethought.engine.branches import Group, Prompt, Sampling
+from forethought.engine.branches import Group, Prompt, Sampling, Thinking
 from forethought.keys import Key
-from forethought.records import Completion
+from forethought.records import Completion, Rollout
 
-__all__ = ["Group", "Prompt", "Sampler", "Sampling", "Scorer"]
+__all__ = ["Group", "Prompt", "Sampler", "Sampling", "Scorer", "Thinking", "ThinkingSampler"]
 
 
 class Sampler(Protocol):
@@ -19,6 +19,16 @@ class Sampler(Protocol):
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
         """Return ``k`` completions of each prompt; a draw depends on (key, prompt id, k) alone."""
+        ...
+
+
+class ThinkingSampler(Sampler, Protocol):
+    """Something that can think before it writes."""
+
+    def think(
+        self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
+    ) -> list[list[Rollout]]:
+        """Return ``k`` rollouts of each prompt, which ends with the opening tag: a thought, then a suffix."""
         ...
 
 

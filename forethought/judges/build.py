@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from forethought.config import JudgeConfig, RewriteConfig
+from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
 from forethought.engine.endpoint import Endpoint
 from forethought.judges import Judge, pairwise, rewrite
 from forethought.judges.askers import Asker, EndpointLetterAsker, LocalLetterAsker, WrittenAsker
 from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge
+from forethought.judges.match import HALF, LikelihoodGainJudge, Matcher, SimilarityJudge
 from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.judges.rewrite import Rewriter
@@ -20,6 +21,7 @@ from forethought.keys import Key
 from forethought.language.prompt import load as load_prompt
 from forethought.language.shelf import Shelf, needed, writer
 from forethought.language.writers import Style
+from forethought.models.embedding import load_embedder
 
 
 def build(config: JudgeConfig, shelf: Shelf, cache: Path | None = None) -> Judge:
@@ -37,6 +39,20 @@ def build_rewriter(config: RewriteConfig, shelf: Shelf, tokenizer: Any) -> Rewri
     return Rewriter(teacher, prompt, tokenizer, config.temperature, config.join_words)
 
 
+def build_matcher(config: MatchConfig, shelf: Shelf, cache: Path, threshold: float | None = None) -> Matcher:
+    """Return the match judge of ``config``; ``threshold`` is the calibrated one, if it was."""
+    judge: Judge
+    if config.kind == "similarity":
+        judge = SimilarityJudge(load_embedder(config.embedder, shelf.device))  # faster than looking it up
+    elif config.kind == "likelihood-gain":
+        judge = CachedJudge(LikelihoodGainJudge(shelf.model(needed(config))), VerdictCache(cache))
+    else:
+        prompt = load_prompt("match", SCALES["match"].fields, config.verdict, config.prompt)
+        judge = CachedJudge(PointwiseJudge("match", _asker(config, shelf), prompt), VerdictCache(cache))
+    bar = config.threshold if config.threshold is not None else threshold
+    return Matcher(judge=judge, threshold=HALF if bar is None else bar)
+
+
 def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
     if config.kind == "shorter":
         return ShorterJudge()
@@ -52,7 +68,7 @@ def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
     return PointwiseJudge(config.axis, _asker(config, shelf), prompt)
 
 
-def _asker(config: JudgeConfig, shelf: Shelf) -> Asker:
+def _asker(config: JudgeConfig | MatchConfig, shelf: Shelf) -> Asker:
     if config.verdict == "written":
         style = Style(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
         return WrittenAsker(writer(config, shelf, Key(seed=shelf.seed, purpose="verdicts")), style, config.repeats)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -22,12 +22,32 @@ def render_examples(run: Run, count: int, condition: str = "greedy") -> Renderab
     """
     shown: list[RenderableType] = []
     for folder in run.stages():
+        if folder.stage == "evaluate-rlmt":
+            shown += _thinking(list(folder.read("examples")), count)
         if folder.stage != "evaluate":
             continue
         for row in list(folder.read("examples"))[:count]:
             name = condition if condition in row["conditions"] else next(iter(row["conditions"]))
             shown += [Text(), _example(folder.arm, name, row)]
     return Group(*shown)
+
+
+def _thinking(rows: Sequence[Mapping[str, Any]], count: int) -> list[RenderableType]:
+    """Return what each arm thought and predicted under each condition of the probe."""
+    shown: list[RenderableType] = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        for row in [one for one in rows if one["arm"] == arm][:count]:
+            table = Table(title=f"{arm}, thought-use probe", title_justify="left", show_header=False, box=None)
+            table.add_column(style="bold", no_wrap=True)
+            table.add_column()
+            table.add_row("prefix", Text("…" + row["prefix"][-_PREFIX_END:], style="dim"))
+            table.add_row("original", Text(row["suffix"]))
+            for condition, one in row["conditions"].items():
+                table.add_row(condition, Text(f"[{one['thought'].strip()}]", style="italic") if one["thought"] else "")
+                score = "unscored" if one["score"] is None else f"{one['score']:.2f}"
+                table.add_row("", Text(f"{one['prediction']}  ({score})"))
+            shown += [Text(), table]
+    return shown
 
 
 def _example(arm: str, condition: str, row: Mapping[str, Any]) -> Table:

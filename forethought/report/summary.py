@@ -30,6 +30,7 @@ from forethought.report.cells import (
     titled,
     whole,
 )
+from forethought.report.midtraining import tables as thinking_tables
 from forethought.report.thoughts import tables as thought_tables
 from forethought.stats import Interval, bootstrap_mean
 from forethought.store import Run, atomic_write
@@ -37,6 +38,9 @@ from forethought.store import Run, atomic_write
 Rows = Sequence[Mapping[str, Any]]
 Curves = Mapping[str, Rows]
 """Rows of ``metrics.jsonl`` of the stage that trained an arm, by arm."""
+
+STAGES = ("improve", "sft", "rlmt")
+"""Stages that train."""
 
 WINDOW = 10
 """The two ends of a curve are means over up to so many steps."""
@@ -62,6 +66,19 @@ _CURVES: tuple[tuple[str, str, Format], ...] = (
     ("sft/thought_nll", "held-out thought NLL, nats per token", plain),
     ("sft/tag_nll", "held-out tag NLL, nats per token", plain),
     ("sft/text_nll", "held-out text NLL, nats per token", plain),
+    ("rlmt/reward", "reward", signed),
+    ("rlmt/heldout_reward", "  on held-out windows", signed),
+    ("rlmt/blank_reward", "  after a blank thought", signed),
+    ("rlmt/reward_variance", "variance of the reward within a group", plain),
+    ("rlmt/dead_rate", "groups without variance", percent),
+    ("rlmt/unscored_rate", "unscored suffixes", percent),
+    ("rlmt/thought_tokens", "tokens of a thought", short),
+    ("rlmt/close_rate", "thoughts that the policy closes itself", percent),
+    ("rlmt/entropy", "entropy, nats per token", short),
+    ("rlmt/kl", "divergence from the SFT model, nats per token", plain),
+    ("rlmt/distinct_thoughts", "different thoughts of a group", percent),
+    ("rlmt/copied_to_suffix", "3-grams of suffixes that the thought has", percent),
+    ("rlmt/copied_from_prefix", "3-grams of thoughts that the prefix has", percent),
 )
 
 _SIDE_METRICS: tuple[tuple[str, str, Format], ...] = (
@@ -99,7 +116,7 @@ def trend(rows: Rows, key: str) -> Trend | None:
 
 def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the metrics of the stage that trained each arm of ``run``, in the order of their steps."""
-    found = {folder.arm: list(folder.read("metrics")) for folder in run.stages() if folder.stage in ("improve", "sft")}
+    found = {folder.arm: list(folder.read("metrics")) for folder in run.stages() if folder.stage in STAGES}
     return {arm: sorted(rows, key=lambda row: row["step"]) for arm, rows in found.items() if rows}
 
 
@@ -143,6 +160,7 @@ def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableTyp
         *_comparisons(measurements),
         _nll(measurements),
         *thought_tables(measurements),
+        *thinking_tables(measurements),
         *(_training(arm, rows) for arm, rows in curves.items()),
         _audit(measurements),
         _durations(measurements, curves),

@@ -5,7 +5,7 @@ The chunk's ids are never made anew, so its text has the same tokens with though
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,20 @@ def codec(tokenizer: Any, tags: Tags) -> Codec:
     added = tokenizer.get_added_vocab()
     opened, closed = ((added[tag],) if tag in added else encode(tokenizer, tag) for tag in (tags.open, tags.close))
     return Codec(tokenizer=tokenizer, open=opened, close=closed)
+
+
+def closing(coded: Codec, tags: Tags) -> Callable[[Sequence[int]], bool]:
+    """Return what says of written ids whether the last of them completes the closing tag.
+
+    A tag that is ordinary text may be spelled with other tokens than the teacher's, and its last token may go on after
+    it.  So the end of the ids is decoded: every token of the tag spells at least one of its bytes.
+    """
+    if len(coded.close) == 1:
+        added = coded.close[0]
+        if coded.tokenizer.get_added_vocab().get(tags.close) == added:
+            return lambda ids: ids[-1] == added
+    most = len(tags.close.encode())
+    return lambda ids: tags.close in coded.tokenizer.decode(list(ids[-most:]))
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -1,0 +1,193 @@
+"""The thought-use probe: does it matter what the thought says?  Everything else is held equal, random numbers included.
+
+A policy that was trained with thoughts may do better for having the tags, the pause, or words of the right kind.  So
+its own thoughts are compared with none, with empty and generic ones, with its thoughts about other windows, with the
+teacher's, and with its own words out of order.  That swapped thoughts do worse may only mean that they distract; that
+own ones do better than blank ones means that they say something useful.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forethought.evals.windows import Ledger, Player, Scored, Task, Thoughts, gains, means, predict
+from forethought.keys import Key
+from forethought.records import Measurement
+from forethought.text import copied, words
+from forethought.thoughts.tokens import Codec
+from forethought.thoughts.windows import Window
+
+OWN, BLANK, GENERIC = "own thought", "blank thought", "generic thought"
+SWAPPED, NEAR = "thought about another window", "thought about a like window"
+TEACHER, SHUFFLED, NO_TAGS = "teacher's thought", "own words shuffled", "no tags"
+CONDITIONS = (OWN, BLANK, GENERIC, SWAPPED, NEAR, TEACHER, SHUFFLED, NO_TAGS)
+
+REWARD, SCORE, GAIN, COPIED = "probe reward", "probe score", "probe gain", "probe copied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insert:
+    """What stands between prefix and prediction."""
+
+    ids: tuple[int, ...]
+    """Ids, tags included."""
+    said: str
+    """The words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What came of one condition, per window."""
+
+    rewards: list[float | None]
+    """Mean reward."""
+    scores: list[float | None]
+    """Mean score."""
+    gains: list[float | None]
+    """Mean gain in the true suffix's log-probability, nats per token."""
+    copied: list[float | None]
+    """Mean share of the prediction's word 3-grams that stand in the thought."""
+    predictions: Scored
+    """All of it."""
+
+
+def inserts(
+    thoughts: Thoughts, task: Task, codec: Codec, samples: int, generic: Sequence[str]
+) -> dict[str, list[list[Insert]]]:
+    """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out."""
+    own = [
+        [Insert(ids=codec.open + ids, said=said) for ids, said in zip(row[:samples], texts, strict=False)]
+        for row, texts in zip(thoughts.ids, thoughts.texts, strict=True)
+    ]
+    count = range(samples)
+    nothing = Insert(ids=codec.open + codec.close, said="")
+    fixed = [_said(codec, text) for text in generic]
+    key = Key(task.seed, "shuffled thoughts")
+    found = {
+        OWN: own,
+        BLANK: [[nothing for _ in count] for _ in own],
+        SHUFFLED: [
+            [_said(codec, shuffled(one.said, key, f"{w.id}/{k}")) for k, one in enumerate(row)]
+            for w, row in zip(task.windows, own, strict=True)
+        ],
+        NO_TAGS: [[Insert(ids=(), said="") for _ in count] for _ in own],
+    }
+    if fixed:
+        found[GENERIC] = [[fixed[(index + k) % len(fixed)] for k in count] for index in range(len(own))]
+    if len(own) > 1:
+        found[SWAPPED] = [own[other] for other in derangement(task.documents, Key(task.seed, "swapped thoughts"))]
+        found[NEAR] = [own[other] for other in nearest(task.windows)]
+    if all(window.thought for window in task.windows):
+        found[TEACHER] = [[_said(codec, window.thought) for _ in count] for window in task.windows]
+    return {name: found[name] for name in CONDITIONS if name in found}
+
+
+def probe(player: Player, task: Task, inserted: dict[str, list[list[Insert]]]) -> dict[str, Probed]:
+    """Return what a player predicts under each condition."""
+    # All inserts of a window are branches of its one prefix.
+    together = [[one.ids for rows in inserted.values() for one in rows[index]] for index in range(len(task.windows))]
+    gained = [iter(row) for row in gains(player, task, together)]
+    found = {}
+    for name, rows in inserted.items():
+        ids = [[one.ids for one in row] for row in rows]
+        scored = predict(player, task, ids)
+        own_gains = [[next(values) for _ in row] for values, row in zip(gained, rows, strict=True)]
+        copies = [
+            [copied(suffix, one.said) for suffix, one in zip(said, row, strict=True)]
+            for said, row in zip(scored.suffixes, rows, strict=True)
+        ]
+        found[name] = Probed(
+            rewards=means(scored.rewards),
+            scores=means(scored.scores),
+            gains=means(own_gains),
+            copied=means(copies),
+            predictions=scored,
+        )
+    return found
+
+
+def figures(ledger: Ledger, probed: dict[str, Probed]) -> list[Measurement]:
+    """Return every condition's figures, and how the own thoughts differ from each other condition."""
+    over = "n held-out windows, bootstrap over documents"
+    found: list[Measurement] = []
+    for name, one in probed.items():
+        found += ledger.mean(REWARD, one.rewards, f"share of predictions that match; {over}", name)
+        found += ledger.mean(SCORE, one.scores, f"mean score; {over}", name)
+        found += ledger.mean(GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
+        found += ledger.mean(COPIED, one.copied, f"share of word 3-grams; {over}", name)
+        if name == OWN:
+            continue
+        versus, own = f"own against {name}", probed[OWN]
+        found += ledger.difference(REWARD, (own.rewards, one.rewards), f"share, paired by window; {over}", versus)
+        found += ledger.difference(SCORE, (own.scores, one.scores), f"score, paired by window; {over}", versus)
+        found += ledger.difference(GAIN, (own.gains, one.gains), f"nats per token, paired; {over}", versus)
+    return found
+
+
+def examples(
+    task: Task, inserted: dict[str, list[list[Insert]]], probed: dict[str, Probed], count: int
+) -> list[dict[str, Any]]:
+    """Return the first windows with what was thought and predicted under each condition."""
+    return [
+        {
+            "window": window.id,
+            "prefix": window.prefix,
+            "suffix": window.suffix,
+            "conditions": {
+                name: {
+                    "thought": inserted[name][index][0].said,
+                    "prediction": one.predictions.suffixes[index][0],
+                    "score": one.predictions.scores[index][0],
+                }
+                for name, one in probed.items()
+            },
+        }
+        for index, window in enumerate(task.windows[:count])
+    ]
+
+
+def derangement(documents: Sequence[str], key: Key) -> list[int]:
+    """Return a permutation without a fixed point, in which as few as can be meet another window of their document.
+
+    All are put into a keyed order and each takes the thoughts of the one that stands so many places on.
+    """
+    count = len(documents)
+    order = key.generator().permutation(count).tolist()
+    met = {
+        shift: sum(documents[order[i]] == documents[order[(i + shift) % count]] for i in range(count))
+        for shift in range(1, count)
+    }
+    best = min(met, key=lambda shift: (met[shift], shift))
+    found = [0] * count
+    for place, index in enumerate(order):
+        found[index] = order[(place + best) % count]
+    return found
+
+
+def nearest(windows: Sequence[Window]) -> list[int]:
+    """Return, for each window, another one of its document, or else the one whose prefix has the likest words."""
+    bags = [Counter(words(window.prefix)) for window in windows]
+    spread = Counter(word for bag in bags for word in bag)
+    rows = [{word: n * math.log(len(bags) / spread[word]) for word, n in bag.items()} for bag in bags]
+    norms = [math.sqrt(sum(value**2 for value in row.values())) or 1.0 for row in rows]
+
+    def likeness(a: int, b: int) -> tuple[bool, float]:
+        dot = sum(value * rows[b].get(word, 0.0) for word, value in rows[a].items())
+        return windows[a].document_id == windows[b].document_id, dot / (norms[a] * norms[b])
+
+    every = range(len(windows))
+    return [max((likeness(index, other), other) for other in every if other != index)[1] for index in every]
+
+
+def shuffled(text: str, key: Key, item: str) -> str:
+    """Return the words of ``text`` in another order."""
+    said = text.split()
+    return " ".join(said[place] for place in key.generator(item).permutation(len(said)).tolist())
+
+
+def _said(codec: Codec, text: str) -> Insert:
+    return Insert(ids=codec.open + codec.thought(text) + codec.close, said=text)

@@ -341,6 +341,8 @@ def test_nll_is_summed_by_kind_of_token_and_paired_by_row() -> None:
     nll_of = examine(thinker({}), EXAM).nll
     assert nll_of["thought"].tokens == (9, 9, 9)
     assert nll_of["tag"].tokens == (15, 15, 15)
+    assert nll_of["thought with tags"].tokens == (24, 24, 24)
+    assert nll_of["thought with tags"].nats == pytest.approx([24 * math.log(259)] * 3, rel=1e-5)
     assert nll_of["text"].tokens == tuple(len(text.encode()) for text in TEXTS)
     assert nll_of["raw text"].tokens == nll_of["text"].tokens
     before, after = thinker({}, "before"), thinker({}, "after")

@@ -348,7 +348,8 @@ def test_nll_is_summed_by_kind_of_token_and_paired_by_row() -> None:
     before, after = thinker({}, "before"), thinker({}, "after")
     worse = examine(before, EXAM)
     found = changes((after, examine(after, EXAM)), (before, worse), EXAM)
-    assert {one.metric for one in found} == {f"{kind} NLL change" for kind in ("thought", "tag", "text", "raw text")}
+    kinds = ("thought", "tag", "thought with tags", "text", "raw text")
+    assert {one.metric for one in found} == {f"{kind} NLL change" for kind in kinds}
     assert all(one.value == 0.0 and one.against == "before" for one in found)
 
 

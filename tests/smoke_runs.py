@@ -100,7 +100,7 @@ def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | None 
     """Run ``forethought run configs/smoke.toml --run FOLDER`` in a process of its own and return its exit code."""
     process = _server.Process(target=_run, args=(folder, overrides, kill))
     process.start()
-    process.join(60)
+    process.join(240)  # it takes fifteen seconds alone on a core
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 

@@ -31,7 +31,7 @@ from forethought.thoughts.dataset import row
 from forethought.thoughts.format import Tags, raw, render, spans
 from forethought.thoughts.standin import StandInTeacher
 from forethought.thoughts.teacher import Draft
-from forethought.thoughts.tokens import add_tags, codec
+from forethought.thoughts.tokens import add_tags, as_group, codec
 
 THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
@@ -237,7 +237,7 @@ def test_monitored_nll_is_per_kind_of_token() -> None:
     shop = sft.open_workshop(cfg, material(ROWS[:1]))
     found = sft.monitored(shop, cfg.sft)
     ids = render(spans(ROWS[0]), THINK).encode()
-    [[logprobs]] = TorchScorer(shop.trainer.policy).logprobs([sft.as_group(tuple(ids), ())])
+    [[logprobs]] = TorchScorer(shop.trainer.policy).logprobs([as_group(tuple(ids), ())])
     start = ids.index(b"And then?") - 1  # the first token is predicted by nothing
     assert found["sft/thought_nll"] == pytest.approx(-float(logprobs[start : start + 9].mean()), rel=1e-5)
     assert set(found) == {"sft/text_nll", "sft/tag_nll", "sft/thought_nll"}
@@ -267,7 +267,7 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
     batch = trl.data_collator(list(trl.train_dataset))
     loss = trl.compute_loss(trl.model, batch)
     loss.backward()
-    groups = [sft.as_group(one.ids, ()) for one in rows]
+    groups = [as_group(one.ids, ()) for one in rows]
     tokens = sum(len(group.branches[0]) for group in groups)
     trainer = Trainer(
         Policy(tiny_model(architecture)),

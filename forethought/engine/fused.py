@@ -77,8 +77,8 @@ class FusedLayer:
         q, k, v = turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + kv_heads :]
         attended = branching.attend(self.index, (q, k, v), self.scaling, self.window)
         if self.after_mlp is None:
-            x = _add(attended, self.out, self.out_bias, x)
-            return _add(self._gated(self.before_mlp(x)), self.down, None, x)[None]
+            x = _combined("add", x, attended, self.out, self.out_bias)
+            return _combined("add", x, self._gated(self.before_mlp(x)), self.down)[None]
         x = x + self.after_attention(multiply(attended, self.out, self.out_bias))
         return (x + self.after_mlp(multiply(self._gated(self.before_mlp(x)), self.down)))[None]
 
@@ -93,9 +93,7 @@ class FusedLayer:
         return torch.addcmul(qk * cos[0, :, None], qk.roll(half, -1), signed[:, None])
 
     def _gated(self, x: Tensor) -> Tensor:
-        gated = multiply(x, self.gate, activation=self.activation)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, gated, self.up, None, "mul")
-        return product
+        return _combined("mul", multiply(x, self.gate, activation=self.activation), x, self.up)
 
 
 def fuse(decoder: Any, rows: int) -> dict[nn.Module, FusedLayer]:
@@ -122,6 +120,7 @@ def _known(layer: Any) -> bool:
     return plain and all(linear.bias is None for linear in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
 
-def _add(x: Tensor, packed: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
-    total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")
-    return total
+def _combined(operation: str, other: Tensor, x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x W^T + bias`` with ``other`` added or multiplied on the way out of the product."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, packed, bias, operation)
+    return out

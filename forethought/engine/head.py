@@ -44,9 +44,7 @@ class Head:
         """Return this head with its weight packed for products with ``rows`` hidden states, if that can be done."""
         if not available(self.weight):
             return self
-        size = max(BLOCK, DECODE_LOGITS // rows // BLOCK * BLOCK)
-        cuts = range(0, len(self.weight), size)
-        stretches = [slice(start, min(start + size, len(self.weight))) for start in cuts]
+        stretches = self._cuts(DECODE_LOGITS, rows)
         return replace(self, packed=tuple((at, pack_weight(self.weight[at], rows)) for at in stretches))
 
     def stretches(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -67,11 +65,14 @@ class Head:
         if self.packed:
             yield from ((stretch, multiply(hidden_AH, weight)) for stretch, weight in self.packed)
             return
-        budget = GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS
-        size = max(BLOCK, budget // max(1, len(hidden_AH)) // BLOCK * BLOCK)
-        for start in range(0, len(self.weight), size):
-            stretch = slice(start, min(start + size, len(self.weight)))
+        for stretch in self._cuts(GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS, len(hidden_AH)):
             yield stretch, hidden_AH @ self.weight[stretch].T
+
+    def _cuts(self, budget: int, rows: int) -> Iterator[slice]:
+        """Yield stretches of the vocabulary, whole blocks long, of about ``budget`` logits for ``rows`` rows."""
+        size = max(BLOCK, budget // max(1, rows) // BLOCK * BLOCK)
+        for start in range(0, len(self.weight), size):
+            yield slice(start, min(start + size, len(self.weight)))
 
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
         """Return ``log p(target)``, float32 ``(A,)``, with gradients to ``hidden_AH`` and the weight."""

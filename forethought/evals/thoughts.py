@@ -17,7 +17,7 @@ from forethought.keys import Key
 from forethought.records import Chunk, Measurement, SpanKind, ThoughtRow
 from forethought.stats import Interval, bootstrap_mean, paired_bootstrap
 from forethought.thoughts.format import Tags, parse
-from forethought.thoughts.tokens import Codec, plain
+from forethought.thoughts.tokens import Codec, as_group, plain
 
 ROWS_PER_CALL = 64
 PLAIN = "raw text"
@@ -130,7 +130,7 @@ def nll_by_kind(thinker: Thinker, exam: Exam) -> dict[str, SuffixNLL]:
     kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
     found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (PLAIN, TAGGED, *SpanKind)}
     for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (PLAIN,)))):
-        groups = [_group(row.ids, thinker.bos) for row in rows]
+        groups = [as_group(row.ids, thinker.bos) for row in rows]
         for index, (row, logprobs) in enumerate(zip(rows, _logprobs(thinker.scorer, groups), strict=True)):
             for kind, logprob in zip(row.kinds[-len(logprobs) :], logprobs, strict=True):
                 for name in named[kind]:
@@ -241,11 +241,6 @@ def _think(thinker: Thinker, exam: Exam) -> tuple[tuple[float, ...], dict[str, t
         after[condition] = tuple(-sum(one) / len(one) for one in _logprobs(thinker.scorer, groups))
     said = [codec.tokenizer.decode(list(ids)) for ids, _ in cut]
     return tuple(float(closed) for _, closed in cut), after, said
-
-
-def _group(ids: tuple[int, ...], bos: tuple[int, ...]) -> Group:
-    whole = bos + ids
-    return Group(prefix=whole[:1], branches=(whole[1:],))
 
 
 def _logprobs(scorer: Scorer, groups: Sequence[Group]) -> list[list[float]]:

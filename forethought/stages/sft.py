@@ -26,7 +26,7 @@ from forethought.monitor import Metrics, Progress
 from forethought.records import Chunk, SpanKind, ThoughtRow
 from forethought.store import StageFolder
 from forethought.thoughts.format import Tags
-from forethought.thoughts.tokens import Tokens, add_tags, codec, plain
+from forethought.thoughts.tokens import Tokens, add_tags, as_group, codec, plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +122,6 @@ def monitored(shop: Workshop, cfg: SFTConfig) -> dict[str, float]:
             nats[kind] -= logprob
             count[kind] += 1
     return {f"sft/{kind}_nll": nats[kind] / count[kind] for kind in SpanKind if count[kind]}
-
-
-def as_group(ids: tuple[int, ...], bos: tuple[int, ...]) -> Group:
-    """Return a text as a branch of its first token, BOS if there is one."""
-    whole = bos + ids
-    return Group(prefix=whole[:1], branches=(whole[1:],))
 
 
 def open_workshop(config: Config, material: Material) -> Workshop:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken
 
+from forethought.engine import Group
 from forethought.records import Chunk, SpanKind, ThoughtRow
 from forethought.thoughts.format import Tags
 
@@ -134,3 +135,9 @@ def _tables(model: Any) -> Sequence[torch.Tensor]:
     if output is not None and output.weight is not tables[0]:
         tables.append(output.weight)
     return tables
+
+
+def as_group(ids: tuple[int, ...], bos: tuple[int, ...]) -> Group:
+    """Return a text as a branch of its first token, BOS if there is one."""
+    whole = bos + ids
+    return Group(prefix=whole[:1], branches=(whole[1:],))

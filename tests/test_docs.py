@@ -7,28 +7,22 @@ import importlib.util
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import typer
+from pages import LINK, PAGES, PRESENT, ROOT, SPAN, Block, blocks, name_of, shell_lines, tables
 from typer.testing import CliRunner
 
 from forethought import config
 from forethought.cli import app
 from forethought.models.catalogue import CATALOGUE, TINY
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PRESENT = [page for page in PAGES if page.name != "log.md" and "results" not in page.parts]
-"""Pages about what is; the log keeps commands and configs of its day."""
-
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
-SPAN = re.compile(r"`([^`\n]+)`")
-
-SECTIONS = ("policy", "corpus", "chunk", "judges", "audit", "improve", "interleave", "sft", "evaluate", "log")
+SECTIONS = (
+    *("policy", "corpus", "chunk", "judges", "audit", "improve", "interleave", "sft", "rlmt", "evaluate", "thinking"),
+    "log",
+)
 """Tables of a config whose keys pages may name."""
 
 UsageError = typer.BadParameter.__mro__[1]
@@ -38,30 +32,7 @@ BASE: dict[str, Any] = {"name": "docs", "policy": {"model": "tiny-llama"}, "judg
 """What a snippet that is no whole config is laid over."""
 
 
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: Path
-    text: str
-
-
-def name_of(value: object) -> str:
-    path = value.page if isinstance(value, Block) else value
-    return str(path.relative_to(ROOT)) if isinstance(path, Path) else str(path)
-
-
-def blocks(language: str) -> list[Block]:
-    return [Block(page, text) for page in PRESENT for kind, text in BLOCK.findall(page.read_text()) if kind == language]
-
-
-def commands() -> Iterator[tuple[Path, str]]:
-    for block in blocks("bash"):
-        for line in block.text.splitlines():
-            if line.startswith("forethought "):
-                yield block.page, line.partition("  #")[0].rstrip()
-
-
-COMMANDS = list(commands())
+COMMANDS = [(page, line) for page, line in shell_lines() if line.startswith("forethought ")]
 SNIPPETS = blocks("toml")
 
 
@@ -182,9 +153,7 @@ def test_source_files_that_are_named_exist(page: Path) -> None:
 def test_config_keys_that_are_named_exist(page: Path, write_docs: Any) -> None:
     places = dict(write_docs.sections(config.Config, ""))
     for name in SPAN.findall(page.read_text()):
-        found = re.fullmatch(
-            r"(policy|corpus|chunk|judges|audit|improve|interleave|sft|evaluate|log)\.([\w.]+?)(?: = .*)?", name
-        )
+        found = re.fullmatch(rf"({'|'.join(SECTIONS)})\.([\w.]+?)(?: = .*)?", name)
         if found is None or found[2] in ("py", "md", "jsonl", "toml", "parquet"):
             continue
         section, _, key = f"{found[1]}.{found[2]}".rpartition(".")
@@ -200,13 +169,67 @@ def test_pages_stand_alone(page: Path) -> None:
     assert "shared/research" not in text
 
 
-def test_every_page_is_linked() -> None:
-    linked = {
-        (page.parent / target.partition("#")[0]).resolve()
-        for page in PAGES
-        for target in LINK.findall(page.read_text())
-    }
-    assert {page for page in PAGES if page.name != "README.md"} <= linked
+def links(page: Path) -> set[Path]:
+    return {(page.parent / target.partition("#")[0]).resolve() for target in LINK.findall(page.read_text())}
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    assert set(PAGES) - {index} <= links(index)
+
+
+CONFIGS = ("paper", "article", "laptop", "demo")
+CHOICES = [
+    (row[0], config, cell)
+    for head, *rows in tables(ROOT / "docs" / "reproduction.md")
+    if f"{CONFIGS[0]}.toml" in head
+    for row in rows
+    for config, cell in zip(CONFIGS, row[-len(CONFIGS) :], strict=True)
+]
+"""(what is chosen, with the key that chooses it; a shipped config; what the page says it has)."""
+
+
+def has(value: Any, key: str) -> Any:
+    """Return what a config has under a dotted key; ``*`` is the first of a table by name."""
+    for part in key.split("."):
+        if isinstance(value, dict):
+            value = next(iter(value.values()), None) if part == "*" else value.get(part)
+        else:
+            value = getattr(value, part) if value is not None else None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def said(cell: str) -> Any:
+    """Return the value in a cell: TOML, or else text, as after ``--set``."""
+    bare = cell.strip("`")
+    try:
+        return None if bare == "–" else tomllib.loads(f"value = {bare}")["value"]
+    except tomllib.TOMLDecodeError:
+        return bare
+
+
+def test_the_reproduction_page_covers_all_stages() -> None:
+    keys = {key.partition(".")[0] for what, _, _ in CHOICES for key in SPAN.findall(what)}
+    assert {"policy", "chunk", "improve", "judges", "interleave", "sft", "rlmt", "evaluate", "thinking"} <= keys
+    assert len(CHOICES) > 4 * 50
+
+
+@pytest.mark.parametrize(("what", "name", "cell"), CHOICES)
+def test_the_reproduction_page_says_what_the_configs_have(what: str, name: str, cell: str) -> None:
+    loaded = config.load(ROOT / "configs" / f"{name}.toml")
+    found = [has(loaded, key) for key in SPAN.findall(what)]
+    assert found
+    assert said(cell) == next((one for one in found if one is not None), None)
+
+
+def test_wrong_choices_are_caught() -> None:
+    loaded = config.load(ROOT / "configs" / "article.toml")
+    assert has(loaded, "improve.beta") == 0.1 == said("0.1") != said("0.2")
+    assert has(loaded, "interleave.thoughts") == [3, 6] == said("[3, 6]")
+    assert has(loaded, "judges.*.endpoint.model") == said("Qwen/Qwen3-4B-Instruct-2507")
+    assert has(loaded, "judges.*.model.model") is None is said("–")
+    with pytest.raises(AttributeError):
+        has(loaded, "improve.betta")
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,11 @@ class Insert:
     said: str
     """The words."""
 
+    @classmethod
+    def saying(cls, codec: Codec, text: str) -> Insert:
+        """Return ``text`` as a thought, tags around it."""
+        return cls(ids=codec.open + codec.thought(text) + codec.close, said=text)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
@@ -65,13 +70,13 @@ def inserts(
     ]
     count = range(samples)
     nothing = Insert(ids=codec.open + codec.close, said="")
-    fixed = [_said(codec, text) for text in generic]
+    fixed = [Insert.saying(codec, text) for text in generic]
     key = Key(task.seed, "shuffled thoughts")
     found = {
         OWN: own,
         BLANK: [[nothing for _ in count] for _ in own],
         SHUFFLED: [
-            [_said(codec, shuffled(one.said, key, f"{w.id}/{k}")) for k, one in enumerate(row)]
+            [Insert.saying(codec, shuffled(one.said, key, f"{w.id}/{k}")) for k, one in enumerate(row)]
             for w, row in zip(task.windows, own, strict=True)
         ],
         NO_TAGS: [[Insert(ids=(), said="") for _ in count] for _ in own],
@@ -82,7 +87,7 @@ def inserts(
         found[SWAPPED] = [own[other] for other in derangement(task.documents, Key(task.seed, "swapped thoughts"))]
         found[NEAR] = [own[other] for other in nearest(task.windows)]
     if all(window.thought for window in task.windows):
-        found[TEACHER] = [[_said(codec, window.thought) for _ in count] for window in task.windows]
+        found[TEACHER] = [[Insert.saying(codec, window.thought) for _ in count] for window in task.windows]
     return {name: found[name] for name in CONDITIONS if name in found}
 
 
@@ -187,7 +192,3 @@ def shuffled(text: str, key: Key, item: str) -> str:
     """Return the words of ``text`` in another order."""
     said = text.split()
     return " ".join(said[place] for place in key.generator(item).permutation(len(said)).tolist())
-
-
-def _said(codec: Codec, text: str) -> Insert:
-    return Insert(ids=codec.open + codec.thought(text) + codec.close, said=text)

@@ -169,18 +169,25 @@ def draw(shop: Workshop, windows: Sequence[Window], k: int, key: Key, timer: Tim
         rollouts = shop.sampler.think(prompts, k, thinking, shop.sampling, key)
     groups = [_drawn(shop, window, group) for window, group in zip(windows, rollouts, strict=True)]
     with timer("judge"):
-        rewards = information_gain(shop, groups) if shop.dense else matches(shop, windows, [g.suffixes for g in groups])
+        rewarded = rewards(shop, groups)
     blanks: list[float | None] = [None] * len(groups)
     if cfg.reward == "gain-over-blank":
         blanks = blank_rewards(shop, windows, key, timer)
     found = []
-    for group, row, blank in zip(groups, rewards, blanks, strict=True):
+    for group, row, blank in zip(groups, rewarded, blanks, strict=True):
         if cfg.reward == "gain-over-blank" and blank is None:  # no baseline, no lesson
             better: tuple[float, ...] = (0.0,) * len(row)
         else:
             better = advantages(row, blank, scaled=cfg.advantage == "grpo")
         found.append(dataclasses.replace(group, rewards=tuple(row), blank=blank, advantages=better))
     return found
+
+
+def rewards(shop: Workshop, groups: Sequence[Drawn]) -> list[list[float | None]]:
+    """Return what each rollout of each group earns, ``None`` where nobody could say; one more reward goes here."""
+    if shop.dense:
+        return information_gain(shop, groups)
+    return matches(shop, [group.window for group in groups], [group.suffixes for group in groups])
 
 
 def matches(

@@ -140,6 +140,14 @@ def python(arguments: Sequence[str]) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def test_a_command_that_fails_is_noticed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    code, said = ours(["show", "runs/nowhere"])
+    assert code == 2
+    assert "no such run folder" in said
+    assert python(["scripts/carry.py", "pack"])[0] == 2
+
+
 def test_what_is_not_run_stands_in_the_docs_and_has_a_reason() -> None:
     assert {line for _, line in LINES} >= set(NOT_RUN)
     assert all(len(reason) > 10 for reason in NOT_RUN.values())

@@ -33,9 +33,7 @@ app = typer.Typer(
 class Asked:
     """What all commands that make something take."""
 
-    config: Annotated[
-        Path, typer.Argument(help="A TOML config; the shipped ones are in configs/.", metavar="CONFIG")
-    ]
+    config: Annotated[Path, typer.Argument(help="A TOML config; the shipped ones are in configs/.", metavar="CONFIG")]
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a value: section.key=value, e.g. improve.steps=10. May be repeated."),
@@ -57,7 +55,9 @@ class AskedRun(Asked):
 
     only: Annotated[
         str | None,
-        typer.Option("--only", help="Run only these stages, and nothing that they need: STAGE or ARM/STAGE, by commas."),
+        typer.Option(
+            "--only", help="Run only these stages, and nothing that they need: STAGE or ARM/STAGE, by commas."
+        ),
     ] = None
     until: Annotated[
         str | None, typer.Option("--until", help="Run up to this STAGE or ARM/STAGE, and nothing after it.")
@@ -77,7 +77,7 @@ def _command(kind: type[A], name: str | None = None) -> Callable[[Callable[[A], 
         hints = get_type_hints(kind, include_extras=True)
         command.__doc__ = action.__doc__
         command.__annotations__ = hints | {"return": None}
-        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        parameters = [
             inspect.Parameter(
                 one.name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -85,7 +85,8 @@ def _command(kind: type[A], name: str | None = None) -> Callable[[Callable[[A], 
                 annotation=hints[one.name],
             )
             for one in dataclasses.fields(kind)
-        )
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         app.command(name or action.__name__)(command)
         return action
 
@@ -208,7 +209,7 @@ def _work(asked: Asked, choose: Callable[[Config], graph.Selection]) -> None:
     def work() -> None:
         config = load(asked.config, asked.set_ or ())
         place = asked.run_ or Path("runs") / config.name
-        selection = dataclasses.replace(choose(config))
+        selection = dataclasses.replace(choose(config), force=asked.force)
         if asked.dry_run:
             _plan(config, place)
             return

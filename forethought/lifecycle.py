@@ -19,7 +19,7 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals import arm as evaluation
 from forethought.evals import interface
-from forethought.graph import BASE, CONTINUED, IMPROVED, LINEAGES, RAW, THINK, Selection, Step, after, graph
+from forethought.graph import CONTINUED, IMPROVED, LINEAGES, RAW, THINK, Selection, Step, after, graph, needs
 from forethought.judges import Judge
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
@@ -28,7 +28,7 @@ from forethought.language.shelf import Shelf
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve, interleave, sft
-from forethought.store import SHARED, Run, StageFolder, StoreError
+from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
 from forethought.thoughts.build import build_teacher
 from forethought.thoughts.format import Tags
 
@@ -84,7 +84,19 @@ class Lifecycle:
         return {name: self._judge(name) for name in self.config.judges}
 
     def everything(self) -> None:
-        """Run the selected steps, by default the whole graph."""
+        """Run the selected steps, by default the whole graph.
+
+        Raises:
+            NotMadeError: if they run alone and something that they need is not there.
+        """
+        if self.selection.alone:
+            done = {f"{one.arm}/{one.stage}" for one in self.run.stages() if one.done}
+            lacking = [one.name for one in needs(self.selection.steps, graph(self.config)) if one.name not in done]
+            if lacking:
+                names = ",".join(lacking)
+                raise NotMadeError(
+                    f"not there, but needed: {names}. `forethought run CONFIG --only {names}` makes them"
+                )
         self.run.save_config(self.config.model_dump(mode="json"))
         for step in self.selection.steps:
             self.make(step)

@@ -13,15 +13,15 @@ from forethought.config import ModelConfig
 from forethought.engine import ThinkingSampler
 from forethought.evals import thinking
 from forethought.evals.windows import STAGE, Player, Task
+from forethought.graph import IMPROVED, LINEAGES, RLMT, THINK
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
-from forethought.graph import BASE, IMPROVED, LINEAGES, RLMT, THINK
 from forethought.lifecycle import Lifecycle
 from forethought.monitor import Progress
 from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
-from forethought.store import SHARED, StageFolder
+from forethought.store import BASE, SHARED, StageFolder
 from forethought.thoughts.format import Tags
 from forethought.thoughts.tokens import codec
 from forethought.thoughts.windows import Cutter, Window

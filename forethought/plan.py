@@ -18,8 +18,8 @@ from forethought import models
 from forethought.config import Config, JudgeConfig, ModelConfig
 from forethought.corpus import sources
 from forethought.evals.probe import CONDITIONS
-from forethought.models import embedding
 from forethought.graph import CONTINUED, IMPROVED, graph
+from forethought.models import embedding
 from forethought.store import Run
 
 EFFICIENCY = 0.35
@@ -122,7 +122,9 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
             phases.append(Phase(name="audit", amount=f"up to {planted:,} planted pairs for each judge"))
         drawn = pools * cfg.rollouts
         amount = f"{drawn:,} rollouts of {suffix} tokens after {pools:,} prefixes"
-        phases.append(Phase(name="sample", amount=amount, flops=2.0 * policy * (drawn * suffix + pools * prefix), steps=trains))
+        phases.append(
+            Phase(name="sample", amount=amount, flops=2.0 * policy * (drawn * suffix + pools * prefix), steps=trains)
+        )
         for name, judge in config.judges.items():
             verdicts = pools * _verdicts(judge, config.candidates_per_prefix)
             read = pools * (prefix + config.candidates_per_prefix * suffix)
@@ -131,7 +133,9 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     preference = cfg.objective == "dpo"
     trained = pools * (prefix + (2 if preference else 1) * suffix)
     flops = (8.0 if preference else 6.0) * policy * trained  # with the reference's forward pass
-    phases.append(Phase(name="update", amount=f"{cfg.steps:,} steps, up to {trained:,} tokens", flops=flops, steps=trains))
+    phases.append(
+        Phase(name="update", amount=f"{cfg.steps:,} steps, up to {trained:,} tokens", flops=flops, steps=trains)
+    )
     arms = _arms(config)
     if arms == 2:
         tokens = pools * (prefix + suffix)

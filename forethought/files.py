@@ -62,6 +62,16 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 ) from None
 
 
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, or ``None`` if it does not exist."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StoreError(f"{path}: not JSON ({error}). It was changed by hand or by the disk; remove it") from None
+
+
 def atomic_write(path: str | Path, content: str | bytes) -> None:
     """Write a whole file or nothing: a temporary file, fsync, rename."""
     path = Path(path)

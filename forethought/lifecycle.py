@@ -1,12 +1,4 @@
-"""The graph of stages and arms: runs what is missing, in order.
-
-::
-
-    shared/chunk -> shared/audit -> self-improved/improve -> self-improved/evaluate
-                                \\-> continued/improve     -> continued/evaluate
-    shared/chunk -> shared/interleave -> base-think/sft, base-raw/sft ------------------\\
-    self-improved/improve -----------\\-> self-improved-think/sft, self-improved-raw/sft -> shared/evaluate-sft
-"""
+"""Runs the steps of the graph for stages 1 and 2: makes what is missing, in order; see :mod:`forethought.graph`."""
 
 from __future__ import annotations
 
@@ -20,12 +12,14 @@ from pathlib import Path
 import torch
 
 from forethought import models
+from forethought.board import Board
 from forethought.config import Config, ModelConfig
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals import arm as evaluation
 from forethought.evals import interface
+from forethought.graph import CONTINUED, IMPROVED, LINEAGES, RAW, THINK, Selection, Step, after, graph, needs
 from forethought.judges import Judge
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
@@ -34,24 +28,42 @@ from forethought.language.shelf import Shelf
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve, interleave, sft
-from forethought.store import SHARED, ConfigChangedError, Run, StageFolder
+from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
 from forethought.thoughts.build import build_teacher
 from forethought.thoughts.format import Tags
 
-BASE, IMPROVED, CONTINUED = "base", "self-improved", "continued"
-THINK, RAW = "think", "raw"
-LINEAGES = (BASE, IMPROVED)
-"""The two starts of stage 2: without stage 1, and after it."""
+
+class NotMadeError(StoreError):
+    """A stage that is needed, that is not there as this config wants it, and that may not be made now."""
 
 
 class Lifecycle:
     """One run.  Every method does what is missing and returns what it made; call them in any order."""
 
-    def __init__(self, config: Config, run: Run, *, force: bool = False, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        *,
+        selection: Selection | None = None,
+        say: Callable[[str], None] = print,
+        board: Board | None = None,
+    ) -> None:
+        """Make a lifecycle of ``config`` in ``run``.
+
+        Args:
+            config: the settings.
+            run: the folder; whoever calls this holds its lock.
+            selection: the steps of :meth:`everything`, by default the whole graph.
+            say: told what happens.
+            board: shows it.
+        """
         self.config = config
         self.run = run
-        self.force = force
+        self.selection = selection or Selection(steps=tuple(graph(config)))
         self.say = say
+        self.board = board
+        self._afresh = {step.name for step in self.selection.steps} if self.selection.force else set()
         models.quiet()
         self.device = models.resolve_device(config.device)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
@@ -72,19 +84,27 @@ class Lifecycle:
         return {name: self._judge(name) for name in self.config.judges}
 
     def everything(self) -> None:
-        """Run the whole graph."""
-        arms = [IMPROVED]
-        if self.config.improve.control and self.config.improve.objective != "continued":
-            arms.append(CONTINUED)
-        for name in arms:
-            self.improve(name)
-        for name in arms:
-            self.evaluate(name)
-        if self.config.sft is not None:
-            self.sft()
-            self.evaluate_sft()
-        elif self.config.interleave is not None:
-            self.interleave()
+        """Run the selected steps, by default the whole graph.
+
+        Raises:
+            NotMadeError: if they run alone and something that they need is not there.
+        """
+        if self.selection.alone:
+            done = {f"{one.arm}/{one.stage}" for one in self.run.stages() if one.done}
+            lacking = [one.name for one in needs(self.selection.steps, graph(self.config)) if one.name not in done]
+            if lacking:
+                names = ",".join(lacking)
+                raise NotMadeError(
+                    f"not there, but needed: {names}. `forethought run CONFIG --only {names}` makes them"
+                )
+        self.run.save_config(self.config.model_dump(mode="json"))
+        for step in self.selection.steps:
+            self.make(step)
+
+    def make(self, step: Step) -> None:
+        """Run one step, with what it needs."""
+        method, *arguments = step.call
+        getattr(self, method)(*arguments)
 
     def chunk(self) -> StageFolder:
         """Cut the corpus."""
@@ -216,12 +236,6 @@ class Lifecycle:
                 folder.finish({entry.name: entry.identity for entry in entries}, {"figures": len(found)})
         return folder
 
-    def evaluate_all(self) -> None:
-        """Evaluate what stage 1 made, and stage 2 if there is one."""
-        self.evaluate()
-        if self.config.sft is not None:
-            self.evaluate_sft()
-
     def _sft_arms(self) -> list[tuple[str, str]]:
         kinds = (THINK, RAW) if self.config.sft is not None and self.config.sft.control else (THINK,)
         return [(lineage, kind) for lineage in LINEAGES for kind in kinds]
@@ -296,26 +310,45 @@ class Lifecycle:
         )
 
     def _folder(self, arm: str, stage: str, config: str) -> StageFolder:
-        """Return the folder of a stage, made with ``config``; with ``force`` an older one is started over."""
+        """Return the folder of a stage, made with ``config`` or empty; what another config made moves aside.
+
+        Raises:
+            NotMadeError: if the stage would have to be made and is not among the selected ones, which run alone.
+        """
         folder = self.run.stage(arm, stage)
-        try:
-            folder.write_config(config)
-        except ConfigChangedError as error:
-            if not self.force:
-                raise ConfigChangedError(f"{error}. --force starts the changed stages over") from None
-            self.say(f"starting over: {error}")
-            self.run.forget(stage, None if arm == SHARED else arm)
-            folder.reset()
-            folder.write_config(config)
+        name, changes = f"{arm}/{stage}", folder.changes(config)
+        forced = name in self._afresh and folder.begun
+        if self.selection.alone and name not in self.selection.names and (changes or not folder.done):
+            why = f"was made with another config ({', '.join(changes)})" if changes else "is not there"
+            raise NotMadeError(f"{name} is needed and {why}. `forethought run CONFIG --only {name}` makes it")
+        if changes or forced:
+            self._start_over(folder, changes)
+        if name not in self._afresh and not folder.begun and self.run.bring_back(folder, config):
+            self.say(f"{name} comes back: this config had made it before")
+        self._afresh.discard(name)
+        folder.write_config(config)
+        if self.board is not None and folder.done:
+            self.board.tick(name)
         return folder
+
+    def _start_over(self, folder: StageFolder, changes: list[str]) -> None:
+        """Move a stage aside, and what was made from it; with no ``changes`` it will come out as it was."""
+        name = f"{folder.arm}/{folder.stage}"
+        there = {f"{one.arm}/{one.stage}": one for one in self.run.stages()}
+        stale = [step.name for step in after(name) if step.name in there] if changes else []
+        then = f"; after it: {', '.join(stale)}" if stale else ""
+        self.say(f"{name} starts over: {', '.join(changes) or '--force'}{then}")
+        for late in reversed(stale):
+            self.run.set_aside(there[late])
+        self.say(f"what it made is kept in {self.run.set_aside(folder)}")
 
     @contextmanager
     def _measured(self, stage: str, arm: str) -> Iterator[None]:
         """Record how long a stage took since it was last started, and this process's peak memory."""
-        self.say(f"{stage} ({arm})")
+        name = f"{arm}/{stage}"
+        self.say(self.board.begin(name) if self.board is not None else name)
         start = time.perf_counter()
         yield
-        where = f"{arm}/{stage}"
         cuda = self.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
         figures = {
@@ -323,6 +356,8 @@ class Lifecycle:
             "peak_memory_bytes": (float(peak), "bytes; of the GPU" if cuda else "bytes; of the process so far"),
         }
         self.run.measure(
-            Measurement(stage="run", arm=arm, metric=m, condition=stage, value=v, n=1, unit=u, subject=where)
+            Measurement(stage="run", arm=arm, metric=m, condition=stage, value=v, n=1, unit=u, subject=name)
             for m, (v, u) in figures.items()
         )
+        if self.board is not None:
+            self.board.tick(name)

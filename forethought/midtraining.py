@@ -1,11 +1,4 @@
-"""The graph of stages, gone on with through RL mid-training.
-
-::
-
-    shared/interleave -> shared/calibrate ------------------------------\\
-    base-think/sft          -> base-rlmt/rlmt ---------------------------+-> shared/evaluate-rlmt
-    self-improved-think/sft -> self-improved-rlmt/rlmt -----------------/
-"""
+"""Runs the steps of the graph for stage 3, RL mid-training; see :mod:`forethought.graph`."""
 
 from __future__ import annotations
 
@@ -20,19 +13,18 @@ from forethought.config import ModelConfig
 from forethought.engine import ThinkingSampler
 from forethought.evals import thinking
 from forethought.evals.windows import STAGE, Player, Task
+from forethought.graph import IMPROVED, LINEAGES, RLMT, THINK
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
-from forethought.lifecycle import BASE, IMPROVED, LINEAGES, THINK, Lifecycle
+from forethought.lifecycle import Lifecycle
 from forethought.monitor import Progress
 from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
-from forethought.store import SHARED, StageFolder
+from forethought.store import BASE, SHARED, StageFolder
 from forethought.thoughts.format import Tags
 from forethought.thoughts.tokens import codec
 from forethought.thoughts.windows import Cutter, Window
-
-RLMT = "rlmt"
 
 
 class WholeLifecycle(Lifecycle):
@@ -41,13 +33,15 @@ class WholeLifecycle(Lifecycle):
     @cached_property
     def matcher(self) -> Matcher:
         """The match judge with its threshold."""
+        folder = self.calibrate()
+        return Matcher(judge=self._match_judge.judge, threshold=calibrate.threshold_of(folder))
+
+    def calibrate(self) -> StageFolder:
+        """Choose the score from which a suffix matches."""
         match = calibrate.section(self.config).match
-        verdicts = self.run.path / "verdicts.sqlite"
-        judge = build_matcher(match, self.shelf, verdicts)
-        chunks = self._chunks(Split.HELDOUT)[-match.calibration_chunks :]
         material = calibrate.Material(
-            chunks=chunks,
-            matcher=judge,
+            chunks=self._chunks(Split.HELDOUT)[-match.calibration_chunks :],
+            matcher=self._match_judge,
             sampler=self.base.sampler,
             tokenizer=self.base.tokenizer,
             bos=self.base.bos,
@@ -58,15 +52,8 @@ class WholeLifecycle(Lifecycle):
         if not folder.done:
             with self._measured("calibrate", SHARED):
                 threshold = calibrate.run(self.config, folder, material, self.run.measure)
-            self.say(f"calibrate: a suffix matches from a score of {threshold:.3f} on ({judge.judge.name})")
-        return Matcher(judge=judge.judge, threshold=calibrate.threshold_of(folder))
-
-    def everything(self) -> None:
-        """Run the whole graph."""
-        super().everything()
-        if self.config.rlmt is not None:
-            self.rlmt()
-            self.evaluate_rlmt()
+            self.say(f"calibrate: a suffix matches from a score of {threshold:.3f} on ({material.matcher.judge.name})")
+        return folder
 
     def rlmt(self) -> None:
         """Train both lineages on the same windows, with the same judge."""
@@ -113,12 +100,6 @@ class WholeLifecycle(Lifecycle):
                 folder.finish({one.name: one.identity for one in entrants}, {"figures": len(found)})
         return folder
 
-    def evaluate_all(self) -> None:
-        """Evaluate what every stage made."""
-        super().evaluate_all()
-        if self.config.rlmt is not None:
-            self.evaluate_rlmt()
-
     def _entrants(self) -> list[thinking.Entrant]:
         """Return all arms, each after those that it is compared with: its own past, and the other lineage."""
         found = [self._entrant(BASE, self.config.policy, self.base.identity, thinks=False)]
@@ -153,6 +134,11 @@ class WholeLifecycle(Lifecycle):
             forbidden=tuple(sorted(set(arm.forbidden) - {*coded.open, *coded.close})),
             thinks=thinks,
         )
+
+    @cached_property
+    def _match_judge(self) -> Matcher:
+        match = calibrate.section(self.config).match
+        return build_matcher(match, self.shelf, self.run.path / "verdicts.sqlite")
 
     def _windows(self, rows: StageFolder, split: Split) -> list[Window]:
         found = self._cutter().all(interleave.load_rows(rows, split), self._by_id(split))

@@ -171,6 +171,26 @@ class Terminal(Console):
         self.quiet = True
 
 
+class Host(Protocol):
+    """What shows the progress of stages among other things, while it is live; see :mod:`forethought.board`."""
+
+    def show(self, progress: Progress | None) -> None:
+        """Show this progress from now on, or none."""
+
+
+_hosts: list[Host] = []
+
+
+@contextlib.contextmanager
+def shown_by(host: Host) -> Iterator[None]:
+    """Inside, :class:`Progress` opens no display of its own."""
+    _hosts.append(host)
+    try:
+        yield
+    finally:
+        _hosts.remove(host)
+
+
 class Progress:
     """Live progress of one stage: on a terminal a bar, the remaining time and sparklines, else a line now and then.
 
@@ -194,10 +214,14 @@ class Progress:
         self._last_line = -math.inf
         self._rates: dict[str, deque[float]] = {}
         self._live: Live | None = None
+        self._host: Host | None = None
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
-            self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=2)
+        if _hosts:
+            self._host = _hosts[-1]
+            self._host.show(self)
+        elif self._console.is_terminal:
+            self._live = Live(get_renderable=self.picture, console=self._console, refresh_per_second=2)
             try:
                 self._live.start()
             except (LiveError, OSError, ValueError):  # another bar is live, or the terminal is gone
@@ -207,6 +231,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        if self._host is not None:
+            self._host.show(None)
         if self._live is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._live.stop()
@@ -226,17 +252,22 @@ class Progress:
             if value is not None and _finite(value):
                 self._rates.setdefault(name, deque(maxlen=200)).append(float(value))
         last = 0 < self._total <= done
-        if self._live is None and (last or now - self._last_line >= SECONDS_BETWEEN_LINES):
+        if self._live is None and self._host is None and (last or now - self._last_line >= SECONDS_BETWEEN_LINES):
             self._last_line = now
             with contextlib.suppress(OSError, ValueError):
                 print(self._line(), file=self._console.file, flush=True)
 
-    def _remaining(self) -> str:
+    def seconds_left(self) -> float | None:
+        """Return the seconds that what is left takes at the pace so far; ``None`` before there is one."""
         if self._began is None or self._done <= self._began[1] or not self._total:
-            return ""
+            return None
         start, first = self._began
         pace = (self._clock() - start) / (self._done - first)
-        return f"{clock_time(pace * max(0, self._total - self._done))} left"
+        return pace * max(0, self._total - self._done)
+
+    def _remaining(self) -> str:
+        left = self.seconds_left()
+        return "" if left is None else f"{clock_time(left)} left"
 
     def _line(self) -> str:
         share = f"({self._done / self._total:.0%})" if self._total else ""
@@ -246,7 +277,8 @@ class Progress:
             part for part in (self._title, f"{count} {share}".strip(), self._remaining(), self._note, *rates) if part
         )
 
-    def _picture(self) -> Group:
+    def picture(self) -> Group:
+        """Return what a terminal shows: a bar, the time that is left, the latest rates and their course."""
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=self._total or None, completed=min(self._done, self._total), width=30)
         head.add_row(

@@ -18,8 +18,9 @@ from forethought import models
 from forethought.config import Config, JudgeConfig, ModelConfig
 from forethought.corpus import sources
 from forethought.evals.probe import CONDITIONS
+from forethought.graph import CONTINUED, IMPROVED, graph
 from forethought.models import embedding
-from forethought.store import Run, StageFolder
+from forethought.store import Run
 
 EFFICIENCY = 0.35
 """Share of the measured matrix rate that whole phases are taken to reach: a rule of thumb, hence "a factor of two"."""
@@ -38,6 +39,8 @@ class Phase:
     """How much of it, in words."""
     flops: float = 0.0
     """Floating-point operations; 2 per weight and token forward, 6 with the backward pass."""
+    steps: tuple[str, ...] = ()
+    """The steps of the graph that share it."""
 
 
 def plan(config: Config, place: Path) -> RenderableType:
@@ -50,10 +53,9 @@ def plan(config: Config, place: Path) -> RenderableType:
     next(sources.documents(config.corpus, Counter()))
     if config.rlmt is not None and config.rlmt.match.kind == "similarity":
         embedding.demand(config.rlmt.match.embedder)
-    named = {"policy": config.policy} | dict(_other_models(config))
     listing = Table("model", "is", "weights", "before the first use", box=None)
     sizes: dict[str, int | None] = {}
-    for role, model in named.items():
+    for role, model in _models(config).items():
         source = models.resolve(model)
         sizes[role] = models.parameters(model)
         weights = f"{sizes[role]:,}" if sizes[role] else "unknown before the download"
@@ -71,8 +73,24 @@ def plan(config: Config, place: Path) -> RenderableType:
         work,
         Text(f"\nabout {_clock(total)} in all, within a factor of two ({rate / 1e12:.2f} TFLOP/s measured here now)"),
         Text(_disk(config, sizes["policy"], place)),
-        Text(_done(place)),
+        Text(_steps(config, place)),
     )
+
+
+def estimate(config: Config) -> dict[str, float]:
+    """Return about how many seconds each step takes here; what is not computed here is left out."""
+    sizes = {role: models.parameters(model) for role, model in _models(config).items()}
+    rate = _matrix_rate(models.resolve_device(config.device), getattr(torch, config.dtype))
+    seconds: dict[str, float] = {}
+    for phase in _phases(config, sizes):
+        for step in phase.steps:
+            share = phase.flops / (EFFICIENCY * rate) / len(phase.steps)
+            seconds[step] = seconds.get(step, 0.0) + share
+    return seconds
+
+
+def _models(config: Config) -> dict[str, ModelConfig]:
+    return {"policy": config.policy} | dict(_other_models(config))
 
 
 def _other_models(config: Config) -> Iterator[tuple[str, ModelConfig]]:
@@ -94,6 +112,7 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     cfg, policy = config.improve, sizes["policy"] or 0
     prefix, suffix = config.chunk.prefix_tokens[1], config.chunk.suffix_tokens
     pools = cfg.steps * cfg.prefixes_per_step
+    trains = (f"{IMPROVED}/improve",)
     phases = []
     if cfg.rewrite is not None and cfg.objective != "continued":
         phases.append(Phase(name="rewrite", amount=f"{pools:,} rewrites"))
@@ -103,20 +122,25 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
             phases.append(Phase(name="audit", amount=f"up to {planted:,} planted pairs for each judge"))
         drawn = pools * cfg.rollouts
         amount = f"{drawn:,} rollouts of {suffix} tokens after {pools:,} prefixes"
-        phases.append(Phase(name="sample", amount=amount, flops=2.0 * policy * (drawn * suffix + pools * prefix)))
+        phases.append(
+            Phase(name="sample", amount=amount, flops=2.0 * policy * (drawn * suffix + pools * prefix), steps=trains)
+        )
         for name, judge in config.judges.items():
             verdicts = pools * _verdicts(judge, config.candidates_per_prefix)
             read = pools * (prefix + config.candidates_per_prefix * suffix)
             flops = 2.0 * (sizes.get(f"judge {name}") or 0) * read
-            phases.append(Phase(name=f"judge: {name}", amount=f"{verdicts:,} verdicts", flops=flops))
+            phases.append(Phase(name=f"judge: {name}", amount=f"{verdicts:,} verdicts", flops=flops, steps=trains))
     preference = cfg.objective == "dpo"
     trained = pools * (prefix + (2 if preference else 1) * suffix)
     flops = (8.0 if preference else 6.0) * policy * trained  # with the reference's forward pass
-    phases.append(Phase(name="update", amount=f"{cfg.steps:,} steps, up to {trained:,} tokens", flops=flops))
+    phases.append(
+        Phase(name="update", amount=f"{cfg.steps:,} steps, up to {trained:,} tokens", flops=flops, steps=trains)
+    )
     arms = _arms(config)
     if arms == 2:
         tokens = pools * (prefix + suffix)
-        phases.append(Phase(name="control arm", amount=f"up to {tokens:,} tokens", flops=6.0 * policy * tokens))
+        control, amount = (f"{CONTINUED}/improve",), f"up to {tokens:,} tokens"
+        phases.append(Phase(name="control arm", amount=amount, flops=6.0 * policy * tokens, steps=control))
     return [*phases, _evaluation(config, sizes, arms), *_stage_two(config, sizes), *_stage_three(config, sizes)]
 
 
@@ -129,17 +153,19 @@ def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     rows = None if cfg.rows is None else cfg.rows + cfg.heldout_rows
     amount = f"up to {most} thoughts for {'every chunk' if rows is None else f'{rows:,} chunks'}"
     read = (rows or 0) * most * (INSTRUCTIONS + chunk + reply)
-    phases = [Phase(name="interleave", amount=amount, flops=2.0 * (sizes.get("thought teacher") or 0) * read)]
+    flops = 2.0 * (sizes.get("thought teacher") or 0) * read
+    phases = [Phase(name="interleave", amount=amount, flops=flops, steps=_of(config, "interleave"))]
     if sft is None:
         return phases
     arms, long = 4 if sft.control else 2, chunk + most * reply
     tokens = arms * sft.steps * sft.rows_per_step * long
     amount = f"{arms} arms of {sft.steps:,} steps, up to {tokens:,} tokens"
-    phases.append(Phase(name="sft", amount=amount, flops=6.0 * policy * tokens))
+    phases.append(Phase(name="sft", amount=amount, flops=6.0 * policy * tokens, steps=_of(config, "sft")))
     own = config.evaluate.thoughts
     scored = cfg.heldout_rows * (2 * long + 3 * chunk + own.thought_tokens) + own.prefixes * (chunk + own.free_tokens)
     amount = f"{arms + 2} arms on up to {cfg.heldout_rows:,} held-out rows"
-    phases.append(Phase(name="evaluate sft", amount=amount, flops=2.0 * policy * (arms + 2) * scored))
+    flops, steps = 2.0 * policy * (arms + 2) * scored, _of(config, "evaluate-sft")
+    phases.append(Phase(name="evaluate sft", amount=amount, flops=flops, steps=steps))
     return phases
 
 
@@ -155,9 +181,10 @@ def _stage_three(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     tokens = drawn * long + windows * prefix
     passes = 8.0 if cfg.kl_weight else 6.0
     amount = f"{lineages} arms of {cfg.steps:,} steps, {drawn:,} thoughts with suffixes after {windows:,} prefixes"
+    drawing, learning, steps = 2.0 * policy * tokens, passes * cfg.updates * policy * tokens, _of(config, "rlmt")
     phases = [
-        Phase(name="rlmt: sample", amount=amount, flops=2.0 * policy * tokens),
-        Phase(name="rlmt: update", amount=f"up to {tokens:,} tokens", flops=passes * cfg.updates * policy * tokens),
+        Phase(name="rlmt: sample", amount=amount, flops=drawing, steps=steps),
+        Phase(name="rlmt: update", amount=f"up to {tokens:,} tokens", flops=learning, steps=steps),
     ]
     own = config.thinking
     heldout = own.windows if config.interleave is None else min(own.windows, config.interleave.heldout_rows)
@@ -165,7 +192,8 @@ def _stage_three(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     probe = thinking * len(CONDITIONS) * heldout * own.probe_samples * (2 * prefix + 3 * suffix)
     judged = (lineages + thinking) * heldout * own.samples + thinking * len(CONDITIONS) * heldout * own.probe_samples
     amount = f"{lineages + thinking} arms on up to {heldout:,} held-out windows, up to {judged:,} scored suffixes"
-    return [*phases, Phase(name="gate and probe", amount=amount, flops=2.0 * policy * (gate + probe))]
+    flops, steps = 2.0 * policy * (gate + probe), _of(config, "evaluate-rlmt")
+    return [*phases, Phase(name="gate and probe", amount=amount, flops=flops, steps=steps)]
 
 
 def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phase:
@@ -179,7 +207,11 @@ def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phas
         duels * (prefix + 2 * suffix)
     )
     amount = f"up to {duels:,} pairs for each judge: {cfg.prefixes} prefixes, {len(cfg.conditions)} ways, {arms} arms"
-    return Phase(name="evaluate", amount=amount, flops=flops)
+    return Phase(name="evaluate", amount=amount, flops=flops, steps=_of(config, "evaluate"))
+
+
+def _of(config: Config, stage: str) -> tuple[str, ...]:
+    return tuple(step.name for step in graph(config) if step.stage == stage)
 
 
 def _arms(config: Config) -> int:
@@ -221,13 +253,10 @@ def _disk(config: Config, policy: int | None, place: Path) -> str:
     return f"disk: up to {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free{warning}"
 
 
-def _done(place: Path) -> str:
-    folders = Run(place).stages() if place.is_dir() else []
-    return "here already: " + (", ".join(map(_state, folders)) or "nothing")
-
-
-def _state(folder: StageFolder) -> str:
-    return f"{folder.arm}/{folder.stage} ({'done' if folder.done else 'begun'})"
+def _steps(config: Config, place: Path) -> str:
+    there = {f"{one.arm}/{one.stage}": one.done for one in (Run(place).stages() if place.is_dir() else [])}
+    states = {None: "missing", True: "done", False: "begun"}
+    return "steps: " + ", ".join(f"{step.name} ({states[there.get(step.name)]})" for step in graph(config))
 
 
 def _clock(seconds: float) -> str:

@@ -3,10 +3,12 @@
 ::
 
     runs/<name>/measurements.jsonl                     every figure of the run
+    runs/<name>/run.json                               the config it was last run with
     runs/<name>/<arm or "shared">/<stage>/config.json  the resolved config
                                          *.jsonl       append-only logs
                                          checkpoints/  whole folders, published by renaming
                                          manifest.json written last: its presence means "done"
+    runs/<name>/.replaced/<arm>/<stage>/<config>       what another config had made, with its figures
 
 Everything survives ``kill -9`` at any moment: a file or folder is either whole or not there, and a
 log loses at most the line that was being written.  This is the only module that builds paths of a run.
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought import __version__
+from forethought.differences import differences
 from forethought.files import (
     StoreError,
     append_jsonl,
@@ -32,6 +35,7 @@ from forethought.files import (
     encode,
     hash_file,
     publish,
+    read_json,
     read_jsonl,
     remove,
     restore,
@@ -40,6 +44,7 @@ from forethought.files import (
 from forethought.records import Measurement, content_id, from_dict
 
 __all__ = [
+    "BASE",
     "SHARED",
     "ConfigChangedError",
     "Run",
@@ -55,6 +60,14 @@ __all__ = [
 
 SHARED = "shared"
 """The arm of stages whose results all arms use."""
+
+BASE = "base"
+"""The arm that nothing has trained; what is measured on it belongs to all that are compared with it."""
+
+REPLACED = ".replaced"
+"""Folder of what started over.  Whoever needs the room may remove it while nothing runs."""
+
+_FIGURES = "figures"
 
 TIMED_LOGS = frozenset({"metrics.jsonl"})
 """Logs that hold seconds and rates, so that they differ between two equal runs."""
@@ -106,10 +119,14 @@ class Run:
         for name in (arm, stage):
             if not _NAME.fullmatch(name):
                 raise StoreError(f"{name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
-        folder = StageFolder(self.path / arm / stage)
+        folder = self.look(arm, stage)
         with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def look(self, arm: str, stage: str) -> StageFolder:
+        """Return the folder of ``stage`` of ``arm``, which may not be there; nothing is created."""
+        return StageFolder(self.path / arm / stage)
 
     def stages(self) -> list[StageFolder]:
         """Return the stage folders that exist, by path; nothing is created."""
@@ -160,16 +177,69 @@ class Run:
             latest[key] = figure
         return list(latest.values())
 
-    def forget(self, stage: str, arm: str | None) -> None:
-        """Drop the figures of ``stage`` of ``arm``: it starts over, and may not measure all of them again.
+    def set_aside(self, folder: StageFolder) -> Path:
+        """Move a stage and its figures out of the way, and return where it now is.
 
-        ``None``: of every arm, for a stage that all arms share (an audit's arms are its judges).
+        At a kill the stage is here or there: as long as it is here, the next :meth:`lock` gives its figures back.
         """
         path = self.path / "measurements.jsonl"
         rows = list(read_jsonl(path))
-        kept = [row for row in rows if row["stage"] != stage or arm not in (None, row["arm"])]
-        if len(kept) < len(rows):
-            atomic_write(path, b"".join(encode(row) for row in kept))
+        mine = [row for row in rows if _owns(folder, row)]
+        atomic_write(folder.path / f"{_FIGURES}.jsonl", b"".join(map(encode, mine)))
+        if mine:
+            atomic_write(path, b"".join(encode(row) for row in rows if not _owns(folder, row)))
+        place = self._aside(folder, folder.read_json("config"))
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.exists():  # the same config, started over with --force
+                taken = sum(other.name.startswith(place.name) for other in place.parent.iterdir())
+                place.rename(place.with_name(f"{place.name}.{taken}"))
+            folder.path.rename(place)
+            folder.path.mkdir()
+        return place
+
+    def bring_back(self, folder: StageFolder, json_text: str) -> bool:
+        """Put what this config had made before into a folder that holds nothing; return whether there was any."""
+        place = self._aside(folder, json.loads(json_text))
+        if not place.exists():
+            return False
+        with writing(folder.path):
+            remove(folder.path)
+            place.rename(folder.path)
+        self._give_back(folder)
+        return True
+
+    def save_config(self, config: Any) -> None:
+        """Keep the config that this run was last asked for: what reads the folder then knows what is missing."""
+        path, data = self.path / "run.json", encode({"version": __version__, "config": config}, indent=2)
+        if not path.exists() or path.read_bytes() != data:
+            atomic_write(path, data)
+
+    def config(self) -> dict[str, Any] | None:
+        """Return the config that :meth:`save_config` kept, or ``None``."""
+        kept = read_json(self.path / "run.json")
+        return None if kept is None else dict(kept["config"])
+
+    def writer(self) -> str | None:
+        """Return the id of the process that holds the lock, or ``None``; nothing is created."""
+        path = self.path / ".lock"
+        if not path.exists():
+            return None
+        with open(path, encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read().strip() or "unknown"
+        return None
+
+    def _aside(self, folder: StageFolder, config: Any) -> Path:
+        return self.path / REPLACED / folder.arm / folder.stage / content_id(config)
+
+    def _give_back(self, folder: StageFolder) -> None:
+        kept = folder.path / f"{_FIGURES}.jsonl"
+        if kept.exists():
+            append_jsonl(self.path / "measurements.jsonl", read_jsonl(kept))
+            remove(kept)
 
     def _settle(self) -> None:
         for folder in (self.path, *self.path.glob("*"), *self.path.glob("*/*"), *self.path.glob("*/*/checkpoints")):
@@ -177,6 +247,8 @@ class Run:
                 restore(left.with_name(left.name[1 : -len(".old")]))
             for left in folder.glob(".*.tmp"):
                 remove(left)
+        for stage in self.stages():
+            self._give_back(stage)
 
 
 class StageFolder:
@@ -206,17 +278,25 @@ class StageFolder:
         Raises:
             ConfigChangedError: if something was made with another one, naming the keys that differ.
         """
-        present = self._config()
-        config = json.loads(json_text)
-        if present == config:
-            return
-        if present is None or [path.name for path in self.path.iterdir()] == ["config.json"]:
-            self.write_json("config", config)
-        else:
-            changes = ", ".join(_differences(present, config))
+        changes = self.changes(json_text)
+        if changes:
             raise ConfigChangedError(
-                f"{self.path} was made with another config ({changes}). Start it over, or choose another --run"
+                f"{self.path} was made with another config ({', '.join(changes)}). "
+                "Start it over, or choose another --run"
             )
+        config = json.loads(json_text)
+        if self._config() != config:
+            self.write_json("config", config)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything but a config."""
+        return self.path.is_dir() and any(path.name != "config.json" for path in self.path.iterdir())
+
+    def changes(self, json_text: str) -> list[str]:
+        """Return in which keys this config differs from the one that made what is here; empty if nothing was made."""
+        present = self._config()
+        return [] if present is None or not self.begun else differences(present, json.loads(json_text))
 
     def append(self, name: str, rows: Any) -> None:
         """Append a record, a mapping, or an iterable of them to ``<name>.jsonl``; on disk when it returns."""
@@ -244,13 +324,7 @@ class StageFolder:
 
     def read_json(self, name: str) -> Any:
         """Return the content of ``<name>.json``, or ``None`` if it does not exist."""
-        path = self.path / f"{name}.json"
-        try:
-            return json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise StoreError(f"{path}: not JSON ({error}). It was changed by hand or by the disk; remove it") from None
+        return read_json(self.path / f"{name}.json")
 
     def finish(self, inputs: Mapping[str, str], summary: Mapping[str, Any]) -> None:
         """Write ``manifest.json``, which says that the stage is done.
@@ -316,10 +390,9 @@ class StageFolder:
         return self.path / f"{name}.jsonl"
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{key}: {json.dumps(old)} is now {json.dumps(new)}"]
-    names = sorted(old.keys() | new.keys())
-    return [
-        line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    ]
+def _owns(folder: StageFolder, row: Mapping[str, Any]) -> bool:
+    """Return whether a figure goes when this stage starts over (an audit's arms are its judges)."""
+    if row["stage"] == "run":
+        return (row["arm"], row["condition"]) == (folder.arm, folder.stage)
+    named = (row["arm"], row["against"])
+    return row["stage"] == folder.stage and (folder.arm == SHARED or folder.arm in named or named == (BASE, ""))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,27 +77,55 @@ class Kill:
 
     def plant(self) -> None:
         """Make this process die there."""
-        module, _, path = self.function.partition(":")
-        *owners, name = path.split(".")
-        owner: Any = importlib.import_module(module)
-        for part in owners:
-            owner = getattr(owner, part)
-        original, calls = getattr(owner, name), 0
+        Moment(self.call, (self.function,), self.after).plant()
 
+
+@dataclass(frozen=True)
+class Moment:
+    """``kill -9`` at the ``event``-th call of any of ``functions``: whatever reaches the disk, and the model."""
+
+    event: int
+    functions: tuple[str, ...] = (
+        "os:fsync",
+        "os:rename",
+        "os:replace",
+        "pathlib:Path.rename",
+        "pathlib:Path.replace",
+        "shutil:rmtree",
+        "forethought.engine.policy:Policy.hidden",
+    )
+    after: bool = False
+
+    def plant(self) -> None:
+        """Make this process die there."""
+        calls = itertools.count(1)
+        for function in self.functions:
+            owner, name = _owner(function)
+            setattr(owner, name, self._deadly(getattr(owner, name), calls))
+
+    def _deadly(self, original: Any, calls: Iterator[int]) -> Any:
         def deadly(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == self.call and not self.after:
+            due = next(calls) == self.event
+            if due and not self.after:
                 os.kill(os.getpid(), signal.SIGKILL)
             result = original(*args, **kwargs)
-            if calls == self.call and self.after:
+            if due and self.after:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 
-        setattr(owner, name, deadly)
+        return deadly
 
 
-def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | None = None) -> int:
+def _owner(function: str) -> tuple[Any, str]:
+    module, _, path = function.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    return owner, name
+
+
+def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | Moment | None = None) -> int:
     """Run ``forethought run configs/smoke.toml --run FOLDER`` in a process of its own and return its exit code."""
     process = _server.Process(target=_run, args=(folder, overrides, kill))
     process.start()
@@ -105,7 +134,7 @@ def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | None 
     return process.exitcode
 
 
-def _run(folder: Path, overrides: Sequence[str], kill: Kill | None) -> None:
+def _run(folder: Path, overrides: Sequence[str], kill: Kill | Moment | None) -> None:
     torch.set_num_threads(1)
     if kill is not None:
         kill.plant()
@@ -140,10 +169,11 @@ def made(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*/*/manifest.json")):
         manifest = json.loads(path.read_text())
         found[str(path.relative_to(folder))] = {key: manifest[key] for key in ("config", "inputs", "summary")}
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted(folder.glob("*/*/checkpoints/*/*.safetensors")):
         found[str(path.relative_to(folder))] = path.read_bytes()
     summary = json.loads((folder / "summary.json").read_text())
     found["measurements"] = sorted(
         json.dumps(one, sort_keys=True) for one in summary["measurements"] if one["stage"] != "run"
     )
+    found["curves"] = summary["curves"]
     return found

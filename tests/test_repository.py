@@ -19,9 +19,11 @@ CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 
 LAYERS = [
     {"records", "keys", "stats"},
-    {"files", "text"},
+    {"files", "text", "differences"},
     {"config", "store"},
+    {"graph"},
     {"corpus", "engine", "monitor"},
+    {"board"},
     {"testing", "training"},
     {"models"},
     {"language"},
@@ -30,12 +32,17 @@ LAYERS = [
     {"lifecycle"},
     {"midtraining"},
     {"plan"},
-    {"report"},
+    {"report", "takeaway"},
+    {"terminal"},
+    {"commands"},
     {"cli"},
 ]
 """A module imports from the layers above it in this list and from its own part, never from a sibling."""
 
-LIGHT = {"config", "records", "keys", "files", "store", "stats", "monitor", "report", "text", "cli"}
+LIGHT = {
+    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "monitor", "board", "report"),
+    *("text", "terminal", "commands", "cli"),
+}
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 6

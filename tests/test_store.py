@@ -213,11 +213,91 @@ def test_the_last_figure_of_a_key_counts(run: Run) -> None:
     assert len((run.path / "measurements.jsonl").read_text().splitlines()) == 5
 
 
-def test_a_stage_that_starts_over_leaves_no_figures(run: Run) -> None:
-    run.forget("evaluate", "base")
-    run.measure([figure(0.1, judge="old@1"), figure(0.2, arm="continued"), figure(0.3, stage="audit")])
-    run.forget("evaluate", "self-improved")
-    assert [row.value for row in run.measurements()] == [0.2, 0.3]
+@pytest.fixture
+def evaluated(run: Run) -> StageFolder:
+    """A stage with figures of its own among others."""
+    made = run.stage("self-improved", "evaluate")
+    made.write_config(CONFIG)
+    made.append("examples", {"n": 1})
+    made.finish({}, {})
+    others = [figure(0.2, arm="continued"), figure(0.3, stage="audit"), figure(0.4, stage="run", condition="improve")]
+    run.measure([figure(0.1, judge="old@1"), *others, figure(0.5, arm="base", against="self-improved")])
+    run.measure([figure(0.6, arm="base", against=""), figure(0.7, stage="run", condition="evaluate", against="")])
+    return made
+
+
+def values(run: Run) -> list[float]:
+    return sorted(row.value for row in run.measurements())
+
+
+def test_a_stage_set_aside_takes_its_figures_along_and_brings_them_back(run: Run, evaluated: StageFolder) -> None:
+    place = run.set_aside(evaluated)
+    assert values(run) == [0.2, 0.3, 0.4]
+    assert not evaluated.begun
+    assert not evaluated.done
+    assert place.is_relative_to(run.path / ".replaced" / "self-improved" / "evaluate")
+    assert not run.bring_back(evaluated, '{"steps": 3}')
+    assert run.bring_back(evaluated, CONFIG)
+    assert evaluated.done
+    assert values(run) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert not place.exists()
+    assert {path.name for path in evaluated.path.iterdir()} == {"config.json", "examples.jsonl", "manifest.json"}
+
+
+def test_the_same_config_can_be_set_aside_more_than_once(run: Run, evaluated: StageFolder) -> None:
+    place = run.set_aside(evaluated)
+    for number in (1, 2):
+        evaluated.write_config(CONFIG)
+        evaluated.append("examples", {"n": number + 1})
+        assert run.set_aside(evaluated) == place
+        assert (place.parent / f"{place.name}.{number}" / "examples.jsonl").read_text() == f'{{"n": {number}}}\n'
+    assert run.bring_back(evaluated, CONFIG)
+    assert [row["n"] for row in evaluated.read("examples")] == [3]
+
+
+@pytest.mark.parametrize("moment", ["write", "rename"])
+def test_a_kill_while_a_stage_is_set_aside_loses_no_figure(
+    run: Run, evaluated: StageFolder, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def die(*arguments: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", die)
+        if moment == "write":
+            real = store.atomic_write
+            patched.setattr(
+                store, "atomic_write", lambda path, data: real(path, data) if path.stem == "figures" else die()
+            )
+        with pytest.raises(KilledError):
+            run.set_aside(evaluated)
+    with run.lock():
+        assert values(run) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+        run.set_aside(evaluated)
+        assert values(run) == [0.2, 0.3, 0.4]
+        run.bring_back(evaluated, CONFIG)
+        assert values(run) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+
+
+def test_the_config_of_a_run_is_kept(run: Run) -> None:
+    assert run.config() is None
+    run.save_config({"name": "a"})
+    before = (run.path / "run.json").stat().st_mtime_ns
+    run.save_config({"name": "a"})
+    assert (run.path / "run.json").stat().st_mtime_ns == before
+    run.save_config({"name": "b"})
+    assert run.config() == {"name": "b"}
+
+
+def test_who_writes_is_told_without_touching_anything(run: Run) -> None:
+    assert run.writer() is None
+    assert not (run.path / ".lock").exists()
+    with run.lock():
+        assert run.writer() == str(os.getpid())
+    assert run.writer() is None
 
 
 def test_a_second_process_is_told_who_holds_the_run(run: Run) -> None:

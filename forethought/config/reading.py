@@ -79,18 +79,24 @@ class Config(Section):
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML config and apply ``section.key=value`` overrides, whose values are TOML literals or bare text.
+    """Read a config and apply ``section.key=value`` overrides, whose values are TOML literals or bare text.
+
+    TOML is what one writes; a resolved config in JSON, such as a run's run.json, is read, too.
 
     Raises:
         ConfigError: naming the file, the key and the value that is wrong.
     """
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file. The shipped ones are in configs/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise ConfigError(f"{path}: not a {kind} file: {error}") from None
+    if path.name == "run.json":
+        data = data.get("config", data)
     for override in overrides:
         _apply(data, override)
     return build(data, where=str(path))

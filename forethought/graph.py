@@ -1,0 +1,207 @@
+"""The graph of the lifecycle as data: every step, what it reads, and which method runs it.
+
+::
+
+    shared/chunk -> self-improved/improve -> self-improved/evaluate           (and continued/...)
+    shared/chunk -> shared/interleave -> base-think/sft ----------\\
+    self-improved/improve ------------\\-> self-improved-think/sft -+-> shared/evaluate-sft   (and *-raw/sft)
+    shared/chunk -> shared/calibrate -\\
+    base-think/sft          -----------+-> base-rlmt/rlmt ----------+-> shared/evaluate-rlmt
+    self-improved-think/sft -----------+-> self-improved-rlmt/rlmt /
+
+A new step is one entry in :data:`STEPS`.  This module reads no run folder and imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from forethought.config import Config
+from forethought.store import BASE, SHARED
+
+IMPROVED, CONTINUED = "self-improved", "continued"
+THINK, RAW, RLMT = "think", "raw", "rlmt"
+LINEAGES = (BASE, IMPROVED)
+"""The two starts of stage 2: without stage 1, and after it."""
+
+
+class SelectionError(ValueError):
+    """A step that is asked for and that the graph of this config does not have, or that cannot run yet."""
+
+
+def _always(config: Config) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One stage of one arm."""
+
+    arm: str
+    """The arm, or ``shared``."""
+    stage: str
+    """The stage."""
+    call: tuple[str, ...]
+    """The method of the lifecycle that runs it, and its arguments."""
+    inputs: tuple[str, ...] = ()
+    """Names of the steps whose results it reads: what they make differently makes this one stale."""
+    gates: tuple[str, ...] = ()
+    """Names of the steps that must have passed first, and whose results do not enter."""
+    table: str = ""
+    """The table of the config without which there is no such step."""
+    when: Callable[[Config], bool] = _always
+    """Whether a config that has the table has this step, too."""
+
+    @property
+    def name(self) -> str:
+        """Return ``arm/stage``, which is also its folder."""
+        return f"{self.arm}/{self.stage}"
+
+    def of(self, config: Config) -> bool:
+        """Return whether ``config`` has this step."""
+        return (not self.table or getattr(config, self.table) is not None) and self.when(config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What one command is to run."""
+
+    steps: tuple[Step, ...]
+    """In order."""
+    alone: bool = False
+    """Whether nothing else may be made; else what the steps need is made first."""
+    force: bool = False
+    """Whether they start over though nothing changed."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Return the names of the steps."""
+        return frozenset(step.name for step in self.steps)
+
+
+def _audited(config: Config) -> bool:
+    return config.improve.objective in ("dpo", "rf-nll") and config.audit.enabled
+
+
+def _controlled(config: Config) -> bool:
+    return config.improve.control and config.improve.objective != "continued"
+
+
+def _raw(config: Config) -> bool:
+    return config.sft is not None and config.sft.control
+
+
+CHUNKS, ROWS, BAR = f"{SHARED}/chunk", f"{SHARED}/interleave", f"{SHARED}/calibrate"
+_START = {BASE: (), IMPROVED: (f"{IMPROVED}/improve",)}
+_TUNED = {kind: tuple(f"{lineage}-{kind}/sft" for lineage in LINEAGES) for kind in (THINK, RAW)}
+_REWARDED = tuple(f"{lineage}-{RLMT}/rlmt" for lineage in LINEAGES)
+
+STEPS: tuple[Step, ...] = (
+    Step(arm=SHARED, stage="chunk", call=("chunk",)),
+    Step(arm=SHARED, stage="audit", call=("audit",), inputs=(CHUNKS,), when=_audited),
+    Step(
+        arm=IMPROVED,
+        stage="improve",
+        call=("improve", IMPROVED),
+        inputs=(CHUNKS,),
+        gates=(f"{SHARED}/audit",),
+    ),
+    Step(arm=CONTINUED, stage="improve", call=("improve", CONTINUED), inputs=(CHUNKS,), when=_controlled),
+    *(
+        Step(arm=arm, stage="evaluate", call=("evaluate", arm), inputs=(CHUNKS, f"{arm}/improve"), when=when)
+        for arm, when in ((IMPROVED, _always), (CONTINUED, _controlled))
+    ),
+    Step(arm=SHARED, stage="interleave", call=("interleave",), inputs=(CHUNKS,), table="interleave"),
+    *(
+        Step(
+            arm=f"{lineage}-{kind}",
+            stage="sft",
+            call=("sft_arm", lineage, kind),
+            inputs=(CHUNKS, ROWS, *_START[lineage]),
+            table="sft",
+            when=when,
+        )
+        for lineage in LINEAGES
+        for kind, when in ((THINK, _always), (RAW, _raw))
+    ),
+    Step(
+        arm=SHARED,
+        stage="evaluate-sft",
+        call=("evaluate_sft",),
+        inputs=(CHUNKS, ROWS, *_START[IMPROVED], *_TUNED[THINK], *_TUNED[RAW]),
+        table="sft",
+    ),
+    Step(arm=SHARED, stage="calibrate", call=("calibrate",), inputs=(CHUNKS,), table="rlmt"),
+    *(
+        Step(
+            arm=f"{lineage}-{RLMT}",
+            stage="rlmt",
+            call=("rlmt_arm", lineage),
+            inputs=(CHUNKS, ROWS, BAR, f"{lineage}-{THINK}/sft"),
+            table="rlmt",
+        )
+        for lineage in LINEAGES
+    ),
+    Step(
+        arm=SHARED,
+        stage="evaluate-rlmt",
+        call=("evaluate_rlmt",),
+        inputs=(CHUNKS, ROWS, BAR, *_START[IMPROVED], *_TUNED[THINK], *_REWARDED),
+        table="rlmt",
+    ),
+)
+"""Every step there is, in the order in which they run; each stands after its inputs and gates."""
+
+
+def graph(config: Config) -> list[Step]:
+    """Return the steps of ``config``, in order."""
+    return [step for step in STEPS if step.of(config)]
+
+
+def needs(steps: Sequence[Step], among: Sequence[Step]) -> list[Step]:
+    """Return the steps ``among`` which some of ``steps`` read, directly or not; without ``steps`` themselves."""
+    wanted = {name for step in steps for name in (*step.inputs, *step.gates)}
+    for step in reversed(among):
+        if step.name in wanted:
+            wanted |= {*step.inputs, *step.gates}
+    return [step for step in among if step.name in wanted and step not in steps]
+
+
+def after(name: str) -> list[Step]:
+    """Return all steps that read what ``name`` made, directly or not, in order."""
+    stale = {name}
+    found = []
+    for step in STEPS:
+        if stale & set(step.inputs):
+            stale.add(step.name)
+            found.append(step)
+    return found
+
+
+def select(steps: Sequence[Step], names: Collection[str]) -> list[Step]:
+    """Return the steps that ``names`` (``stage`` or ``arm/stage``) mean, in the order of the graph.
+
+    Raises:
+        SelectionError: if a name means none of them, with the choices.
+    """
+    for name in names:
+        if not any(name in (step.stage, step.name) for step in steps):
+            missing = {step.table for step in STEPS if name in (step.stage, step.name) and step.table}
+            why = "".join(f": there is no [{table}] table" for table in sorted(missing))
+            raise SelectionError(
+                f"{name}: no such step in this config{why}. "
+                f"Stages: {', '.join(dict.fromkeys(step.stage for step in steps))}. "
+                f"Steps: {', '.join(step.name for step in steps)}"
+            )
+    return [step for step in steps if step.stage in names or step.name in names]
+
+
+def until(steps: Sequence[Step], name: str) -> list[Step]:
+    """Return the steps up to the last one that ``name`` means.
+
+    Raises:
+        SelectionError: as :func:`select`.
+    """
+    last = select(steps, [name])[-1]
+    return list(steps[: list(steps).index(last) + 1])

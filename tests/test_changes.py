@@ -1,0 +1,134 @@
+"""A changed config redoes what depends on the change, says so before, and loses nothing; parts run alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smoke_runs import CONFIG, SMALL, Kill, cli, lifecycle, made, smoke
+
+from forethought.store import Run
+
+FEWER = ("improve.steps=4", "improve.control=false", "sft.control=false")
+LATE = "self-improved/evaluate, self-improved-think/sft, shared/evaluate-sft, "
+LATE += "self-improved-rlmt/rlmt, shared/evaluate-rlmt"
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished run without controls, and what it made; tests leave it as they found it."""
+    folder = tmp_path_factory.mktemp("first") / "run"
+    assert smoke("run", folder, *FEWER[1:]).exit_code == 0
+    return folder, made(folder)
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def times(folder: Path) -> dict[str, int]:
+    paths = folder.glob("*/*/manifest.json")
+    return {str(path.parent.relative_to(folder)): path.stat().st_mtime_ns for path in paths}
+
+
+def test_a_changed_key_redoes_what_depends_on_it_and_back_again(
+    first: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, before = first
+    stamps = times(folder)
+    changed = smoke("run", folder, *FEWER)
+    assert changed.exit_code == 0, changed.output
+    assert f"self-improved/improve starts over: improve.steps: 6 is now 4; after it: {LATE}" in changed.stderr
+    assert changed.stderr.index("starts over") < changed.stderr.index("self-improved/improve (")
+    kept = {name for name, stamp in times(folder).items() if stamps[name] == stamp}
+    assert kept == {"shared/chunk", "shared/audit", "shared/interleave", "base-think/sft", "shared/calibrate"} | {
+        "base-rlmt/rlmt"
+    }
+    fresh = tmp_path / "fresh"
+    assert smoke("run", fresh, *FEWER).exit_code == 0
+    assert_same(made(folder), made(fresh))
+    back = smoke("run", folder, *FEWER[1:])
+    assert back.exit_code == 0
+    assert back.stderr.count("comes back: this config had made it before") == 6
+    assert "6 of 11" not in back.stderr  # nothing was computed
+    assert_same(made(folder), before)
+
+
+def test_figures_of_what_was_replaced_do_not_linger(first: tuple[Path, dict[str, Any]]) -> None:
+    folder, before = first
+    fewer = ("audit.prefixes=3", 'evaluate.conditions=["greedy"]')
+    assert smoke("run", folder, *FEWER[1:], *fewer).exit_code == 0
+    figures = Run.open(folder).measurements()
+    assert {one.condition for one in figures if (one.stage, one.metric) == ("evaluate", "win_rate")} == {"greedy"}
+    assert max(one.n for one in figures if one.stage == "audit" and one.metric == "accuracy") == 3
+    assert smoke("run", folder, *FEWER[1:]).exit_code == 0
+    assert_same(made(folder), before)
+
+
+def test_a_change_that_stops_half_way_leaves_no_stale_figure_and_goes_on(
+    first: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, before = first
+    overrides = (*SMALL, *FEWER)
+    assert lifecycle(folder, overrides, Kill("forethought.training:save", 1, after=True)) == -9
+    figures = Run.open(folder).measurements()
+    assert not [one for one in figures if one.stage == "evaluate" or one.arm == "self-improved-think"]
+    assert smoke("run", folder, *FEWER[1:]).exit_code == 0
+    assert_same(made(folder), before)
+    again = smoke("run", folder, *FEWER)
+    assert "self-improved/improve comes back" in again.stderr  # with its checkpoint
+    assert smoke("run", folder, *FEWER[1:]).exit_code == 0
+
+
+def test_force_starts_what_it_names_over_and_nothing_else(first: tuple[Path, dict[str, Any]]) -> None:
+    folder, before = first
+    stamps = times(folder)
+    options = [f"--set={item}" for item in (*SMALL, *FEWER[1:])]
+    forced = cli("run", CONFIG, "--run", folder, "--only", "base-rlmt/rlmt", "--force", *options)
+    assert forced.exit_code == 0, forced.output
+    assert "base-rlmt/rlmt starts over: --force\n" in forced.stderr
+    assert [name for name, stamp in times(folder).items() if stamps[name] != stamp] == ["base-rlmt/rlmt"]
+    assert_same(made(folder), before)
+
+
+def test_only_runs_only_that_and_says_what_is_missing(tmp_path: Path) -> None:
+    options = [f"--set={item}" for item in SMALL]
+    folder = tmp_path / "run"
+    refused = cli("run", CONFIG, "--run", folder, "--only", "self-improved/improve", *options)
+    assert refused.exit_code == 2
+    assert "not there, but needed: shared/chunk,shared/audit." in refused.stderr
+    assert "forethought run CONFIG --only shared/chunk,shared/audit`" in refused.stderr
+    assert cli("run", CONFIG, "--run", folder, "--only", "chunk,audit", *options).exit_code == 0
+    assert cli("run", CONFIG, "--run", folder, "--only", "self-improved/improve", *options).exit_code == 0
+    assert {str(path.parent.relative_to(folder)) for path in folder.glob("*/*/manifest.json")} == {
+        "shared/chunk",
+        "shared/audit",
+        "self-improved/improve",
+    }
+    stale = cli("run", CONFIG, "--run", folder, "--only", "improve", *options, "--set", "chunk.suffix_tokens=9")
+    assert stale.exit_code == 2
+    assert "shared/chunk is needed and was made with another config (chunk.suffix_tokens: 12 is now 9)" in stale.stderr
+    assert Run.open(folder).look("self-improved", "improve").done
+
+
+def test_until_stops_there_and_both_at_once_are_refused(tmp_path: Path) -> None:
+    options = [f"--set={item}" for item in SMALL]
+    assert cli("run", CONFIG, "--run", tmp_path / "run", "--until", "audit", *options).exit_code == 0
+    assert set(times(tmp_path / "run")) == {"shared/chunk", "shared/audit"}
+    both = cli("run", CONFIG, "--run", tmp_path / "run", "--until", "audit", "--only", "chunk", *options)
+    assert both.exit_code == 2
+    assert "choose one of them" in both.stderr
+    unknown = cli("run", CONFIG, "--run", tmp_path / "run", "--until", "imrpove", *options)
+    assert unknown.exit_code == 2
+    assert "imrpove: no such step in this config. Stages: chunk, audit, improve" in unknown.stderr
+
+
+def test_the_config_of_a_run_can_be_run_again(tmp_path: Path) -> None:
+    assert smoke("chunk", tmp_path / "run").exit_code == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["improve"]["steps"] == 6
+    again = cli("chunk", tmp_path / "run" / "run.json", "--run", tmp_path / "run")
+    assert again.exit_code == 0, again.output
+    assert "starts over" not in again.stderr

@@ -54,10 +54,9 @@ def _improved(found: Found) -> Sentence:
     ]
     if not wins:
         return Sentence(question=question, verdict=NONE, parts=("Stage 1 was not compared with the base in this run.",))
-    who = "the judge that trained it" if trained(judge) else "a judge that did not train it"
-    parts: list[Part] = [
-        f"{judge.removesuffix(' (training)')}, {who}, prefers the self-improved policy to the base on "
-    ]
+    who = "also trained it" if trained(judge) else "did not train it"
+    name = judge.removesuffix(" (training)")
+    parts: list[Part] = [f"The judge {name}, which {who}, prefers the self-improved policy to the base on "]
     for number, one in enumerate(wins):
         joint = "" if not number else " and " if number == len(wins) - 1 else ", "
         parts += [joint, shown(one, percent), f" of held-out prefixes {_WAYS[one.condition]}"]
@@ -99,13 +98,13 @@ def _thoughts(found: Found) -> Sentence:
     changes = _pair(found, "evaluate-sft", "thought NLL change", "per token", ("-think", ""))
     if not changes:
         return Sentence(question=question, verdict=NONE, parts=("Stage 2 was not run, or not evaluated, here.",))
-    parts: list[Part] = ["SFT changed the NLL of held-out thoughts by ", *_both(changes, signed)]
-    parts += [" nats per token: ", _directions(changes, "harder to predict", "easier to predict")]
+    parts: list[Part] = ["SFT changed the NLL of held-out thoughts by ", *_both(changes, signed, " nats per token")]
+    parts += [": ", _directions(changes, "harder to predict", "easier to predict")]
     uses = _pair(found, "evaluate-sft", "next-text NLL change", "own thought against none", ("-think", None))
     verdict = YES if all(_sign(one) < 0 for one in changes) else UNCLEAR
     if uses:
-        parts += ["; a thought of the model's own changes the NLL of the text after it by ", *_both(uses, signed)]
-        parts += [" nats per token against no thought: ", _directions(uses, "a hindrance", "a help")]
+        parts += ["; against no thought, one of the model's own changes the NLL of the text after it by "]
+        parts += [*_both(uses, signed, " nats per token"), ": ", _directions(uses, "a hindrance", "a help")]
         helps = all(_sign(one) < 0 for one in uses)
         verdict = verdict if helps or verdict != YES else PARTLY
     return Sentence(question=question, verdict=verdict, parts=(*parts, "."))
@@ -129,7 +128,7 @@ def _receptive(found: Found) -> Sentence:
     score = found.one(stage, arms[1], "gate score difference", against=arms[0])
     if score:
         parts += ["; in the finer score the difference is ", shown(score, signed), f", {_judged(found, score)}"]
-    return Sentence(question=question, verdict=_verdict(difference), parts=(*parts, "."))
+    return Sentence(question=question, verdict=_verdict(difference, score), parts=(*parts, "."))
 
 
 def _after_thoughts(found: Found, question: str) -> Sentence:
@@ -169,12 +168,13 @@ def _pair(found: Found, stage: str, metric: str, condition: str, kinds: tuple[st
     return [one for one in both if one is not None] if all(both) else []
 
 
-def _both(pair: Sequence[Measurement], form: Format) -> list[Part]:
-    return [shown(pair[0], form), " in the base lineage and ", shown(pair[1], form), " in the self-improved one"]
+def _both(pair: Sequence[Measurement], form: Format, unit: str = "") -> list[Part]:
+    return [shown(pair[0], form), f"{unit} in the base lineage and ", shown(pair[1], form), " in the self-improved one"]
 
 
-def _verdict(difference: Measurement) -> str:
-    if difference.n < FEWEST:
+def _verdict(difference: Measurement, score: Measurement | None) -> str:
+    """Return what the reward says, if the score that it is cut from says the same."""
+    if difference.n < FEWEST or (score is not None and _sign(score) != _sign(difference)):
         return UNCLEAR
     return {1: YES, 0: UNCLEAR, -1: NO}[_sign(difference)]
 

@@ -68,8 +68,8 @@ class Shown:
 
 
 def shown(measurement: Measurement, form: Format) -> Shown:
-    """Return ``measurement`` as a figure of a page."""
-    return Shown(text=figure(measurement, form), measured=measurement)
+    """Return ``measurement`` as a figure of a page, with minus signs that are as wide as plus signs."""
+    return Shown(text=figure(measurement, form).replace("-", "\N{MINUS SIGN}"), measured=measurement)
 
 
 def titled(title: str) -> Table:

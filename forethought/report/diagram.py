@@ -10,8 +10,8 @@ from forethought.report.found import BASE, CONTINUED, IMPROVED, LINEAGES, Found
 
 DONE, PART, ABSENT = "done", "unfinished", "not run"
 
-_WIDTH, _HEIGHT = 214, 86
-_GAP_X, _GAP_Y = 58, 34
+_SIZES = {False: (252, 88, 32, 34), True: (178, 122, 14, 30)}
+"""Width and height of a box and the gaps, of the wide and of the tall one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +46,18 @@ class Diagram:
     """Of the whole."""
     height: float
     """Of the whole."""
-    box_width: float = _WIDTH
+    box_width: float
     """Of one box."""
-    box_height: float = _HEIGHT
+    box_height: float
     """Of one box."""
 
 
 _MADE_BY = {
     BASE: "the start",
     IMPROVED: "stage 1: online DPO",
-    CONTINUED: "control: next-token training",
+    CONTINUED: "control: next tokens",
     "think": "stage 2: SFT on thoughts",
-    "raw": "control: SFT on the same raw text",
+    "raw": "control: SFT on raw text",
     "rlmt": "stage 3: RL mid-training",
 }
 _WIDE = {
@@ -101,21 +101,23 @@ def diagram(found: Found, states: Mapping[tuple[str, str], bool], *, tall: bool 
         tall: for a narrow screen: stages below each other.
     """
     places = _TALL if tall else _WIDE
-    gap_x, gap_y = (16, 30) if tall else (_GAP_X, _GAP_Y)
+    width, height, gap_x, gap_y = _SIZES[tall]
     boxes = []
     for arm, (column, row) in places.items():
         state = _state(arm, states)
         if state == ABSENT and arm in (CONTINUED, *(f"{lineage}-raw" for lineage in LINEAGES)):
             continue
-        x, y = 2 + column * (_WIDTH + gap_x), 2 + row * (_HEIGHT + gap_y)
+        x, y = 2 + column * (width + gap_x), 2 + row * (height + gap_y)
         boxes.append(_box(arm, state, found, (x, y)))
     by_arm = {box.arm: box for box in boxes}
-    arrows = tuple(_arrow(by_arm[one], by_arm[other], tall) for one, other in _LINKS)
+    arrows = tuple(_arrow(by_arm[one], by_arm[other], (width, height)) for one, other in _LINKS)
     return Diagram(
         boxes=tuple(boxes),
         arrows=arrows,
-        width=max(box.x for box in boxes) + _WIDTH + 2,
-        height=max(box.y for box in boxes) + _HEIGHT + 2,
+        width=max(box.x for box in boxes) + width + 2,
+        height=max(box.y for box in boxes) + height + 2,
+        box_width=width,
+        box_height=height,
     )
 
 
@@ -163,13 +165,18 @@ def _figures(arm: str, kind: str, found: Found) -> tuple[tuple[str, Shown], ...]
     return tuple((label, shown(one, form)) for label in order for one, form in [named[label]] if one is not None)
 
 
-def _arrow(one: Box, other: Box, tall: bool) -> str:
-    if tall:
-        x, y = one.x + _WIDTH / 2, one.y + _HEIGHT
-        if one.x != other.x:  # from the base aside and down to the self-improved policy
-            turn = other.x + _WIDTH / 2
-            return f"M{one.x + _WIDTH} {one.y + _HEIGHT / 2} H{turn} V{other.y - 5}"
-        return f"M{x} {y} V{other.y - 5}"
+def _arrow(one: Box, other: Box, size: tuple[float, float]) -> str:
+    """Return a path from a box to the one that is made from it: beside it, below it, or both."""
+    width, height = size
     if one.y == other.y:
-        return f"M{one.x + _WIDTH} {one.y + _HEIGHT / 2} H{other.x - 5}"
-    return f"M{one.x + _WIDTH / 2} {one.y + _HEIGHT} V{other.y + _HEIGHT / 2} H{other.x - 5}"
+        return f"M{one.x + width} {one.y + height / 2} H{other.x - 5}"
+    if one.x == other.x:
+        return f"M{one.x + width / 2} {one.y + height} V{other.y - 5}"
+    if other.y - one.y < 1.5 * height and other.x - one.x < 1.2 * width:
+        return _corner(one, other, size)
+    return f"M{one.x + width / 2} {one.y + height} V{other.y + height / 2} H{other.x - 5}"
+
+
+def _corner(one: Box, other: Box, size: tuple[float, float]) -> str:
+    width, height = size
+    return f"M{one.x + width} {one.y + height / 2} H{other.x + width / 2} V{other.y - 5}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from forethought.records import Measurement
+from forethought.report.cells import percent, points, signed
 from forethought.report.found import BASE, IMPROVED
 from forethought.report.svg import COLOURS, Styles, inline, new
 
@@ -20,7 +21,8 @@ Curves = Mapping[str, Sequence[Mapping[str, Any]]]
 SMOOTHED = 40
 """Curves of more points get a running mean over a tenth of them; the points stay visible behind it."""
 
-_WIDTH, _HEIGHT = 300.0, 185.0
+_WIDTH, _HEIGHT = 300.0, 175.0
+_BROAD = 400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ PANELS: Mapping[str, tuple[Panel, ...]] = {
             null="improve/selection_null",
             note="dashed: chance, K/(K+1)",
         ),
-        Panel(title="Suffix NLL on held-out text, nats per token", keys=("improve/suffix_nll",)),
+        Panel(title="Held-out suffix NLL, nats per token", keys=("improve/suffix_nll",)),
         Panel(title="DPO margin without beta, nats", keys=("improve/margin",)),
         Panel(
             title="Score of rollouts and of original suffixes",
@@ -73,7 +75,7 @@ PANELS: Mapping[str, tuple[Panel, ...]] = {
         Panel(title="Tokens of a thought", keys=("rlmt/thought_tokens",)),
         Panel(title="Dead groups: no difference in reward", keys=("rlmt/dead_rate",), share=True),
         Panel(title="Thoughts that the policy closes itself", keys=("rlmt/close_rate",), share=True),
-        Panel(title="Divergence from the SFT model, nats per token", keys=("rlmt/kl",)),
+        Panel(title="Divergence from SFT, nats per token", keys=("rlmt/kl",)),
         Panel(
             title="Copied 3-grams",
             keys=("rlmt/copied_to_suffix", "rlmt/copied_from_prefix"),
@@ -126,7 +128,7 @@ def _line(axes: Axes, steps: list[float], values: list[float], arm: str, dotted:
 
 
 def _finish(axes: Axes, share: bool) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlabel("step", fontsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -135,7 +137,7 @@ def _finish(axes: Axes, share: bool) -> None:
     if share:
         low, high = axes.get_ylim()
         axes.set_ylim(max(-0.03, low), min(1.03, max(high, 0.05)))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="%"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, percent)))
     axes.grid(axis="y", color=COLOURS["line"], linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
@@ -146,6 +148,13 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], l
     found = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
     finite = [(step, value) for step, value in found if math.isfinite(value)]
     return [step for step, _ in finite], [value for _, value in finite]
+
+
+def _tick(value: float, form: Callable[[float], str]) -> str:
+    """Return a number of an axis as short as it can be, in the way of ``form``: in percent, with its sign."""
+    share, sign = form in (percent, points), "+" if form in (points, signed) and value > 0 else ""
+    number = f"{100 * value if share else value:.4g}".replace("-", "\N{MINUS SIGN}")
+    return sign + number + ("%" if form is percent else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +175,7 @@ def intervals(
     title: str, lines: Sequence[Line], reference: float | None, form: Callable[[float], str], styles: Styles
 ) -> str:
     """Return the SVG of an interval plot: one line for each figure, and a dashed one at ``reference``."""
-    figure = new(_WIDTH * 1.25, 34 + 19.0 * len(lines), title)
+    figure = new(_BROAD, 34 + 19.0 * len(lines), title)
     axes = figure.add_subplot()
     if reference is not None:
         axes.axvline(reference, color=COLOURS["null"], linestyle=(0, (4, 3)), linewidth=1)
@@ -189,7 +198,7 @@ def _finish_intervals(axes: Axes, labels: Sequence[str], form: Callable[[float],
     axes.tick_params(axis="x", length=0)
     axes.margins(x=0.06)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, form)))
     axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)

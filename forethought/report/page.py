@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from forethought import __version__
 from forethought.monitor import clock_time
 from forethought.records import Measurement
 from forethought.report import answer, article, sections, texts
-from forethought.report.cells import Format, Shown, percent, plain, shown, titled
+from forethought.report.cells import Format, Shown, percent, short, shown, titled
 from forethought.report.diagram import diagram
 from forethought.report.found import Found
 from forethought.report.summary import Trend, read_curves, trend, write_summary
@@ -30,7 +32,19 @@ from forethought.store import Run, atomic_write
 NAME = "report.html"
 """Its file in the run folder."""
 
+_ORDER = "sample judge reference update monitor checkpoint"
+_NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?\d|–$")
 _SAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell of a table."""
+
+    lines: tuple[str, ...]
+    """What stands in it, line by line."""
+    numeric: bool
+    """Whether its column is one of numbers."""
 
 
 def write_page(run: Run) -> Path:
@@ -54,7 +68,7 @@ def render(run: Run, summary: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup  # made by svg.py, whose texts ElementTree has escaped
-    environment.globals["rows"] = rows
+    environment.globals["cells"] = cells
     found, curves, styles = Found(run.measurements()), read_curves(run), Styles()
     states = {(folder.arm, folder.stage): folder.done for folder in run.stages()}
     parts = sections.build(found, curves, styles)
@@ -93,9 +107,13 @@ def security(css: str, script: str) -> str:
     )
 
 
-def rows(table: Table) -> list[list[list[str]]]:
-    """Return the cells of a terminal table as lists of lines."""
-    columns = [[str(cell).split("\n") for cell in column.cells] for column in table.columns]
+def cells(table: Table) -> list[list[Cell]]:
+    """Return the cells of a terminal table by row, the headers first."""
+    columns = []
+    for column in table.columns:
+        lines = [str(cell).split("\n") for cell in column.cells]
+        numeric = sum(bool(_NUMBER.match(cell[0])) for cell in lines) * 2 > len(lines)
+        columns.append([Cell(lines=tuple(cell), numeric=numeric) for cell in ([str(column.header)], *lines)])
     return [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -103,13 +121,12 @@ def about(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
     """Return what stands under the heading: names, by what they are names of."""
     configs: Mapping[str, Any] = summary["config"]
     chunk = configs.get("shared/chunk") or {}
-    improve = next((one for name, one in configs.items() if name.endswith("/improve") and one), {})
+    improve = configs.get("self-improved/improve") or {}
     finished = [one["finished"] for one in summary["durations"].values() if one["finished"]]
-    policy = (improve.get("policy") or chunk.get("policy") or {}) if isinstance(improve.get("policy"), dict) else {}
     corpus = chunk.get("corpus") or {}
     known = {
         "run": run.path.resolve().name,
-        "policy": policy.get("model") or (chunk.get("policy") or {}).get("model"),
+        "policy": (chunk.get("policy") or {}).get("model"),
         "text": " ".join(filter(None, (corpus.get("source"), corpus.get("path")))),
         "judge while training": ", ".join(improve.get("judges") or []),
         "last stage done": max(finished).replace("T", " ")[:16] + " UTC" if finished else "",
@@ -127,14 +144,23 @@ def cost_tables(cost: Mapping[str, Any], found: Found) -> list[Table]:
         peak = found.one("run", one.arm, "peak_memory_bytes", condition=one.condition)
         memory = f"{peak.value / 2**30:.2f} GiB" if peak else "–"
         stages.add_row(one.condition, one.arm, clock_time(one.value), memory)
-    phases = titled("By phase of training")
-    for column in ("arm", "phase", "time, h:mm:ss", "tokens", "verdicts"):
-        phases.add_column(column)
-    for arm, some in cost["phases"].items():
-        for name, phase in some.items():
-            counts = (f"{phase[key]:,.0f}" if key in phase else "–" for key in ("tokens", "verdicts"))
-            phases.add_row(arm, name, clock_time(phase["seconds"]), *counts)
-    return [*([stages] if stages.row_count else []), *([phases] if phases.row_count else []), *_elsewhere(cost)]
+    tables = [_phases(cost["phases"]), stages, *_elsewhere(cost)]
+    return [table for table in tables if table.row_count]
+
+
+def _phases(phases: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    names = sorted({name for some in phases.values() for name in some}, key=lambda name: (_ORDER.find(name), name))
+    table = titled("Training by phase: time as h:mm:ss, tokens, verdicts")
+    for column in ("arm", *names):
+        table.add_column(column)
+    for arm, some in phases.items():
+        table.add_row(arm, *(_phase(some[name]) if name in some else "–" for name in names))
+    return table
+
+
+def _phase(phase: Mapping[str, float]) -> str:
+    counts = (f"\n{phase[key]:,.0f} {key}" for key in ("tokens", "verdicts") if key in phase)
+    return clock_time(phase["seconds"]) + "".join(counts)
 
 
 def _elsewhere(cost: Mapping[str, Any]) -> list[Table]:
@@ -159,7 +185,7 @@ def _ours(row: article.Row, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -
 
 
 def _ends(arm: str, key: str, ends: Trend) -> list[tuple[str, Shown]]:
-    form: Format = percent if key.endswith("rate") else plain
+    form: Format = percent if key.endswith("rate") else short
     stage, _, metric = key.partition("/")
     found = []
     for name, end in (("first", ends.first), ("last", ends.last)):

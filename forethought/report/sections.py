@@ -45,6 +45,8 @@ class Section:
     """Held-out figures with intervals."""
     tables: tuple[Table, ...] = ()
     """All its figures."""
+    tones: tuple[str, ...] = ()
+    """Colours of its curves, for the legend."""
     absent: str = ""
     """What to say if there is nothing."""
 
@@ -62,6 +64,7 @@ def build(found: Found, curves: Curves, styles: Styles) -> list[Section]:
             "and DPO moves the policy from the worst to the best. A win at temperature 1 alone may only mean less "
             "random text: the greedy and the equal-entropy comparison say more.",
             curves=_curves("improve", by_stage["improve"], styles),
+            tones=_tones(by_stage["improve"]),
             plots=draw.improve(),
             tables=tuple(tables["improve"]),
             absent="Stage 1 was not run.",
@@ -72,6 +75,7 @@ def build(found: Found, curves: Curves, styles: Styles) -> list[Section]:
             lead="Both lineages are trained on the same text with a teacher's thoughts in it. Whether thoughts are "
             "learned shows in their NLL; whether they help shows in the NLL of the text after them.",
             curves=_curves("sft", by_stage["sft"], styles),
+            tones=_tones(by_stage["sft"]),
             plots=draw.thoughts(),
             tables=tuple(tables["sft"]),
             absent="Stage 2 was not run.",
@@ -83,6 +87,7 @@ def build(found: Found, curves: Curves, styles: Styles) -> list[Section]:
             "the same held-out windows. The probe replaces the thought: if a blank or a foreign one does as well as "
             "the policy's own, it does not matter what the thought says.",
             curves=_curves("rlmt", by_stage["rlmt"], styles),
+            tones=_tones(by_stage["rlmt"]),
             plots=draw.thinking(),
             tables=tuple(tables["rlmt"]),
             absent="Stage 3 was not run.",
@@ -110,6 +115,10 @@ def build(found: Found, curves: Curves, styles: Styles) -> list[Section]:
 def _curves(stage: str, curves: Curves, styles: Styles) -> tuple[Plot, ...]:
     drawn = ((panel, figures.curve(panel, curves, styles)) for panel in figures.PANELS[stage])
     return tuple(Plot(title=panel.title, svg=svg, note=panel.note) for panel, svg in drawn if svg)
+
+
+def _tones(curves: Curves) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(figures.tone(arm) for arm in curves))
 
 
 class _Drawing:
@@ -152,8 +161,14 @@ class _Drawing:
         }
         plots = self._drawn(
             ("Reward on held-out windows", _arms(gate), None, percent, "share of predictions that match"),
-            ("Reward, paired differences", differences["reward"], 0.0, points, ""),
-            ("Score, paired differences", differences["score"], 0.0, signed, "of the match judge, before its threshold"),
+            ("Reward, paired differences", differences["reward"], 0.0, points, "percentage points"),
+            (
+                "Score, paired differences",
+                differences["score"],
+                0.0,
+                signed,
+                "of the match judge, before its threshold",
+            ),
         )
         return plots + self._probe(stage)
 
@@ -162,7 +177,9 @@ class _Drawing:
         for arm in ARMS:
             score = self.found.some(stage, "probe score difference", arm=arm)
             lines = [(one.condition.removeprefix("own against "), one) for one in score]
-            plots.append((f"Probe, {arm}: own thought above …", lines, 0.0, signed, "score; right of zero its own is better"))
+            plots.append(
+                (f"Probe, {arm}: own thought above …", lines, 0.0, signed, "score; right of zero its own is better")
+            )
         return self._drawn(*plots)
 
     def reasoning(self) -> tuple[Plot, ...]:

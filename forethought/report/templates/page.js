@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const at = (id) => document.getElementById(id);
-  const PAGE = 12;
+  const PAGE = 10, FEW = 7;
   const { items, shares } = JSON.parse(at("data").textContent);
   const NAMES = {
     candidates: "candidates and scores",
@@ -52,7 +52,13 @@
     const head = make("header");
     head.append(make("b", "", item.arm), make("span", "", item.where));
     if (item.score !== null) head.append(make("span", "", item.scored + " " + item.score.toFixed(3)));
-    card.append(head, ...item.blocks.map(blockOf));
+    card.append(head, ...item.blocks.slice(0, FEW).map(blockOf));
+    if (item.blocks.length > FEW) {
+      const rest = make("button", "rest", "Show the other " + (item.blocks.length - FEW));
+      rest.type = "button";
+      rest.addEventListener("click", () => rest.replaceWith(...item.blocks.slice(FEW).map(blockOf)));
+      card.append(rest);
+    }
     return card;
   };
 

@@ -120,6 +120,12 @@ def show(
 
 
 @app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
+    """Write report.html and summary.json of a run: one page, for a browser without network."""
+    _guard(lambda: _report(Run.open(folder)))
+
+
+@app.command()
 def models() -> None:
     """List the models that install as packages, and what of them is here."""
 
@@ -163,6 +169,7 @@ def _work(
             _plan(config, place)
             return
         from forethought.midtraining import WholeLifecycle
+        from forethought.report.page import write_page
         from forethought.report.summary import write_summary
 
         opened = Run.create_or_open(place)
@@ -171,10 +178,17 @@ def _work(
                 action(WholeLifecycle(config, opened, force=force, say=_say))
             finally:
                 write_summary(opened)
+            page = write_page(opened)
         _show(opened, examples=2)
-        out.print(f"\nrun folder: {place}")
+        out.print(f"\nrun folder: {place}\nreport: {page}", soft_wrap=True, highlight=False)
 
     _guard(work)
+
+
+def _report(opened: Run) -> None:
+    from forethought.report.page import write_page
+
+    out.print(str(write_page(opened)), soft_wrap=True, highlight=False)
 
 
 def _plan(config: Config, place: Path) -> None:

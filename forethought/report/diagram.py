@@ -155,12 +155,12 @@ def _figures(arm: str, kind: str, found: Found) -> tuple[tuple[str, Shown], ...]
         "thought NLL": (found.one("evaluate-sft", arm, "thought NLL", condition="per token"), plain),
         "held-out reward": (found.one("evaluate-rlmt", arm, "gate reward"), percent),
         "suffix NLL": (found.one("evaluate", arm, "suffix_nll"), plain),
-        "suffix NLL change": (found.one("evaluate", arm, "suffix_nll_change", against=BASE), signed),
+        "NLL change": (found.one("evaluate", arm, "suffix_nll_change", against=BASE), signed),
     }
     order = {
         BASE: ("suffix NLL", "held-out reward"),
         IMPROVED: ("wins, equal entropy", "wins, greedy", "held-out reward"),
-        CONTINUED: ("suffix NLL change", "wins, greedy"),
+        CONTINUED: ("NLL change", "wins, greedy"),
     }.get(kind, ("thought NLL", "held-out reward") if kind != "rlmt" else ("held-out reward",))
     return tuple((label, shown(one, form)) for label in order for one, form in [named[label]] if one is not None)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from forethought.records import Measurement
 from forethought.report.cells import percent, points, signed
 from forethought.report.found import BASE, IMPROVED
-from forethought.report.svg import COLOURS, Styles, inline, new
+from forethought.report.svg import COLOURS, Styles, inline, new, printable, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,8 @@ SMOOTHED = 40
 """Curves of more points get a running mean over a tenth of them; the points stay visible behind it."""
 
 _WIDTH, _HEIGHT = 300.0, 175.0
-_BROAD = 400.0
+_BROAD, _LEFT, _LETTER = 400.0, 42.0, 4.7
+"""Points: of a panel of curves, of one of intervals, left of curves, and of a letter of a label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +97,13 @@ def tone(arm: str) -> str:
     return "continued"
 
 
+@styled
 def curve(panel: Panel, curves: Curves, styles: Styles) -> str:
     """Return the SVG of a panel, or ``""`` if no arm has its first metric."""
     drawn = {arm: rows for arm, rows in curves.items() if _points(rows, panel.keys[0])[0]}
     if not drawn:
         return ""
-    figure = new(_WIDTH, _HEIGHT, panel.title)
-    axes = figure.add_subplot()
+    figure, axes = new(_WIDTH, _HEIGHT, _LEFT, 30)
     if panel.null:
         for rows in drawn.values():
             steps, levels = _points(rows, panel.null)
@@ -171,12 +172,13 @@ class Line:
     """Whether its point is a ring: a judge that trained the policy."""
 
 
+@styled
 def intervals(
     title: str, lines: Sequence[Line], reference: float | None, form: Callable[[float], str], styles: Styles
 ) -> str:
     """Return the SVG of an interval plot: one line for each figure, and a dashed one at ``reference``."""
-    figure = new(_BROAD, 34 + 19.0 * len(lines), title)
-    axes = figure.add_subplot()
+    widest = max(len(line.label) for line in lines)
+    figure, axes = new(_BROAD, 28 + 19.0 * len(lines), min(_BROAD / 2, 14 + _LETTER * widest), 18)
     if reference is not None:
         axes.axvline(reference, color=COLOURS["null"], linestyle=(0, (4, 3)), linewidth=1)
     for place, line in enumerate(lines):
@@ -192,7 +194,7 @@ def intervals(
 def _finish_intervals(axes: Axes, labels: Sequence[str], form: Callable[[float], str]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), [printable(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"], length=0)
     axes.tick_params(axis="x", length=0)

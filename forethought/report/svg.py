@@ -6,13 +6,18 @@ sheet, and colours in it become the page's CSS variables, so that a plot turns d
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 COLOURS = {
     name: f"#0101{number:02x}"
@@ -20,6 +25,10 @@ COLOURS = {
 }
 """Colours to draw with; each stands for the CSS variable of its name."""
 
+_ABOVE, _BESIDE = 8.0, 12.0
+"""Points above and right of axes."""
+
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _SETTINGS: dict[str, Any] = {
@@ -62,24 +71,46 @@ class Styles:
         return "\n".join(f".{name}{{{_coloured(style)}}}" for style, name in self._known.items())
 
 
-def new(width: float, height: float, salt: str) -> Figure:
-    """Return an empty figure of ``width`` x ``height`` points, drawn without any display.
+def styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """Return ``draw`` under this module's settings; matplotlib reads them when it makes a text or a line."""
 
-    ``salt`` names the figure: ids in its SVG are hashes with it, so that two figures of a page never share one.
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context(_SETTINGS):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without the characters that XML cannot hold."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def new(width: float, height: float, left: float, below: float) -> tuple[Figure, Axes]:
+    """Return a figure of ``width`` x ``height`` points, for no display, and axes ``left`` and ``below`` points inside.
+
+    The other margins are fixed, too: plots of a row line up, and none is laid out twice.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": salt})
-    return Figure(figsize=(width / 72, height / 72), layout="constrained")
+    figure = Figure(figsize=(width / 72, height / 72))
+    box = (left / width, below / height, 1 - (left + _BESIDE) / width, 1 - (below + _ABOVE) / height)
+    return figure, figure.add_axes(box)
 
 
 def inline(figure: Figure, label: str, styles: Styles) -> str:
-    """Return ``figure`` as an ``svg`` element with ``label`` for who cannot see it."""
+    """Return ``figure`` as an ``svg`` element with ``label`` for who cannot see it.
+
+    Its ids are hashes with the label, so that two figures of a page never share one.
+    """
     import matplotlib
 
     written = io.BytesIO()
-    with matplotlib.rc_context(_SETTINGS | {"svg.hashsalt": label}):
+    label = printable(label)
+    with matplotlib.rc_context({"svg.hashsalt": label}):
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(written.getvalue())
     used = set(re.findall(r"(?:url\(#|href=\"#)([\w-]+)", written.getvalue().decode()))

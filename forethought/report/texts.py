@@ -126,12 +126,14 @@ def _pools(arm: str, row: Row) -> Iterator[Item]:
     }
     gap = None if None in best.values() else best["rollout"] - best["corpus"]  # type: ignore[operator]
     index = {one["id"]: number for number, one in enumerate(row["candidates"])}
+    ranked.sort(key=lambda pair: pair[0]["origin"] != "corpus")  # what the author wrote stands first
     blocks = [block("prefix", "", DIM)]
     for one, score in ranked:
         marks = [mark for mark in ("chosen", "rejected") if row.get(mark) == one["id"]]
         notes = [*marks, "no score" if score is None else f"score {score:.3f}", *_said(row, index[one["id"]])]
         name = "original" if one["origin"] == "corpus" else one["origin"]
-        blocks.append(block(name, one["text"], note=", ".join(notes), tone=marks[0] if marks else ""))
+        tone = marks[0] if marks else "truth" if name == "original" else ""
+        blocks.append(block(name, one["text"], note=", ".join(notes), tone=tone))
     where = f"step {row['step']}, chunk {row['chunk_id']}"
     item = _item("candidates", arm, where, gap, blocks, "best rollout above the original by")
     yield item | {"chunk": row["chunk_id"]}

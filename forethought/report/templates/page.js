@@ -52,12 +52,12 @@
     const head = make("header");
     head.append(make("b", "", item.arm), make("span", "", item.where));
     if (item.score !== null) head.append(make("span", "", item.scored + " " + item.score.toFixed(3)));
-    card.append(head, ...item.blocks.slice(0, FEW).map(blockOf));
-    if (item.blocks.length > FEW) {
-      const rest = make("button", "rest", "Show the other " + (item.blocks.length - FEW));
+    card.append(head, ...item.blocks.slice(0, item.blocks.length > FEW + 1 ? FEW : FEW + 1).map(blockOf));
+    if (item.blocks.length > FEW + 1) {
+      const rest = make("button", "rest", "Show " + (item.blocks.length - FEW - 1) + " between");
       rest.type = "button";
-      rest.addEventListener("click", () => rest.replaceWith(...item.blocks.slice(FEW).map(blockOf)));
-      card.append(rest);
+      rest.addEventListener("click", () => rest.replaceWith(...item.blocks.slice(FEW, -1).map(blockOf)));
+      card.append(rest, blockOf(item.blocks.at(-1)));
     }
     return card;
   };

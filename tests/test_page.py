@@ -78,7 +78,8 @@ def test_the_policy_would_stop_what_got_through(chrome: Browser, path: Path) -> 
         const script = document.createElement("script");
         script.textContent = "window.ran = 4";
         document.body.append(script);
-        document.body.insertAdjacentHTML("beforeend", '<img src="x" onerror="window.ran = 5"><p id=styled style="color: red">x</p>');
+        const markup = '<img src="x" onerror="window.ran = 5"><p id=styled style="color: red">x</p>';
+        document.body.insertAdjacentHTML("beforeend", markup);
     }""")
     page.wait_for_timeout(150)
     assert page.evaluate("window.ran") is None

@@ -30,10 +30,10 @@ def cost(run: Run) -> dict[str, Any]:
     """
     phases: dict[str, dict[str, dict[str, float]]] = {}
     for folder in run.stages():
-        rows = folder.read("metrics")
-        if found := _phases(rows):
-            if judged := verdicts(folder):
-                found.setdefault("judge", {"seconds": 0.0})["verdicts"] = judged
+        found = _phases(folder.read("metrics"))
+        if judged := verdicts(folder):
+            found.setdefault("judge", {"seconds": 0.0})["verdicts"] = judged
+        if found:
             phases[folder.arm] = found
     return {"phases": phases, "elsewhere": _elsewhere(phases, _weights(run))}
 

@@ -117,8 +117,11 @@ def curve(panel: Panel, curves: Curves, styles: Styles) -> str:
 
 def _line(axes: Axes, steps: list[float], values: list[float], arm: str, dotted: bool) -> None:
     raw = arm.endswith("-raw")
-    style = {"color": COLOURS[tone(arm)], "linestyle": (0, (1, 2)) if dotted else (0, (5, 2)) if raw else "-"}
-    few = {"marker": "o", "markersize": 2.8} if len(steps) <= 12 else {}
+    style: dict[str, Any] = {
+        "color": COLOURS[tone(arm)],
+        "linestyle": (0, (1, 2)) if dotted else (0, (5, 2)) if raw else "-",
+    }
+    few: dict[str, Any] = {"marker": "o", "markersize": 2.8} if len(steps) <= 12 else {}
     if len(values) <= SMOOTHED:
         axes.plot(steps, values, linewidth=1.7, **few, **style)
         return
@@ -185,7 +188,7 @@ def intervals(
         one, paint = line.measured, COLOURS[line.tone]
         if one.low is not None and one.high is not None:
             axes.plot([one.low, one.high], [place, place], color=paint, linewidth=2.2, alpha=0.55)
-        face = {"markerfacecolor": "none"} if line.hollow else {}
+        face: dict[str, Any] = {"markerfacecolor": "none"} if line.hollow else {}
         axes.plot([one.value], [place], "o", color=paint, markersize=5, markeredgewidth=1.4, **face)
     _finish_intervals(axes, [line.label for line in lines], form)
     return inline(figure, title, styles)

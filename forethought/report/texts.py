@@ -98,7 +98,7 @@ def _size(item: Item) -> int:
     return sum(len(text) + 8 for block in item["blocks"] for _, text in block["pieces"])
 
 
-def _sources(folder: StageFolder, windows: Mapping[str, tuple[str, str]]) -> list[tuple[str, Maker]]:
+def _sources(folder: StageFolder, windows: Mapping[str, tuple[str, str]]) -> Sequence[tuple[str, Maker]]:
     arm = folder.arm
     if folder.stage == "improve":
         return [("pools", lambda row: _pools(arm, row))]

@@ -22,7 +22,7 @@ SMOOTHED = 40
 """Curves of more points get a running mean over a tenth of them; the points stay visible behind it."""
 
 _WIDTH, _HEIGHT = 300.0, 175.0
-_BROAD, _LEFT, _LETTER = 400.0, 42.0, 4.7
+_BROAD, _LEFT, _LETTER = 350.0, 42.0, 4.7
 """Points: of a panel of curves, of one of intervals, left of curves, and of a letter of a label."""
 
 
@@ -62,9 +62,9 @@ PANELS: Mapping[str, tuple[Panel, ...]] = {
         Panel(title="Distinct 2-grams of rollouts", keys=("improve/distinct_2",), share=True),
     ),
     "sft": (
-        Panel(title="NLL of held-out thoughts, nats per token", keys=("sft/thought_nll",)),
-        Panel(title="NLL of their tags, nats per token", keys=("sft/tag_nll",)),
-        Panel(title="NLL of the text among them, nats per token", keys=("sft/text_nll",)),
+        Panel(title="Held-out thought NLL, nats per token", keys=("sft/thought_nll",)),
+        Panel(title="Held-out tag NLL, nats per token", keys=("sft/tag_nll",)),
+        Panel(title="Held-out text NLL, nats per token", keys=("sft/text_nll",)),
     ),
     "rlmt": (
         Panel(

@@ -20,25 +20,17 @@ class Found:
     def __init__(self, measurements: Iterable[Measurement]) -> None:
         self.all = list(measurements)
 
-    def one(
-        self, stage: str, arm: str, metric: str, *, against: str = "", condition: str = "", judge: str | None = None
-    ) -> Measurement | None:
-        """Return one figure, or ``None``; of whichever judge comes first if ``judge`` is ``None``."""
-        return next(self.some(stage, metric, arm=arm, against=against, condition=condition, judge=judge), None)
+    def one(self, stage: str, arm: str, metric: str, **names: str) -> Measurement | None:
+        """Return one figure, or ``None``; of whichever judge comes first if ``judge`` is not named.
 
-    def some(
-        self,
-        stage: str,
-        metric: str | None = None,
-        *,
-        arm: str | None = None,
-        against: str | None = None,
-        condition: str | None = None,
-        judge: str | None = None,
-    ) -> Iterator[Measurement]:
-        """Yield the figures that agree with everything that is named."""
-        wanted = {"metric": metric, "arm": arm, "against": against, "condition": condition, "judge": judge}
-        asked = {name: value for name, value in wanted.items() if value is not None}
+        ``against`` and ``condition`` are none unless they are named.
+        """
+        asked = {"against": "", "condition": "", **names}
+        return next(self.some(stage, metric, arm=arm, **asked), None)
+
+    def some(self, stage: str, metric: str | None = None, **names: str) -> Iterator[Measurement]:
+        """Yield the figures that agree with everything that is named: ``arm``, ``against``, ``condition``, ``judge``."""
+        asked = names if metric is None else {"metric": metric, **names}
         for figure in self.all:
             if figure.stage == stage and all(getattr(figure, name) == value for name, value in asked.items()):
                 yield figure

@@ -22,7 +22,7 @@ from forethought import __version__
 from forethought.monitor import clock_time
 from forethought.records import Measurement
 from forethought.report import answer, article, sections, texts
-from forethought.report.cells import Format, Shown, percent, short, shown, titled
+from forethought.report.cells import Format, Shown, percent, short, shown, stack, titled
 from forethought.report.diagram import diagram
 from forethought.report.found import Found
 from forethought.report.summary import Trend, read_curves, trend, write_summary
@@ -111,7 +111,7 @@ def cells(table: Table) -> list[list[Cell]]:
     """Return the cells of a terminal table by row, the headers first."""
     columns = []
     for column in table.columns:
-        lines = [str(cell).split("\n") for cell in column.cells]
+        lines = [stack(str(cell)).split("\n") for cell in column.cells]
         numeric = sum(bool(_NUMBER.match(cell[0])) for cell in lines) * 2 > len(lines)
         columns.append([Cell(lines=tuple(cell), numeric=numeric) for cell in ([str(column.header)], *lines)])
     return [list(row) for row in zip(*columns, strict=True)]

@@ -29,7 +29,7 @@ class Found:
         return next(self.some(stage, metric, arm=arm, **asked), None)
 
     def some(self, stage: str, metric: str | None = None, **names: str) -> Iterator[Measurement]:
-        """Yield the figures that agree with everything that is named: ``arm``, ``against``, ``condition``, ``judge``."""
+        """Yield the figures that agree with all that is named: ``arm``, ``against``, ``condition``, ``judge``."""
         asked = names if metric is None else {"metric": metric, **names}
         for figure in self.all:
             if figure.stage == stage and all(getattr(figure, name) == value for name, value in asked.items()):

@@ -140,7 +140,8 @@ def _finish(axes: Axes, share: bool) -> None:
     axes.margins(y=0.12)
     if share:
         low, high = axes.get_ylim()
-        axes.set_ylim(max(-0.03, low), min(1.03, max(high, 0.05)))
+        high = min(1.03, max(high, 0.05))
+        axes.set_ylim(max(-0.05 * high, low), high)  # no share lies below nothing or above everything
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, percent)))
     axes.grid(axis="y", color=COLOURS["line"], linewidth=0.6)
     axes.set_axisbelow(True)

@@ -69,6 +69,10 @@ def figures() -> Iterator[Measurement]:
         for interface in ("plain", "thought"):
             for metric in ("mean@4", "pass@4", "no_answer_rate"):
                 yield one("reasoning", "base-think", metric, 0.15, condition=f"{task}/{interface}")
+        strict = {"condition": f"{task}/plain", "judge": "math-verify, strict"}
+        yield one("reasoning", "base-think", "mean@4", 0.1, **strict)
+        yield one("reasoning", "base-think", "mean@4 problems needed", 90.0, against="base", condition=f"{task}/plain")
+        yield one("reasoning", "base-think", "pass@2", 0.12, condition=f"{task}/plain")
         yield one("reasoning", "base-think", "mean@4", 0.1, against="base", condition=f"{task}/plain")
     yield one("audit", JUDGE, "accuracy", 0.9, condition="shuffled", judge=JUDGE)
     yield one("interleave", "sft", "rows", 9.0)

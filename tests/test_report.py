@@ -162,7 +162,18 @@ def test_every_number_of_the_answer_and_the_tables_is_in_the_summary(planted: Pa
     assert {one for one in reader.figures if one not in summary} == set()
     known = set().union(*(readings(one) for one in summary if isinstance(one, int | float)))
     text = " ".join(reader.words)
-    names = (EVIL, EVIL.replace("/", ""), "gsm8k", "mean@4", "pass@4", "temperature 1", "stage 1", "\u2212", "+")
+    names = (
+        EVIL,
+        EVIL.replace("/", ""),
+        "gsm8k",
+        "mean@4",
+        "pass@4",
+        "pass@2",
+        "temperature 1",
+        "stage 1",
+        "\u2212",
+        "+",
+    )
     for name in (*names, *ARTICLE.values()):  # theirs, with their source, stand in a column of their own
         text = text.replace(name, " ")
     numbers = re.findall(r"(?<![\w.@])\d[\d,.:]*\d|(?<![\w.@])\d(?![\w.])", text)
@@ -247,7 +258,12 @@ def test_reasoning_figures_make_a_table_for_each_task() -> None:
     assert "pass@4" in text
     assert "no answer rate" in text
     assert "Paired differences" in text
+    assert "mean@4, strict" in text
+    assert "problems needed" not in text
     assert scores.tables([]) == []
+    shown = [(one.metric, one.judge) for one in scores.levels(list(figures()), "pass", "gsm8k")]
+    assert shown == [("pass@4", "")] * 2
+    assert {one.judge for one in scores.levels(list(figures()), "mean")} == {""}
 
 
 def test_the_command_writes_the_page_without_torch_and_says_where(tmp_path: Path) -> None:

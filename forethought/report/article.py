@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from forethought.records import Measurement
+from forethought.report import scores
 from forethought.report.cells import Format, Shown, percent, plain, short, shown
 from forethought.report.found import ARMS, BASE, IMPROVED, LINEAGES, Found
 
@@ -153,13 +154,9 @@ def _third(found: Found) -> list[Row]:
 
 
 def _reasoning(found: Found) -> list[Row]:
-    def of(task: str, start: str) -> Ours:
-        figures = (
-            one
-            for one in found.some("reasoning", against="")
-            if one.metric.startswith(start) and one.condition.split("/")[0] == task
-        )
-        return _labelled(figures, percent, lambda one: f"{one.arm}, {one.condition.partition('/')[2]}, {one.metric}")
+    def of(task: str, kind: str) -> Ours:
+        figures = scores.levels(found.all, kind, task)
+        return _labelled(figures, percent, lambda one: f"{one.arm}, {scores.interface_of(one)}, {one.metric}")
 
     stage = "Reasoning"
     return [
@@ -167,25 +164,25 @@ def _reasoning(found: Found) -> list[Row]:
             stage=stage,
             what="GSM8K, mean@16 there",
             paper="1.2% base, 15.6% SFT on raw text, 40.8% SFT on thoughts, 67.7% then RLMT (Table 8, Llama-3-8B)",
-            ours=of("gsm8k", "mean@"),
+            ours=of("gsm8k", "mean"),
         ),
         Row(
             stage=stage,
             what="MATH-500, mean@16 there",
             paper="1.1% base, 8.2% raw, 24.3% thoughts, 40.1% then RLMT (Table 8)",
-            ours=of("math500", "mean@"),
+            ours=of("math500", "mean"),
         ),
         Row(
             stage=stage,
             what="Macro average, mean@8 there",
             article="16.6% to 17.5%",
-            ours=of("macro", "mean@"),
+            ours=of("macro", "mean"),
         ),
         Row(
             stage=stage,
             what="Macro average, pass@8 there",
             article="50.0% and 51.2%",
-            ours=of("macro", "pass@"),
+            ours=of("macro", "pass"),
         ),
     ]
 

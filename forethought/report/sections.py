@@ -183,25 +183,12 @@ class _Drawing:
         return self._drawn(*plots)
 
     def reasoning(self) -> tuple[Plot, ...]:
-        levels = self.found.some(scores.STAGE, against="")
-        means = [one for one in levels if one.metric.startswith("mean@")]
-        tasks = dict.fromkeys(one.condition.partition("/")[0] for one in means)
-        return self._drawn(
-            *(
-                (
-                    f"{task}: {means[0].metric}",
-                    [
-                        (f"{one.arm}, {one.condition.partition('/')[2]}", one)
-                        for one in means
-                        if one.condition.partition("/")[0] == task
-                    ],
-                    None,
-                    percent,
-                    "",
-                )
-                for task in tasks
-            )
-        )
+        means = scores.levels(self.found.all, "mean")
+        plots = []
+        for task in dict.fromkeys(map(scores.task_of, means)):
+            lines = [(f"{one.arm}, {scores.interface_of(one)}", one) for one in means if scores.task_of(one) == task]
+            plots.append((f"{task}: {means[0].metric}", lines, None, percent, "share of answers that are right"))
+        return self._drawn(*plots)
 
     def audit(self) -> tuple[Plot, ...]:
         known = list(self.found.some("audit", "accuracy"))

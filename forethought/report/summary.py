@@ -30,6 +30,7 @@ from forethought.report.cells import (
     titled,
     whole,
 )
+from forethought.report.facts import facts
 from forethought.report.midtraining import tables as thinking_tables
 from forethought.report.thoughts import tables as thought_tables
 from forethought.stats import Interval, bootstrap_mean
@@ -137,8 +138,8 @@ def summarise(measurements: Iterable[Measurement], curves: Curves) -> dict[str, 
 
 
 def write_summary(run: Run) -> dict[str, Any]:
-    """Write ``summary.json`` of ``run`` and return its content."""
-    content = summarise(run.measurements(), read_curves(run))
+    """Write ``summary.json`` of ``run`` and return its content: figures, curves, cost, config, versions, durations."""
+    content = summarise(run.measurements(), read_curves(run)) | facts(run)
     data = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     atomic_write(run.path / "summary.json", data.encode("utf-8"))
     return content
@@ -167,6 +168,30 @@ def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableTyp
     )
     shown = [table for table in tables if table.row_count]
     return Group(*shown) if shown else Text("Nothing was measured yet.")
+
+
+def sections(measurements: Sequence[Measurement], curves: Curves) -> dict[str, list[Table]]:
+    """Return the same tables by the stage that they are about: ``improve``, ``sft``, ``rlmt``, ``audit``, ``run``."""
+    tables = {
+        "improve": [*_comparisons(_of(measurements, "evaluate")), _nll(measurements)],
+        "sft": [*_comparisons(_of(measurements, "evaluate-sft")), *thought_tables(measurements)],
+        "rlmt": thinking_tables(measurements),
+        "audit": [_audit(measurements)],
+        "run": [_durations(measurements, curves)],
+    }
+    for arm, rows in curves.items():
+        tables[stage_of(rows)].append(_training(arm, rows))
+    return {stage: [table for table in some if table.row_count] for stage, some in tables.items()}
+
+
+def stage_of(rows: Rows) -> str:
+    """Return the training stage that wrote these metrics."""
+    names = {key.partition("/")[0] for row in rows for key in row}
+    return next((stage for stage in STAGES if stage in names), STAGES[0])
+
+
+def _of(measurements: Sequence[Measurement], stage: str) -> list[Measurement]:
+    return [one for one in measurements if one.stage == stage]
 
 
 def _comparisons(measurements: Sequence[Measurement]) -> list[Table]:

@@ -1,0 +1,109 @@
+"""What a run cost, phase by phase, and what the same might take elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from forethought.store import Run, StageFolder
+
+_SECONDS = re.compile(r"/seconds_(\w+)$")
+_FORWARD, _BACKWARD = 2, 6
+"""Floating-point operations for each weight and token: forward, and forward with backward (Kaplan et al. 2020)."""
+_TIMED = {"sample": _FORWARD, "update": _BACKWARD}
+"""Phases in which the policy alone works, so that its rate can be told."""
+
+ELSEWHERE = {"one H100 (80 GB)": 989e12, "one A100 (80 GB)": 312e12, "one RTX 4090": 165e12}
+"""Peak of dense bf16 matrix products, operations a second, as their maker states it."""
+REACHED = 0.2
+"""Share of that peak that whole phases are taken to reach."""
+
+
+def cost(run: Run) -> dict[str, Any]:
+    """Return seconds, tokens and verdicts of every phase of the training stages, and an estimate for other hardware.
+
+    Everything is counted in the logs of the run: tokens are seconds times the logged tokens a second.
+    """
+    phases: dict[str, dict[str, dict[str, float]]] = {}
+    for folder in run.stages():
+        found = _phases(folder.read("metrics"))
+        if judged := verdicts(folder):
+            found.setdefault("judge", {"seconds": 0.0})["verdicts"] = judged
+        if found:
+            phases[folder.arm] = found
+    return {"phases": phases, "elsewhere": _elsewhere(phases, _weights(run))}
+
+
+def verdicts(folder: StageFolder) -> int:
+    """Return how many verdicts and rewards the logs of a training stage hold."""
+    pools = sum(len(said) for row in folder.read("pools") for said in row["verdicts"].values())
+    return pools + sum(1 for row in folder.read("groups") for reward in row["rewards"] if reward is not None)
+
+
+def _phases(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if named := _SECONDS.search(key):
+                phase = found.setdefault(named[1], {"seconds": 0.0})
+                phase["seconds"] += float(value)
+                rate = row.get(key.replace("/seconds_", "/tokens_per_second_"))
+                if rate is not None:
+                    phase["tokens"] = phase.get("tokens", 0.0) + float(value) * float(rate)
+    for phase in found.values():
+        if "tokens" in phase:
+            phase["tokens"] = float(round(phase["tokens"]))
+    return found
+
+
+def _elsewhere(phases: Mapping[str, Mapping[str, Mapping[str, float]]], weights: int | None) -> dict[str, Any]:
+    """Return the estimate, empty where the weights or the tokens of the policy's own phases are not known."""
+    seconds = operations = 0.0
+    for found in phases.values():
+        for name, phase in found.items():
+            if name in _TIMED and weights and "tokens" in phase:
+                seconds += phase["seconds"]
+                operations += _TIMED[name] * weights * phase["tokens"]
+    if not seconds:
+        return {}
+    rate = operations / seconds
+    whole = sum(phase["seconds"] for found in phases.values() for phase in found.values())
+    return {
+        "weights": weights,
+        "operations_per_second_here": rate,
+        "share_of_peak": REACHED,
+        "seconds_here": whole,
+        "seconds": {name: whole * rate / (peak * REACHED) for name, peak in ELSEWHERE.items()},
+    }
+
+
+def _weights(run: Run) -> int | None:
+    """Return how many weights a checkpoint of the run has: its file's header says so."""
+    for folder in run.stages():
+        for path in sorted(folder.checkpoints.glob("*/model.safetensors")):
+            if found := _counted(path):
+                return found
+    return None
+
+
+def _counted(path: Path) -> int | None:
+    try:
+        with open(path, "rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            if length > 100 * 2**20:
+                return None
+            header = json.loads(handle.read(length))
+        return sum(_product(one["shape"]) for name, one in header.items() if name != "__metadata__")
+    except (OSError, ValueError, struct.error, KeyError):
+        return None
+
+
+def _product(shape: Iterable[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -1,0 +1,51 @@
+"""What ``summary.json`` says beside the figures: the config of every stage, versions, durations and cost."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib import metadata
+from typing import Any
+
+from forethought import __version__
+from forethought.report.cost import cost
+from forethought.store import Run
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
+"""Whose versions a result may depend on."""
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """Return ``config`` and ``durations`` by ``arm/stage``, ``versions``, and ``cost``.
+
+    Durations are those of the manifests, from the first start of a stage to its end, pauses included.  Versions of
+    packages are those of the machine that writes the summary; a stage's own version is in ``durations``.
+    """
+    config, durations = {}, {}
+    for folder in run.stages():
+        name = f"{folder.arm}/{folder.stage}"
+        config[name] = folder.read_json("config")
+        manifest = folder.manifest()
+        if manifest is not None:
+            durations[name] = {key: manifest.get(key) for key in ("started", "finished", "version")} | {
+                "seconds": _between(manifest.get("started"), manifest.get("finished"))
+            }
+    return {"config": config, "versions": versions(), "durations": durations, "cost": cost(run)}
+
+
+def versions() -> dict[str, str]:
+    """Return versions of forethought, Python and the packages that matter, without importing them."""
+    found = {"forethought": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _between(started: str | None, finished: str | None) -> float | None:
+    if started is None or finished is None:
+        return None
+    begin, end = (datetime.datetime.fromisoformat(moment) for moment in (started, finished))
+    return (end - begin).total_seconds()

@@ -1,0 +1,173 @@
+"""The report's page in a real browser: nothing that is planted runs, everything shows, on any screen and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import pytest
+from planted_run import EVIL, plant
+from playwright.sync_api import Browser, Page
+
+from forethought.report.page import write_page
+
+CHROMIUM = browser.chromium()
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no Chromium: `scripts/fetch_chromium.sh .venv/chromium`, install one, or set $FORETHOUGHT_CHROMIUM",
+)
+
+LUMINANCE = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+"""Sum of red, green and blue behind the page: 765 is white."""
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(plant(tmp_path_factory.mktemp("planted") / "run"))
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    assert CHROMIUM is not None
+    with browser.launched(CHROMIUM) as launched:
+        yield launched
+
+
+def opened(chrome: Browser, path: Path, width: int = 1280, **options: Any) -> tuple[Page, list[str]]:
+    """Return the page without network, and the list in which everything that it should not do is noted."""
+    context = chrome.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+    page, noted = context.new_page(), []
+    page.on("console", lambda message: noted.append(message.text))
+    page.on("pageerror", lambda error: noted.append(str(error)))
+    page.on("dialog", lambda dialog: noted.append(dialog.message))
+    page.on("request", lambda request: noted.append(request.url) if request.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    return page, noted
+
+
+@pytest.fixture
+def page(chrome: Browser, path: Path) -> Iterator[Page]:
+    page, noted = opened(chrome, path)
+    yield page
+    assert noted == []
+    assert page.evaluate("window.ran") is None
+    page.context.close()
+
+
+def kinds(page: Page) -> list[str]:
+    return [option.get_attribute("value") or "" for option in page.locator("#kind option").all()]
+
+
+def test_nothing_that_is_planted_runs_whatever_is_shown(page: Page) -> None:
+    assert kinds(page) == ["candidates", "thoughts", "rollouts", "probe", "comparisons"]
+    for kind in kinds(page):
+        page.select_option("#kind", kind)
+        assert page.locator(".item").count() >= 1
+        assert "<script>window.ran=1</script>" in page.locator("#items").inner_text()
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert "onerror=window.ran" in page.locator("#judges").inner_text()
+    assert page.locator("main img, main iframe, main script, main a[href]:not([href^='#'])").count() == 0
+    assert page.locator("svg [onload]").count() == 0
+
+
+def test_the_policy_would_stop_what_got_through(chrome: Browser, path: Path) -> None:
+    page, noted = opened(chrome, path)
+    page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "window.ran = 4";
+        document.body.append(script);
+        const markup = '<img src="x" onerror="window.ran = 5"><p id=styled style="color: red">x</p>';
+        document.body.insertAdjacentHTML("beforeend", markup);
+    }""")
+    page.wait_for_timeout(150)
+    assert page.evaluate("window.ran") is None
+    assert page.evaluate("getComputedStyle(styled).color") != "rgb(255, 0, 0)"
+    assert sum("Content Security Policy" in line for line in noted) >= 3
+    page.context.close()
+
+
+def test_figures_render_in_the_colours_of_the_page(page: Page) -> None:
+    page.wait_for_function("document.readyState === 'complete'")
+    boxes = page.evaluate("""() => [...document.querySelectorAll("svg.plot")].map((one) => {
+        const box = one.getBoundingClientRect();
+        return [box.width, box.height, one.querySelectorAll("path").length, one.querySelectorAll("text").length];
+    })""")
+    assert len(boxes) >= 15
+    assert all(width > 200 and height > 50 and paths > 3 and words >= 2 for width, height, paths, words in boxes)
+    strokes = page.evaluate(
+        "[...document.querySelectorAll('#rlmt svg.plot path')].map((one) => getComputedStyle(one).stroke)"
+    )
+    assert {"rgb(47, 109, 168)", "rgb(196, 86, 28)"} <= set(strokes)
+    assert page.locator("svg.lineages.wide .box").count() == 6
+    assert page.locator("svg.lineages.tall").is_hidden()
+
+
+def test_the_browser_filters_and_sorts(page: Page) -> None:
+    assert page.locator("#count").inner_text().startswith("9 found; all 9 of the run")
+    scores = [text.rpartition(" ")[2] for text in page.locator(".item header span:last-child").all_inner_texts()]
+    assert scores == sorted(scores, key=float, reverse=True)
+    page.select_option("#order", "worst")
+    assert page.locator(".item header span:last-child").first.inner_text().endswith(min(scores, key=float))
+    page.fill("#search", "ROLLOUT7")
+    assert page.locator(".item").count() == 1
+    assert "HTTP 500" in page.locator(".item").inner_text()
+    page.fill("#search", "no such words")
+    assert page.locator(".item").count() == 0
+    page.fill("#search", "")
+    page.select_option("#kind", "rollouts")
+    assert page.locator(".item").count() == 2
+    page.select_option("#arm", "base-rlmt")
+    assert page.locator(".item").count() == 1
+    who = page.locator(".item .who").all_inner_texts()
+    assert [text.split("\n")[0] for text in who] == ["prefix", "true suffix", "rollout", "rollout"]
+    assert "reward 1.00, closed by the harness" in who[2]
+    assert page.locator(".item mark.thought").first.inner_text().startswith("bright")
+
+
+def test_thoughts_are_marked_where_they_stand(page: Page) -> None:
+    page.select_option("#kind", "thoughts")
+    text = page.locator(".item .block p").first
+    assert text.text_content() == f"It is big.How does it breathe? {EVIL} It sings. {EVIL}"
+    assert text.locator("mark").count() == 1
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_shows_it_without_scrolling_sideways(chrome: Browser, path: Path, width: int) -> None:
+    page, noted = opened(chrome, path, width)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    for kind in kinds(page):
+        page.select_option("#kind", kind)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("svg.lineages.tall").is_visible()
+    assert page.locator("svg.lineages.wide").is_hidden()
+    assert noted == []
+    page.context.close()
+
+
+def test_light_and_dark_by_the_system_and_by_the_button(chrome: Browser, path: Path) -> None:
+    for scheme in ("light", "dark"):
+        page, _ = opened(chrome, path, color_scheme=scheme)
+        assert (page.evaluate(LUMINANCE) > 380) == (scheme == "light")
+        line = "getComputedStyle(document.querySelector('#improve svg.plot text')).fill"
+        before = page.evaluate(line)
+        page.click("#theme")
+        assert (page.evaluate(LUMINANCE) > 380) == (scheme == "dark")
+        assert page.evaluate(line) != before
+        page.context.close()
+
+
+def test_screenshots_and_paper(chrome: Browser, path: Path, tmp_path: Path) -> None:
+    for name, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light")):
+        page, _ = opened(chrome, path, width, color_scheme=scheme)
+        shot = page.screenshot(path=tmp_path / f"{name}.png")
+        assert shot.startswith(b"\x89PNG")
+        assert len(shot) > 20_000  # a blank page of this size has 5,000 bytes
+        page.context.close()
+    page, _ = opened(chrome, path, color_scheme="dark")
+    page.emulate_media(media="print")
+    assert page.locator("#filter").is_hidden()
+    assert page.evaluate(LUMINANCE) == 765
+    assert page.pdf().startswith(b"%PDF")
+    page.context.close()

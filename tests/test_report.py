@@ -1,0 +1,296 @@
+"""What the report says: the answer, the article's table, costs and texts, each figure from the run's own logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import struct
+import subprocess
+import sys
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted_run import EVIL, figures, plant
+from rich.console import Console
+from typer.testing import CliRunner
+
+from forethought.cli import app
+from forethought.monitor import clock_time
+from forethought.records import Measurement
+from forethought.report import answer, article, cells, cost, page, scores, texts
+from forethought.report.found import Found
+from forethought.store import Run
+from forethought.thoughts.article import ARTICLE
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a planted run."""
+    return page.write_page(plant(tmp_path_factory.mktemp("planted") / "run"))
+
+
+def measured(stage: str, arm: str, metric: str, value: float, **more: Any) -> Measurement:
+    known = {"n": 48, "unit": "share", "subject": "hash", "low": value - 0.05, "high": value + 0.05}
+    return Measurement(stage=stage, arm=arm, metric=metric, value=value, **(known | more))
+
+
+def wins(**values: float) -> list[Measurement]:
+    ways = {"sampled": "sampled", "greedy": "greedy", "matched": "entropy-matched"}
+    place = {"against": "base", "judge": "unseen"}
+    return [
+        measured("evaluate", "self-improved", "win_rate", value, condition=ways[way], **place)
+        for way, value in values.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict", "says"),
+    [
+        ({"sampled": 0.9, "greedy": 0.6, "matched": 0.7}, "yes", "every interval lies above one half"),
+        ({"sampled": 0.9, "greedy": 0.6, "matched": 0.52}, "in part", "the entropy-matched interval includes one half"),
+        ({"sampled": 0.52, "greedy": 0.5}, "not shown", "the sampled and greedy intervals include one half"),
+        ({"greedy": 0.5, "matched": 0.4}, "no", "the entropy-matched interval lies below one half"),
+    ],
+)
+def test_stage_one_is_better_only_where_the_interval_is(values: dict[str, float], verdict: str, says: str) -> None:
+    first = answer.answer(Found(wins(**values)))[0]
+    assert first.verdict == verdict
+    assert says in first.text
+    assert "The judge unseen, which did not train it," in first.text
+    assert ("less random text" in first.text) == (verdict == "in part")
+
+
+def test_a_judge_that_trained_the_policy_is_asked_last_and_named_as_such() -> None:
+    trained = dataclasses.replace(wins(greedy=0.9)[0], judge="own (training)")
+    assert answer.answer(Found([trained]))[0].text.startswith("The judge own, which also trained it,")
+    assert "unseen" in answer.answer(Found([trained, *wins(greedy=0.4)]))[0].text
+
+
+@pytest.mark.parametrize(
+    ("reward", "score", "n", "verdict", "says"),
+    [
+        (0.2, 0.1, 48, "yes", "above zero"),
+        (-0.2, -0.1, 48, "no", "below zero"),
+        (-0.2, 0.01, 48, "not shown", "below zero"),
+        (0.01, 0.01, 48, "not shown", "inside the noise of 48 windows; about 310 would resolve it"),
+        (0.2, 0.1, 6, "not shown", "6 windows are too few to tell"),
+    ],
+)
+def test_the_lineages_are_compared_by_paired_differences(
+    reward: float, score: float, n: int, verdict: str, says: str
+) -> None:
+    place: dict[str, Any] = {"against": "base-rlmt", "n": n}
+    found = [
+        measured("evaluate-rlmt", "self-improved-rlmt", "gate reward difference", reward, **place),
+        measured("evaluate-rlmt", "self-improved-rlmt", "gate score difference", score, **place),
+        measured("evaluate-rlmt", "self-improved-rlmt", "gate reward windows needed", 310, against="base-rlmt"),
+    ]
+    third = answer.answer(Found(found))[2]
+    assert third.verdict == verdict
+    assert says in third.text
+
+
+def test_what_was_not_run_has_no_answer(tmp_path: Path) -> None:
+    assert [one.verdict for one in answer.answer(Found([]))] == ["not run"] * 3
+    assert all(not row.ours for row in article.table(Found([])))
+    content = page.write_page(Run.create_or_open(tmp_path / "empty")).read_text()
+    assert content.count('<span class="none">not run</span>') == len(article.table(Found([])))
+    assert "Stage 3 was not run." in content
+    assert "No reasoning task was run." in content
+
+
+class _Reader(HTMLParser):
+    """Collects figures with their raw values, and the words of the answer and of all tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures: list[tuple[str, ...]] = []
+        self.words: list[str] = []
+        self.depth: dict[str, int] = {}
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if "data-value" in given:
+            self.figures.append(tuple(str(given[f"data-{name}"]) for name in ("value", "low", "high", "n")))
+        if tag not in ("meta", "br", "input", "path", "rect", "use"):
+            self.open.append(f"{tag}.{given.get('class') or given.get('id') or ''}")
+
+    def handle_endtag(self, tag: str) -> None:
+        if any(one.startswith(f"{tag}.") for one in self.open):
+            while not self.open.pop().startswith(f"{tag}."):
+                pass
+
+    def handle_data(self, data: str) -> None:
+        inside = set(self.open)
+        in_answer = "ol.answer" in inside and "h3." not in inside
+        in_table = "figure.table" in inside and "td." in {one[:3] for one in inside} and "figcaption." not in inside
+        if in_answer or in_table or "td.ours" in inside:
+            self.words.append(data)
+
+
+def flat(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        if {"value", "low", "high", "n"} <= value.keys():
+            return [tuple(str(value[name]) for name in ("value", "low", "high", "n")), *flat(list(value.values()))]
+        return [one for item in value.values() for one in flat(item)]
+    if isinstance(value, list):
+        return [one for item in value for one in flat(item)]
+    return [value]
+
+
+def readings(value: float) -> set[str]:
+    """Return every way in which the page may write a number."""
+    forms = (cells.percent, cells.plain, cells.short, cells.whole, cells.signed, cells.points)
+    written = {form(value) for form in forms} | {f"{value:,.0f}", f"{value:.2g}", clock_time(abs(value))}
+    written.add(f"{value / 2**30:.2f}")
+    return {re.sub(r"[-+%]| points", "", text) for text in written}
+
+
+def test_every_number_of_the_answer_and_the_tables_is_in_the_summary(planted: Path) -> None:
+    content = planted.read_text()
+    summary = flat(json.loads(planted.with_name("summary.json").read_text()))
+    reader = _Reader()
+    reader.feed(content)
+    assert len(reader.figures) > 30
+    assert {one for one in reader.figures if one not in summary} == set()
+    known = set().union(*(readings(one) for one in summary if isinstance(one, int | float)))
+    text = " ".join(reader.words)
+    names = (
+        EVIL,
+        EVIL.replace("/", ""),
+        "gsm8k",
+        "mean@4",
+        "pass@4",
+        "pass@2",
+        "temperature 1",
+        "stage 1",
+        "\u2212",
+        "+",
+    )
+    for name in (*names, *ARTICLE.values()):  # theirs, with their source, stand in a column of their own
+        text = text.replace(name, " ")
+    numbers = re.findall(r"(?<![\w.@])\d[\d,.:]*\d|(?<![\w.@])\d(?![\w.])", text)
+    assert len(numbers) > 150
+    assert {number for number in numbers if number not in known} == set()
+
+
+def test_the_number_test_can_fail() -> None:
+    assert "62.5" in readings(0.625)
+    assert "0.625" in readings(0.625)
+    assert "62.6" not in readings(0.625)
+
+
+def test_planted_markup_is_escaped_and_data_cannot_end_its_element(planted: Path) -> None:
+    content = planted.read_text()
+    assert "<script>window.ran" not in content
+    assert "<img" not in content
+    assert "\u2028" not in content.partition('id="data">')[2]
+    data = content.partition('id="data">')[2].partition("</script>")[0]
+    items = json.loads(data)["items"]
+    assert {item["kind"] for item in items} == {"candidates", "thoughts", "rollouts", "probe", "comparisons"}
+    assert any(piece[1].endswith(EVIL) for item in items for block in item["blocks"] for piece in block["pieces"])
+
+
+def test_the_policy_names_the_hashes_of_what_stands_in_the_page(planted: Path) -> None:
+    content = planted.read_text()
+    css = content.partition("<style>")[2].partition("</style>")[0]
+    script = content.rpartition("<script>")[2].partition("</script>")[0]
+    policy = page.security(css, script)
+    assert policy.replace("'", "&#39;") in content
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert 'style="' not in content.partition("</head>")[2].partition('id="data"')[0]
+
+
+def test_best_and_worst_are_kept_and_the_share_is_said() -> None:
+    scores_ = [float(number % 97) for number in range(500)] + [None]
+    kept = texts.thin(scores_, 30)
+    assert len(kept) == 30
+    assert kept == sorted(kept)
+    chosen = [scores_[i] for i in kept]
+    assert max(one for one in chosen if one is not None) == 96
+    assert min(one for one in chosen if one is not None) == 0
+    assert texts.thin([1.0, 2.0], 30) == [0, 1]
+
+
+def test_a_large_run_makes_no_large_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "BUDGET", 60_000)
+    found = texts.collect(plant(tmp_path / "run", pools=400))
+    share = next(one for one in found["shares"] if one["kind"] == "candidates")
+    assert share["of"] == 400
+    assert 1 <= share["shown"] < texts.MOST
+    assert sum(item["kind"] == "candidates" for item in found["items"]) == share["shown"]
+    assert sum(len(json.dumps(item)) for item in found["items"]) < 150_000
+
+
+def test_costs_are_counted_in_the_logs_and_estimated_from_the_weights(tmp_path: Path) -> None:
+    run = plant(tmp_path / "run")
+    assert cost.cost(run)["elsewhere"] == {}
+    folder = run.stage("self-improved", "improve").checkpoints / "final"
+    folder.mkdir(parents=True)
+    header = json.dumps({"__metadata__": {}, "a": {"shape": [10, 20]}, "b": {"shape": [7]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    counted = cost.cost(run)
+    phases = counted["phases"]["self-improved"]
+    assert phases["sample"] == {"seconds": 118.0, "tokens": 5900.0}  # 59 steps of 2 seconds at 50 tokens a second
+    assert phases["judge"]["verdicts"] == 18  # two in each of nine pools
+    assert counted["phases"]["base-rlmt"] == {"judge": {"seconds": 0.0, "verdicts": 2}}
+    rate = 2 * 207 * 5900 / 118
+    assert counted["elsewhere"]["weights"] == 207
+    assert counted["elsewhere"]["operations_per_second_here"] == pytest.approx(rate)
+    assert counted["elsewhere"]["seconds"]["one H100 (80 GB)"] == pytest.approx(118 * rate / (0.2 * 989e12))
+
+
+def test_reasoning_figures_make_a_table_for_each_task() -> None:
+    tables = scores.tables([one for one in figures() if one.stage == "reasoning"])
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in tables:
+        console.print(table)
+    text = console.export_text()
+    assert [str(table.title).partition(",")[0] for table in tables][:2] == ["gsm8k", "macro"]
+    assert "pass@4" in text
+    assert "no answer rate" in text
+    assert "Paired differences" in text
+    assert "mean@4, strict" in text
+    assert "problems needed" not in text
+    assert scores.tables([]) == []
+    shown = [(one.metric, one.judge) for one in scores.levels(list(figures()), "pass", "gsm8k")]
+    assert shown == [("pass@4", "")] * 2
+    assert {one.judge for one in scores.levels(list(figures()), "mean")} == {""}
+
+
+def test_the_command_writes_the_page_without_torch_and_says_where(tmp_path: Path) -> None:
+    plant(tmp_path / "run")
+    code = (
+        "import sys\nfrom forethought.cli import main\n"
+        f"sys.argv = ['forethought', 'report', {str(tmp_path / 'run')!r}]\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"{tmp_path / 'run' / 'report.html'}\nFalse\n"
+    assert (tmp_path / "run" / "report.html").stat().st_size > 50_000
+    missing = CliRunner().invoke(app, ["report", str(tmp_path / "none")])
+    assert missing.exit_code == 2
+    assert "no such run folder" in missing.stderr
+
+
+def test_the_summary_holds_config_versions_durations_and_cost(planted: Path) -> None:
+    summary = json.loads(planted.with_name("summary.json").read_text())
+    assert summary["config"]["self-improved/improve"]["judges"]
+    assert {"forethought", "python", "torch"} <= summary["versions"].keys()
+    assert summary["durations"]["shared/chunk"]["seconds"] >= 0
+    assert "evaluate-rlmt" not in " ".join(summary["durations"])  # not finished
+    assert summary["cost"]["phases"]["self-improved"]["sample"]["seconds"] == 118.0
+
+
+def test_templates_are_package_data() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["forethought"]
+    packed = {path for pattern in patterns for path in (ROOT / "forethought").glob(pattern)}
+    assert set((ROOT / "forethought" / "report" / "templates").iterdir()) <= packed

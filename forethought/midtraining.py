@@ -23,8 +23,9 @@ from forethought.evals.windows import STAGE, Player, Task
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
-from forethought.lifecycle import BASE, IMPROVED, LINEAGES, THINK, Lifecycle
+from forethought.lifecycle import BASE, IMPROVED, LINEAGES, THINK
 from forethought.monitor import Progress
+from forethought.reasoning import ReasoningLifecycle
 from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
 from forethought.store import SHARED, StageFolder
@@ -35,7 +36,7 @@ from forethought.thoughts.windows import Cutter, Window
 RLMT = "rlmt"
 
 
-class WholeLifecycle(Lifecycle):
+class WholeLifecycle(ReasoningLifecycle):
     """All three stages of one run."""
 
     @cached_property
@@ -67,6 +68,8 @@ class WholeLifecycle(Lifecycle):
         if self.config.rlmt is not None:
             self.rlmt()
             self.evaluate_rlmt()
+        if self.config.reasoning is not None:
+            self.evaluate_reasoning()
 
     def rlmt(self) -> None:
         """Train both lineages on the same windows, with the same judge."""
@@ -118,6 +121,23 @@ class WholeLifecycle(Lifecycle):
         super().evaluate_all()
         if self.config.rlmt is not None:
             self.evaluate_rlmt()
+        if self.config.reasoning is not None:
+            self.evaluate_reasoning()
+
+    def _arms(self) -> dict[str, tuple[str, ...]]:
+        found = super()._arms()
+        if self.config.rlmt is not None:
+            for lineage in LINEAGES:
+                other = (f"{BASE}-{RLMT}",) if lineage != BASE else ()
+                found[f"{lineage}-{RLMT}"] = (f"{lineage}-{THINK}", *other)
+        return found
+
+    def _trained(self, name: str) -> tuple[Path, str]:
+        lineage, _, kind = name.rpartition("-")
+        return (self.rlmt_arm(lineage), RLMT) if kind == RLMT else super()._trained(name)
+
+    def _thinks(self, name: str) -> bool:
+        return name.endswith(f"-{RLMT}") or super()._thinks(name)
 
     def _entrants(self) -> list[thinking.Entrant]:
         """Return all arms, each after those that it is compared with: its own past, and the other lineage."""

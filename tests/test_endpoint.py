@@ -157,10 +157,10 @@ def test_too_many_requests_waits_as_told_and_succeeds(serve):
     ("answer", "reason"),
     [
         ((500, {}, {"error": "out of memory"}), "status 500"),
-        ((200, {}, b"<html>busy</html>"), "not a chat completion"),
-        ((200, {}, {"choices": []}), "not a chat completion"),
-        ((200, {}, [1, 2]), "not a chat completion"),
-        ((200, {}, {"choices": [{"message": {"content": 3}}]}), "not a chat completion"),
+        ((200, {}, b"<html>busy</html>"), "not a completion"),
+        ((200, {}, {"choices": []}), "not a completion"),
+        ((200, {}, [1, 2]), "not a completion"),
+        ((200, {}, {"choices": [{"message": {"content": 3}}]}), "not a completion"),
         (None, "connection lost"),
     ],
 )

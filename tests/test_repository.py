@@ -28,6 +28,7 @@ LAYERS = [
     {"judges", "thoughts"},
     {"stages", "evals"},
     {"lifecycle"},
+    {"reasoning"},
     {"midtraining"},
     {"plan"},
     {"report"},

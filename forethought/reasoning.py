@@ -1,0 +1,172 @@
+"""Reasoning benchmarks in the graph of stages: which arms there are, and what each still has to answer.
+
+::
+
+    <arm>/reasoning-<task>    answers of one arm to one task; figures of all arms are measured together at the end
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import cast
+
+from forethought.config import ModelConfig, ReasoningConfig
+from forethought.engine import ThinkingSampler
+from forethought.engine.endpoint import Endpoint
+from forethought.evals.reasoning import figures
+from forethought.evals.reasoning.catalogue import task as task_of
+from forethought.evals.reasoning.run import LOG, Entrant, answer, stage_config, stage_name
+from forethought.evals.reasoning.task import Task, TaskError
+from forethought.evals.reasoning.writers import EndpointWriter, LocalWriter
+from forethought.lifecycle import BASE, CONTINUED, IMPROVED, RAW, THINK, Lifecycle
+from forethought.monitor import Progress
+from forethought.records import Measurement, content_id
+from forethought.thoughts.format import Tags
+
+ENDPOINT = "endpoint"
+"""The arm that is a server."""
+
+
+class ReasoningLifecycle(Lifecycle):
+    """A lifecycle that can put its arms through reasoning benchmarks."""
+
+    def evaluate_reasoning(self) -> None:
+        """Have all arms, or those that the config names, answer the tasks, and measure how they did.
+
+        Raises:
+            TaskError: if there is no such task or arm, or problems cannot be had.
+        """
+        cfg = self._reasoning()
+        tasks = [task_of(name) for name in cfg.tasks]
+        for one in tasks:
+            one.some(cfg.source, 1)  # what is not installed is said before anything is trained or loaded
+        entrants = self._taking_part(cfg)
+        results = [self._answered(entrant, tasks) for entrant in entrants]
+        wanted = figures.metrics(cfg.samples, cfg.passes)
+        self._publish(figures.measure(results, tasks, wanted, self.config.seed), entrants, tasks)
+
+    def _answered(self, entrant: Entrant, tasks: Sequence[Task]) -> figures.Result:
+        folders = {
+            one.name: self._folder(entrant.name, stage_name(one.name), stage_config(self.config, one, entrant))
+            for one in tasks
+        }
+        missing = [one for one in tasks if not folders[one.name].done]
+        with self._measured(figures.STAGE, entrant.name) if missing else nullcontext():
+            opened = functools.cache(entrant.open)  # one load for all tasks, let go of with the arm
+            once = Entrant(name=entrant.name, identity=entrant.identity, open=opened, thinks=entrant.thinks)
+            for one in missing:
+                with Progress(figures.STAGE) as progress:
+                    answer(self.config, folders[one.name], one, once, progress)
+        rows = {name: list(folder.read(LOG)) for name, folder in folders.items()}
+        return figures.Result(entrant=entrant, rows=rows)
+
+    def _publish(self, found: list[Measurement], entrants: Sequence[Entrant], tasks: Sequence[Task]) -> None:
+        """Put the figures in the run's table, instead of what was measured before of the same arms and tasks."""
+        arms = {entrant.name for entrant in entrants}
+        names = {one.name for one in tasks} | {figures.MACRO}
+        before = [one for one in self.run.measurements() if one.stage == figures.STAGE and one.arm in arms]
+        others = [one for one in before if one.condition.partition("/")[0] not in names]
+        if set(before) == set(others) | set(found):
+            return
+        for arm in arms:
+            self.run.forget(figures.STAGE, arm)
+        self.run.measure([*others, *found])
+
+    def _taking_part(self, cfg: ReasoningConfig) -> list[Entrant]:
+        arms = self._arms()
+        wanted = list(arms) if cfg.arms is None else [name for name in arms if name in cfg.arms]
+        unknown = sorted(set(cfg.arms or ()) - set(arms))
+        if unknown:
+            raise TaskError(f"reasoning.arms: this run has no {', '.join(unknown)}; it has {', '.join(arms)}")
+        taken = sorted({*arms, ENDPOINT} & set(cfg.models))
+        if taken:
+            raise TaskError(f"reasoning.models: {', '.join(taken)} is the name of an arm; choose another")
+        found = [self._arm_entrant(name, arms[name]) for name in wanted]
+        found += [self._model_entrant(name, place) for name, place in cfg.models.items()]
+        if cfg.endpoint is not None:
+            found.append(
+                Entrant(
+                    name=ENDPOINT,
+                    identity=content_id(cfg.endpoint.base_url, cfg.endpoint.model),
+                    open=functools.partial(EndpointWriter, endpoint=Endpoint(cfg.endpoint), tags=self._think_tags()),
+                    thinks=cfg.thoughts == "all",
+                )
+            )
+        if not found:
+            raise TaskError("reasoning: nobody takes part; name arms, models or an endpoint")
+        return found
+
+    def _arms(self) -> dict[str, tuple[str, ...]]:
+        """Return the arms that this config trains, each with those that it is compared with."""
+        found: dict[str, tuple[str, ...]] = {BASE: (), IMPROVED: (BASE,)}
+        if self.config.improve.control and self.config.improve.objective != "continued":
+            found[CONTINUED] = (BASE,)
+        if self.config.sft is None:
+            return found
+        arms = self._sft_arms()
+        for lineage, kind in sorted(arms, key=lambda arm: arm[1]):  # raw before think, which is compared with it
+            raw = (f"{lineage}-{RAW}",) if kind == THINK and (lineage, RAW) in arms else ()
+            other = (f"{BASE}-{THINK}",) if kind == THINK and lineage != BASE else ()
+            found[f"{lineage}-{kind}"] = (lineage, *raw, *other)
+        return found
+
+    def _trained(self, name: str) -> tuple[Path, str]:
+        """Return the checkpoint of an arm, trained if need be, and the stage that made it."""
+        lineage, _, kind = name.rpartition("-")
+        if kind in (THINK, RAW):
+            return self.sft_arm(lineage, kind), "sft"
+        return self.improve(name), "improve"
+
+    def _thinks(self, name: str) -> bool:
+        """Whether an arm was trained to think."""
+        return name.endswith(f"-{THINK}")
+
+    def _arm_entrant(self, name: str, against: tuple[str, ...]) -> Entrant:
+        place, identity = self.config.policy, ""
+        if name != BASE:
+            path, stage = self._trained(name)
+            place, identity = ModelConfig(model=str(path)), self.run.stage(name, stage).identity
+        else:
+            identity = self.base.identity
+        return Entrant(
+            name=name,
+            identity=identity,
+            open=functools.partial(self._writer, name, place, identity),
+            against=against,
+            thinks=self._asked_to_think(self._thinks(name)),
+        )
+
+    def _model_entrant(self, name: str, place: ModelConfig) -> Entrant:
+        identity = self._arm(name, place).identity
+        return Entrant(
+            name=name,
+            identity=identity,
+            open=functools.partial(self._writer, name, place, identity),
+            thinks=self._asked_to_think(False),
+        )
+
+    def _writer(self, name: str, place: ModelConfig, identity: str) -> LocalWriter:
+        arm = self.base if name == BASE else self._arm(name, place, identity)
+        return LocalWriter(
+            sampler=cast(ThinkingSampler, arm.sampler),
+            scorer=arm.scorer,
+            tokenizer=arm.tokenizer,
+            bos=arm.bos,
+            forbidden=arm.forbidden,
+            tags=self._think_tags(),
+        )
+
+    def _asked_to_think(self, trained: bool) -> bool:
+        wanted = self._reasoning().thoughts
+        return wanted == "all" or (wanted == "trained" and trained)
+
+    def _think_tags(self) -> Tags:
+        return Tags(*(self.config.interleave.tags if self.config.interleave is not None else ("<think>", "</think>")))
+
+    def _reasoning(self) -> ReasoningConfig:
+        if self.config.reasoning is None:
+            raise TaskError("no [reasoning] table in the config: add it, or name --tasks")
+        return self.config.reasoning

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from forethought import __version__
-from forethought.config import Config, ConfigError, load
+from forethought.config import Config, ConfigError, load, reasoning_overrides
 from forethought.store import Run
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ DryRun = Annotated[
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Start stages over whose config changed, instead of refusing to mix them.")
+]
+Tasks = Annotated[str | None, typer.Option(help="Reasoning tasks, comma-separated: gsm8k,math500,gpqa,...")]
+Arms = Annotated[str | None, typer.Option(help="Arms of the run that take part in them; default: all.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Another model in place of the arms: a folder, hub name or package. May be repeated."),
 ]
 
 
@@ -104,10 +110,44 @@ def rlmt(
 
 @app.command()
 def evaluate(
-    config: ConfigPath, set_: Overrides = None, run_: RunPath = None, dry_run: DryRun = False, force: Force = False
+    config: ConfigPath,
+    tasks: Tasks = None,
+    arms: Arms = None,
+    model: Models = None,
+    set_: Overrides = None,
+    run_: RunPath = None,
+    dry_run: DryRun = False,
+    force: Force = False,
 ) -> None:
-    """Compare trained policies with the base on held-out documents, with the stages that this needs."""
-    _work(config, set_, run_, dry_run, force, lambda lifecycle: lifecycle.evaluate_all())
+    """Compare trained policies with the base on held-out documents, with the stages that this needs.
+
+    With --tasks, --arms or --model: reasoning benchmarks only.
+    """
+    chosen = reasoning_overrides(tasks, arms, model or ())
+    overrides = [*chosen, *(set_ or ())]
+
+    def action(lifecycle: WholeLifecycle) -> None:
+        lifecycle.evaluate_reasoning() if chosen else lifecycle.evaluate_all()
+
+    _work(config, overrides, run_, dry_run, force, action)
+
+
+@app.command()
+def validate(
+    tasks: Tasks = None,
+    source: Annotated[str, typer.Option(help="Where problems come from: auto, package or hub.")] = "auto",
+) -> None:
+    """List the reasoning tasks, and feed their graders every right answer, worth 1, and wrong ones, worth 0."""
+
+    def table() -> None:
+        from forethought.report.validation import validation
+
+        shown, passed = validation(tasks.split(",") if tasks else None, source)
+        out.print(shown)
+        if not passed:
+            raise typer.Exit(1)
+
+    _guard(table)
 
 
 @app.command()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -20,7 +23,7 @@ class ReasoningConfig(Section):
     samples: Positive = 8
     """n, the answers that are drawn to each problem."""
     k: tuple[Positive, ...] = ()
-    """The k of Pass@k, each at most `samples`; default: 1, 2, 4, ... and `samples`."""
+    """The k of Pass@k, each at most `samples`; default: 2, 4, ... and `samples`.  Pass@1 is Mean@n."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.6
     """Sampling temperature, without top-p and top-k."""
     max_tokens: Positive = 512
@@ -56,5 +59,25 @@ class ReasoningConfig(Section):
     @property
     def passes(self) -> tuple[int, ...]:
         """The k of Pass@k, ascending."""
-        doubled = {2**power for power in range(self.samples.bit_length())}
+        doubled = {2**power for power in range(1, self.samples.bit_length())}
         return tuple(sorted(set(self.k) or {k for k in doubled if k < self.samples} | {self.samples}))
+
+
+def reasoning_overrides(tasks: str | None, arms: str | None, models: Sequence[str]) -> list[str]:
+    """Return, as ``section.key=value``, what the command line chose; without ``arms``, ``models`` stand in for them.
+
+    A model is called by the last part of its name: ``HuggingFaceTB/SmolLM2-135M`` is ``SmolLM2-135M``.
+    """
+    found = []
+    if tasks:
+        found.append(f"reasoning.tasks={json.dumps(_listed(tasks))}")
+    if arms is not None or models:
+        found.append(f"reasoning.arms={json.dumps(_listed(arms or ''))}")
+    for model in models:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-") or "model"
+        found.append(f"reasoning.models.{name}={{ model = {json.dumps(model)} }}")
+    return found
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

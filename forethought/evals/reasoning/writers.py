@@ -160,11 +160,14 @@ class EndpointWriter:
             thinking = self._ask(texts, request, request.thought_tokens, (self.tags.close,), seeds)
             thoughts = [cut(said, (self.tags.close,)) for said, _ in thinking]
             texts = [text + said + self.tags.close for text, said in zip(texts, thoughts, strict=True)]
-        replies = self._ask(texts, request, request.max_tokens, request.stops, seeds)
-        written = [
-            Written(text=strip(cut(text, request.stops), self.tags), truncated=capped, thought=said)
-            for (text, capped), said in zip(replies, thoughts, strict=True)
-        ]
+        # A server would end at a newline that only separates an answer from the thought before it.
+        stops = tuple(stop for stop in request.stops if stop.strip() or not thought)
+        written = []
+        replies = self._ask(texts, request, request.max_tokens, stops, seeds)
+        for (text, capped), said in zip(replies, thoughts, strict=True):
+            kept = cut(text, request.stops)
+            truncated = capped and kept == text
+            written.append(Written(text=strip(kept, self.tags), truncated=truncated, thought=said))
         return [written[start : start + request.samples] for start in range(0, len(written), request.samples)]
 
     def bits(self, asked: Sequence[tuple[str, str]]) -> None:
@@ -187,8 +190,12 @@ class EndpointWriter:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """Return ``text`` up to the first of ``stops``."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    """Return ``text`` up to the first of ``stops``.
+
+    A stop that is white space ends words only: a line that has not begun is not over.
+    """
+    blank = len(text) - len(text.lstrip())
+    places = [place for stop in stops if (place := text.find(stop, 0 if stop.strip() else blank)) >= 0]
     return text[: min(places)] if places else text
 
 
@@ -201,6 +208,9 @@ def _ended(tokenizer: Any, stops: Sequence[str]) -> Callable[[Sequence[int]], bo
 
     def ended(ids: Sequence[int]) -> bool:
         end = tokenizer.decode(list(ids[-most:])) if most else ""
-        return any(stop in end for stop in stops)
+        if not any(stop in end for stop in stops):
+            return False
+        text = tokenizer.decode(list(ids))
+        return cut(text, stops) != text
 
     return ended

@@ -64,6 +64,8 @@ class WholeLifecycle(ReasoningLifecycle):
 
     def everything(self) -> None:
         """Run the whole graph."""
+        if self.config.reasoning is not None:
+            self.demand_tasks()
         super().everything()
         if self.config.rlmt is not None:
             self.rlmt()

@@ -18,6 +18,7 @@ from forethought import models
 from forethought.config import Config, JudgeConfig, ModelConfig
 from forethought.corpus import sources
 from forethought.evals.probe import CONDITIONS
+from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.models import embedding
 from forethought.store import Run, StageFolder
 
@@ -26,6 +27,11 @@ EFFICIENCY = 0.35
 
 INSTRUCTIONS = 250
 """Tokens of what a thought teacher is told, about."""
+
+HEADER = 500
+"""Tokens of worked examples and a problem, about."""
+LARGE = 500
+"""Problems of a task that is asked whole, about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +123,8 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     if arms == 2:
         tokens = pools * (prefix + suffix)
         phases.append(Phase(name="control arm", amount=f"up to {tokens:,} tokens", flops=6.0 * policy * tokens))
-    return [*phases, _evaluation(config, sizes, arms), *_stage_two(config, sizes), *_stage_three(config, sizes)]
+    stages = *_stage_two(config, sizes), *_stage_three(config, sizes), *_reasoning(config, sizes)
+    return [*phases, _evaluation(config, sizes, arms), *stages]
 
 
 def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
@@ -166,6 +173,21 @@ def _stage_three(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     judged = (lineages + thinking) * heldout * own.samples + thinking * len(CONDITIONS) * heldout * own.probe_samples
     amount = f"{lineages + thinking} arms on up to {heldout:,} held-out windows, up to {judged:,} scored suffixes"
     return [*phases, Phase(name="gate and probe", amount=amount, flops=2.0 * policy * (gate + probe))]
+
+
+def _reasoning(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
+    cfg, policy = config.reasoning, sizes["policy"] or 0
+    if cfg is None:
+        return []
+    kinds = 1 + 2 * (config.sft is not None) + 2 * (config.rlmt is not None)
+    arms = len(cfg.arms) if cfg.arms is not None else 1 + kinds
+    thinking = sum(name.endswith(("-think", "-rlmt")) for name in cfg.arms or ()) if cfg.arms is not None else kinds - 1
+    problems = sum(cfg.count(task_of(name).name) or LARGE for name in cfg.tasks)
+    plain = HEADER + cfg.samples * cfg.max_tokens
+    thought = plain + cfg.samples * cfg.thought_tokens
+    tokens = problems * (arms * plain + (thinking if cfg.thoughts == "trained" else 0) * thought)
+    amount = f"{arms} arms on up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
+    return [Phase(name="reasoning", amount=amount, flops=2.0 * policy * tokens)]
 
 
 def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phase:

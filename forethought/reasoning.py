@@ -40,13 +40,23 @@ class ReasoningLifecycle(Lifecycle):
             TaskError: if there is no such task or arm, or problems cannot be had.
         """
         cfg = self._reasoning()
-        tasks = [task_of(name) for name in cfg.tasks]
-        for one in tasks:
-            one.some(cfg.source, 1)  # what is not installed is said before anything is trained or loaded
+        tasks = self.demand_tasks()
         entrants = self._taking_part(cfg)
         results = [self._answered(entrant, tasks) for entrant in entrants]
         wanted = figures.metrics(cfg.samples, cfg.passes)
         self._publish(figures.measure(results, tasks, wanted, self.config.seed), entrants, tasks)
+
+    def demand_tasks(self) -> list[Task]:
+        """Return the tasks of the config, so that what is missing is said before anything is trained.
+
+        Raises:
+            TaskError: if there is no such task, or its problems cannot be had.
+        """
+        cfg = self._reasoning()
+        tasks = [task_of(name) for name in cfg.tasks]
+        for one in tasks:
+            one.some(cfg.source, 1)
+        return tasks
 
     def _answered(self, entrant: Entrant, tasks: Sequence[Task]) -> figures.Result:
         folders = {

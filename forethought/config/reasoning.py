@@ -18,8 +18,8 @@ class ReasoningConfig(Section):
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = ("gsm8k",)
     """Names of `forethought validate`: `gsm8k`, `math500`, `gpqa`, `olympiad`, `aime2025`, `procedural`, ..."""
-    problems: Positive | None = None
-    """Problems of each task, the same ones in every run, or all there are if it has fewer; default: all."""
+    problems: Positive | dict[str, Positive] | None = None
+    """Problems of each task, or a table of them by task; the same ones in every run.  Default: all there are."""
     samples: Positive = 8
     """n, the answers that are drawn to each problem."""
     k: tuple[Positive, ...] = ()
@@ -55,6 +55,10 @@ class ReasoningConfig(Section):
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks = {list(self.tasks)}: name each task once")
         return self
+
+    def count(self, task: str) -> int | None:
+        """How many problems of a task are asked; ``None``: all."""
+        return self.problems.get(task) if isinstance(self.problems, dict) else self.problems
 
     @property
     def passes(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): many requests at once, none lost."""
+"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): requests at once, none lost."""
 
 from __future__ import annotations
 

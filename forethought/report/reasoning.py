@@ -59,7 +59,9 @@ def _mean(found: Found) -> str:
 
 def _most(found: Found, kind: str) -> str:
     """Return the metric ``kind@k`` with the largest k."""
-    sizes = [int(metric.partition("@")[2]) for _, against, metric, _ in found if not against and metric.startswith(kind)]
+    sizes = [
+        int(metric.partition("@")[2]) for _, against, metric, _ in found if not against and metric.startswith(kind)
+    ]
     return f"{kind}@{max(sizes, default=0)}"
 
 
@@ -87,9 +89,7 @@ def _ends(found: Found) -> Table:
     return shown
 
 
-def _rows(
-    shown: Table, found: Found, task: str, columns: Sequence[tuple[str, Format]], *, named: bool = False
-) -> None:
+def _rows(shown: Table, found: Found, task: str, columns: Sequence[tuple[str, Format]], *, named: bool = False) -> None:
     """Add a row for each arm and interface; the first call also names the columns."""
     if not shown.columns:
         for title in ("arm", *(["task"] if named else []), *(_SHORT.get(name, name) for name, _ in columns), "n"):
@@ -152,4 +152,3 @@ def _note(mean: str, smallest: Mapping[str, float]) -> str:
 
 def _versus(arm: str, against: str) -> str:
     return "its own plain answers" if arm == against else against
-

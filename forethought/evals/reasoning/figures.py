@@ -44,7 +44,9 @@ class Metric:
 def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
     """Return what is measured with ``samples`` answers to each problem."""
     return [
-        Metric(name=f"mean@{samples}", unit="share of answers that are right", of=lambda r: _mean(r["right"]), graded=True),
+        Metric(
+            name=f"mean@{samples}", unit="share of answers that are right", of=lambda r: _mean(r["right"]), graded=True
+        ),
         Metric(
             name=f"mean@{samples}",
             unit="share of answers that are right and in the form of the examples",
@@ -67,7 +69,11 @@ def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
             of=lambda r: majority(r["votes"]),
             graded=True,
         ),
-        Metric(name=NO_ANSWER, unit="share of answers without an answer", of=lambda r: _mean([v is None for v in r["votes"]])),
+        Metric(
+            name=NO_ANSWER,
+            unit="share of answers without an answer",
+            of=lambda r: _mean([v is None for v in r["votes"]]),
+        ),
         Metric(name=TRUNCATED, unit="share of answers cut at the cap", of=lambda r: _mean(r["truncated"])),
         Metric(name=EXTRACTED, unit="share of answers in the form of the examples", of=lambda r: _mean(r["formatted"])),
         Metric(name=BITS, unit="bits per UTF-8 byte of the worked solution", of=lambda r: r["gold_bits_per_byte"]),

@@ -16,13 +16,20 @@ from forethought.evals.reasoning.task import Problem, Shot, Task, Where, problem
 from forethought.keys import Key
 
 LETTERS = "ABCD"
-COLUMNS = ("Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Explanation")
+COLUMNS = (
+    "Question",
+    "Correct Answer",
+    "Incorrect Answer 1",
+    "Incorrect Answer 2",
+    "Incorrect Answer 3",
+    "Explanation",
+)
 """What is read; all other columns stay on the disk."""
 
 SHOTS = (
     Shot(
         question=(
-            "A ball is thrown straight up at 20 m/s. Taking g = 10 m/s^2 and no air resistance, how high does it rise?\n"
+            "A ball is thrown straight up at 20 m/s. With g = 10 m/s^2 and no air, how high does it rise?\n"
             "(A) 10 m\n(B) 20 m\n(C) 40 m\n(D) 200 m"
         ),
         solution=(

@@ -42,5 +42,10 @@ SHOTS = (
     ),
 )
 
-READING: dict[str, Any] = {"read": read_maths, "same": same_maths, "vote": plainly, "show": lambda answer: f"$\\boxed{{{answer}}}$."}
+READING: dict[str, Any] = {
+    "read": read_maths,
+    "same": same_maths,
+    "vote": plainly,
+    "show": lambda answer: f"$\\boxed{{{answer}}}$.",
+}
 """The fields of a task that read and compare answers."""

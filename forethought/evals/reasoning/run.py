@@ -52,13 +52,14 @@ def stage_name(task: str) -> str:
 def stage_config(config: Config, task: Task, entrant: Entrant) -> str:
     """Return, as JSON, what the answers depend on."""
     assert config.reasoning is not None
-    drawn = {"problems", "samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
+    drawn = {"samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
     return json.dumps(
         {
             "seed": config.seed,
             "dtype": config.dtype,
             "policy": entrant.identity,
             "task": task.identity,
+            "problems": config.reasoning.count(task.name),
             "interfaces": entrant.interfaces,
             "reasoning": config.reasoning.model_dump(mode="json", include=drawn),
         }
@@ -73,7 +74,7 @@ def answer(config: Config, folder: StageFolder, task: Task, entrant: Entrant, pr
     """
     cfg = config.reasoning
     assert cfg is not None
-    problems = task.some(cfg.source, cfg.problems)
+    problems = task.some(cfg.source, cfg.count(task.name))
     request = Request(
         samples=cfg.samples,
         temperature=cfg.temperature,

@@ -108,11 +108,9 @@ class LocalWriter:
                 [self._answer(one.token_ids, one.stop is StopReason.LENGTH, request.stops) for one in row]
                 for row in drawn
             ]
-        thinking = Thinking(
-            max_tokens=request.thought_tokens, close_ids=coded.close, closed=closing(coded, self.tags)
-        )
+        thinking = Thinking(max_tokens=request.thought_tokens, close_ids=coded.close, closed=closing(coded, self.tags))
         rollouts = self.sampler.think(prompts, request.samples, thinking, sampling, request.key)
-        found = []
+        found: list[list[Written]] = []
         for row in rollouts:
             found.append([])
             for one in row:

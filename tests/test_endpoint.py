@@ -39,7 +39,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                message = body["messages"][0]["content"]
+                message = body["messages"][0]["content"] if "messages" in body else body["prompt"]
                 with lock:
                     server.visits[message] += 1
                     visit = server.visits[message]

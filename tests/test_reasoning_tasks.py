@@ -293,6 +293,27 @@ def test_procedural_problems_are_the_same_everywhere_and_leave_nothing_behind() 
         assert int(one.gold) == (int(left) + int(right) if sign == "+" else int(left) - int(right))
 
 
+def test_the_task_that_the_docs_show_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "reasoning.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.setitem(TASKS, "doubles", TASKS["gsm8k"])  # put back what the page adds
+    exec(compile(block, "docs/reasoning.md", "exec"), {})
+    found = check(task("doubles"), "auto")
+    assert found.passed
+    assert found.problems == 50
+    done = cli("validate", "--tasks", "doubles")
+    assert done.exit_code == 0, done.output
+    assert "100 of 100" in done.output
+
+
+def test_the_docs_list_every_task_with_its_paper() -> None:
+    page = (ROOT / "docs" / "reasoning.md").read_text()
+    for name, one in TASKS.items():
+        (line,) = re.findall(rf"^\| `{name}` \|.*$", page, re.MULTILINE)
+        for number_ in re.findall(r"\d{4}\.\d{5}", one.paper):
+            assert number_ in line or "the same" in line
+
+
 def test_unknown_tasks_are_named_with_a_guess() -> None:
     with pytest.raises(TaskError, match=r"Did you mean gsm8k\?"):
         task("gsm8")

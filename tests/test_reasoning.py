@@ -1,4 +1,4 @@
-"""The reasoning loop: resumable by problem, paired between arms, the same through a server, private where it must be."""
+"""The reasoning loop: resumable by problem, paired between arms, the same through a server, private where needed."""
 
 from __future__ import annotations
 

@@ -79,9 +79,11 @@ class ReasoningLifecycle(Lifecycle):
         names = {one.name for one in tasks} | {figures.MACRO}
         before = [one for one in self.run.measurements() if one.stage == figures.STAGE and one.arm in arms]
         others = [one for one in before if one.condition.partition("/")[0] not in names]
-        if set(before) == set(others) | set(found):
+        there, new = set(before), {_place(one) for one in found}
+        if all(_place(one) in new for one in before if one not in others):
+            self.run.measure(one for one in found if one not in there)
             return
-        for arm in arms:
+        for arm in arms:  # some figures have no successor: another number of samples, an interface less
             self.run.forget(figures.STAGE, arm)
         self.run.measure([*others, *found])
 
@@ -180,3 +182,7 @@ class ReasoningLifecycle(Lifecycle):
         if self.config.reasoning is None:
             raise TaskError("no [reasoning] table in the config: add it, or name --tasks")
         return self.config.reasoning
+
+
+def _place(one: Measurement) -> tuple[str, ...]:
+    return one.arm, one.against, one.metric, one.condition, one.judge

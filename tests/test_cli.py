@@ -35,7 +35,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_these_are_the_commands() -> None:
-    assert set(COMMANDS) == {*STAGES, "show", "models"}
+    assert set(COMMANDS) == {*STAGES, "show", "models", "validate"}
     shown = cli("--help")
     assert shown.exit_code == 0
     for name, command in COMMANDS.items():

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from forethought import __version__, commands, graph
 from forethought.board import Board
-from forethought.config import Config, load
+from forethought.config import Config, load, reasoning_overrides
 from forethought.store import Run
 from forethought.terminal import err, guard, out, say
 
@@ -61,6 +61,25 @@ class AskedRun(Asked):
     ] = None
     until: Annotated[
         str | None, typer.Option("--until", help="Run up to this STAGE or ARM/STAGE, and nothing after it.")
+    ] = None
+
+
+TASKS = typer.Option("--tasks", help="Reasoning tasks, comma-separated: gsm8k,math500,gpqa,...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedEvaluate(Asked):
+    """What `evaluate` takes."""
+
+    tasks: Annotated[str | None, TASKS] = None
+    arms: Annotated[
+        str | None, typer.Option("--arms", help="Arms of the run that take part in them; default: all.")
+    ] = None
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", help="Another model in place of the arms: a folder, hub name or package. May be repeated."
+        ),
     ] = None
 
 
@@ -149,15 +168,39 @@ def rlmt(asked: Asked) -> None:
     _work(asked, _steps("rlmt"))
 
 
-@_command(Asked)
-def evaluate(asked: Asked) -> None:
-    """Compare trained policies with the base on held-out documents, with the stages that this needs."""
+@_command(AskedEvaluate)
+def evaluate(asked: AskedEvaluate) -> None:
+    """Compare trained policies with the base on held-out documents, with the stages that this needs.
+
+    With --tasks, --arms or --model: reasoning benchmarks only.
+    """
+    reasoning = reasoning_overrides(asked.tasks, asked.arms, asked.model or ())
 
     def choose(config: Config) -> graph.Selection:
-        steps = (step for step in graph.graph(config) if step.stage.startswith("evaluate"))
+        steps = [one for one in graph.graph(config) if one.stage.startswith("evaluate") or one.stage == graph.REASONING]
+        if reasoning:
+            return graph.Selection(steps=(graph.asked(config),))
         return graph.Selection(steps=tuple(step for step in steps if step.arm != graph.CONTINUED))
 
-    _work(asked, choose)
+    _work(dataclasses.replace(asked, set_=[*reasoning, *(asked.set_ or ())]), choose)
+
+
+@app.command()
+def validate(
+    tasks: Annotated[str | None, TASKS] = None,
+    source: Annotated[str, typer.Option(help="Where problems come from: auto, package or hub.")] = "auto",
+) -> None:
+    """List the reasoning tasks, and feed their graders every right answer, worth 1, and wrong ones, worth 0."""
+
+    def table() -> None:
+        from forethought.report.validation import validation
+
+        shown, passed = validation(tasks.split(",") if tasks else None, source)
+        out.print(shown)
+        if not passed:
+            raise typer.Exit(1)
+
+    guard(table)
 
 
 app.add_typer(commands.app)

@@ -8,12 +8,14 @@
     shared/chunk -> shared/calibrate -\\
     base-think/sft          -----------+-> base-rlmt/rlmt ----------+-> shared/evaluate-rlmt
     self-improved-think/sft -----------+-> self-improved-rlmt/rlmt /
+    every arm ------------------------------------------------------> shared/reasoning
 
 A new step is one entry in :data:`STEPS`.  This module reads no run folder and imports no torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ from forethought.store import BASE, SHARED
 
 IMPROVED, CONTINUED = "self-improved", "continued"
 THINK, RAW, RLMT = "think", "raw", "rlmt"
+REASONING = "reasoning"
 LINEAGES = (BASE, IMPROVED)
 """The two starts of stage 2: without stage 1, and after it."""
 
@@ -150,6 +153,13 @@ STEPS: tuple[Step, ...] = (
         inputs=(CHUNKS, ROWS, BAR, *_START[IMPROVED], *_TUNED[THINK], *_REWARDED),
         table="rlmt",
     ),
+    Step(
+        arm=SHARED,
+        stage=REASONING,
+        call=("evaluate_reasoning",),
+        inputs=(*_START[IMPROVED], f"{CONTINUED}/improve", *_TUNED[THINK], *_TUNED[RAW], *_REWARDED),
+        table="reasoning",
+    ),
 )
 """Every step there is, in the order in which they run; each stands after its inputs and gates."""
 
@@ -157,6 +167,14 @@ STEPS: tuple[Step, ...] = (
 def graph(config: Config) -> list[Step]:
     """Return the steps of ``config``, in order."""
     return [step for step in STEPS if step.of(config)]
+
+
+def asked(config: Config) -> Step:
+    """Return the step that has reasoning tasks answered which the command line chose, beside those of the run."""
+    [step] = (one for one in STEPS if one.stage == REASONING)
+    return dataclasses.replace(
+        step, call=("ask",), inputs=() if config.reasoning and config.reasoning.arms == () else step.inputs
+    )
 
 
 def needs(steps: Sequence[Step], among: Sequence[Step]) -> list[Step]:

@@ -309,21 +309,24 @@ class Lifecycle:
             forbidden=models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size),
         )
 
-    def _folder(self, arm: str, stage: str, config: str) -> StageFolder:
+    def _folder(self, arm: str, stage: str, config: str, part_of: str = "") -> StageFolder:
         """Return the folder of a stage, made with ``config`` or empty; what another config made moves aside.
+
+        ``part_of`` names the step of the graph to which a folder belongs that is not one itself.
 
         Raises:
             NotMadeError: if the stage would have to be made and is not among the selected ones, which run alone.
         """
         folder = self.run.stage(arm, stage)
         name, changes = f"{arm}/{stage}", folder.changes(config)
-        forced = name in self._afresh and folder.begun
-        if self.selection.alone and name not in self.selection.names and (changes or not folder.done):
+        step = part_of or name
+        forced = step in self._afresh and folder.begun
+        if self.selection.alone and step not in self.selection.names and (changes or not folder.done):
             why = f"was made with another config ({', '.join(changes)})" if changes else "is not there"
             raise NotMadeError(f"{name} is needed and {why}. `forethought run CONFIG --only {name}` makes it")
         if changes or forced:
             self._start_over(folder, changes)
-        if name not in self._afresh and not folder.begun and self.run.bring_back(folder, config):
+        if step not in self._afresh and not folder.begun and self.run.bring_back(folder, config):
             self.say(f"{name} comes back: this config had made it before")
         self._afresh.discard(name)
         folder.write_config(config)

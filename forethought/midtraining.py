@@ -17,8 +17,8 @@ from forethought.graph import IMPROVED, LINEAGES, RLMT, THINK
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
-from forethought.lifecycle import Lifecycle
 from forethought.monitor import Progress
+from forethought.reasoning import ReasoningLifecycle
 from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
 from forethought.store import BASE, SHARED, StageFolder
@@ -27,7 +27,7 @@ from forethought.thoughts.tokens import codec
 from forethought.thoughts.windows import Cutter, Window
 
 
-class WholeLifecycle(Lifecycle):
+class WholeLifecycle(ReasoningLifecycle):
     """All three stages of one run."""
 
     @cached_property
@@ -99,6 +99,21 @@ class WholeLifecycle(Lifecycle):
                 self.run.measure(found)
                 folder.finish({one.name: one.identity for one in entrants}, {"figures": len(found)})
         return folder
+
+    def _arms(self) -> dict[str, tuple[str, ...]]:
+        found = super()._arms()
+        if self.config.rlmt is not None:
+            for lineage in LINEAGES:
+                other = (f"{BASE}-{RLMT}",) if lineage != BASE else ()
+                found[f"{lineage}-{RLMT}"] = (f"{lineage}-{THINK}", *other)
+        return found
+
+    def _trained(self, name: str) -> tuple[Path, str]:
+        lineage, _, kind = name.rpartition("-")
+        return (self.rlmt_arm(lineage), RLMT) if kind == RLMT else super()._trained(name)
+
+    def _thinks(self, name: str) -> bool:
+        return name.endswith(f"-{RLMT}") or super()._thinks(name)
 
     def _entrants(self) -> list[thinking.Entrant]:
         """Return all arms, each after those that it is compared with: its own past, and the other lineage."""

@@ -18,7 +18,8 @@ from forethought import models
 from forethought.config import Config, JudgeConfig, ModelConfig
 from forethought.corpus import sources
 from forethought.evals.probe import CONDITIONS
-from forethought.graph import CONTINUED, IMPROVED, graph
+from forethought.evals.reasoning.catalogue import task as task_of
+from forethought.graph import CONTINUED, IMPROVED, REASONING, graph
 from forethought.models import embedding
 from forethought.store import Run
 
@@ -27,6 +28,11 @@ EFFICIENCY = 0.35
 
 INSTRUCTIONS = 250
 """Tokens of what a thought teacher is told, about."""
+
+HEADER = 500
+"""Tokens of worked examples and a problem, about."""
+LARGE = 500
+"""Problems of a task that is asked whole, about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +147,8 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
         tokens = pools * (prefix + suffix)
         control, amount = (f"{CONTINUED}/improve",), f"up to {tokens:,} tokens"
         phases.append(Phase(name="control arm", amount=amount, flops=6.0 * policy * tokens, steps=control))
-    return [*phases, _evaluation(config, sizes, arms), *_stage_two(config, sizes), *_stage_three(config, sizes)]
+    stages = *_stage_two(config, sizes), *_stage_three(config, sizes), *_reasoning(config, sizes)
+    return [*phases, _evaluation(config, sizes, arms), *stages]
 
 
 def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
@@ -194,6 +201,21 @@ def _stage_three(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     amount = f"{lineages + thinking} arms on up to {heldout:,} held-out windows, up to {judged:,} scored suffixes"
     flops, steps = 2.0 * policy * (gate + probe), _of(config, "evaluate-rlmt")
     return [*phases, Phase(name="gate and probe", amount=amount, flops=flops, steps=steps)]
+
+
+def _reasoning(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
+    cfg, policy = config.reasoning, sizes["policy"] or 0
+    if cfg is None:
+        return []
+    kinds = 1 + 2 * (config.sft is not None) + 2 * (config.rlmt is not None)
+    arms = len(cfg.arms) if cfg.arms is not None else 1 + kinds
+    thinking = sum(name.endswith(("-think", "-rlmt")) for name in cfg.arms or ()) if cfg.arms is not None else kinds - 1
+    problems = sum(cfg.count(task_of(name).name) or LARGE for name in cfg.tasks)
+    plain = HEADER + cfg.samples * cfg.max_tokens
+    thought = plain + cfg.samples * cfg.thought_tokens
+    tokens = problems * (arms * plain + (thinking if cfg.thoughts == "trained" else 0) * thought)
+    amount = f"{arms} arms on up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
+    return [Phase(name="reasoning", amount=amount, flops=2.0 * policy * tokens, steps=_of(config, REASONING))]
 
 
 def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phase:

@@ -131,6 +131,34 @@ def paired_bootstrap(
     return bootstrap_mean(difference, seed, clusters, resamples)
 
 
+def macro_bootstrap(strata: Sequence[Sequence[float]], seed: int, resamples: int = 10_000) -> Interval:
+    """Return the mean of the strata's means with its percentile interval: every stratum counts the same.
+
+    Within each stratum (the problems of one benchmark) items are drawn anew, apart from the others; which benchmarks
+    there are is not left to chance.  With one stratum it is :func:`bootstrap_mean`.
+
+    Args:
+        strata: the values of each stratum.
+        seed: seed of the resampling.
+        resamples: how many means are drawn.
+
+    Raises:
+        ValueError: if there are no strata, or one has no values or a value that is not finite.
+    """
+    arrays = [np.asarray(values, dtype=np.float64) for values in strata]
+    if not arrays or not all(len(array) and np.isfinite(array).all() for array in arrays):
+        raise ValueError("a macro average needs strata of finite values, and none of them empty")
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(resamples)
+    for array in arrays:
+        for start in range(0, resamples, rows := max(1, _BLOCK // len(array))):
+            chosen = rng.integers(len(array), size=(min(rows, resamples - start), len(array)))
+            drawn[start : start + rows] += array[chosen].mean(axis=1)
+    low, high = np.quantile(drawn / len(arrays), (0.025, 0.975))
+    value = float(np.mean([array.mean() for array in arrays]))
+    return Interval(value=value, low=float(low), high=float(high), n=sum(map(len, arrays)))
+
+
 def mean_at_k(correct: Sequence[Sequence[float]], seed: int) -> Interval:
     """Return Mean@k: the share of right answers of each problem, averaged over problems.
 

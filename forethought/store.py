@@ -84,14 +84,7 @@ class RunLockedError(StoreError):
 
 
 class Run:
-    """A run folder, ``runs/<name>``.
-
-    Example::
-
-        run = Run.create_or_open("runs/demo")
-        with run.lock():
-            folder = run.stage("self-improved", "improve")
-    """
+    """A run folder, ``runs/<name>``; see :class:`forethought.lifecycle.Lifecycle` for how it is used."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -177,17 +170,22 @@ class Run:
             latest[key] = figure
         return list(latest.values())
 
+    def drop(self, gone: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Take figures out of the run's one table."""
+        path = self.path / "measurements.jsonl"
+        rows = list(read_jsonl(path))
+        kept = [row for row in rows if not gone(row)]
+        if len(kept) < len(rows):
+            atomic_write(path, b"".join(map(encode, kept)))
+
     def set_aside(self, folder: StageFolder) -> Path:
         """Move a stage and its figures out of the way, and return where it now is.
 
         At a kill the stage is here or there: as long as it is here, the next :meth:`lock` gives its figures back.
         """
-        path = self.path / "measurements.jsonl"
-        rows = list(read_jsonl(path))
-        mine = [row for row in rows if _owns(folder, row)]
+        mine = [row for row in read_jsonl(self.path / "measurements.jsonl") if _owns(folder, row)]
         atomic_write(folder.path / f"{_FIGURES}.jsonl", b"".join(map(encode, mine)))
-        if mine:
-            atomic_write(path, b"".join(encode(row) for row in rows if not _owns(folder, row)))
+        self.drop(lambda row: _owns(folder, row))
         place = self._aside(folder, folder.read_json("config"))
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from forethought.store import Run
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "rlmt", "evaluate")
-READERS = ("show", "status", "compare", "export", "export-data", "try")
+READERS = ("show", "report", "status", "compare", "export", "export-data", "try")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_these_are_the_commands() -> None:
-    assert set(COMMANDS) == {*STAGES, *READERS, "models"}
+    assert set(COMMANDS) == {*STAGES, *READERS, "models", "validate"}
     shown = cli("--help")
     assert shown.exit_code == 0
     for name, command in COMMANDS.items():

@@ -39,7 +39,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                message = body["messages"][0]["content"]
+                message = body["messages"][0]["content"] if "messages" in body else body["prompt"]
                 with lock:
                     server.visits[message] += 1
                     visit = server.visits[message]
@@ -157,10 +157,10 @@ def test_too_many_requests_waits_as_told_and_succeeds(serve):
     ("answer", "reason"),
     [
         ((500, {}, {"error": "out of memory"}), "status 500"),
-        ((200, {}, b"<html>busy</html>"), "not a chat completion"),
-        ((200, {}, {"choices": []}), "not a chat completion"),
-        ((200, {}, [1, 2]), "not a chat completion"),
-        ((200, {}, {"choices": [{"message": {"content": 3}}]}), "not a chat completion"),
+        ((200, {}, b"<html>busy</html>"), "not a completion"),
+        ((200, {}, {"choices": []}), "not a completion"),
+        ((200, {}, [1, 2]), "not a completion"),
+        ((200, {}, {"choices": [{"message": {"content": 3}}]}), "not a completion"),
         (None, "connection lost"),
     ],
 )

@@ -7,6 +7,7 @@ from forethought.config.base import ConfigError, Positive, Section, Share
 from forethought.config.judging import AuditConfig, JudgeConfig, RewriteConfig
 from forethought.config.midtraining import MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reading import Config, build, dump, load
+from forethought.config.reasoning import ReasoningConfig, reasoning_overrides
 from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, ModelConfig
 from forethought.config.stages import (
     EvaluateConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "Positive",
     "RLMTConfig",
+    "ReasoningConfig",
     "RewriteConfig",
     "SFTConfig",
     "Section",
@@ -46,4 +48,5 @@ __all__ = [
     "build",
     "dump",
     "load",
+    "reasoning_overrides",
 ]

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig
 from forethought.config.midtraining import RLMTConfig, ThinkingEvaluateConfig
+from forethought.config.reasoning import ReasoningConfig
 from forethought.config.sources import ChunkConfig, CorpusConfig, ModelConfig
 from forethought.config.stages import EvaluateConfig, ImproveConfig, InterleaveConfig, LogConfig, SFTConfig
 
@@ -50,6 +51,8 @@ class Config(Section):
     """Held-out evaluation."""
     thinking: ThinkingEvaluateConfig = ThinkingEvaluateConfig()
     """Whether thoughts matter: reward gate and probe."""
+    reasoning: ReasoningConfig | None = None
+    """Reasoning benchmarks.  Without this table there are none."""
     log: LogConfig = LogConfig()
     """Metric sinks."""
 

@@ -62,6 +62,8 @@ class Sampling:
     """A completion ends after one of these."""
     forbidden_ids: tuple[int, ...] = ()
     """Never drawn; their probability goes to the other tokens."""
+    ended: Callable[[Sequence[int]], bool] | None = None
+    """Says of the ids written so far whether their text ends the completion, for stop strings of several tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): many chats at once, none lost."""
+"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): requests at once, none lost."""
 
 from __future__ import annotations
 
@@ -46,13 +46,27 @@ class ChatOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """How a text is continued."""
+
+    max_tokens: int
+    """Continuations are cut here."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a continuation, and are no part of it; servers take four at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A server's answer to one chat, or why there is none."""
+    """A server's answer to one request, or why there is none."""
 
     text: str = ""
     """What the model wrote."""
     top_logprobs: Mapping[str, float] | None = None
     """Log-probabilities of the likeliest first tokens (nats), if they were asked for and the server gives them."""
+    finish: str = ""
+    """Why a continuation ended, in the server's words: ``stop`` or ``length``."""
     error: str | None = None
     """Why there is no answer, after all retries."""
     fatal: bool = False
@@ -77,7 +91,7 @@ class Endpoint:
         """``backoff``: seconds before the first retry; each later one waits twice as long, give or take a quarter."""
         self.config = config
         self.backoff = backoff
-        self._url = config.base_url.rstrip("/") + "/chat/completions"
+        self._base = config.base_url.rstrip("/")
 
     def __repr__(self) -> str:
         return f"Endpoint({self.config.base_url!r}, model={self.config.model!r})"
@@ -90,7 +104,16 @@ class Endpoint:
         Raises:
             EndpointError: when every request failed because nobody listens or the server refuses all of them.
         """
-        bodies = [self._body(messages, options) for messages in conversations]
+        return self._all("/chat/completions", [self._body(messages, options) for messages in conversations], seeds)
+
+    def complete(self, texts: Sequence[str], options: TextOptions, seeds: Sequence[int] | None = None) -> list[Reply]:
+        """Return one continuation per text, in their order, by `/completions`; errors are as in :meth:`chat`."""
+        shared = {"model": self.config.model, "max_tokens": options.max_tokens, "temperature": options.temperature}
+        if options.stop:
+            shared["stop"] = list(options.stop)
+        return self._all("/completions", [{**shared, "prompt": text} for text in texts], seeds)
+
+    def _all(self, path: str, bodies: list[dict[str, Any]], seeds: Sequence[int] | None) -> list[Reply]:
         for body, seed in zip(bodies, seeds or (), strict=seeds is not None):
             body["seed"] = seed
         if not bodies:
@@ -101,7 +124,7 @@ class Endpoint:
             ThreadPoolExecutor(min(self.config.concurrency, len(bodies))) as pool,
         ):
             try:
-                replies = list(pool.map(lambda body: self._persist(client, body, stop), bodies))
+                replies = list(pool.map(lambda body: self._persist(client, path, body, stop), bodies))
             except BaseException:
                 # Interrupted: requests that wait for a retry give up, those that have not begun never do.
                 stop.set()
@@ -123,14 +146,14 @@ class Endpoint:
             body |= {"logprobs": True, "top_logprobs": options.top_logprobs}
         return body
 
-    def _persist(self, client: httpx.Client, body: dict[str, Any], stop: threading.Event) -> Reply:
+    def _persist(self, client: httpx.Client, path: str, body: dict[str, Any], stop: threading.Event) -> Reply:
         """Try until it works, the retries are used up, or another request found the server out of reach."""
         # Jitter spreads the retries over time; it touches no result, so it needs no key.
         jitter = random.Random()
         tries = self.config.retries + 1
         for number in range(tries):
             try:
-                return self._once(client, body)
+                return self._once(client, path, body)
             except _TryError as failure:
                 last = number + 1 == tries or not failure.again
                 pause = max(failure.wait, self.backoff * 2**number * jitter.uniform(0.75, 1.25))
@@ -141,11 +164,11 @@ class Endpoint:
                     return Reply(error=self._redact(failure.reason) + after, fatal=failure.fatal)
         raise AssertionError("unreachable: the last try returns")
 
-    def _once(self, client: httpx.Client, body: dict[str, Any]) -> Reply:
+    def _once(self, client: httpx.Client, path: str, body: dict[str, Any]) -> Reply:
         key = self._key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            response = client.post(self._url, json=body, headers=headers)
+            response = client.post(self._base + path, json=body, headers=headers)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise _TryError(f"request cannot be sent: {error}", again=False, fatal=True) from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -203,12 +226,12 @@ def _retry_after(response: httpx.Response) -> float:
 def _read(response: httpx.Response) -> Reply:
     try:
         choice = response.json()["choices"][0]
-        text = choice["message"]["content"] or ""
+        text = (choice["message"]["content"] if "message" in choice else choice["text"]) or ""
         listed = (choice.get("logprobs") or {}).get("content") or []
         top = {item["token"]: float(item["logprob"]) for item in listed[0]["top_logprobs"]} if listed else None
         if not isinstance(text, str):
             raise TypeError(f"content is {type(text).__name__}")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        reason = f"not a chat completion ({type(error).__name__}: {error}): {response.text[:SHOWN]}"
+        reason = f"not a completion ({type(error).__name__}: {error}): {response.text[:SHOWN]}"
         raise _TryError(reason, again=True) from None
-    return Reply(text=text, top_logprobs=top)
+    return Reply(text=text, top_logprobs=top, finish=str(choice.get("finish_reason") or ""))

@@ -68,8 +68,8 @@ class TorchSampler:
         return results
 
     def _completions(self, prompts: list[Prompt], k: int, sampling: Sampling, key: Key) -> list[Completion]:
-        rows = self._decode(prompts, k, sampling, key, Plain(sampling))
-        return [_completion(tokens, logprobs, sampling.stop_ids) for tokens, logprobs in rows]
+        rows = self._decode(prompts, k, sampling, key, Plain(sampling, len(prompts) * k))
+        return [_completion(tokens, logprobs, sampling) for tokens, logprobs in rows]
 
     def _rollouts(
         self, prompts: list[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
@@ -130,15 +130,22 @@ class Script(Protocol):
 
 
 class Plain:
-    """What is drawn stands, until a stop token or the cap."""
+    """What is drawn stands, until a stop token, a text that ends it, or the cap."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, rows: int) -> None:
         self.max_tokens = sampling.max_tokens
         self.stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.long)
+        self.ended = sampling.ended
+        self._written: list[list[int]] = [[] for _ in range(rows)]
 
     def take(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Script`."""
-        return drawn, torch.isin(drawn, self.stop_ids)
+        stopped = torch.isin(drawn, self.stop_ids)
+        if self.ended is not None:
+            for row, token in zip(rows.tolist(), drawn.tolist(), strict=True):
+                self._written[row].append(token)
+            stopped |= torch.tensor([self.ended(self._written[row]) for row in rows.tolist()], dtype=torch.bool)
+        return drawn, stopped
 
 
 class ThoughtThenSuffix:
@@ -161,7 +168,8 @@ class ThoughtThenSuffix:
         thought = self._thought[row]
         if thought is not None:
             written.append(token)
-            return token, len(written) - thought == self.sampling.max_tokens or token in self.sampling.stop_ids
+            capped = len(written) - thought == self.sampling.max_tokens
+            return token, capped or stops(written[thought:], self.sampling)
         if len(written) >= cap:
             token = close[len(written) - cap]
         written.append(token)
@@ -192,6 +200,12 @@ def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _completion(tokens: list[int], logprobs: list[float], stop_ids: tuple[int, ...]) -> Completion:
-    stop = StopReason.STOP if tokens and tokens[-1] in stop_ids else StopReason.LENGTH
+def stops(tokens: Sequence[int], sampling: Sampling) -> bool:
+    """Return whether a completion of these ids has ended by itself: by a stop token, or by its text."""
+    ended = sampling.ended is not None and sampling.ended(tokens)
+    return ended or bool(tokens and tokens[-1] in sampling.stop_ids)
+
+
+def _completion(tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
+    stop = StopReason.STOP if stops(tokens, sampling) else StopReason.LENGTH
     return Completion(token_ids=tuple(tokens), logprobs=tuple(logprobs), stop=stop)

@@ -24,20 +24,20 @@ def tables(measurements: Sequence[Measurement]) -> list[Table]:
     return [_calibration(measurements), _gate(found), _gate_changes(found), _probe(found), _probe_changes(found)]
 
 
-def judgement(change: Measurement, needed: Measurement | None) -> str:
-    """Return in words what a paired difference shows, and how many windows would show it where it shows nothing.
+def judgement(change: Measurement, needed: Measurement | None, units: str = "windows") -> str:
+    """Return in words what a paired difference shows, and how many units would show it where it shows nothing.
 
     Example: ``inside the noise of 24 windows; about 310 would resolve it``
     """
     if change.low == change.high:
-        return f"no difference in any of {change.n} windows"
+        return f"no difference in any of {change.n} {units}"
     if change.n < FEWEST:
-        return f"{change.n} windows are too few to tell"
+        return f"{change.n} {units} are too few to tell"
     if change.low is not None and change.low > 0:
         return "above zero"
     if change.high is not None and change.high < 0:
         return "below zero"
-    noise = f"inside the noise of {change.n} windows"
+    noise = f"inside the noise of {change.n} {units}"
     return noise if needed is None else f"{noise}; about {needed.value:,.0f} would resolve it"
 
 

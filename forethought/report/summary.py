@@ -32,6 +32,7 @@ from forethought.report.cells import (
 )
 from forethought.report.facts import facts
 from forethought.report.midtraining import tables as thinking_tables
+from forethought.report.reasoning import tables as reasoning_tables
 from forethought.report.thoughts import tables as thought_tables
 from forethought.stats import Interval, bootstrap_mean
 from forethought.store import Run, atomic_write
@@ -162,6 +163,7 @@ def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableTyp
         _nll(measurements),
         *thought_tables(measurements),
         *thinking_tables(measurements),
+        *reasoning_tables(measurements),
         *(_training(arm, rows) for arm, rows in curves.items()),
         _audit(measurements),
         _durations(measurements, curves),

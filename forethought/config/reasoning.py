@@ -1,0 +1,87 @@
+"""Reasoning benchmarks: which tasks, how many samples, and how they are drawn."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from forethought.config.base import Positive, Section
+from forethought.config.sources import EndpointConfig, ModelConfig
+
+
+class ReasoningConfig(Section):
+    """Reasoning benchmarks: Mean@k, Pass@k and majority vote of all arms, on the same problems and random numbers."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] = ("gsm8k",)
+    """Names of `forethought validate`: `gsm8k`, `math500`, `gpqa`, `olympiad`, `aime2025`, `procedural`, ..."""
+    problems: Positive | dict[str, Positive] | None = None
+    """Problems of each task, or a table of them by task; the same ones in every run.  Default: all there are."""
+    samples: Positive = 8
+    """n, the answers that are drawn to each problem."""
+    k: tuple[Positive, ...] = ()
+    """The k of Pass@k, each at most `samples`; default: 2, 4, ... and `samples`.  Pass@1 is Mean@n."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.6
+    """Sampling temperature, without top-p and top-k."""
+    max_tokens: Positive = 512
+    """Longest answer; longer ones are cut here and count as truncated."""
+    thought_tokens: Positive = 128
+    """Longest thought before an answer; one without its closing tag is closed there."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Worked examples before each problem; default: all that the task has."""
+    thoughts: Literal["trained", "all", "none"] = "trained"
+    """Who is also asked to think first: arms that were trained to, every model, or nobody."""
+    gold: bool = True
+    """Whether to measure the bits per byte of the worked solution, too."""
+    arms: tuple[str, ...] | None = None
+    """Arms of the run that take part; default: all.  An empty list: none, for `models` and `endpoint` alone."""
+    models: dict[str, ModelConfig] = {}
+    """Other models that take part, by name."""
+    endpoint: EndpointConfig | None = None
+    """A server that takes part, by OpenAI's `/completions`; its arm is called `endpoint`."""
+    source: Literal["auto", "package", "hub"] = "auto"
+    """Where problems come from: an installed package if there is one, else the hub; or one of them only."""
+    sample_rows: Positive = 128
+    """Answers that are decoded at once."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ReasoningConfig:
+        beyond = [k for k in self.k if k > self.samples]
+        if beyond:
+            raise ValueError(f"k = {beyond}: Pass@k needs at least k samples, and samples = {self.samples}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks = {list(self.tasks)}: name each task once")
+        return self
+
+    def count(self, task: str) -> int | None:
+        """How many problems of a task are asked; ``None``: all."""
+        return self.problems.get(task) if isinstance(self.problems, dict) else self.problems
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """The k of Pass@k, ascending."""
+        doubled = {2**power for power in range(1, self.samples.bit_length())}
+        return tuple(sorted(set(self.k) or {k for k in doubled if k < self.samples} | {self.samples}))
+
+
+def reasoning_overrides(tasks: str | None, arms: str | None, models: Sequence[str]) -> list[str]:
+    """Return, as ``section.key=value``, what the command line chose; without ``arms``, ``models`` stand in for them.
+
+    A model is called by the last part of its name: ``HuggingFaceTB/SmolLM2-135M`` is ``SmolLM2-135M``.
+    """
+    found = []
+    if tasks:
+        found.append(f"reasoning.tasks={json.dumps(_listed(tasks))}")
+    if arms is not None or models:
+        found.append(f"reasoning.arms={json.dumps(_listed(arms or ''))}")
+    for model in models:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-") or "model"
+        found.append(f"reasoning.models.{name}={{ model = {json.dumps(model)} }}")
+    return found
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,1 @@
+"""Reasoning benchmarks for base models: tasks, grading, the loop, and the figures."""

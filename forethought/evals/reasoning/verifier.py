@@ -1,0 +1,125 @@
+"""Math-Verify in a process of its own, which is killed when an answer takes it too long.
+
+A completion may hold ``10^{10^{10}}``, which sympy computes in one uninterruptible call.  Signals, which Math-Verify
+uses, do not end that, and exist on the main thread only.  A process can be killed, from any thread.
+
+The process reads ``{"gold": ..., "answer": ...}`` lines and answers ``true`` or ``false``.  What it prints otherwise
+is thrown away: an error text may quote a problem.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+from typing import Any
+
+PATIENCE = 20.0
+"""Seconds until the process is killed; its first answer comes after it has imported sympy."""
+LIBRARY = 5
+"""Seconds that Math-Verify gives itself for one expression."""
+MEMORY = 4 << 30
+"""Bytes that the process may map."""
+LONGEST = 400
+"""Characters; no benchmark has a longer answer, and a parser's time grows with it."""
+
+
+class Verifier:
+    """Asks the process; starts it when it is first needed, and anew after a kill."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
+        self.timeouts = 0
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def same(self, gold: str, answer: str) -> bool:
+        """Return whether two LaTeX or plain expressions are equal; what cannot be decided in time is not."""
+        if max(len(gold), len(answer)) > LONGEST:
+            return False
+        with self._lock:
+            reply = self._ask(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
+        return reply == b"true"
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+
+    def _ask(self, line: bytes) -> bytes:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = _start()
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(line)
+            stdin.flush()
+            reply = b""
+            while not reply.endswith(b"\n"):
+                ready, _, _ = select.select([stdout], [], [], self.patience)
+                part = os.read(stdout.fileno(), 64) if ready else b""
+                if not part:
+                    raise TimeoutError
+                reply += part
+            return reply.strip()
+        except (TimeoutError, BrokenPipeError):
+            self.timeouts += 1
+            self.close()
+            return b""
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # The same interpreter finds the same modules, wherever this one was started.
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-m", "forethought.evals.reasoning.verifier"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def _compare(gold: str, answer: str) -> bool:
+    """Return what Math-Verify says: gold first, for its comparison is not symmetric."""
+    from math_verify import parse, verify
+
+    parsed: list[list[Any]] = [parse(_maths(text), parsing_timeout=LIBRARY) for text in (gold, answer)]
+    return all(parsed) and bool(verify(parsed[0], parsed[1], timeout_seconds=LIBRARY))
+
+
+def _maths(text: str) -> str:
+    """Return ``text`` in a box in a maths environment, without which LaTeX is not read as such."""
+    return "$\\boxed{" + text.strip().strip("$") + "}$"
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    sys.stdout = sys.stderr
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        try:
+            same = _compare(asked["gold"], asked["answer"])
+        except Exception:  # whatever a parser makes of a model's words, it is no right answer
+            same = False
+        replies.write(json.dumps(same).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

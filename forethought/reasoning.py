@@ -1,0 +1,228 @@
+"""Reasoning benchmarks in the graph of stages: which arms there are, and what each still has to answer.
+
+::
+
+    <arm>/reasoning-<task>         answers of one arm to one task
+    shared/reasoning              says that the figures of all arms were measured, together at the end
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import cast
+
+from forethought.config import ModelConfig, ReasoningConfig
+from forethought.engine import ThinkingSampler
+from forethought.engine.endpoint import Endpoint
+from forethought.evals.reasoning import figures
+from forethought.evals.reasoning.catalogue import task as task_of
+from forethought.evals.reasoning.run import LOG, Entrant, answer, stage_config, stage_name
+from forethought.evals.reasoning.task import Task, TaskError
+from forethought.evals.reasoning.writers import EndpointWriter, LocalWriter
+from forethought.graph import CONTINUED, IMPROVED, RAW, REASONING, THINK
+from forethought.lifecycle import Lifecycle
+from forethought.monitor import Progress
+from forethought.records import Measurement, content_id
+from forethought.store import BASE, SHARED, StageFolder
+from forethought.thoughts.format import Tags
+
+STEP = f"{SHARED}/{REASONING}"
+"""The step of the graph that all answers belong to."""
+
+ENDPOINT = "endpoint"
+"""The arm that is a server."""
+
+
+class ReasoningLifecycle(Lifecycle):
+    """A lifecycle that can put its arms through reasoning benchmarks."""
+
+    def everything(self) -> None:
+        """Run the selected steps, by default the whole graph; tasks that cannot be had are named before."""
+        if any(step.stage == REASONING for step in self.selection.steps):
+            self.demand_tasks()
+        super().everything()
+
+    def evaluate_reasoning(self) -> StageFolder:
+        """Have all arms, or those that the config names, answer the tasks, and measure how they did.
+
+        Raises:
+            TaskError: if there is no such task or arm, or problems cannot be had.
+        """
+        entrants, tasks = self._taking_part(self._reasoning()), self.demand_tasks()
+        folders = self._answers(entrants, tasks)
+        made = {name: {task: one.read_json("config") for task, one in row.items()} for name, row in folders.items()}
+        folder = self._folder(SHARED, REASONING, json.dumps(made | {"k": self._reasoning().passes}))
+        if not folder.done:
+            found = self._answer(entrants, tasks, folders)
+            folder.finish({one.name: one.identity for one in entrants}, {"figures": found})
+        return folder
+
+    def ask(self) -> None:
+        """Do the same for tasks, arms and models that the command line chose, beside those of the run.
+
+        Raises:
+            TaskError: as :meth:`evaluate_reasoning`.
+        """
+        entrants, tasks = self._taking_part(self._reasoning()), self.demand_tasks()
+        self._answer(entrants, tasks, self._answers(entrants, tasks))
+
+    def demand_tasks(self) -> list[Task]:
+        """Return the tasks of the config, so that what is missing is said before anything is trained.
+
+        Raises:
+            TaskError: if there is no such task, or its problems cannot be had.
+        """
+        cfg = self._reasoning()
+        tasks = [task_of(name) for name in cfg.tasks]
+        for one in tasks:
+            one.some(cfg.source, 1)
+        return tasks
+
+    def _answers(self, entrants: Sequence[Entrant], tasks: Sequence[Task]) -> dict[str, dict[str, StageFolder]]:
+        """Return the folder of each arm's answers to each task."""
+        return {
+            one.name: {
+                task.name: self._folder(one.name, stage_name(task.name), stage_config(self.config, task, one), STEP)
+                for task in tasks
+            }
+            for one in entrants
+        }
+
+    def _answer(
+        self, entrants: Sequence[Entrant], tasks: Sequence[Task], folders: Mapping[str, Mapping[str, StageFolder]]
+    ) -> int:
+        """Have everybody answer what is missing, publish how they did, and return how many figures that makes."""
+        cfg = self._reasoning()
+        results = [self._answered(entrant, tasks, folders[entrant.name]) for entrant in entrants]
+        found = figures.measure(results, tasks, figures.metrics(cfg.samples, cfg.passes), self.config.seed)
+        self._publish(found, entrants, tasks)
+        return len(found)
+
+    def _answered(self, entrant: Entrant, tasks: Sequence[Task], folders: Mapping[str, StageFolder]) -> figures.Result:
+        missing = [one for one in tasks if not folders[one.name].done]
+        with self._measured(figures.STAGE, entrant.name) if missing else nullcontext():
+            opened = functools.cache(entrant.open)  # one load for all tasks, let go of with the arm
+            once = Entrant(name=entrant.name, identity=entrant.identity, open=opened, thinks=entrant.thinks)
+            for one in missing:
+                with Progress(figures.STAGE) as progress:
+                    answer(self.config, folders[one.name], one, once, progress)
+        rows = {name: list(folder.read(LOG)) for name, folder in folders.items()}
+        return figures.Result(entrant=entrant, rows=rows)
+
+    def _publish(self, found: list[Measurement], entrants: Sequence[Entrant], tasks: Sequence[Task]) -> None:
+        """Put the figures in the run's table, instead of what was measured before of the same arms and tasks."""
+        arms = {entrant.name for entrant in entrants}
+        names = {one.name for one in tasks} | {figures.MACRO}
+        before = [one for one in self.run.measurements() if one.stage == figures.STAGE and one.arm in arms]
+        others = [one for one in before if one.condition.partition("/")[0] not in names]
+        there, new = set(before), {_place(one) for one in found}
+        if all(_place(one) in new for one in before if one not in others):
+            self.run.measure(one for one in found if one not in there)
+            return
+        # Some figures have no successor: another number of samples, an interface less.
+        self.run.drop(lambda row: row["stage"] == figures.STAGE and row["arm"] in arms)
+        self.run.measure([*others, *found])
+
+    def _taking_part(self, cfg: ReasoningConfig) -> list[Entrant]:
+        arms = self._arms()
+        wanted = list(arms) if cfg.arms is None else [name for name in arms if name in cfg.arms]
+        unknown = sorted(set(cfg.arms or ()) - set(arms))
+        if unknown:
+            raise TaskError(f"reasoning.arms: this run has no {', '.join(unknown)}; it has {', '.join(arms)}")
+        taken = sorted({*arms, ENDPOINT} & set(cfg.models))
+        if taken:
+            raise TaskError(f"reasoning.models: {', '.join(taken)} is the name of an arm; choose another")
+        found = [self._arm_entrant(name, arms[name]) for name in wanted]
+        found += [self._model_entrant(name, place) for name, place in cfg.models.items()]
+        if cfg.endpoint is not None:
+            found.append(
+                Entrant(
+                    name=ENDPOINT,
+                    identity=content_id(cfg.endpoint.base_url, cfg.endpoint.model),
+                    open=functools.partial(EndpointWriter, endpoint=Endpoint(cfg.endpoint), tags=self._think_tags()),
+                    thinks=cfg.thoughts == "all",
+                )
+            )
+        if not found:
+            raise TaskError("reasoning: nobody takes part; name arms, models or an endpoint")
+        return found
+
+    def _arms(self) -> dict[str, tuple[str, ...]]:
+        """Return the arms that this config trains, each with those that it is compared with."""
+        found: dict[str, tuple[str, ...]] = {BASE: (), IMPROVED: (BASE,)}
+        if self.config.improve.control and self.config.improve.objective != "continued":
+            found[CONTINUED] = (BASE,)
+        if self.config.sft is None:
+            return found
+        arms = self._sft_arms()
+        for lineage, kind in sorted(arms, key=lambda arm: arm[1]):  # raw before think, which is compared with it
+            raw = (f"{lineage}-{RAW}",) if kind == THINK and (lineage, RAW) in arms else ()
+            other = (f"{BASE}-{THINK}",) if kind == THINK and lineage != BASE else ()
+            found[f"{lineage}-{kind}"] = (lineage, *raw, *other)
+        return found
+
+    def _trained(self, name: str) -> tuple[Path, str]:
+        """Return the checkpoint of an arm, trained if need be, and the stage that made it."""
+        lineage, _, kind = name.rpartition("-")
+        if kind in (THINK, RAW):
+            return self.sft_arm(lineage, kind), "sft"
+        return self.improve(name), "improve"
+
+    def _thinks(self, name: str) -> bool:
+        """Whether an arm was trained to think."""
+        return name.endswith(f"-{THINK}")
+
+    def _arm_entrant(self, name: str, against: tuple[str, ...]) -> Entrant:
+        place, identity = self.config.policy, ""
+        if name != BASE:
+            path, stage = self._trained(name)
+            place, identity = ModelConfig(model=str(path)), self.run.stage(name, stage).identity
+        else:
+            identity = self.base.identity
+        return Entrant(
+            name=name,
+            identity=identity,
+            open=functools.partial(self._writer, name, place, identity),
+            against=against,
+            thinks=self._asked_to_think(self._thinks(name)),
+        )
+
+    def _model_entrant(self, name: str, place: ModelConfig) -> Entrant:
+        identity = self._arm(name, place).identity
+        return Entrant(
+            name=name,
+            identity=identity,
+            open=functools.partial(self._writer, name, place, identity),
+            thinks=self._asked_to_think(False),
+        )
+
+    def _writer(self, name: str, place: ModelConfig, identity: str) -> LocalWriter:
+        arm = self.base if name == BASE else self._arm(name, place, identity)
+        return LocalWriter(
+            sampler=cast(ThinkingSampler, arm.sampler),
+            scorer=arm.scorer,
+            tokenizer=arm.tokenizer,
+            bos=arm.bos,
+            forbidden=arm.forbidden,
+            tags=self._think_tags(),
+        )
+
+    def _asked_to_think(self, trained: bool) -> bool:
+        wanted = self._reasoning().thoughts
+        return wanted == "all" or (wanted == "trained" and trained)
+
+    def _think_tags(self) -> Tags:
+        return Tags(*(self.config.interleave.tags if self.config.interleave is not None else ("<think>", "</think>")))
+
+    def _reasoning(self) -> ReasoningConfig:
+        if self.config.reasoning is None:
+            raise TaskError("no [reasoning] table in the config: add it, or name --tasks")
+        return self.config.reasoning
+
+
+def _place(one: Measurement) -> tuple[str, ...]:
+    return one.arm, one.against, one.metric, one.condition, one.judge

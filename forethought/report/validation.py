@@ -1,0 +1,52 @@
+"""The table of `forethought validate`: which tasks there are, and whether their graders grade as they should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from forethought.report.cells import titled
+
+SHOWN = 8
+"""So many ids of problems with a wrong grade are printed for each task."""
+
+
+def validation(names: Sequence[str] | None, source: str) -> tuple[RenderableType, bool]:
+    """Return the table of these tasks (all by default) and whether every grader that could be tried passed.
+
+    Asked for all tasks, those whose problems are not installed are left out with the way to have them.
+
+    Raises:
+        TaskError: if a task that was named is unknown, or its problems cannot be had.
+    """
+    # Graders import tensors by way of the loop; a report that needs none of them stays light.
+    from forethought.evals.reasoning.catalogue import TASKS, task
+    from forethought.evals.reasoning.check import check
+    from forethought.evals.reasoning.task import TaskError, Where
+
+    if source not in ("auto", "package", "hub"):
+        raise TaskError(f"--source {source}: write auto, package or hub")
+    table = titled("Graders: right answers are worth 1, wrong ones 0")
+    for column in ("task", "problems", "right kept", "wrong let in", "grader", "licence"):
+        table.add_column(column)
+    notes, passed = [], True
+    # Nobody who asks for a list expects downloads.
+    where = "package" if source == "auto" and not names else source
+    for name in names or TASKS:
+        one = task(name.strip())
+        try:
+            found = check(one, cast(Where, where))
+        except TaskError as error:
+            if names:
+                raise
+            notes.append(Text(str(error), style="dim"))
+            continue
+        passed &= found.passed
+        kept, let_in = f"{found.right} of {found.asked_right}", f"{found.wrong} of {found.asked_wrong}"
+        table.add_row(one.name, str(found.problems), kept, let_in, one.grader, one.licence)
+        if found.failed:
+            notes.append(Text(f"{name}: {len(found.failed)} problems fail: {', '.join(found.failed[:SHOWN])}"))
+    return Group(table, *notes), passed

@@ -119,7 +119,8 @@ def prefill(policy: Policy, prompts: Sequence[Prompt], branches: int, capacity: 
     """Compute each prompt once; return the decoding state of its branches and the last hidden states ``(G, H)``."""
     packed = pack([Group(prefix=prompt.token_ids, branches=()) for prompt in prompts], policy.device)
     packed.captured = []
-    hidden = policy.packed_hidden(packed)
+    with policy.fused():
+        hidden = policy.packed_hidden(packed)
     rows = packed.blocks[0].queries
     lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts], device=policy.device)
     cache = [(k[rows].transpose(1, 2).contiguous(), v[rows].transpose(1, 2).contiguous()) for k, v in packed.captured]

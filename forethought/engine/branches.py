@@ -10,13 +10,11 @@ Shape legend: T packed tokens, A scored tokens, M rows of one attention block, S
 from __future__ import annotations
 
 import itertools
-import os.path
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
 
 SHARED = 32
 """Tokens of a common beginning from which on sequences are worth laying out as branches."""
@@ -192,7 +190,7 @@ def alike(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[Group]]
     """
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
     ordered = [sequences[index] for index in order]
-    common = [len(os.path.commonprefix(pair)) for pair in itertools.pairwise(ordered)]
+    common = [_common(*pair) for pair in itertools.pairwise(ordered)]
     saved, cuts = [0], [0]  # of the first n sequences: tokens saved at best, and where their last run begins
     for end in range(1, len(ordered) + 1):
         best, start, shared = saved[end - 1], end - 1, len(ordered[end - 1]) - 1
@@ -208,10 +206,16 @@ def alike(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[Group]]
     groups, end = [], len(ordered)
     while end:
         run = ordered[cuts[end] : end]
-        shared = min(len(os.path.commonprefix(run)), len(run[0]) - 1)
+        shared = min(_common(run[0], run[-1]), len(run[0]) - 1)  # sorted: the outer two differ first
         groups.append(Group(prefix=run[0][:shared], branches=tuple(one[shared:] for one in run)))
         end = cuts[end]
     return order, groups[::-1]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many ids both begin with."""
+    differ = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def micro_batches(groups: Sequence[Group], micro_tokens: int) -> Iterator[list[int]]:

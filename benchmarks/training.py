@@ -91,7 +91,7 @@ def dpo_groups(trainer: Any) -> list[Group]:
 
 def our_dpo(trainer: Trainer, reference: Policy, groups: Sequence[Group]) -> dict[str, float]:
     """Take our step: reference log-probabilities, then the update."""
-    references = TorchScorer(reference, MICRO_TOKENS).logprobs(groups)
+    references = TorchScorer(reference, MICRO_TOKENS, as_trained=True).logprobs(groups)
     examples = [Example(group=g, reference=tuple(rows)) for g, rows in zip(groups, references, strict=True)]
     loss = functools.partial(losses.dpo, beta=BETA)
     return trainer.step(examples, loss, step=0, normaliser=len(groups))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forethought.engine.branches import Group, micro_batches, pack
+from forethought.engine.branches import Group, alike, micro_batches, pack
 from forethought.engine.head import Head
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
@@ -132,6 +134,31 @@ def test_a_packed_row_computes_every_token_once(shape: list[tuple[int, list[int]
     assert packed.targets.tolist() == [t for g in groups for b in g.branches for t in b]
     assert len(set(packed.inverse.tolist())) == packed.tokens.shape[1]
     assert packed.tokens[0, packed.branch_ends].tolist() == [b[-1] for g in groups for b in g.branches]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 6)), min_size=1, max_size=9))
+def test_common_beginnings_are_computed_once(shapes: list[tuple[int, int, int]]) -> None:
+    """Sequences of instructions, one of some texts up to a place, and a tail of their own; some are equal."""
+    sequences = [ids(99, 20) + ids(text, 60)[:place] + ids(tail, tail) for text, place, tail in shapes]
+    order, groups = alike(sequences)
+    paths = [group.prefix + branch for group in groups for branch in group.branches or ((),)]
+    assert paths == [sequences[index] for index in order]
+    assert sorted(order) == list(range(len(sequences)))
+    assert sum(group.tokens for group in groups) <= sum(map(len, sequences))
+
+
+def test_runs_are_cut_where_most_is_saved() -> None:
+    """Two texts behind the same instructions, two places of each, and a stranger."""
+    texts = [ids(9, 40) + ids(text, 50) + ids(place, 5) for text, place in ((1, 11), (2, 12), (1, 13), (2, 14))]
+    order, groups = alike([*texts, ids(5, 7)])
+    assert sorted(len(group.prefix) for group in groups) == [6, 90, 90]
+    starts = np.cumsum([0] + [len(group.branches) for group in groups])
+    runs = {frozenset(order[start:end]) for start, end in itertools.pairwise(starts)}
+    assert runs == {frozenset({0, 2}), frozenset({1, 3}), frozenset({4})}
+    unlike = [ids(0, 9), ids(1, 9)]
+    assert alike(unlike) == ([0, 1], [Group(prefix=one, branches=()) for one in unlike])
+    assert alike([ids(0, 1), *texts])[1][1].branches == ()
 
 
 def test_micro_batches_keep_order_and_budget() -> None:

@@ -50,6 +50,25 @@ def test_a_completion_depends_on_its_key_alone() -> None:
     assert sampler.sample(PROMPTS, 4, sampling, KEY.at(1)) != together
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prompts_that_begin_alike_give_what_they_give_alone(architecture: str) -> None:
+    """Their beginning is computed once, longer than tiny-gemma3's window of 16; another prompt stands among them."""
+    policy, sampling = Policy(tiny_model(architecture)), Sampling(max_tokens=8)
+    head = ids(7, 40)
+    prompts = [Prompt(id=str(n), token_ids=head + ids(n, 3 + 5 * n)) for n in range(4)]
+    prompts.insert(1, PROMPTS[2])
+    seen = []
+    forward = policy.packed_hidden
+    policy.packed_hidden = lambda packed: seen.append(packed.tokens.shape[1]) or forward(packed)
+    together = TorchSampler(policy).sample(prompts, 2, sampling, KEY)
+    assert seen == [sum(len(prompt.token_ids) for prompt in prompts) - 3 * len(head)]
+    alone = [TorchSampler(policy).sample([prompt], 2, sampling, KEY)[0] for prompt in prompts]
+    for ours, single in zip(together, alone, strict=True):
+        for one, other in zip(ours, single, strict=True):
+            assert one.token_ids == other.token_ids
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
 def test_greedy_takes_the_likeliest_token() -> None:
     model = tiny_model("qwen3")
     found = TorchSampler(Policy(model)).sample(PROMPTS[:1], 2, Sampling(max_tokens=6, temperature=0), KEY)[0]

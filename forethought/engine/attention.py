@@ -40,7 +40,8 @@ class PackedAttention:
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
         """See :class:`Branching`."""
         if self.packed.captured is not None:
-            self.packed.captured.append(qkv[1:])
+            # Copies: as views they would keep the queries, too.
+            self.packed.captured.append((qkv[1].contiguous(), qkv[2].contiguous()))
         q, k, v = qkv
         outputs = []
         for block in self.packed.blocks:

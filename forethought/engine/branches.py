@@ -9,11 +9,15 @@ Shape legend: T packed tokens, A scored tokens, M rows of one attention block, S
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+SHARED = 32
+"""Tokens of a common beginning from which on sequences are worth laying out as branches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,42 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
         branch_lengths=lengths,
     )
     return _to(packed, device)
+
+
+def alike(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[Group]]:
+    """Return groups that compute the common beginnings of ``sequences`` once, and which sequence each path is.
+
+    Of all ways to cut the sorted sequences into runs, the one that saves most tokens.  A run of one is its last token
+    on a prefix of its own.  If nothing is saved, every sequence is a prefix without branches.
+    """
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    ordered = [sequences[index] for index in order]
+    common = [_common(*pair) for pair in itertools.pairwise(ordered)]
+    saved, cuts = [0], [0]  # of the first n sequences: tokens saved at best, and where their last run begins
+    for end in range(1, len(ordered) + 1):
+        best, start, shared = saved[end - 1], end - 1, len(ordered[end - 1]) - 1
+        for first in range(end - 2, -1, -1):
+            shared = min(shared, common[first], len(ordered[first]) - 1)
+            if shared < SHARED:
+                break
+            best, start = max((best, start), (saved[first] + shared * (end - 1 - first), first))
+        saved.append(best)
+        cuts.append(start)
+    if not saved[-1] or min(map(len, sequences)) == 1:
+        return list(range(len(sequences))), [Group(prefix=one, branches=()) for one in sequences]
+    groups, end = [], len(ordered)
+    while end:
+        run = ordered[cuts[end] : end]
+        shared = min(_common(run[0], run[-1]), len(run[0]) - 1)  # sorted: the outer two differ first
+        groups.append(Group(prefix=run[0][:shared], branches=tuple(one[shared:] for one in run)))
+        end = cuts[end]
+    return order, groups[::-1]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many ids both begin with."""
+    differ = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def micro_batches(groups: Sequence[Group], micro_tokens: int) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from forethought.engine.attention import QKV
-from forethought.engine.branches import Group, Prompt, pack
+from forethought.engine.branches import Prompt, alike, pack
 from forethought.engine.policy import Policy
 
 HIDDEN = -1e30
@@ -116,14 +116,20 @@ class Decoding:
 
 
 def prefill(policy: Policy, prompts: Sequence[Prompt], branches: int, capacity: int) -> tuple[Decoding, Tensor]:
-    """Compute each prompt once; return the decoding state of its branches and the last hidden states ``(G, H)``."""
-    packed = pack([Group(prefix=prompt.token_ids, branches=()) for prompt in prompts], policy.device)
+    """Compute each prompt once; return the decoding state of its branches and the last hidden states ``(G, H)``.
+
+    What prompts begin with alike, such as instructions and the text that they ask about, is computed once for them.
+    """
+    ids = [prompt.token_ids for prompt in prompts]
+    order, groups = alike(ids)
+    packed = pack(groups, policy.device)
     packed.captured = []
-    hidden = policy.packed_hidden(packed)
-    rows = packed.blocks[0].queries
-    lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts], device=policy.device)
-    cache = [(k[rows].transpose(1, 2).contiguous(), v[rows].transpose(1, 2).contiguous()) for k, v in packed.captured]
-    return Decoding(cache, lengths, branches, capacity), hidden[lengths.cumsum(0) - 1]
+    with policy.fused():
+        hidden = policy.packed_hidden(packed)
+    paths = packed.blocks[-1].keys[torch.tensor(order).argsort().to(policy.device)]
+    lengths = torch.tensor([len(prompt) for prompt in ids], device=policy.device)
+    cache = [(k[paths].transpose(1, 2).contiguous(), v[paths].transpose(1, 2).contiguous()) for k, v in packed.captured]
+    return Decoding(cache, lengths, branches, capacity), hidden[paths.gather(1, lengths[:, None] - 1)[:, 0]]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,10 @@
-"""A decoder layer as a few large kernels, for decoding on the CPU.
+"""A decoder layer as a few large kernels, for what needs no gradient on the CPU.
 
 At a decode step a layer of a small model computes for a millisecond, and the sixty small operations of its modules
-take as long.  Here queries, keys and values are one product, activation, gate and residual ride on the products that
-they follow, and the rotary embedding takes three operations.  Layers of the Llama shape (Llama, Qwen2, Qwen3) and of
-Gemma 3's are recognised by their parts; every other model keeps its own modules, and :class:`Policy` checks the result.
+take as long; on a long row each of them is another pass over memory.  Here activation, gate and residual ride on the
+products that they follow, and the rotary embedding takes three operations.  Layers of the Llama shape (Llama, Qwen2,
+Qwen3) and of Gemma 3's are recognised by their parts; every other model keeps its own modules, and :class:`Policy`
+checks the result.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 
-from forethought.engine.prepacked import multiply, pack_weight
+from forethought.engine.prepacked import multiply, ready
 
 _ACTIVATIONS = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh")}
 """What transformers calls an activation, and what oneDNN calls it: name, algorithm."""
@@ -24,6 +24,10 @@ _SANDWICH = _PLAIN | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
 """Parts of a layer; in the second kind what a block adds is normalised, too."""
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+PIECE = 1024
+"""Rows that pass through a layer's products together: what lies between these stays in the caches."""
 
 
 class Norm:
@@ -36,26 +40,32 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised rows in the dtype of ``x``."""
-        return rms_norm(x.float(), self.scale.shape, self.scale, self.eps).to(x.dtype)
+        exact = x.float()
+        size = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        square = size.square_().div_(x.shape[-1]).add_(self.eps)
+        return exact.mul_(square.rsqrt_()).mul_(self.scale).to(x.dtype)  # half the time of rms_norm
 
 
 class FusedLayer:
     """The forward of one decoder layer on ``(1, R, hidden)``; ``branching`` knows which token sees which."""
 
-    def __init__(self, layer: Any, activation: tuple[str, str], rows: int) -> None:
+    def __init__(self, layer: Any, activation: tuple[str, str], rows: int | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         hidden = attention.q_proj.in_features
         self.index, self.scaling = attention.layer_idx, attention.scaling
         self.window = getattr(attention, "sliding_window", None)
         self.width = attention.head_dim
         self.heads = attention.q_proj.out_features // self.width
+        self.kv_heads = attention.k_proj.out_features // self.width
         self.activation = activation
-        parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.qkv = pack_weight(torch.cat([part.weight for part in parts]), rows)
-        self.qkv_bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-        self.out, self.out_bias = pack_weight(attention.o_proj.weight, rows), attention.o_proj.bias
+        qkv = [(part.weight, part.bias) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        if rows is not None:  # a copy is made anyway: one product instead of three
+            weights, biases = zip(*qkv, strict=True)
+            qkv = [(torch.cat(weights), None if biases[0] is None else torch.cat(biases))]
+        self.qkv = [(ready(weight, rows), bias) for weight, bias in qkv]
+        self.out, self.out_bias = ready(attention.o_proj.weight, rows), attention.o_proj.bias
         self.gate, self.up, self.down = (
-            pack_weight(part.weight, rows) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            ready(part.weight, rows) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
         self.before_attention = Norm(layer.input_layernorm, hidden)
         self.after_attention = Norm(layer.post_attention_layernorm, hidden)
@@ -70,34 +80,46 @@ class FusedLayer:
         self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], branching: Any, **_: Any
     ) -> Tensor:
         """Return the layer's output ``(1, R, hidden)``."""
-        x = hidden_states[0]
-        heads = multiply(self.before_attention(x), self.qkv, self.qkv_bias).view(len(x), -1, self.width)
-        kv_heads = (heads.shape[1] - self.heads) // 2
-        turned = self._turn(heads[:, : self.heads + kv_heads], *position_embeddings)
-        q, k, v = turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + kv_heads :]
+        x, (cos, sin) = hidden_states[0], position_embeddings
+        turns = cos[0, :, None].split(PIECE), sin[0, :, None].split(PIECE)
+        heads = _joined(list(map(self._heads, x.split(PIECE), *turns)))
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 1)
         attended = branching.attend(self.index, (q, k, v), self.scaling, self.window)
-        if self.after_mlp is None:
-            x = _combined("add", x, attended, self.out, self.out_bias)
-            return _combined("add", x, self._gated(self.before_mlp(x)), self.down)[None]
-        x = x + self.after_attention(multiply(attended, self.out, self.out_bias))
-        return (x + self.after_mlp(multiply(self._gated(self.before_mlp(x)), self.down)))[None]
+        outputs = map(self._rest, x.split(PIECE), attended.split(PIECE))
+        return _joined(list(outputs))[None]
 
-    def _turn(self, qk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return queries and keys ``(R, heads, D)`` with the rotary embedding."""
+    def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return queries, keys and values ``(R, heads, D)``, the first two with the rotary embedding."""
+        normed = self.before_attention(x)
+        heads = _joined([multiply(normed, weight, bias) for weight, bias in self.qkv], -1).view(len(x), -1, self.width)
+        qk = heads[:, : -self.kv_heads]
         if self.head_norms is not None:
             q_norm, k_norm = self.head_norms
-            qk = torch.cat([q_norm(qk[:, : self.heads]), k_norm(qk[:, self.heads :])], 1)
+            qk.copy_(torch.cat([q_norm(qk[:, : self.heads]), k_norm(qk[:, self.heads :])], 1))
         half = self.width // 2
         # rotate_half(x) * sin: the halves change places, and the first one its sign.
-        signed = torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
-        return torch.addcmul(qk * cos[0, :, None], qk.roll(half, -1), signed[:, None])
+        signed = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+        swapped = qk.roll(half, -1)
+        qk.mul_(cos).addcmul_(swapped, signed)
+        return heads
+
+    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the layer's output ``(R, hidden)`` from what attention gave."""
+        if self.after_mlp is None:
+            x = _combined("add", x, attended, self.out, self.out_bias)
+            return _combined("add", x, self._gated(self.before_mlp(x)), self.down)
+        x = x + self.after_attention(multiply(attended, self.out, self.out_bias))
+        return x + self.after_mlp(multiply(self._gated(self.before_mlp(x)), self.down))
 
     def _gated(self, x: Tensor) -> Tensor:
         return _combined("mul", multiply(x, self.gate, activation=self.activation), x, self.up)
 
 
-def fuse(decoder: Any, rows: int) -> dict[nn.Module, FusedLayer]:
-    """Return a fused forward for every layer of ``decoder``, or nothing if one of them is of another shape."""
+def fuse(decoder: Any, rows: int | None) -> dict[nn.Module, FusedLayer]:
+    """Return a fused forward for every layer of ``decoder``, or nothing if one of them is of another shape.
+
+    ``rows``: the weights are copied into the layout that suits products with so many rows; ``None``: used as they are.
+    """
     config = decoder.config
     name = str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
     layers = list(getattr(decoder, "layers", ()))
@@ -118,6 +140,10 @@ def _known(layer: Any) -> bool:
     linears = [getattr(attention, part) for part in _ATTENTION] + [getattr(mlp, p) for p in _MLP - {"act_fn"}]
     plain = all(type(linear) is nn.Linear for linear in linears)
     return plain and all(linear.bias is None for linear in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+
+
+def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _combined(operation: str, other: Tensor, x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:

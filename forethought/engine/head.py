@@ -20,8 +20,8 @@ from forethought.engine.prepacked import available, multiply, pack_weight
 DECODE_LOGITS = 2**20
 """Logits of one packed stretch while decoding: they stay in the cores' own caches from product to sum."""
 
-CPU_LOGITS, GPU_LOGITS = 2**23, 2**27
-"""Logits that exist at once, by device: 32 MiB in float32, about the last-level cache; 512 MiB."""
+CPU_LOGITS, GPU_LOGITS = 2**21, 2**27
+"""Logits that exist at once, by device: 8 MiB in float32, which a core's own cache passes on quickly; 512 MiB."""
 
 BLOCK = 512
 """Vocabulary entries of one block of the two-level draw; stretches are multiples of it."""

@@ -62,29 +62,33 @@ class Policy:
         return hidden
 
     @contextmanager
-    def decoding(self, rows: int) -> Iterator[None]:
-        """Decode with fused layers on packed weights inside this block, if this model and machine have them.
+    def fused(self, rows: int | None = None) -> Iterator[None]:
+        """Run fused layers inside this block, if this model and machine have them; without gradients only.
 
-        The weights must not change meanwhile.
+        ``rows``: decode so many rows, on packed copies of the weights, which must not change meanwhile; ``None``: take
+        long rows of tokens, for which the weights are as fast as they are.
         """
-        fused = fuse(self.model.get_decoder(), rows) if self.fusable else {}
-        for layer, forward in fused.items():
+        packs = rows is not None and sum(parameter.nbytes for parameter in self._weights) <= LARGEST
+        layers = fuse(self.model.get_decoder(), rows if packs else None) if self.fusable else {}
+        for layer, forward in layers.items():
             layer.forward = forward  # the instance's attribute hides the class's method
         try:
             yield
         finally:
-            for layer in fused:
+            for layer in layers:
                 del layer.forward
+
+    @property
+    def _weights(self) -> list[Tensor]:
+        return [parameter for parameter in self.model.get_decoder().parameters() if parameter.ndim > 1]
 
     @cached_property
     def fusable(self) -> bool:
         """Whether fused layers compute what the model's own do, seen on a few tokens."""
-        decoder = self.model.get_decoder()
-        weights = [parameter for parameter in decoder.parameters() if parameter.ndim > 1]
-        if not all(map(available, weights)) or sum(weight.nbytes for weight in weights) > LARGEST:
+        if not all(map(available, self._weights)):
             return False
         with torch.inference_mode():
-            layers = fuse(decoder, 1)
+            layers = fuse(self.model.get_decoder(), None)
             return bool(layers) and self._agree(layers)
 
     def _agree(self, layers: Mapping[Any, FusedLayer]) -> bool:

@@ -22,10 +22,15 @@ def pack_weight(weight: Tensor, rows: int) -> Tensor:
     return packed
 
 
+def ready(weight: Tensor, rows: int | None) -> Tensor:
+    """Return ``weight`` as :func:`multiply` takes it: packed for ``rows`` rows, or for ``None`` itself."""
+    return weight.detach() if rows is None else pack_weight(weight, rows)
+
+
 def multiply(
-    x: Tensor, packed: Tensor, bias: Tensor | None = None, activation: tuple[str, str] = ("none", "")
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: tuple[str, str] = ("none", "")
 ) -> Tensor:
-    """Return ``activation(x W^T + bias)`` for a packed ``W``."""
+    """Return ``activation(x W^T + bias)`` for a ``W`` that is packed or not."""
     name, algorithm = activation
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
     return out

@@ -90,9 +90,9 @@ class TorchSampler:
         lengths = torch.zeros(rows, dtype=torch.long)
         decoded = torch.arange(rows)  # rows that are computed; finished ones leave in batches
         going = torch.ones(rows, dtype=torch.bool)
-        with self.policy.decoding(rows):
-            state, hidden_GH = prefill(self.policy, prompts, k, most)
-            hidden = hidden_GH.repeat_interleave(k, 0)
+        state, hidden_GH = prefill(self.policy, prompts, k, most)
+        hidden = hidden_GH.repeat_interleave(k, 0)
+        with self.policy.fused(rows):
             for step in range(most):
                 if sampling.temperature == 0:
                     drawn, logprob = head.greedy(hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -14,20 +15,26 @@ from forethought.engine.policy import Policy
 class TorchScorer:
     """A :class:`~forethought.engine.Scorer` on a model in this process."""
 
-    def __init__(self, policy: Policy, micro_tokens: int = 8192, forbidden_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, policy: Policy, micro_tokens: int = 8192, forbidden_ids: Sequence[int] = (), *, as_trained: bool = False
+    ) -> None:
+        """``as_trained``: round as the training forward of the same groups does, so that a difference between a policy
+        and its reference holds no rounding; a little slower."""
         self.policy = policy
         self.micro_tokens = micro_tokens
         self.forbidden_ids = tuple(forbidden_ids)
+        self.as_trained = as_trained
 
     @torch.inference_mode()
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
         """See :meth:`forethought.engine.Scorer.logprobs`."""
         results: list[list[np.ndarray]] = []
-        for batch in micro_batches(groups, self.micro_tokens):
-            packed = pack([groups[i] for i in batch], self.policy.device)
-            flat = self.policy.logprobs(packed, self.forbidden_ids).cpu().numpy()
-            rows = iter(np.split(flat, np.cumsum(packed.branch_lengths)[:-1]))
-            results.extend([next(rows) for _ in groups[i].branches] for i in batch)
+        with self._forward():
+            for batch in micro_batches(groups, self.micro_tokens):
+                packed = pack([groups[i] for i in batch], self.policy.device)
+                flat = self.policy.logprobs(packed, self.forbidden_ids).cpu().numpy()
+                rows = iter(np.split(flat, np.cumsum(packed.branch_lengths)[:-1]))
+                results.extend([next(rows) for _ in groups[i].branches] for i in batch)
         return results
 
     @torch.inference_mode()
@@ -36,9 +43,13 @@ class TorchScorer:
         results: list[np.ndarray] = []
         head = self.policy.head(self.forbidden_ids)
         ids = torch.tensor(list(choice_ids), device=self.policy.device)
-        for batch in micro_batches(groups, self.micro_tokens):
-            packed = pack([groups[i] for i in batch], self.policy.device)
-            ends = self.policy.packed_hidden(packed)[packed.branch_ends]
-            flat = head.choices(ends, ids).cpu().numpy()
-            results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
+        with self._forward():
+            for batch in micro_batches(groups, self.micro_tokens):
+                packed = pack([groups[i] for i in batch], self.policy.device)
+                ends = self.policy.packed_hidden(packed)[packed.branch_ends]
+                flat = head.choices(ends, ids).cpu().numpy()
+                results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
         return results
+
+    def _forward(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.as_trained else self.policy.fused()

@@ -192,7 +192,7 @@ def learn_preferences(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesso
     groups = [
         Group(prefix=prefix, branches=(best.chosen.token_ids, best.rejected.token_ids)) for prefix, best in decided
     ]
-    reference = TorchScorer(shop.reference, cfg.micro_tokens, shop.forbidden).logprobs(groups)
+    reference = TorchScorer(shop.reference, cfg.micro_tokens, shop.forbidden, as_trained=True).logprobs(groups)
     return Lesson(
         examples=[Example(group=g, reference=tuple(rows)) for g, rows in zip(groups, reference, strict=True)],
         loss=functools.partial(dpo, beta=cfg.beta, nll_weight=cfg.nll_weight),

@@ -86,6 +86,10 @@ class Workshop:
         """Scores under the present policy."""
         return TorchScorer(self.trainer.policy, self.config.micro_tokens, self.forbidden)
 
+    def exact_scorer(self, policy: Policy) -> TorchScorer:
+        """Scores under ``policy`` what the loss compares with the trained policy's own log-probabilities."""
+        return TorchScorer(policy, self.config.micro_tokens, self.forbidden, as_trained=True)
+
     @property
     def dense(self) -> bool:
         """Whether the reward is the policy's own likelihood, so that only thoughts are trained."""
@@ -243,10 +247,10 @@ def learn(shop: Workshop, groups: Sequence[Drawn], step: int) -> dict[str, float
         return {}
     packed = [one.group for one in examples]
     if cfg.kl_weight:
-        rows = TorchScorer(shop.reference, cfg.micro_tokens, shop.forbidden).logprobs(packed)
+        rows = shop.exact_scorer(shop.reference).logprobs(packed)
         examples = [dataclasses.replace(e, reference=tuple(r)) for e, r in zip(examples, rows, strict=True)]
     if cfg.updates > 1:
-        rows = shop.scorer.logprobs(packed)
+        rows = shop.exact_scorer(shop.trainer.policy).logprobs(packed)
         examples = [dataclasses.replace(e, old=tuple(r)) for e, r in zip(examples, rows, strict=True)]
     clip = cfg.clip if cfg.updates > 1 else None
     loss = functools.partial(policy_gradient, clip=clip, kl_weight=cfg.kl_weight)

@@ -1,0 +1,80 @@
+"""Fused layers compute what a model's own modules do, and are there only where no gradient is needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_engine import ARCHITECTURES, ids, ragged_groups
+from test_trainer import DPO, make_trainer, pairs
+from transformers import Qwen2Config
+
+from forethought.engine.branches import Group
+from forethought.engine.policy import Policy
+from forethought.engine.scorer import TorchScorer
+from forethought.testing import random_model, tiny_config, tiny_model
+
+
+def model_of(architecture: str) -> torch.nn.Module:
+    if architecture != "qwen2":
+        return tiny_model(architecture)
+    shape = tiny_config("llama").to_dict()
+    kept = {name: shape[name] for name in shape if name.endswith(("_size", "_heads", "_layers", "_id", "_range"))}
+    model = random_model(Qwen2Config(**kept), 0)
+    for layer in model.get_decoder().layers:
+        torch.nn.init.normal_(layer.self_attn.q_proj.bias)  # Qwen2's projections have one, zero at first
+        torch.nn.init.normal_(layer.self_attn.v_proj.bias)
+    return model
+
+
+def flat(scorer: TorchScorer, groups: list[Group]) -> np.ndarray:
+    return np.concatenate([row for rows in scorer.logprobs(groups) for row in rows])
+
+
+@pytest.mark.parametrize("piece", [7, 1024])
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
+def test_fused_scores_are_as_near_to_the_truth_as_the_models_own(
+    architecture: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float32 over the same weights, past Gemma's sliding window, and a row longer than one piece."""
+    monkeypatch.setattr("forethought.engine.fused.PIECE", piece)
+    torch.manual_seed(0)
+    model = model_of(architecture).bfloat16()
+    exact = model_of(architecture)
+    exact.load_state_dict(model.state_dict())
+    policy = Policy(model)
+    assert policy.fusable
+    truth = flat(TorchScorer(Policy(exact)), ragged_groups())
+    fused = flat(TorchScorer(policy), ragged_groups()) - truth
+    plain = flat(TorchScorer(policy, as_trained=True), ragged_groups()) - truth
+    assert (fused != plain).any()
+    assert np.abs(fused).mean() < min(0.04, 1.5 * np.abs(plain).mean())  # a wrong formula is off by nats
+    choices = [
+        np.concatenate(TorchScorer(policy, as_trained=trained).choices(ragged_groups(), (3, 200)))
+        for trained in (False, True)
+    ]
+    np.testing.assert_allclose(*choices, atol=0.3)
+
+
+def test_scores_follow_a_training_step_and_training_uses_the_models_own_layers() -> None:
+    trainer = make_trainer(dtype=torch.bfloat16, peak=0.05)
+    layers = trainer.policy.model.get_decoder().layers
+    scorer, groups = TorchScorer(trainer.policy), [Group(prefix=ids(0, 9), branches=(ids(1, 30),))]
+    before = flat(scorer, groups)
+
+    def loss(rows):
+        assert not any("forward" in vars(layer) for layer in layers)
+        return DPO(rows)
+
+    trainer.step(pairs(), loss, step=0, normaliser=4)
+    after = flat(scorer, groups)
+    assert np.abs(after - before).mean() > 0.2
+    assert np.abs(after - flat(TorchScorer(trainer.policy, as_trained=True), groups)).mean() < 0.04
+
+
+def test_a_reference_that_is_the_policy_has_no_margin() -> None:
+    """Scored as the policy is trained, it rounds as the policy does, to the last bit."""
+    trainer = make_trainer(dtype=torch.bfloat16)
+    trained = trainer._rows(pairs()).logprobs.detach().numpy()
+    scored = flat(TorchScorer(trainer.policy, 4096, as_trained=True), [one.group for one in pairs()])
+    np.testing.assert_array_equal(trained, scored)

@@ -337,7 +337,7 @@ class Lifecycle:
     def _start_over(self, folder: StageFolder, changes: list[str]) -> None:
         """Move a stage aside, and what was made from it; with no ``changes`` it will come out as it was."""
         name = f"{folder.arm}/{folder.stage}"
-        there = {f"{one.arm}/{one.stage}": one for one in self.run.stages()}
+        there = {f"{one.arm}/{one.stage}": one for one in self.run.stages() if one.begun}
         stale = [step.name for step in after(name) if step.name in there] if changes else []
         then = f"; after it: {', '.join(stale)}" if stale else ""
         self.say(f"{name} starts over: {', '.join(changes) or '--force'}{then}")

@@ -72,15 +72,18 @@ def test_a_change_that_stops_half_way_leaves_no_stale_figure_and_goes_on(
     first: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, before = first
-    overrides = (*SMALL, *FEWER)
-    assert lifecycle(folder, overrides, Kill("forethought.training:save", 1, after=True)) == -9
+    longer = ("improve.steps=5", *FEWER[1:])
+    assert lifecycle(folder, (*SMALL, *longer), Kill("forethought.training:save", 1, after=True)) == -9
     figures = Run.open(folder).measurements()
     assert not [one for one in figures if one.stage == "evaluate" or one.arm == "self-improved-think"]
     assert smoke("run", folder, *FEWER[1:]).exit_code == 0
     assert_same(made(folder), before)
-    again = smoke("run", folder, *FEWER)
-    assert "self-improved/improve comes back" in again.stderr  # with its checkpoint
+    again = smoke("improve", folder, *longer)
+    assert "self-improved/improve comes back" in again.stderr
+    steps = [row["step"] for row in Run.open(folder).look("self-improved", "improve").read("metrics")]
+    assert steps == [0, 1, 2, 3, 4, 5]  # it went on at its checkpoint
     assert smoke("run", folder, *FEWER[1:]).exit_code == 0
+    assert_same(made(folder), before)
 
 
 def test_force_starts_what_it_names_over_and_nothing_else(first: tuple[Path, dict[str, Any]]) -> None:

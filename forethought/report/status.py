@@ -108,9 +108,8 @@ def _status(name: str, folder: StageFolder, figures: Iterable[Measurement]) -> S
 def _state(one: StepStatus) -> Text:
     if one.state != BEGUN or one.of is None:
         return Text(one.state, style={DONE: "green", BEGUN: "yellow"}.get(one.state, "dim"))
-    at = f"begun: step {one.step or 0} of {one.of}"
-    goes_on = f", goes on at {one.checkpoint}" if one.checkpoint else ""
-    return Text(at + goes_on, style="yellow")
+    saved = f", saved {one.checkpoint}" if one.checkpoint else ""
+    return Text(f"begun: {one.step or 0}/{one.of}{saved}", style="yellow")
 
 
 def _lines(run: Run, found: list[StepStatus]) -> Iterable[str]:

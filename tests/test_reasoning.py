@@ -144,15 +144,13 @@ def test_a_finished_evaluation_writes_nothing(done: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*.jsonl")} == before
 
 
-def test_another_setting_is_refused_and_force_drops_its_figures(done: Path, tmp_path: Path) -> None:
+def test_another_setting_asks_anew_and_drops_the_figures_of_the_first(done: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(done, tmp_path / "run")
-    other = arguments(tmp_path / "run", "--set=reasoning.samples=2")
-    refused = cli(*other)
-    assert refused.exit_code == 2
-    assert "samples: 3 is now 2" in refused.output
-    assert cli(*other, "--force").exit_code == 0
+    found = cli(*arguments(tmp_path / "run", "--set=reasoning.samples=2"))
+    assert found.exit_code == 0
+    assert "samples: 3 is now 2" in found.output
     names = {one.metric for one in Run.open(tmp_path / "run").measurements() if one.stage == "reasoning"}
     assert "mean@2" in names
     assert "mean@3" not in names

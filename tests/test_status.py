@@ -42,7 +42,7 @@ def survey(folder: Path) -> dict[str, status.StepStatus]:
 
 def test_a_killed_run_says_where_it_goes_on(killed: Path) -> None:
     found = survey(killed)
-    assert [one.state for one in found.values()] == ["done", "done", "begun", *["missing"] * 9]
+    assert [one.state for one in found.values()] == ["done", "done", "begun", *["missing"] * 10]
     begun = found["self-improved/improve"]
     assert (begun.step, begun.of, begun.checkpoint) == (3, 6, 2)
     assert begun.seconds is not None
@@ -50,7 +50,7 @@ def test_a_killed_run_says_where_it_goes_on(killed: Path) -> None:
     shown = cli("status", killed)
     assert shown.exit_code == 0
     assert "begun: 3/6, saved 2" in shown.stdout
-    assert "2 of 12 steps done" in shown.stdout
+    assert "2 of 13 steps done" in shown.stdout
     assert "no process is working on it" in shown.stdout
 
 

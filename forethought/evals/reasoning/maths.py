@@ -42,10 +42,15 @@ SHOTS = (
     ),
 )
 
-READING: dict[str, Any] = {
+FORM: dict[str, Any] = {
+    "grader": GRADER,
+    "private": True,
+    "shots": SHOTS,
+    "layout": LAYOUT,
+    "stops": STOPS,
     "read": read_maths,
     "same": same_maths,
     "vote": plainly,
     "show": lambda answer: f"$\\boxed{{{answer}}}$.",
 }
-"""The fields of a task that read and compare answers."""
+"""The fields that tasks of competition mathematics share: how they ask, and how they read and compare answers."""

@@ -65,11 +65,6 @@ TASK = Task(
     source="hub Hothan/OlympiadBench (OE_TO_maths_en_COMP, OE_TO_physics_en_COMP)",
     paper="He et al. 2024, arXiv 2402.14008",
     licence="Apache-2.0, as stated by its authors",
-    grader=maths.GRADER,
-    private=True,
     load=load,
-    shots=maths.SHOTS,
-    layout=maths.LAYOUT,
-    stops=maths.STOPS,
-    **maths.READING,
+    **maths.FORM,
 )

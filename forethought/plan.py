@@ -182,7 +182,7 @@ def _stage_three(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
         return []
     prefix, lineages, thinking = config.chunk.prefix_tokens[1], 2, 4
     windows = lineages * cfg.steps * cfg.windows_per_step
-    suffix = 1 if cfg.reward == "information-gain" else cfg.suffix_tokens
+    suffix = 1 if cfg.dense else cfg.suffix_tokens
     drawn = windows * cfg.rollouts
     long = cfg.thought_tokens + suffix
     tokens = drawn * long + windows * prefix

@@ -192,6 +192,26 @@ def test_information_gain_is_the_policys_own_and_trains_thoughts_alone() -> None
     assert [len(branch) for branch in one.group.branches] == [r.thought_tokens for r in group.rollouts]
 
 
+def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window() -> None:
+    shop = rlmt.open_workshop(settings("rlmt.reward='specific-gain'"), material(matcher=None))
+    groups = drawn_by(shop)
+
+    def gain(window: Window, thought: tuple[int, ...]) -> float:
+        [[before], [after]] = shop.scorer.logprobs(
+            [
+                Group(prefix=shop.head(window, *ids), branches=(window.suffix_ids,))
+                for ids in ((), (*b"<think>", *thought))
+            ]
+        )
+        return float(after.mean() - before.mean())
+
+    for group, other in zip(groups, groups[1:] + groups[:1], strict=True):
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
+            thought = rollout.token_ids[: rollout.thought_tokens]
+            assert reward == pytest.approx(gain(group.window, thought) - gain(other.window, thought), abs=1e-4)
+    assert not any(group.dead for group in groups)
+
+
 def test_gain_over_blank_has_the_blank_reward_as_its_baseline() -> None:
     shop = rlmt.open_workshop(settings("rlmt.reward='gain-over-blank'", "rlmt.blanks=4"), material())
     groups = drawn_by(shop)
@@ -243,9 +263,10 @@ def test_metrics_tell_copies_and_sameness_apart() -> None:
         (),
         ("rlmt.advantage='grpo'", "rlmt.updates=2", "rlmt.kl_weight=0.05"),
         ("rlmt.reward='information-gain'",),
+        ("rlmt.reward='specific-gain'",),
         ("rlmt.reward='gain-over-blank'", "rlmt.resample=1"),
     ],
-    ids=["dr-grpo", "grpo, two updates, kl", "information gain", "gain over blank"],
+    ids=["dr-grpo", "grpo, two updates, kl", "information gain", "specific gain", "gain over blank"],
 )
 def test_each_reward_trains_and_an_interrupted_run_ends_with_the_same_weights(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -62,10 +62,11 @@ class RLMTConfig(TrainingConfig):
 
     match: MatchConfig = MatchConfig()
     """Who compares suffixes."""
-    reward: Literal["binary", "gain-over-blank", "information-gain"] = "binary"
+    reward: Literal["binary", "gain-over-blank", "information-gain", "specific-gain"] = "binary"
     """`binary`: 1 if the suffix matches; `gain-over-blank`: the same, but measured from the mean reward of suffixes
     after a blank thought; `information-gain`: how much likelier, in nats per token, the thought makes the true suffix
-    (no judge; only the thought is trained)."""
+    (no judge; only the thought is trained); `specific-gain`: the same, less what the thought does for the true suffix
+    of another prefix."""
     advantage: Literal["dr-grpo", "grpo"] = "dr-grpo"
     """`dr-grpo`: reward minus baseline, summed over tokens, over a fixed number; `grpo`: also divided by the group's
     standard deviation, and averaged within each rollout."""
@@ -96,8 +97,18 @@ class RLMTConfig(TrainingConfig):
     monitor_samples: Positive = 4
     """Rollouts of each of them."""
 
+    @property
+    def dense(self) -> bool:
+        """Whether the reward is the policy's own likelihood of the true suffix, so that only thoughts are trained."""
+        return self.reward in ("information-gain", "specific-gain")
+
     @model_validator(mode="after")
     def _consistent(self) -> RLMTConfig:
+        if self.reward == "specific-gain" and self.windows_per_step < 2:
+            raise ValueError(
+                "reward = 'specific-gain' tries each thought on another prefix of its step: set windows_per_step to 2 "
+                "or more"
+            )
         if self.reward == "gain-over-blank" and self.advantage == "grpo":
             raise ValueError(
                 "reward = 'gain-over-blank' has a baseline outside of the group, and a group that agrees has no "

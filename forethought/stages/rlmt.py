@@ -91,15 +91,10 @@ class Workshop:
         return TorchScorer(policy, self.config.micro_tokens, self.forbidden, as_trained=True)
 
     @property
-    def dense(self) -> bool:
-        """Whether the reward is the policy's own likelihood, so that only thoughts are trained."""
-        return self.config.reward == "information-gain"
-
-    @property
     def sampling(self) -> Sampling:
         """Return how suffixes are drawn; where none is judged, the shortest one is."""
         # At temperature 1, without top-p: what is drawn has the probability that the trainer computes.
-        most = 1 if self.dense else self.config.suffix_tokens
+        most = 1 if self.config.dense else self.config.suffix_tokens
         return Sampling(max_tokens=most, forbidden_ids=self.forbidden)
 
 
@@ -187,10 +182,12 @@ def draw(shop: Workshop, windows: Sequence[Window], k: int, key: Key, timer: Tim
     return found
 
 
-def rewards(shop: Workshop, groups: Sequence[Drawn]) -> list[list[float | None]]:
+def rewards(shop: Workshop, groups: Sequence[Drawn]) -> Sequence[Sequence[float | None]]:
     """Return what each rollout of each group earns, ``None`` where nobody could say; one more reward goes here."""
-    if shop.dense:
-        return information_gain(shop, groups)
+    if shop.config.reward == "specific-gain":
+        return specific_gain(shop, groups)
+    if shop.config.dense:
+        return information_gain(shop, groups, [group.window for group in groups])
     return matches(shop, [group.window for group in groups], [group.suffixes for group in groups])
 
 
@@ -218,24 +215,36 @@ def blank_rewards(shop: Workshop, windows: Sequence[Window], key: Key, timer: Ti
     return [sum(row) / len(row) if row else None for row in known]
 
 
-def information_gain(shop: Workshop, groups: Sequence[Drawn]) -> list[list[float | None]]:
+def specific_gain(shop: Workshop, groups: Sequence[Drawn]) -> list[list[float]]:
+    """Return each thought's information gain less the one that it brings to the next window of the batch.
+
+    A thought that would serve any text earns nothing.  It is the contrast of InfoNCE (van den Oord et al. 2018, arXiv
+    1807.03748) with one negative.
+    """
+    windows = [group.window for group in groups]
+    here, elsewhere = (information_gain(shop, groups, some) for some in (windows, windows[1:] + windows[:1]))
+    return [[own - other for own, other in zip(*rows, strict=True)] for rows in zip(here, elsewhere, strict=True)]
+
+
+def information_gain(shop: Workshop, groups: Sequence[Drawn], windows: Sequence[Window]) -> list[list[float]]:
     """Return ``1/|s| [log p(s | prefix, thought) - log p(s | prefix)]`` of the true suffix s, nats per token.
 
-    The present policy scores both sides (RLP, Hatamizadeh et al. 2025, arXiv 2510.01265, takes a moving average for the
-    second one, which is the same for the whole group and so leaves its advantages as they are).
+    Group by group, thoughts stand between prefix and suffix of the window beside it in ``windows``, mostly its own.
+    The present policy scores both sides (RLP, Hatamizadeh et al. 2025, arXiv 2510.01265, takes a moving average for
+    the second one, which is the same for the whole group and so leaves its advantages as they are).
     """
     with_thought = [
         Group(
-            prefix=shop.head(one.window, *shop.coded.open),
-            branches=tuple(r.token_ids[: r.thought_tokens] + one.window.suffix_ids for r in one.rollouts),
+            prefix=shop.head(window, *shop.coded.open),
+            branches=tuple(r.token_ids[: r.thought_tokens] + window.suffix_ids for r in group.rollouts),
         )
-        for one in groups
+        for group, window in zip(groups, windows, strict=True)
     ]
-    plain = [Group(prefix=shop.head(one.window), branches=(one.window.suffix_ids,)) for one in groups]
+    plain = [Group(prefix=shop.head(window), branches=(window.suffix_ids,)) for window in windows]
     thought, bare = shop.scorer.logprobs(with_thought), shop.scorer.logprobs(plain)
     return [
-        [float(branch[-len(one.window.suffix_ids) :].mean() - base.mean()) for branch in row]
-        for one, row, [base] in zip(groups, thought, bare, strict=True)
+        [float(branch[-len(window.suffix_ids) :].mean() - base.mean()) for branch in row]
+        for window, row, [base] in zip(windows, thought, bare, strict=True)
     ]
 
 
@@ -267,7 +276,7 @@ def example(shop: Workshop, group: Drawn) -> Example:
     kept = [(rollout, advantage) for rollout, advantage, reward in scored if reward is not None]
     branches, weights = [], []
     for rollout, _ in kept:
-        end = rollout.thought_tokens if shop.dense else len(rollout.token_ids)
+        end = rollout.thought_tokens if shop.config.dense else len(rollout.token_ids)
         mask = np.array(rollout.drawn[:end], np.float32)
         branches.append(rollout.token_ids[:end])
         weights.append(mask / max(1.0, mask.sum()) if shop.config.advantage == "grpo" else mask)

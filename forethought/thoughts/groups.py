@@ -77,7 +77,7 @@ def normaliser(cfg: RLMTConfig) -> float:
     rollouts = float(cfg.windows_per_step * cfg.rollouts)
     if cfg.advantage == "grpo":
         return rollouts
-    return rollouts * (cfg.thought_tokens + (0 if cfg.reward == "information-gain" else cfg.suffix_tokens))
+    return rollouts * (cfg.thought_tokens + (0 if cfg.dense else cfg.suffix_tokens))
 
 
 def describe(groups: Sequence[Drawn]) -> dict[str, float | None]:

@@ -97,19 +97,20 @@ class ReasoningLifecycle(Lifecycle):
     ) -> int:
         """Have everybody answer what is missing, publish how they did, and return how many figures that makes."""
         cfg = self._reasoning()
-        results = [self._answered(entrant, tasks, folders[entrant.name]) for entrant in entrants]
+        missing = any(not folder.done for row in folders.values() for folder in row.values())
+        with self._measured(REASONING, SHARED) if missing else nullcontext():
+            results = [self._answered(entrant, tasks, folders[entrant.name]) for entrant in entrants]
         found = figures.measure(results, tasks, figures.metrics(cfg.samples, cfg.passes), self.config.seed)
         self._publish(found, entrants, tasks)
         return len(found)
 
     def _answered(self, entrant: Entrant, tasks: Sequence[Task], folders: Mapping[str, StageFolder]) -> figures.Result:
         missing = [one for one in tasks if not folders[one.name].done]
-        with self._measured(figures.STAGE, entrant.name) if missing else nullcontext():
-            opened = functools.cache(entrant.open)  # one load for all tasks, let go of with the arm
-            once = Entrant(name=entrant.name, identity=entrant.identity, open=opened, thinks=entrant.thinks)
-            for one in missing:
-                with Progress(figures.STAGE) as progress:
-                    answer(self.config, folders[one.name], one, once, progress)
+        opened = functools.cache(entrant.open)  # one load for all tasks, let go of with the arm
+        once = Entrant(name=entrant.name, identity=entrant.identity, open=opened, thinks=entrant.thinks)
+        for one in missing:
+            with Progress(figures.STAGE) as progress:
+                answer(self.config, folders[one.name], one, once, progress)
         rows = {name: list(folder.read(LOG)) for name, folder in folders.items()}
         return figures.Result(entrant=entrant, rows=rows)
 

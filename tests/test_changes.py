@@ -13,7 +13,10 @@ from forethought.store import Run
 
 FEWER = ("improve.steps=4", "improve.control=false", "sft.control=false")
 LATE = "self-improved/evaluate, self-improved-think/sft, shared/evaluate-sft, "
-LATE += "self-improved-rlmt/rlmt, shared/evaluate-rlmt"
+LATE += "self-improved-rlmt/rlmt, shared/evaluate-rlmt, shared/reasoning"
+
+LEFT = ("base", "base-think", "base-rlmt")
+"""Arms that stage 1 does not concern."""
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +47,22 @@ def test_a_changed_key_redoes_what_depends_on_it_and_back_again(
     assert f"self-improved/improve starts over: improve.steps: 6 is now 4; after it: {LATE}" in changed.stderr
     assert changed.stderr.index("starts over") < changed.stderr.index("self-improved/improve (")
     kept = {name for name, stamp in times(folder).items() if stamps[name] == stamp}
-    assert kept == {"shared/chunk", "shared/audit", "shared/interleave", "base-think/sft", "shared/calibrate"} | {
-        "base-rlmt/rlmt"
+    assert {name for name in kept if "/reasoning-" not in name} == {
+        "shared/chunk",
+        "shared/audit",
+        "shared/interleave",
+        "base-think/sft",
+        "shared/calibrate",
+        "base-rlmt/rlmt",
     }
+    assert {name for name in kept if "/reasoning-" in name} == {f"{arm}/reasoning-procedural" for arm in LEFT}
     fresh = tmp_path / "fresh"
     assert smoke("run", fresh, *FEWER).exit_code == 0
     assert_same(made(folder), made(fresh))
     back = smoke("run", folder, *FEWER[1:])
     assert back.exit_code == 0
-    assert back.stderr.count("comes back: this config had made it before") == 6
-    assert " of 12" not in back.stderr  # nothing was computed
+    assert back.stderr.count("comes back: this config had made it before") == 10  # three of them answers of an arm
+    assert " of 13" not in back.stderr  # nothing was computed
     assert_same(made(folder), before)
 
 

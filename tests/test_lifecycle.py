@@ -135,7 +135,13 @@ def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) ->
     command += [f"--set={item}" for item in SMALL]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
     log = tmp_path / "run" / "self-improved" / "improve" / "pools.jsonl"
     deadline = time.monotonic() + 60

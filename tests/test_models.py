@@ -177,7 +177,7 @@ def test_requirement_files_are_the_catalogues() -> None:
     folder = Path(__file__).parents[1] / "requirements"
     test = (folder / "models-test.txt").read_text().split()
     demo = (folder / "models-demo.txt").read_text().split()
-    assert test == list(CATALOGUE["smollm2-135m-instruct"].requirements)
+    assert set(CATALOGUE["smollm2-135m-instruct"].requirements) <= set(test)
     for name in ("gemma-3-270m", "smollm2-135m-instruct", "qwen2.5-coder-1.5b-instruct"):
         assert set(CATALOGUE[name].requirements) <= set(demo)
 

@@ -485,7 +485,7 @@ def test_without_its_table_the_command_says_what_to_add(tmp_path: Path) -> None:
     (tmp_path / "bare.toml").write_text(bare.replace("configs/", str(CONFIG.parent) + "/"))
     result = cli("rlmt", tmp_path / "bare.toml", "--run", tmp_path / "run")
     assert result.exit_code == 2
-    assert "no [rlmt] table in the config" in result.stderr
+    assert "there is no [rlmt] table" in result.stderr
 
 
 def test_a_difference_inside_the_noise_is_called_that() -> None:

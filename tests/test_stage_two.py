@@ -160,7 +160,7 @@ def test_without_its_table_a_command_says_what_to_add(command: str, tmp_path: Pa
     (tmp_path / "bare.toml").write_text(bare.replace("configs/", str(CONFIG.parent) + "/"))
     result = cli(command, tmp_path / "bare.toml", "--run", tmp_path / "run")
     assert result.exit_code == 2
-    assert "no [interleave] table in the config" in result.stderr or "no [sft] table" in result.stderr
+    assert "there is no [interleave] table" in result.stderr or "there is no [sft] table" in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -72,9 +72,9 @@ def made(place: str) -> bool:
 
 
 def without_later_stages(text: str) -> str:
-    """Return a config without its tables of stages 2 and 3."""
+    """Return a config without its tables of stages 2 and 3, and of reasoning, whose arms they make."""
     parts = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
-    gone = ("[interleave", "[sft", "[rlmt", "[thinking", "[evaluate.thoughts")
+    gone = ("[interleave", "[sft", "[rlmt", "[thinking", "[evaluate.thoughts", "[reasoning")
     return "".join(part for part in parts if not part.startswith(gone))
 
 

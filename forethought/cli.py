@@ -286,8 +286,9 @@ def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
     try:
         with board.live():
             WholeLifecycle(config, opened, selection=selection, say=say, board=board).everything()
-    finally:
+    except BaseException:  # after a whole run the page writes it
         write_summary(opened)
+        raise
 
 
 def _report(opened: Run) -> None:

@@ -8,6 +8,7 @@ has the policy's entropy), with entropy, repetition, diversity and length of bot
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -380,6 +381,4 @@ def _blank(side: Side, other: Side, condition: str, judge: str = "") -> Measurem
 
 
 def _filled(blank: Measurement, metric: str, interval: Interval, unit: str) -> Measurement:
-    return replace(
-        blank, metric=metric, value=interval.value, low=interval.low, high=interval.high, n=interval.n, unit=unit
-    )
+    return replace(blank, metric=metric, unit=unit, **dataclasses.asdict(interval))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -102,10 +103,7 @@ def _measurement(arm: str, identity: str, metric: str, against: str, interval: I
         arm=arm,
         against=against,
         metric=metric,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        n=interval.n,
         unit="nats per token; n suffixes, bootstrap over documents",
         subject=identity,
+        **dataclasses.asdict(interval),
     )

@@ -275,9 +275,6 @@ def _filled(
         blank,
         metric=metric,
         condition=condition,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        n=interval.n,
         unit=unit,
+        **dataclasses.asdict(interval),
     )

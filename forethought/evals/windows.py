@@ -215,11 +215,8 @@ class Ledger:
             self.blank,
             metric=metric,
             condition=condition,
-            value=interval.value,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
             unit=unit,
+            **dataclasses.asdict(interval),
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forethought.graph import CONTINUED, IMPROVED, LINEAGES
 from forethought.records import Measurement
 from forethought.report.cells import Format, Shown, percent, points, shown, signed
-from forethought.report.found import BASE, CONTINUED, IMPROVED, LINEAGES, Found, trained
+from forethought.report.found import Found, trained
 from forethought.report.midtraining import FEWEST, judgement
+from forethought.store import BASE
 
 Part = str | Shown
 

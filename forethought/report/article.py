@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from forethought.graph import IMPROVED, LINEAGES
 from forethought.records import Measurement
 from forethought.report import scores
 from forethought.report.cells import Format, Shown, percent, plain, short, shown
-from forethought.report.found import ARMS, BASE, IMPROVED, LINEAGES, Found
+from forethought.report.found import ARMS, Found
+from forethought.store import BASE
 
 SOURCES = {
     "P": "Tan et al. 2026, Self-Improving Pretraining, arXiv 2601.21343 v3: Llama-2-style 1.4B (stage 1) and "

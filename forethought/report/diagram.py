@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from forethought.graph import CONTINUED, IMPROVED, LINEAGES
 from forethought.report.cells import Shown, percent, plain, shown, signed
-from forethought.report.found import BASE, CONTINUED, IMPROVED, LINEAGES, Found
+from forethought.report.found import Found
+from forethought.store import BASE
 
 DONE, PART, ABSENT = "done", "unfinished", "not run"
 

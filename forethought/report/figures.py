@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from forethought.graph import IMPROVED
 from forethought.records import Measurement
 from forethought.report.cells import percent, points, signed
-from forethought.report.found import BASE, IMPROVED
 from forethought.report.svg import COLOURS, Styles, inline, new, printable, styled
+from forethought.store import BASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from forethought.graph import LINEAGES, RLMT, THINK
 from forethought.records import Measurement
 
-BASE, IMPROVED, CONTINUED = "base", "self-improved", "continued"
-LINEAGES = (BASE, IMPROVED)
-ARMS = (BASE, IMPROVED, "base-think", "self-improved-think", "base-rlmt", "self-improved-rlmt")
+ARMS = (*LINEAGES, *(f"{lineage}-{kind}" for kind in (THINK, RLMT) for lineage in LINEAGES))
 """The six arms, in the order of their making."""
 
 _TRAINING = "(training)"

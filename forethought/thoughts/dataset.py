@@ -177,9 +177,7 @@ def measurements(found: dict[str, Interval], ledger: Ledger, blank: Measurement)
 
 
 def _filled(blank: Measurement, metric: str, interval: Interval, unit: str) -> Measurement:
-    return dataclasses.replace(
-        blank, metric=metric, value=interval.value, low=interval.low, high=interval.high, n=interval.n, unit=unit
-    )
+    return dataclasses.replace(blank, metric=metric, unit=unit, **dataclasses.asdict(interval))
 
 
 def _objection(draft: Draft, offer: Offer, rules: Rules, wanted: Wanted) -> Rejection | None:

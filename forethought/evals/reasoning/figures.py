@@ -5,6 +5,7 @@ The unit of resampling is the problem.  Samples of one problem are not independe
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,12 +193,9 @@ class _Book:
             metric=metric,
             condition=f"{name}/{self.interface}",
             judge=judge,
-            value=interval.value,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
             unit=unit,
             subject=self.entrant.identity,
+            **dataclasses.asdict(interval),
         )
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import olympiad_rows
 import pytest
@@ -293,10 +294,10 @@ def test_procedural_problems_are_the_same_everywhere_and_leave_nothing_behind() 
         assert int(one.gold) == (int(left) + int(right) if sign == "+" else int(left) - int(right))
 
 
-def test_the_task_that_the_docs_show_works(monkeypatch: pytest.MonkeyPatch) -> None:
+@mock.patch.dict(TASKS)  # the page adds one
+def test_the_task_that_the_docs_show_works() -> None:
     page = (ROOT / "docs" / "reasoning.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    monkeypatch.setitem(TASKS, "doubles", TASKS["gsm8k"])  # put back what the page adds
     exec(compile(block, "docs/reasoning.md", "exec"), {})
     found = check(task("doubles"), "auto")
     assert found.passed

@@ -155,6 +155,20 @@ def test_gain_is_over_no_insert_at_all(players: dict[str, Player]) -> None:
     assert gains(player, TASK, rows) == [[1.0, 0.0]] * 12
 
 
+def test_arms_are_compared_by_what_their_own_thoughts_do(players: dict[str, Player]) -> None:
+    found, _ = probed(players[COPIES])
+    own = [0.5, None, *[0.25] * 10]
+    better = found | {probe.OWN: dataclasses.replace(found[probe.OWN], gains=own)}
+    figures = probe.compare(ledger(players[COPIES], TASK), better, (IGNORES, found))
+    gained = {one.metric: one for one in figures}
+    assert gained["probe gain difference"].value == pytest.approx(3.0 / 11)
+    assert gained["probe specific gain difference"].value == pytest.approx(3.0 / 11)  # what is swapped gains nothing
+    assert {one.against for one in figures} == {IGNORES}
+    assert gained["probe gain difference"].n == 11
+    foreign = dataclasses.replace(found[probe.SWAPPED], gains=[0.25] * 12)
+    assert probe.specific(better | {probe.SWAPPED: foreign}) == [0.25, None, *[0.0] * 10]
+
+
 def test_conditions_share_their_random_numbers(players: dict[str, Player]) -> None:
     rows = [[(), ()] for _ in WINDOWS]
     first, again = (predict(players[IGNORES], TASK, rows) for _ in range(2))

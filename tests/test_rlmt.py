@@ -461,6 +461,9 @@ def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
         assert (arm, "", "oracle@2", "") in found
     for arm, before in (("base-rlmt", "base-think"), ("self-improved-rlmt", "base-rlmt"), ("base-think", "base")):
         assert (arm, before, "gate score difference", "") in found
+        thinks = before != "base"
+        assert ((arm, before, "probe specific gain difference", "") in found) is thinks
+        assert ((arm, before, "probe gain difference", "own thought") in found) is thinks
     for arm in arms[2:]:
         for condition in ("own thought", "blank thought", "teacher's thought", "no tags", "own words shuffled"):
             assert (arm, "", "probe gain", condition) in found
@@ -475,7 +478,7 @@ def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
 
 def test_the_tables_of_stage_three_are_printed(done: Path) -> None:
     shown = cli("show", done).stdout
-    for title in ("Reward gate", "Thought-use probe", "Training of base-rlmt", "too few to"):
+    for title in ("Reward gate", "Thought-use probe", "what training changed", "Training of base-rlmt", "too few to"):
         assert title in shown
 
 

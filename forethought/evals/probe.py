@@ -27,6 +27,8 @@ TEACHER, SHUFFLED, NO_TAGS = "teacher's thought", "own words shuffled", "no tags
 CONDITIONS = (OWN, BLANK, GENERIC, SWAPPED, NEAR, TEACHER, SHUFFLED, NO_TAGS)
 
 REWARD, SCORE, GAIN, COPIED = "probe reward", "probe score", "probe gain", "probe copied"
+SPECIFIC = "probe specific gain"
+"""The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,26 @@ def figures(ledger: Ledger, probed: dict[str, Probed]) -> list[Measurement]:
         found += ledger.difference(SCORE, (own.scores, one.scores), f"score, paired by window; {over}", versus)
         found += ledger.difference(GAIN, (own.gains, one.gains), f"nats per token, paired; {over}", versus)
     return found
+
+
+def compare(ledger: Ledger, probed: dict[str, Probed], other: tuple[str, dict[str, Probed]]) -> list[Measurement]:
+    """Return how an arm's own thoughts serve its predictions better than another arm's serve that one's.
+
+    Both dense rewards are measured here, on held-out windows: the information gain and the specific gain.
+    """
+    name, before = other
+    beside = ledger.against(name)
+    over = "nats per token, paired by window; n held-out windows, bootstrap over documents"
+    found = beside.difference(GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
+    if SWAPPED in probed and SWAPPED in before:
+        found += beside.difference(SPECIFIC, (specific(probed), specific(before)), over)
+    return found
+
+
+def specific(probed: dict[str, Probed]) -> list[float | None]:
+    """Return, per window, the gain of the own thought less that of a thought about another window."""
+    pairs = zip(probed[OWN].gains, probed[SWAPPED].gains, strict=True)
+    return [None if own is None or swapped is None else own - swapped for own, swapped in pairs]
 
 
 def examples(

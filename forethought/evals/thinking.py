@@ -38,6 +38,7 @@ def run(
     folder.truncate("examples", lambda row: False)
     found: list[Measurement] = []
     results: dict[str, reward_gate.Result] = {}
+    probes: dict[str, dict[str, probe.Probed]] = {}
     player: Player | None = None
     for number, entrant in enumerate(entrants):
         progress(number, len(entrants), f"{entrant.name}: gate")
@@ -50,10 +51,15 @@ def run(
             found += reward_gate.compare(book, results[entrant.name], (other, results[other]))
         if thoughts is not None:
             progress(number, len(entrants), f"{entrant.name}: probe")
-            found += _probed(folder, player, task, cfg, thoughts)
+            probes[entrant.name] = probed = _probed(folder, player, task, cfg, thoughts)
+            found += probe.figures(book, probed)
+            for other in entrant.against:
+                if other in probes:
+                    found += probe.compare(book, probed, (other, probes[other]))
     if cfg.controls and player is not None:
         for control in controls(task.windows, player.codec, player.bos):
-            found += _probed(folder, control, task, cfg, play(control, task, cfg.probe_samples)[1])
+            probed = _probed(folder, control, task, cfg, play(control, task, cfg.probe_samples)[1])
+            found += probe.figures(ledger(control, task), probed)
     return found
 
 
@@ -74,10 +80,10 @@ def stage_config(config: Config, entrants: Sequence[Entrant], task: Task) -> str
 
 def _probed(
     folder: StageFolder, player: Player, task: Task, cfg: ThinkingEvaluateConfig, thoughts: Thoughts | None
-) -> list[Measurement]:
+) -> dict[str, probe.Probed]:
     assert thoughts is not None
     inserted = probe.inserts(thoughts, task, player.codec, cfg.probe_samples, cfg.generic)
     probed = probe.probe(player, task, inserted)
     rows = probe.examples(task, inserted, probed, cfg.examples)
     folder.append("examples", [{"arm": player.name, **row} for row in rows])
-    return probe.figures(ledger(player, task), probed)
+    return probed

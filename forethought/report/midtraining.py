@@ -21,7 +21,8 @@ def tables(measurements: Sequence[Measurement]) -> list[Table]:
     found = {
         (one.arm, one.against, one.metric, one.condition): one for one in measurements if one.stage == "evaluate-rlmt"
     }
-    return [_calibration(measurements), _gate(found), _gate_changes(found), _probe(found), _probe_changes(found)]
+    makers = (_gate, _gate_changes, _probe, _probe_changes, _trained)
+    return [_calibration(measurements), *(make(found) for make in makers)]
 
 
 def judgement(change: Measurement, needed: Measurement | None, units: str = "windows") -> str:
@@ -115,6 +116,18 @@ def _probe_changes(found: Found) -> Table:
             cells = _changes(found, (arm, ""), ("probe reward", "probe score", "probe gain"), condition)
             shown.add_row(arm if arm != last else "", condition, *cells)
             last = arm
+    return shown
+
+
+def _trained(found: Found) -> Table:
+    shown = titled("Thought-use probe: what training changed, nats per token, paired by window, with 95% intervals")
+    for column in ("arm", "gain of own thoughts", "gain of own thoughts above those about another window"):
+        shown.add_column(column)
+    for arm, against, metric, condition in found:
+        if metric == "probe gain difference" and against:
+            gain = _changes(found, (arm, against), ("probe gain",), condition)
+            specific = _changes(found, (arm, against), ("probe specific gain",))
+            shown.add_row(f"{arm}\n  against {against}", *gain, *specific)
     return shown
 
 

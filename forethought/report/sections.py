@@ -173,7 +173,10 @@ class _Drawing:
         return plots + self._probe(stage)
 
     def _probe(self, stage: str) -> tuple[Plot, ...]:
-        plots = []
+        foreign = "own against thought about another window"
+        gains = self.found.some(stage, "probe gain difference", condition=foreign)
+        title = "Probe: own thought above one about another window, by likelihood"
+        plots = [(title, [(one.arm, one) for one in gains], 0.0, signed, "nats per token of the true suffix")]
         for arm in ARMS:
             score = self.found.some(stage, "probe score difference", arm=arm)
             lines = [(one.condition.removeprefix("own against "), one) for one in score]

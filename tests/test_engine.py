@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forethought.engine.attention import PackedAttention
 from forethought.engine.branches import Group, alike, micro_batches, pack
 from forethought.engine.head import Head
 from forethought.engine.policy import Policy
@@ -67,6 +68,22 @@ def test_packed_gradients_equal_separate_sequences(architecture: str) -> None:
         assert (a.grad is None) == (b.grad is None), name
         if a.grad is not None:
             torch.testing.assert_close(a.grad, b.grad, atol=2e-5 * largest, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ragged", [True, False])
+@pytest.mark.parametrize("window", [None, 50, 5])
+def test_attention_in_two_parts_is_attention(dtype: torch.dtype, ragged: bool, window: int | None) -> None:
+    groups = [*ragged_groups(), Group(prefix=ids(6, 9), branches=())]
+    if not ragged:
+        groups = [Group(prefix=ids(n, 5), branches=(ids(n + 1, 4), ids(n + 2, 4))) for n in (0, 3)]
+    packed = pack(groups, CPU)
+    make = torch.Generator().manual_seed(0)
+    heads = (6, 2, 2)
+    q, k, v = (torch.randn(packed.tokens.shape[1], n, 16, generator=make).to(dtype) for n in heads)
+    with torch.inference_mode():
+        parts, whole = (PackedAttention(packed, apart=a).attend(0, (q, k, v), 0.25, window) for a in (True, False))
+    torch.testing.assert_close(parts, whole, atol=1e-6 if dtype == torch.float32 else 0.02, rtol=0)
 
 
 def test_micro_batches_do_not_change_scores() -> None:

@@ -117,6 +117,22 @@ class Block:
         return visible[:, None]
 
 
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where branches leave their prefixes: G groups of branches, for attention to prefix and branch apart."""
+
+    queries: Tensor
+    """``(G, S)`` indices into the packed row: the tokens of all branches of a prefix."""
+    keys: Tensor
+    """``(G, P)`` indices of its own tokens."""
+    hidden: Tensor | None
+    """``(G, 1, 1, P)``, what of the keys is padding; ``None``: nothing."""
+    far: Tensor
+    """``(A,)``: where each branch token stands among the queries."""
+    near: Tensor
+    """``(A,)``: where it stands in the branches' block."""
+
+
 @dataclass(slots=True)
 class Packed:
     """Groups as one row of tokens, with what attention and losses need to know about it."""
@@ -137,6 +153,8 @@ class Packed:
     """``(A,)`` number of the branch that each scored token belongs to."""
     branch_lengths: list[int]
     """Tokens of each branch."""
+    fork: Fork | None = None
+    """How the branches can attend in two parts; ``None`` without branches, and off the CPU."""
     captured: list[tuple[Tensor, Tensor]] | None = None
     """If a list: attention leaves every layer's keys and values ``(T, heads, D)`` here."""
 
@@ -166,6 +184,7 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
             tokens.extend(branch)
             positions.extend(range(len(prefix_row), len(prefix_row) + len(branch)))
     first_branch_token = sum(map(len, prefix_rows))
+    forked = [(row, len(group.branches)) for row, group in zip(prefix_rows, groups, strict=True) if group.branches]
     lengths = [len(row) for row in branch_rows]
     position = torch.tensor(positions)
     blocks = [_block(prefix_rows, prefix_rows, position)]
@@ -180,6 +199,7 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
         targets=torch.tensor(tokens[first_branch_token:], dtype=torch.long),
         branch=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)),
         branch_lengths=lengths,
+        fork=_fork(forked, branch_rows, first_branch_token) if branch_rows else None,
     )
     return _to(packed, device)
 
@@ -262,12 +282,23 @@ def _inverse(levels: list[list[list[int]]], tokens: int) -> Tensor:
     return inverse
 
 
+def _fork(prefixes: list[tuple[list[int], int]], branch_rows: list[list[int]], first: int) -> Fork:
+    """``prefixes``: the row of each prefix and how many of ``branch_rows`` are its own; ``first``: the first branch
+    token."""
+    rows = iter(branch_rows)
+    queries = [[token for _ in range(count) for token in next(rows)] for _, count in prefixes]
+    keys, real = _padded([row for row, _ in prefixes])
+    places = (_inverse([some], first + sum(map(len, queries)))[first:] for some in (queries, branch_rows))
+    return Fork(_padded(queries)[0], keys, None if real.all() else ~real[:, None, None], *places)
+
+
 def _to(packed: Packed, device: torch.device) -> Packed:
     if device.type == "cpu":
         return packed
     for block in packed.blocks:
         for name in ("queries", "keys", "query_positions", "key_positions"):
             setattr(block, name, getattr(block, name).to(device))
+    packed.fork = None  # the kernel that gives normalisers is the CPU's
     for name in ("tokens", "positions", "inverse", "sources", "targets", "branch"):
         setattr(packed, name, getattr(packed, name).to(device))
     return packed

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from forethought.engine.attention import QKV
+from forethought.engine.attention import HIDDEN, QKV, merged, part
 from forethought.engine.branches import Prompt, alike, pack
 from forethought.engine.policy import Policy
-
-HIDDEN = -1e30
-"""Added to the score of what a row must not see: finite, so that a row whose whole prompt is hidden stays a number."""
 
 
 class Decoding:
@@ -72,12 +69,10 @@ class Decoding:
         branch_k[:, :, self.length], branch_v[:, :, self.length] = k, v
         start = 0 if window is None else max(0, end - window)
         rows_q = q.reshape(R, H, -1, D)
-        near, near_mass = _attention(rows_q, branch_k[:, :, start:end], branch_v[:, :, start:end], None, scaling)
-        far, far_mass = _attention(self._by_prompt(rows_q), prompt_k, prompt_v, self._bias(window), scaling)
-        far, far_mass = self._by_row(far, R), self._by_row(far_mass[..., None], R)
-        # Softmax over both parts: each part's own result, weighted by its share of the normaliser.
-        share = torch.sigmoid(far_mass - near_mass[..., None]).to(q.dtype)
-        return torch.lerp(near, far, share).reshape(R, -1)
+        near, near_mass = part(rows_q, branch_k[:, :, start:end], branch_v[:, :, start:end], scaling)
+        far, far_mass = part(self._by_prompt(rows_q), prompt_k, prompt_v, scaling, self._bias(window))
+        far_mass = self._by_row(far_mass[..., None], R)[..., 0]
+        return merged(near, near_mass, self._by_row(far, R), far_mass).reshape(R, -1)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
         """``(R, H, Q, D)`` -> ``(G, H, Q*K, D)``."""
@@ -130,17 +125,3 @@ def prefill(policy: Policy, prompts: Sequence[Prompt], branches: int, capacity: 
     lengths = torch.tensor([len(prompt) for prompt in ids], device=policy.device)
     cache = [(k[paths].transpose(1, 2).contiguous(), v[paths].transpose(1, 2).contiguous()) for k, v in packed.captured]
     return Decoding(cache, lengths, branches, capacity), hidden[paths.gather(1, lengths[:, None] - 1)[:, 0]]
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float) -> tuple[Tensor, Tensor]:
-    """Return attention ``(N, H, S, D)`` and the log of its normaliser ``(N, H, S)``, float32."""
-    if q.device.type == "cpu":
-        out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, False, attn_mask=bias, scale=scaling
-        )
-        return out, mass
-    scores = (q @ k.transpose(2, 3)).float() * scaling
-    if bias is not None:
-        scores = scores + bias
-    mass = scores.logsumexp(-1)
-    return (scores - mass[..., None]).exp().to(q.dtype) @ v, mass

@@ -38,6 +38,7 @@ class Policy:
         parameter = next(model.parameters())
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
+        self._apart = False
         if model.config._attn_implementation != attention.NAME:
             expected = _plain_logprobs(model)
             model.set_attn_implementation(attention.NAME)
@@ -63,7 +64,8 @@ class Policy:
 
     @contextmanager
     def fused(self, rows: int | None = None) -> Iterator[None]:
-        """Run fused layers inside this block, if this model and machine have them; without gradients only.
+        """Run fused layers inside this block, if this model and machine have them, and let branches attend to their
+        prefix apart from themselves; without gradients only.
 
         ``rows``: decode so many rows, on packed copies of the weights, which must not change meanwhile; ``None``: take
         long rows of tokens, for which the weights are as fast as they are.
@@ -72,9 +74,11 @@ class Policy:
         layers = fuse(self.model.get_decoder(), rows if packs else None) if self.fusable else {}
         for layer, forward in layers.items():
             layer.forward = forward  # the instance's attribute hides the class's method
+        self._apart = True
         try:
             yield
         finally:
+            self._apart = False
             for layer in layers:
                 del layer.forward
 
@@ -108,7 +112,7 @@ class Policy:
 
     def packed_hidden(self, packed: Packed) -> Tensor:
         """Return the last hidden states ``(T, H)`` of packed groups."""
-        return self.hidden(packed.tokens, packed.positions, PackedAttention(packed))
+        return self.hidden(packed.tokens, packed.positions, PackedAttention(packed, apart=self._apart))
 
     def logprobs(self, packed: Packed, forbidden_ids: Sequence[int] = ()) -> Tensor:
         """Return the log-probability of every branch token, float32 ``(A,)``, with gradients if they are enabled."""

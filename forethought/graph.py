@@ -164,6 +164,58 @@ STEPS: tuple[Step, ...] = (
 """Every step there is, in the order in which they run; each stands after its inputs and gates."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A model of the run: the base, or what a stage trains."""
+
+    name: str
+    """Its name."""
+    stage: str = ""
+    """The stage that trains it; empty for the base."""
+    thinks: bool = False
+    """Whether it was trained to think."""
+    past: tuple[str, ...] = ()
+    """What it is compared with in its own lineage: what it was trained from, and its control."""
+    peer: tuple[str, ...] = ()
+    """What it is compared with in the other lineage."""
+
+    control: bool = False
+    """Whether it is there for comparison only."""
+
+
+def _peer(lineage: str, kind: str) -> tuple[str, ...]:
+    return () if lineage == BASE else (f"{BASE}-{kind}",)
+
+
+ARMS: tuple[Arm, ...] = (
+    Arm(name=BASE),
+    Arm(name=IMPROVED, stage="improve", past=(BASE,)),
+    Arm(name=CONTINUED, stage="improve", past=(BASE,), control=True),
+    *(Arm(name=f"{one}-{RAW}", stage="sft", past=(one,), control=True) for one in LINEAGES),
+    *(
+        Arm(name=f"{one}-{THINK}", stage="sft", thinks=True, past=(one, f"{one}-{RAW}"), peer=_peer(one, THINK))
+        for one in LINEAGES
+    ),
+    *(
+        Arm(name=f"{one}-{RLMT}", stage=RLMT, thinks=True, past=(f"{one}-{THINK}",), peer=_peer(one, RLMT))
+        for one in LINEAGES
+    ),
+)
+"""Every arm there is, each after those that it is compared with."""
+
+
+def arms(config: Config) -> list[Arm]:
+    """Return the arms of ``config``, in order."""
+    made = {(step.arm, step.stage) for step in graph(config)}
+    return [arm for arm in ARMS if not arm.stage or (arm.name, arm.stage) in made]
+
+
+def maker(arm: Arm) -> Step:
+    """Return the step that trains an arm other than the base."""
+    [step] = (step for step in STEPS if (step.arm, step.stage) == (arm.name, arm.stage))
+    return step
+
+
 def graph(config: Config) -> list[Step]:
     """Return the steps of ``config``, in order."""
     return [step for step in STEPS if step.of(config)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals import arm as evaluation
 from forethought.evals import interface
-from forethought.graph import CONTINUED, IMPROVED, LINEAGES, RAW, THINK, Selection, Step, after, graph, needs
+from forethought.graph import CONTINUED, IMPROVED, THINK, Arm, Selection, Step, after, arms, graph, maker, needs
 from forethought.judges import Judge
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
@@ -101,10 +102,10 @@ class Lifecycle:
         for step in self.selection.steps:
             self.make(step)
 
-    def make(self, step: Step) -> None:
-        """Run one step, with what it needs."""
+    def make(self, step: Step) -> Any:
+        """Run one step, with what it needs, and return what its method does."""
         method, *arguments = step.call
-        getattr(self, method)(*arguments)
+        return getattr(self, method)(*arguments)
 
     def chunk(self) -> StageFolder:
         """Cut the corpus."""
@@ -198,8 +199,9 @@ class Lifecycle:
 
     def sft(self) -> None:
         """Train both lineages on the same rows, and their raw controls."""
-        for lineage, kind in self._sft_arms():
-            self.sft_arm(lineage, kind)
+        for step in graph(self.config):
+            if step.stage == "sft":
+                self.make(step)
 
     def sft_arm(self, lineage: str, kind: str = THINK) -> Path:
         """Train one arm of stage 2 and return its checkpoint."""
@@ -236,32 +238,24 @@ class Lifecycle:
                 folder.finish({entry.name: entry.identity for entry in entries}, {"figures": len(found)})
         return folder
 
-    def _sft_arms(self) -> list[tuple[str, str]]:
-        kinds = (THINK, RAW) if self.config.sft is not None and self.config.sft.control else (THINK,)
-        return [(lineage, kind) for lineage in LINEAGES for kind in kinds]
-
     def _entries(self) -> list[interface.Entry]:
-        checkpoint, trained = self.improve(), self.run.stage(IMPROVED, "improve").identity
-        improved = functools.partial(self._arm, IMPROVED, ModelConfig(model=str(checkpoint)), trained)
-        entries = [
-            interface.Entry(name=BASE, identity=self.base.identity, open=lambda: self.base),
-            interface.Entry(name=IMPROVED, identity=trained, open=improved, against=(BASE,)),
-        ]
-        arms = self._sft_arms()
-        for lineage, kind in sorted(arms, key=lambda arm: arm[1]):  # raw before think, which is compared with it
-            name, place = f"{lineage}-{kind}", self.sft_arm(lineage, kind)
-            identity = self.run.stage(name, "sft").identity
-            raw = (f"{lineage}-{RAW}",) if kind == THINK and (lineage, RAW) in arms else ()
-            entries.append(
-                interface.Entry(
-                    name=name,
-                    identity=identity,
-                    open=functools.partial(self._arm, name, ModelConfig(model=str(place)), identity),
-                    against=(lineage, *raw),
-                    thinks=kind == THINK,
+        """Return the arms of stage 2 and their starts, each compared with its past."""
+        found = []
+        for arm in arms(self.config):
+            if arm.stage != "rlmt" and arm.name != CONTINUED:
+                place, identity = self.weights(arm)
+                opened = functools.partial(self._opened, arm.name, place, identity)
+                found.append(
+                    interface.Entry(name=arm.name, identity=identity, open=opened, against=arm.past, thinks=arm.thinks)
                 )
-            )
-        return entries
+        return found
+
+    def weights(self, arm: Arm) -> tuple[ModelConfig, str]:
+        """Return where an arm's weights are, trained if need be, and their hash."""
+        if not arm.stage:
+            return self.config.policy, self.base.identity
+        path = self.make(maker(arm))
+        return ModelConfig(model=str(path)), self.run.stage(arm.name, arm.stage).identity
 
     def _comparing(self) -> dict[str, Judge]:
         judges = {f"{name} (training)": judge for name, judge in self.judges.items()}
@@ -295,6 +289,9 @@ class Lifecycle:
         if config.improve.rewrite is None:
             return None
         return build_rewriter(config.improve.rewrite, self.shelf, models.load_tokenizer(config.policy))
+
+    def _opened(self, name: str, config: ModelConfig, identity: str) -> evaluation.Arm:
+        return self.base if name == BASE else self._arm(name, config, identity)
 
     def _arm(self, name: str, config: ModelConfig, identity: str | None = None) -> evaluation.Arm:
         loaded = models.load(config, device=self.device, dtype=self.dtype, seed=self.config.seed, progress=self.say)

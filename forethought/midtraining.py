@@ -13,7 +13,7 @@ from forethought.config import ModelConfig
 from forethought.engine import ThinkingSampler
 from forethought.evals import thinking
 from forethought.evals.windows import STAGE, Player, Task
-from forethought.graph import IMPROVED, LINEAGES, RLMT, THINK
+from forethought.graph import LINEAGES, RLMT, THINK, Arm, arms
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
@@ -21,7 +21,7 @@ from forethought.monitor import Progress
 from forethought.reasoning import ReasoningLifecycle
 from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
-from forethought.store import BASE, SHARED, StageFolder
+from forethought.store import SHARED, StageFolder
 from forethought.thoughts.format import Tags
 from forethought.thoughts.tokens import codec
 from forethought.thoughts.windows import Cutter, Window
@@ -100,54 +100,35 @@ class WholeLifecycle(ReasoningLifecycle):
                 folder.finish({one.name: one.identity for one in entrants}, {"figures": len(found)})
         return folder
 
-    def _arms(self) -> dict[str, tuple[str, ...]]:
-        found = super()._arms()
-        if self.config.rlmt is not None:
-            for lineage in LINEAGES:
-                other = (f"{BASE}-{RLMT}",) if lineage != BASE else ()
-                found[f"{lineage}-{RLMT}"] = (f"{lineage}-{THINK}", *other)
-        return found
-
-    def _trained(self, name: str) -> tuple[Path, str]:
-        lineage, _, kind = name.rpartition("-")
-        return (self.rlmt_arm(lineage), RLMT) if kind == RLMT else super()._trained(name)
-
-    def _thinks(self, name: str) -> bool:
-        return name.endswith(f"-{RLMT}") or super()._thinks(name)
-
     def _entrants(self) -> list[thinking.Entrant]:
-        """Return all arms, each after those that it is compared with: its own past, and the other lineage."""
-        found = [self._entrant(BASE, self.config.policy, self.base.identity, thinks=False)]
-        place = ModelConfig(model=str(self.improve()))
-        trained = self.run.stage(IMPROVED, "improve").identity
-        found.append(self._entrant(IMPROVED, place, trained, BASE, thinks=False))
-        for kind, stage, before in ((THINK, "sft", ""), (RLMT, RLMT, f"-{THINK}")):
-            for lineage in LINEAGES:
-                path = self.sft_arm(lineage) if kind == THINK else self.rlmt_arm(lineage)
-                name = f"{lineage}-{kind}"
-                others = (lineage + before, *([f"{BASE}-{kind}"] if lineage != BASE else []))
-                place = ModelConfig(model=str(path))
-                found.append(self._entrant(name, place, self.run.stage(name, stage).identity, *others))
+        """Return the arms of both lineages, each compared with its past and with the other lineage."""
+        taking = [arm for arm in arms(self.config) if not arm.control]
+        names = {arm.name for arm in taking}
+        found = []
+        for arm in taking:
+            place, identity = self.weights(arm)
+            found.append(
+                thinking.Entrant(
+                    name=arm.name,
+                    identity=identity,
+                    open=functools.partial(self._player, arm, place, identity),
+                    against=tuple(one for one in arm.past + arm.peer if one in names),
+                )
+            )
         return found
 
-    def _entrant(
-        self, name: str, place: ModelConfig, identity: str, *against: str, thinks: bool = True
-    ) -> thinking.Entrant:
-        player = functools.partial(self._player, name, place, identity, thinks)
-        return thinking.Entrant(name=name, identity=identity, open=player, against=against)
-
-    def _player(self, name: str, place: ModelConfig, identity: str, thinks: bool) -> Player:
-        arm = self.base if name == BASE else self._arm(name, place, identity)
-        coded = codec(arm.tokenizer, self._tags())
+    def _player(self, arm: Arm, place: ModelConfig, identity: str) -> Player:
+        opened = self._opened(arm.name, place, identity)
+        coded = codec(opened.tokenizer, self._tags())
         return Player(
-            name=name,
+            name=arm.name,
             identity=identity,
-            sampler=cast(ThinkingSampler, arm.sampler),
-            scorer=arm.scorer,
+            sampler=cast(ThinkingSampler, opened.sampler),
+            scorer=opened.scorer,
             codec=coded,
-            bos=arm.bos,
-            forbidden=tuple(sorted(set(arm.forbidden) - {*coded.open, *coded.close})),
-            thinks=thinks,
+            bos=opened.bos,
+            forbidden=tuple(sorted(set(opened.forbidden) - {*coded.open, *coded.close})),
+            thinks=arm.thinks,
         )
 
     @cached_property

@@ -19,7 +19,7 @@ from forethought.config import Config, JudgeConfig, ModelConfig
 from forethought.corpus import sources
 from forethought.evals.probe import CONDITIONS
 from forethought.evals.reasoning.catalogue import task as task_of
-from forethought.graph import CONTINUED, IMPROVED, REASONING, graph
+from forethought.graph import CONTINUED, IMPROVED, REASONING, arms, graph
 from forethought.models import embedding
 from forethought.store import Run
 
@@ -142,13 +142,13 @@ def _phases(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     phases.append(
         Phase(name="update", amount=f"{cfg.steps:,} steps, up to {trained:,} tokens", flops=flops, steps=trains)
     )
-    arms = _arms(config)
-    if arms == 2:
+    trained_arms = _arms(config, "improve")
+    if trained_arms == 2:
         tokens = pools * (prefix + suffix)
         control, amount = (f"{CONTINUED}/improve",), f"up to {tokens:,} tokens"
         phases.append(Phase(name="control arm", amount=amount, flops=6.0 * policy * tokens, steps=control))
     stages = *_stage_two(config, sizes), *_stage_three(config, sizes), *_reasoning(config, sizes)
-    return [*phases, _evaluation(config, sizes, arms), *stages]
+    return [*phases, _evaluation(config, sizes, trained_arms), *stages]
 
 
 def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
@@ -164,14 +164,14 @@ def _stage_two(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     phases = [Phase(name="interleave", amount=amount, flops=flops, steps=_of(config, "interleave"))]
     if sft is None:
         return phases
-    arms, long = 4 if sft.control else 2, chunk + most * reply
-    tokens = arms * sft.steps * sft.rows_per_step * long
-    amount = f"{arms} arms of {sft.steps:,} steps, up to {tokens:,} tokens"
+    tuned, long = _arms(config, "sft"), chunk + most * reply
+    tokens = tuned * sft.steps * sft.rows_per_step * long
+    amount = f"{tuned} arms of {sft.steps:,} steps, up to {tokens:,} tokens"
     phases.append(Phase(name="sft", amount=amount, flops=6.0 * policy * tokens, steps=_of(config, "sft")))
     own = config.evaluate.thoughts
     scored = cfg.heldout_rows * (2 * long + 3 * chunk + own.thought_tokens) + own.prefixes * (chunk + own.free_tokens)
-    amount = f"{arms + 2} arms on up to {cfg.heldout_rows:,} held-out rows"
-    flops, steps = 2.0 * policy * (arms + 2) * scored, _of(config, "evaluate-sft")
+    amount = f"{tuned + 2} arms on up to {cfg.heldout_rows:,} held-out rows"
+    flops, steps = 2.0 * policy * (tuned + 2) * scored, _of(config, "evaluate-sft")
     phases.append(Phase(name="evaluate sft", amount=amount, flops=flops, steps=steps))
     return phases
 
@@ -207,28 +207,29 @@ def _reasoning(config: Config, sizes: dict[str, int | None]) -> list[Phase]:
     cfg, policy = config.reasoning, sizes["policy"] or 0
     if cfg is None:
         return []
-    kinds = 1 + 2 * (config.sft is not None) + 2 * (config.rlmt is not None)
-    arms = len(cfg.arms) if cfg.arms is not None else 1 + kinds
-    thinking = sum(name.endswith(("-think", "-rlmt")) for name in cfg.arms or ()) if cfg.arms is not None else kinds - 1
+    taking = [arm for arm in arms(config) if cfg.arms is None or arm.name in cfg.arms]
+    thinking = sum(arm.thinks for arm in taking)
     problems = sum(cfg.count(task_of(name).name) or LARGE for name in cfg.tasks)
     plain = HEADER + cfg.samples * cfg.max_tokens
     thought = plain + cfg.samples * cfg.thought_tokens
-    tokens = problems * (arms * plain + (thinking if cfg.thoughts == "trained" else 0) * thought)
-    amount = f"{arms} arms on up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
+    tokens = problems * (len(taking) * plain + (thinking if cfg.thoughts == "trained" else 0) * thought)
+    amount = f"{len(taking)} arms on up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
     return [Phase(name="reasoning", amount=amount, flops=2.0 * policy * tokens, steps=_of(config, REASONING))]
 
 
-def _evaluation(config: Config, sizes: dict[str, int | None], arms: int) -> Phase:
+def _evaluation(config: Config, sizes: dict[str, int | None], trained: int) -> Phase:
     cfg, policy = config.evaluate, sizes["policy"] or 0
     prefix, suffix = config.chunk.prefix_tokens[1], cfg.new_tokens or config.chunk.suffix_tokens
-    duels = cfg.prefixes * len(cfg.conditions) * arms
+    duels = cfg.prefixes * len(cfg.conditions) * trained
     # Both sides of every duel, and the base again at the temperatures of the bisection.
-    drawn = 2 * duels + 6 * cfg.prefixes * arms
-    flops = 2.0 * policy * (drawn + cfg.nll_chunks * (arms + 1)) * (prefix + suffix)
+    drawn = 2 * duels + 6 * cfg.prefixes * trained
+    flops = 2.0 * policy * (drawn + cfg.nll_chunks * (trained + 1)) * (prefix + suffix)
     flops += sum(2.0 * (sizes.get(f"judge {name}") or 0) for name in {**config.judges, **cfg.judges}) * (
         duels * (prefix + 2 * suffix)
     )
-    amount = f"up to {duels:,} pairs for each judge: {cfg.prefixes} prefixes, {len(cfg.conditions)} ways, {arms} arms"
+    amount = (
+        f"up to {duels:,} pairs for each judge: {cfg.prefixes} prefixes, {len(cfg.conditions)} ways, {trained} arms"
+    )
     return Phase(name="evaluate", amount=amount, flops=flops, steps=_of(config, "evaluate"))
 
 
@@ -236,8 +237,9 @@ def _of(config: Config, stage: str) -> tuple[str, ...]:
     return tuple(step.name for step in graph(config) if step.stage == stage)
 
 
-def _arms(config: Config) -> int:
-    return 2 if config.improve.control and config.improve.objective != "continued" else 1
+def _arms(config: Config, *stages: str) -> int:
+    """Return how many arms ``stages`` train."""
+    return sum(arm.stage in stages for arm in arms(config))
 
 
 def _verdicts(judge: JudgeConfig, candidates: int) -> int:
@@ -261,14 +263,10 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _disk(config: Config, policy: int | None, place: Path) -> str:
     if policy is None:
         return "disk: unknown before the policy is downloaded"
-    arms = _arms(config)
-    if config.sft is not None:
-        arms += 4 if config.sft.control else 2
-    if config.rlmt is not None:
-        arms += 2
+    checkpoints = _arms(config, "improve", "sft", "rlmt")
     resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
     logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
-    needed = arms * 4 * policy + resumable + logs
+    needed = checkpoints * 4 * policy + resumable + logs
     folder = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     warning = "  NOT ENOUGH ROOM" if free < needed else ""

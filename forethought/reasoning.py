@@ -12,7 +12,6 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import cast
 
 from forethought.config import ModelConfig, ReasoningConfig
@@ -23,11 +22,11 @@ from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.evals.reasoning.run import LOG, Entrant, answer, stage_config, stage_name
 from forethought.evals.reasoning.task import Task, TaskError
 from forethought.evals.reasoning.writers import EndpointWriter, LocalWriter
-from forethought.graph import CONTINUED, IMPROVED, RAW, REASONING, THINK
+from forethought.graph import REASONING, Arm, arms
 from forethought.lifecycle import Lifecycle
 from forethought.monitor import Progress
 from forethought.records import Measurement, content_id
-from forethought.store import BASE, SHARED, StageFolder
+from forethought.store import SHARED, StageFolder
 from forethought.thoughts.format import Tags
 
 STEP = f"{SHARED}/{REASONING}"
@@ -129,15 +128,15 @@ class ReasoningLifecycle(Lifecycle):
         self.run.measure([*others, *found])
 
     def _taking_part(self, cfg: ReasoningConfig) -> list[Entrant]:
-        arms = self._arms()
-        wanted = list(arms) if cfg.arms is None else [name for name in arms if name in cfg.arms]
-        unknown = sorted(set(cfg.arms or ()) - set(arms))
+        known = {arm.name: arm for arm in arms(self.config)}
+        unknown = sorted(set(cfg.arms or ()) - set(known))
         if unknown:
-            raise TaskError(f"reasoning.arms: this run has no {', '.join(unknown)}; it has {', '.join(arms)}")
-        taken = sorted({*arms, ENDPOINT} & set(cfg.models))
+            raise TaskError(f"reasoning.arms: this run has no {', '.join(unknown)}; it has {', '.join(known)}")
+        taken = sorted({*known, ENDPOINT} & set(cfg.models))
         if taken:
             raise TaskError(f"reasoning.models: {', '.join(taken)} is the name of an arm; choose another")
-        found = [self._arm_entrant(name, arms[name]) for name in wanted]
+        wanted = known.values() if cfg.arms is None else [arm for name, arm in known.items() if name in cfg.arms]
+        found = [self._arm_entrant(arm) for arm in wanted]
         found += [self._model_entrant(name, place) for name, place in cfg.models.items()]
         if cfg.endpoint is not None:
             found.append(
@@ -152,44 +151,14 @@ class ReasoningLifecycle(Lifecycle):
             raise TaskError("reasoning: nobody takes part; name arms, models or an endpoint")
         return found
 
-    def _arms(self) -> dict[str, tuple[str, ...]]:
-        """Return the arms that this config trains, each with those that it is compared with."""
-        found: dict[str, tuple[str, ...]] = {BASE: (), IMPROVED: (BASE,)}
-        if self.config.improve.control and self.config.improve.objective != "continued":
-            found[CONTINUED] = (BASE,)
-        if self.config.sft is None:
-            return found
-        arms = self._sft_arms()
-        for lineage, kind in sorted(arms, key=lambda arm: arm[1]):  # raw before think, which is compared with it
-            raw = (f"{lineage}-{RAW}",) if kind == THINK and (lineage, RAW) in arms else ()
-            other = (f"{BASE}-{THINK}",) if kind == THINK and lineage != BASE else ()
-            found[f"{lineage}-{kind}"] = (lineage, *raw, *other)
-        return found
-
-    def _trained(self, name: str) -> tuple[Path, str]:
-        """Return the checkpoint of an arm, trained if need be, and the stage that made it."""
-        lineage, _, kind = name.rpartition("-")
-        if kind in (THINK, RAW):
-            return self.sft_arm(lineage, kind), "sft"
-        return self.improve(name), "improve"
-
-    def _thinks(self, name: str) -> bool:
-        """Whether an arm was trained to think."""
-        return name.endswith(f"-{THINK}")
-
-    def _arm_entrant(self, name: str, against: tuple[str, ...]) -> Entrant:
-        place, identity = self.config.policy, ""
-        if name != BASE:
-            path, stage = self._trained(name)
-            place, identity = ModelConfig(model=str(path)), self.run.stage(name, stage).identity
-        else:
-            identity = self.base.identity
+    def _arm_entrant(self, arm: Arm) -> Entrant:
+        place, identity = self.weights(arm)
         return Entrant(
-            name=name,
+            name=arm.name,
             identity=identity,
-            open=functools.partial(self._writer, name, place, identity),
-            against=against,
-            thinks=self._asked_to_think(self._thinks(name)),
+            open=functools.partial(self._writer, arm.name, place, identity),
+            against=arm.past + arm.peer,
+            thinks=self._asked_to_think(arm.thinks),
         )
 
     def _model_entrant(self, name: str, place: ModelConfig) -> Entrant:
@@ -202,7 +171,7 @@ class ReasoningLifecycle(Lifecycle):
         )
 
     def _writer(self, name: str, place: ModelConfig, identity: str) -> LocalWriter:
-        arm = self.base if name == BASE else self._arm(name, place, identity)
+        arm = self._opened(name, place, identity)
         return LocalWriter(
             sampler=cast(ThinkingSampler, arm.sampler),
             scorer=arm.scorer,

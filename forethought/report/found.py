@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from forethought.graph import LINEAGES, RLMT, THINK
+from forethought import graph
 from forethought.records import Measurement
 
-ARMS = (*LINEAGES, *(f"{lineage}-{kind}" for kind in (THINK, RLMT) for lineage in LINEAGES))
+ARMS = tuple(arm.name for arm in graph.ARMS if not arm.control)
 """The six arms, in the order of their making."""
 
 _TRAINING = "(training)"

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from forethought.cli import app
 from forethought.monitor import clock_time
 from forethought.records import Measurement
-from forethought.report import answer, article, cells, cost, page, scores, texts
+from forethought.report import answer, article, cells, cost, page, reasoning, texts
 from forethought.report.found import Found
 from forethought.store import Run
 from forethought.thoughts.article import ARTICLE
@@ -249,21 +249,18 @@ def test_costs_are_counted_in_the_logs_and_estimated_from_the_weights(tmp_path: 
 
 
 def test_reasoning_figures_make_a_table_for_each_task() -> None:
-    tables = scores.tables([one for one in figures() if one.stage == "reasoning"])
+    tables = [table for table in reasoning.tables(list(figures())) if table.row_count]
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     for table in tables:
         console.print(table)
     text = console.export_text()
-    assert [str(table.title).partition(",")[0] for table in tables][:2] == ["gsm8k", "macro"]
-    assert "pass@4" in text
-    assert "no answer rate" in text
-    assert "Paired differences" in text
-    assert "mean@4, strict" in text
-    assert "problems needed" not in text
-    assert scores.tables([]) == []
-    shown = [(one.metric, one.judge) for one in scores.levels(list(figures()), "pass", "gsm8k")]
+    assert "Reasoning: gsm8k" in str(tables[0].title)
+    for said in ("macro average", "pass@4", "no answer", "paired by problem", "mean@4, strict", "Smallest true"):
+        assert said in text
+    assert not any(table.row_count for table in reasoning.tables([]))
+    shown = [(one.metric, one.judge) for one in reasoning.levels(list(figures()), "pass", "gsm8k")]
     assert shown == [("pass@4", "")] * 2
-    assert {one.judge for one in scores.levels(list(figures()), "mean")} == {""}
+    assert {one.judge for one in reasoning.levels(list(figures()), "mean")} == {""}
 
 
 def test_the_command_writes_the_page_without_torch_and_says_where(tmp_path: Path) -> None:

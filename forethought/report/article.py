@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from forethought.graph import IMPROVED, LINEAGES
 from forethought.records import Measurement
-from forethought.report import scores
+from forethought.report import reasoning
 from forethought.report.cells import Format, Shown, percent, plain, short, shown
 from forethought.report.found import ARMS, Found
 from forethought.store import BASE
@@ -157,8 +157,8 @@ def _third(found: Found) -> list[Row]:
 
 def _reasoning(found: Found) -> list[Row]:
     def of(task: str, kind: str) -> Ours:
-        figures = scores.levels(found.all, kind, task)
-        return _labelled(figures, percent, lambda one: f"{one.arm}, {scores.interface_of(one)}, {one.metric}")
+        figures = reasoning.levels(found.all, kind, task)
+        return _labelled(figures, percent, lambda one: f"{one.arm}, {reasoning.interface_of(one)}, {one.metric}")
 
     stage = "Reasoning"
     return [

@@ -36,6 +36,29 @@ def tables(measurements: Sequence[Measurement]) -> list[Table]:
     return [*(_scores(found, task) for task in _tasks(found)), _ends(found), _changes(found)]
 
 
+def levels(measurements: Sequence[Measurement], kind: str, task: str | None = None) -> list[Measurement]:
+    """Return ``kind@k`` of every arm for the largest k, of the lenient grader, for a task or for all."""
+    found = [
+        one
+        for one in measurements
+        if one.stage == STAGE and not one.against and not one.judge.endswith(STRICT)
+        if one.metric.startswith(f"{kind}@") and one.metric.rpartition("@")[2].isdigit()
+        if task in (None, task_of(one))
+    ]
+    most = max((int(one.metric.rpartition("@")[2]) for one in found), default=0)
+    return [one for one in found if one.metric == f"{kind}@{most}"]
+
+
+def task_of(one: Measurement) -> str:
+    """Return the task of a figure, whose condition is ``<task>/<interface>``."""
+    return one.condition.rpartition("/")[0]
+
+
+def interface_of(one: Measurement) -> str:
+    """Return the interface of a figure."""
+    return one.condition.rpartition("/")[2]
+
+
 def resolution(change: Measurement) -> float | None:
     """Return the smallest true difference that a comparison like this one shows four times in five.
 

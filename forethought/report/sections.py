@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from forethought.records import Measurement
-from forethought.report import figures, scores, summary
+from forethought.report import figures, reasoning, summary
 from forethought.report.cells import percent, points, signed
 from forethought.report.figures import Curves, Line
 from forethought.report.found import ARMS, Found, trained
@@ -97,7 +97,7 @@ def build(found: Found, curves: Curves, styles: Styles) -> list[Section]:
             title="Reasoning tasks",
             lead="Mean@k is the share of right answers, pass@k the unbiased chance that one of k is right.",
             plots=draw.reasoning(),
-            tables=tuple(scores.tables(found.all)),
+            tables=tuple(tables["reasoning"]),
             absent="No reasoning task was run.",
         ),
         Section(
@@ -186,10 +186,12 @@ class _Drawing:
         return self._drawn(*plots)
 
     def reasoning(self) -> tuple[Plot, ...]:
-        means = scores.levels(self.found.all, "mean")
+        means = reasoning.levels(self.found.all, "mean")
         plots = []
-        for task in dict.fromkeys(map(scores.task_of, means)):
-            lines = [(f"{one.arm}, {scores.interface_of(one)}", one) for one in means if scores.task_of(one) == task]
+        for task in dict.fromkeys(map(reasoning.task_of, means)):
+            lines = [
+                (f"{one.arm}, {reasoning.interface_of(one)}", one) for one in means if reasoning.task_of(one) == task
+            ]
             plots.append((f"{task}: {means[0].metric}", lines, None, percent, "share of answers that are right"))
         return self._drawn(*plots)
 

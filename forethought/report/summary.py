@@ -173,11 +173,12 @@ def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableTyp
 
 
 def sections(measurements: Sequence[Measurement], curves: Curves) -> dict[str, list[Table]]:
-    """Return the same tables by the stage that they are about: ``improve``, ``sft``, ``rlmt``, ``audit``, ``run``."""
+    """Return the same tables by their subject: ``improve``, ``sft``, ``rlmt``, ``reasoning``, ``audit``, ``run``."""
     tables = {
         "improve": [*_comparisons(_of(measurements, "evaluate")), _nll(measurements)],
         "sft": [*_comparisons(_of(measurements, "evaluate-sft")), *thought_tables(measurements)],
         "rlmt": thinking_tables(measurements),
+        "reasoning": reasoning_tables(measurements),
         "audit": [_audit(measurements)],
         "run": [_durations(measurements, curves)],
     }

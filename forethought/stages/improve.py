@@ -201,7 +201,7 @@ def learn_preferences(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesso
 
 
 def learn_best(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
-    """RF-NLL: next-token loss on the best candidate alone (Tan et al. 2026, section 1.2.3)."""
+    """RF-NLL: next-token loss on the best candidate alone (Tan et al. 2026, arXiv 2601.21343)."""
     return _nll_lesson(
         [(shop.prefix(one.chunk), one.preferred.chosen.token_ids) for one in pools if one.preferred is not None]
     )

@@ -58,7 +58,10 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from benchmarks.measure import ROOT, Options
     from benchmarks.results import Book, Row
+    from forethought.engine.heap import keep_freed_memory
     from forethought.models import resolve_device
+
+    keep_freed_memory()  # as every run does; the peers in this process have it, too
 
     options = Options(
         quick=given.quick,

@@ -15,6 +15,7 @@ import torch
 from forethought import models
 from forethought.board import Board
 from forethought.config import Config, ModelConfig
+from forethought.engine.heap import keep_freed_memory
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
@@ -67,6 +68,8 @@ class Lifecycle:
         self._afresh = {step.name for step in self.selection.steps} if self.selection.force else set()
         models.quiet()
         self.device = models.resolve_device(config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.dtype: torch.dtype = getattr(torch, config.dtype)
 
     @cached_property

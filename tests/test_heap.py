@@ -23,7 +23,9 @@ print(faults())
 @pytest.mark.skipif(sys.platform != "linux", reason="a matter of glibc")
 def test_a_large_object_gets_the_pages_of_the_one_before() -> None:
     def faults(call: str) -> int:
-        done = subprocess.run([sys.executable, "-c", CODE.format(call=call)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", CODE.format(call=call)], capture_output=True, text=True, check=True
+        )
         return int(done.stdout)
 
     assert faults("") > 10_000  # 64 MiB in pages of 4 KiB

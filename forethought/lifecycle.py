@@ -15,7 +15,7 @@ import torch
 from forethought import models
 from forethought.board import Board
 from forethought.config import Config, ModelConfig
-from forethought.engine.heap import keep_freed_memory
+from forethought.engine import heap
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
@@ -69,7 +69,7 @@ class Lifecycle:
         models.quiet()
         self.device = models.resolve_device(config.device)
         if self.device.type == "cpu":
-            keep_freed_memory()
+            heap.keep_freed_memory()
         self.dtype: torch.dtype = getattr(torch, config.dtype)
 
     @cached_property
@@ -350,6 +350,7 @@ class Lifecycle:
         """Record how long a stage took since it was last started, and this process's peak memory."""
         name = f"{arm}/{stage}"
         self.say(self.board.begin(name) if self.board is not None else name)
+        heap.release()
         start = time.perf_counter()
         yield
         cuda = self.device.type == "cuda"

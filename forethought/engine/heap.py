@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
@@ -20,3 +21,11 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(
         mallopt(name, value) for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _KEPT))
     )
+
+
+def release() -> None:
+    """Give what lies free back to the machine, between stages that need different amounts; nothing if not glibc."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -14,7 +14,7 @@ ARGS ?=
 help:
 	@echo "make setup   virtual environment in .venv, pinned packages, the small test model"
 	@echo "make test    the test suite (ARGS=... goes to pytest)"
-	@echo "make demo    the lifecycle on a real model and real text, half an hour on two cores"
+	@echo "make demo    the lifecycle on a real model and real text, 25 minutes on two cores"
 	@echo "make bench   the engine against its peers (ARGS=... names benchmarks); writes docs/benchmarks.md"
 	@echo "make check   lint, format and types"
 	@echo "make clean   remove caches and build products; .venv and runs stay"

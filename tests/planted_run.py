@@ -60,6 +60,8 @@ def figures() -> Iterator[Measurement]:
         yield one("evaluate-sft", think, "thought NLL change", -0.4, against=lineage, condition="per token")
         yield one("evaluate-sft", think, "next-text NLL change", -0.2, condition="own thought against none")
         yield one("evaluate-rlmt", f"{lineage}-rlmt", "gate reward difference", 0.09, against=think)
+        foreign = "own against thought about another window"
+        yield one("evaluate-rlmt", f"{lineage}-rlmt", "probe gain difference", 0.09, condition=foreign)
     yield one("evaluate-rlmt", "self-improved-rlmt", "gate reward difference", 0.2, against="base-rlmt")
     yield one("evaluate-rlmt", "self-improved-rlmt", "gate score difference", 0.15, against="base-rlmt")
     for condition in CONDITIONS:

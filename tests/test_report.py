@@ -96,6 +96,24 @@ def test_the_lineages_are_compared_by_paired_differences(
     assert says in third.text
 
 
+@pytest.mark.parametrize(
+    ("base", "improved", "says"),
+    [
+        (0.2, 0.2, "it matters what is said in both"),
+        (0.2, 0.01, "it matters what is said in the one, nothing beyond the noise in the other"),
+        (-0.2, -0.2, "a harm in both"),
+    ],
+)
+def test_own_thoughts_are_set_against_foreign_ones(base: float, improved: float, says: str) -> None:
+    foreign = {"condition": "own against thought about another window"}
+    found = [
+        measured("evaluate-rlmt", "self-improved-rlmt", "gate reward difference", 0.01, against="base-rlmt"),
+        measured("evaluate-rlmt", "base-rlmt", "probe gain difference", base, **foreign),
+        measured("evaluate-rlmt", "self-improved-rlmt", "probe gain difference", improved, **foreign),
+    ]
+    assert says in answer.answer(Found(found))[2].text
+
+
 def test_what_was_not_run_has_no_answer(tmp_path: Path) -> None:
     assert [one.verdict for one in answer.answer(Found([]))] == ["not run"] * 3
     assert all(not row.ours for row in article.table(Found([])))

@@ -130,6 +130,11 @@ def _receptive(found: Found) -> Sentence:
     score = found.one(stage, arms[1], "gate score difference", against=arms[0])
     if score:
         parts += ["; in the finer score the difference is ", shown(score, signed), f", {_judged(found, score)}"]
+    foreign = "own against thought about another window"
+    uses = _pair(found, stage, "probe gain difference", foreign, ("-rlmt", None))
+    if uses:
+        parts += ["; its own thought changes the likelihood of the true suffix, against one about another window, by "]
+        parts += [*_both(uses, signed, " nats per token"), ": ", _directions(uses, "it matters what is said", "a harm")]
     return Sentence(question=question, verdict=_verdict(difference, score), parts=(*parts, "."))
 
 

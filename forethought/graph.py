@@ -207,7 +207,20 @@ ARMS: tuple[Arm, ...] = (
 def arms(config: Config) -> list[Arm]:
     """Return the arms of ``config``, in order."""
     made = {(step.arm, step.stage) for step in graph(config)}
-    return [arm for arm in ARMS if not arm.stage or (arm.name, arm.stage) in made]
+    return among([arm for arm in ARMS if not arm.stage or (arm.name, arm.stage) in made])
+
+
+def among(taking: Sequence[Arm]) -> list[Arm]:
+    """Return the arms ``taking`` part, each compared with those alone that take part, too."""
+    names = {arm.name for arm in taking}
+    return [
+        dataclasses.replace(
+            arm,
+            past=tuple(name for name in arm.past if name in names),
+            peer=tuple(name for name in arm.peer if name in names),
+        )
+        for arm in taking
+    ]
 
 
 def maker(arm: Arm) -> Step:

@@ -21,7 +21,7 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals import arm as evaluation
 from forethought.evals import interface
-from forethought.graph import CONTINUED, IMPROVED, THINK, Arm, Selection, Step, after, arms, graph, maker, needs
+from forethought.graph import CONTINUED, IMPROVED, THINK, Arm, Selection, Step, after, among, arms, graph, maker, needs
 from forethought.judges import Judge
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
@@ -244,13 +244,12 @@ class Lifecycle:
     def _entries(self) -> list[interface.Entry]:
         """Return the arms of stage 2 and their starts, each compared with its past."""
         found = []
-        for arm in arms(self.config):
-            if arm.stage != "rlmt" and arm.name != CONTINUED:
-                place, identity = self.weights(arm)
-                opened = functools.partial(self._opened, arm.name, place, identity)
-                found.append(
-                    interface.Entry(name=arm.name, identity=identity, open=opened, against=arm.past, thinks=arm.thinks)
-                )
+        for arm in among([arm for arm in arms(self.config) if arm.stage != "rlmt" and arm.name != CONTINUED]):
+            place, identity = self.weights(arm)
+            opened = functools.partial(self._opened, arm.name, place, identity)
+            found.append(
+                interface.Entry(name=arm.name, identity=identity, open=opened, against=arm.past, thinks=arm.thinks)
+            )
         return found
 
     def weights(self, arm: Arm) -> tuple[ModelConfig, str]:

@@ -13,7 +13,7 @@ from forethought.config import ModelConfig
 from forethought.engine import ThinkingSampler
 from forethought.evals import thinking
 from forethought.evals.windows import STAGE, Player, Task
-from forethought.graph import LINEAGES, RLMT, THINK, Arm, arms
+from forethought.graph import LINEAGES, RLMT, THINK, Arm, among, arms
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
@@ -102,17 +102,15 @@ class WholeLifecycle(ReasoningLifecycle):
 
     def _entrants(self) -> list[thinking.Entrant]:
         """Return the arms of both lineages, each compared with its past and with the other lineage."""
-        taking = [arm for arm in arms(self.config) if not arm.control]
-        names = {arm.name for arm in taking}
         found = []
-        for arm in taking:
+        for arm in among([arm for arm in arms(self.config) if not arm.control]):
             place, identity = self.weights(arm)
             found.append(
                 thinking.Entrant(
                     name=arm.name,
                     identity=identity,
                     open=functools.partial(self._player, arm, place, identity),
-                    against=tuple(one for one in arm.past + arm.peer if one in names),
+                    against=arm.past + arm.peer,
                 )
             )
         return found

@@ -91,3 +91,16 @@ def test_a_wrong_name_lists_the_choices(tmp_path: Path) -> None:
     bare = graph.graph(config.load(tmp_path / "bare.toml", [f"corpus.path={CONFIG.with_suffix('.jsonl')}"]))
     with pytest.raises(SelectionError, match=r"sft: no such step in this config: there is no \[sft\] table"):
         graph.until(bare, "sft")
+
+
+def test_arms_are_compared_with_those_that_take_part() -> None:
+    found = {arm.name: arm for arm in graph.arms(smoke())}
+    assert found["self-improved-think"].past == ("self-improved", "self-improved-raw")
+    assert found["self-improved-think"].peer == ("base-think",)
+    bare = {arm.name: arm for arm in graph.arms(smoke("improve.control=false", "sft.control=false"))}
+    assert bare["self-improved-think"].past == ("self-improved",)
+    assert not [arm for arm in bare.values() if arm.control]
+    alone = graph.among([found["base"], found["base-rlmt"]])
+    assert [arm.past + arm.peer for arm in alone] == [(), ()]
+    for number, arm in enumerate(graph.ARMS):  # each stands after those that it is compared with
+        assert {*arm.past, *arm.peer} <= {one.name for one in graph.ARMS[:number]}

@@ -273,6 +273,7 @@ def test_reasoning_figures_make_a_table_for_each_task() -> None:
         console.print(table)
     text = console.export_text()
     assert "Reasoning: gsm8k" in str(tables[0].title)
+    assert "problems needed" not in text
     for said in ("macro average", "pass@4", "no answer", "paired by problem", "mean@4, strict", "Smallest true"):
         assert said in text
     assert not any(table.row_count for table in reasoning.tables([]))

@@ -9,7 +9,7 @@ from forethought.graph import CONTINUED, IMPROVED, LINEAGES
 from forethought.records import Measurement
 from forethought.report.cells import Format, Shown, percent, points, shown, signed
 from forethought.report.found import Found, trained
-from forethought.report.midtraining import FEWEST, judgement
+from forethought.report.midtraining import FEWEST, FOREIGN, judgement
 from forethought.store import BASE
 
 Part = str | Shown
@@ -130,8 +130,7 @@ def _receptive(found: Found) -> Sentence:
     score = found.one(stage, arms[1], "gate score difference", against=arms[0])
     if score:
         parts += ["; in the finer score the difference is ", shown(score, signed), f", {_judged(found, score)}"]
-    foreign = "own against thought about another window"
-    uses = _pair(found, stage, "probe gain difference", foreign, ("-rlmt", None))
+    uses = _pair(found, stage, "probe gain difference", FOREIGN, ("-rlmt", None))
     if uses:
         parts += ["; its own thought changes the likelihood of the true suffix, against one about another window, by "]
         parts += [*_both(uses, signed, " nats per token"), ": ", _directions(uses, "it matters what is said", "a harm")]

@@ -12,6 +12,8 @@ from forethought.report.cells import Format, figure, percent, plain, short, sign
 Found = Mapping[tuple[str, str, str, str], Measurement]
 """Figures by arm, against, metric and condition."""
 
+FOREIGN = "own against thought about another window"
+"""The probe's condition that says whether it matters what a thought says."""
 FEWEST = 10
 """A bootstrap over fewer windows gives intervals that are too narrow to be called anything."""
 

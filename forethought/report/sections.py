@@ -12,6 +12,7 @@ from forethought.report import figures, reasoning, summary
 from forethought.report.cells import percent, points, signed
 from forethought.report.figures import Curves, Line
 from forethought.report.found import ARMS, Found, trained
+from forethought.report.midtraining import FOREIGN
 from forethought.report.svg import Styles
 
 Form = Callable[[float], str]
@@ -173,8 +174,7 @@ class _Drawing:
         return plots + self._probe(stage)
 
     def _probe(self, stage: str) -> tuple[Plot, ...]:
-        foreign = "own against thought about another window"
-        gains = self.found.some(stage, "probe gain difference", condition=foreign)
+        gains = self.found.some(stage, "probe gain difference", condition=FOREIGN)
         title = "Probe: own thought above one about another window, by likelihood"
         plots = [(title, [(one.arm, one) for one in gains], 0.0, signed, "nats per token of the true suffix")]
         for arm in ARMS:

@@ -21,6 +21,11 @@ class StoreError(ValueError):
     """A file or folder that cannot be used; the message says which path and the way out."""
 
 
+def cache_root() -> Path:
+    """Return ``$FORETHOUGHT_CACHE``, or ``~/.cache/forethought/models``: what is made once for all runs."""
+    return Path(os.environ.get("FORETHOUGHT_CACHE") or Path.home() / ".cache" / "forethought" / "models").expanduser()
+
+
 def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Append records or mappings to ``path``, one JSON object a line, and fsync once.
 

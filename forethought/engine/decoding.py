@@ -6,14 +6,10 @@ heads per key-value head, D head size, B branch positions so far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from forethought.engine.attention import HIDDEN, QKV, merged, part
-from forethought.engine.branches import Prompt, alike, pack
-from forethought.engine.policy import Policy
 
 
 class Decoding:
@@ -108,20 +104,3 @@ class Decoding:
             bias = torch.where(visible, 0.0, HIDDEN).to(self.prompts[0][0].dtype)[:, None, None]
         self._biases[window] = (self.length, bias)
         return bias
-
-
-def prefill(policy: Policy, prompts: Sequence[Prompt], branches: int, capacity: int) -> tuple[Decoding, Tensor]:
-    """Compute each prompt once; return the decoding state of its branches and the last hidden states ``(G, H)``.
-
-    What prompts begin with alike, such as instructions and the text that they ask about, is computed once for them.
-    """
-    ids = [prompt.token_ids for prompt in prompts]
-    order, groups = alike(ids)
-    packed = pack(groups, policy.device)
-    packed.captured = []
-    with policy.fused():
-        hidden = policy.packed_hidden(packed)
-    paths = packed.blocks[-1].keys[torch.tensor(order).argsort().to(policy.device)]
-    lengths = torch.tensor([len(prompt) for prompt in ids], device=policy.device)
-    cache = [(k[paths].transpose(1, 2).contiguous(), v[paths].transpose(1, 2).contiguous()) for k, v in packed.captured]
-    return Decoding(cache, lengths, branches, capacity), hidden[paths.gather(1, lengths[:, None] - 1)[:, 0]]

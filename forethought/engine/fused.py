@@ -51,7 +51,7 @@ class FusedLayer:
 
     def __init__(self, layer: Any, activation: tuple[str, str], rows: int | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        hidden = attention.q_proj.in_features
+        self.hidden, self.inner = mlp.down_proj.out_features, mlp.down_proj.in_features
         self.index, self.scaling = attention.layer_idx, attention.scaling
         self.window = getattr(attention, "sliding_window", None)
         self.width = attention.head_dim
@@ -67,11 +67,11 @@ class FusedLayer:
         self.gate, self.up, self.down = (
             ready(part.weight, rows) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
-        self.before_attention = Norm(layer.input_layernorm, hidden)
-        self.after_attention = Norm(layer.post_attention_layernorm, hidden)
+        self.before_attention = Norm(layer.input_layernorm, self.hidden)
+        self.after_attention = Norm(layer.post_attention_layernorm, self.hidden)
         sandwich = hasattr(layer, "pre_feedforward_layernorm")
-        self.before_mlp = Norm(layer.pre_feedforward_layernorm, hidden) if sandwich else self.after_attention
-        self.after_mlp = Norm(layer.post_feedforward_layernorm, hidden) if sandwich else None
+        self.before_mlp = Norm(layer.pre_feedforward_layernorm, self.hidden) if sandwich else self.after_attention
+        self.after_mlp = Norm(layer.post_feedforward_layernorm, self.hidden) if sandwich else None
         self.head_norms = None
         if hasattr(attention, "q_norm"):
             self.head_norms = Norm(attention.q_norm, self.width), Norm(attention.k_norm, self.width)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from forethought.engine.branches import Prompt, Sampling, Thinking
-from forethought.engine.decoding import prefill
 from forethought.engine.policy import Policy
 from forethought.keys import Key
 from forethought.records import Completion, Rollout, StopReason
@@ -82,7 +81,7 @@ class TorchSampler:
     def _decode(self, prompts: list[Prompt], k: int, sampling: Sampling, key: Key, script: Script) -> list[Row]:
         """Return the tokens and log-probabilities of every row, prompt by prompt."""
         rows, most, device = len(prompts) * k, script.max_tokens, self.policy.device
-        head = self.policy.head(sampling.forbidden_ids).for_decoding(rows)
+        head = self.policy.inference_head(sampling.forbidden_ids, rows)
         uniforms = np.stack([key.uniforms(p.id, i, most) for p in prompts for i in range(k)])
         uniforms_RT = torch.from_numpy(uniforms).to(device)
         tokens_RT = torch.zeros(rows, most, dtype=torch.long)
@@ -90,9 +89,9 @@ class TorchSampler:
         lengths = torch.zeros(rows, dtype=torch.long)
         decoded = torch.arange(rows)  # rows that are computed; finished ones leave in batches
         going = torch.ones(rows, dtype=torch.bool)
-        state, hidden_GH = prefill(self.policy, prompts, k, most)
-        hidden = hidden_GH.repeat_interleave(k, 0)
         with self.policy.fused(rows):
+            state, hidden_GH = self.policy.prefill(prompts, k, most)
+            hidden = hidden_GH.repeat_interleave(k, 0)
             for step in range(most):
                 if sampling.temperature == 0:
                     drawn, logprob = head.greedy(hidden)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from forethought.files import cache_root
 
 _BLOCK = 1 << 22
 
@@ -62,11 +63,6 @@ class Package:
         """Return the pieces of the GGUF file in order; empty when any of their packages is not installed."""
         found = [_file(module, inside) for module, inside in self.parts]
         return [path for path in found if path is not None] if all(found) else []
-
-
-def cache_root() -> Path:
-    """Return ``$FORETHOUGHT_CACHE``, or ``~/.cache/forethought/models``."""
-    return Path(os.environ.get("FORETHOUGHT_CACHE") or Path.home() / ".cache" / "forethought" / "models").expanduser()
 
 
 def sha256_of(files: Sequence[Path]) -> str:

@@ -1,0 +1,574 @@
+// What needs no gradient, on the matrix units of x86 (AMX, bf16): decoder layers and the projection to the vocabulary.
+//
+// A decode step of a small model multiplies a hundred rows by every weight once, and what lies between the products
+// takes as long as they do.  Here a layer is one call.  Weights are laid out in panels of 32 outputs, in the order in
+// which they are read; a prompt's keys and values are two more weights, so that all its branches attend to them by the
+// same products.  Logits are never stored: each panel of the vocabulary becomes a peak and a sum.
+//
+// Called from native.py.  Rows of buffers are PAD values longer than their width, so that the 16 rows of a tile do not
+// fall into one set of the cache; buffers have rows up to the next multiple of 32 and 32 more.
+
+#include <immintrin.h>
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+typedef uint16_t bf16;
+
+constexpr int TILE = 16;          // rows of a tile, and its float32 columns
+constexpr int PANEL = 32;         // outputs of a panel, and bf16 inputs of a step
+constexpr int STEP = PANEL * 32;  // values of a panel in one step
+constexpr int PAD = 32;
+constexpr int PIECE = 512;       // rows that pass through products together: they stay in a core's own cache
+constexpr float LOWEST = -3e38f;  // finite: a row whose every key is hidden stays a number
+
+// Sixteen values.
+
+inline __m512 load(const bf16* from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16));
+}
+
+inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
+
+inline void store(bf16* to, __m512 values) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh(values)); }
+
+inline void store(float* to, __m512 values) { _mm512_storeu_ps(to, values); }
+
+inline __m512 all(float value) { return _mm512_set1_ps(value); }
+
+// To 2e-7 relative (Cephes); 0 below -104.
+inline __m512 exponential(__m512 x) {
+    x = _mm512_max_ps(x, all(-104));
+    __m512 n = _mm512_roundscale_ps(x * all(1.44269504f), 0);
+    __m512 rest = _mm512_fnmadd_ps(n, all(-2.12194440e-4f), _mm512_fnmadd_ps(n, all(0.693359375f), x));
+    __m512 p = all(1.9875691500e-4f);
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        p = _mm512_fmadd_ps(p, rest, all(c));
+    return _mm512_scalef_ps(_mm512_fmadd_ps(p, rest * rest, rest + all(1)), n);
+}
+
+inline float exponential(float x) { return _mm512_cvtss_f32(exponential(all(x))); }
+
+inline __m512 sigmoid(__m512 x) {
+    __m512 below = all(1) + exponential(_mm512_min_ps(-x, all(80))), guess = _mm512_rcp14_ps(below);
+    return guess * _mm512_fnmadd_ps(below, guess, all(2));  // one step of Newton's instead of a division
+}
+
+// silu, or the tanh form of gelu: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+inline __m512 activated(__m512 x, bool gelu) {
+    return x * sigmoid(gelu ? all(1.5957691216f) * (x + all(0.044715f) * x * x * x) : x);
+}
+
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// c (M x 32) = a (M x 32 steps) times one panel, M = 16 or 32.
+template <int M>
+inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float* c) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (M == 32) {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int s = 0; s < steps; s++) {
+        _tile_loadd(6, b + s * STEP, 64);
+        _tile_loadd(4, a + s * PANEL, lda * 2);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b + s * STEP + STEP / 2, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        if (M == 32) {
+            _tile_loadd(5, a + TILE * lda + s * PANEL, lda * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, c, PANEL * 4);
+    _tile_stored(1, c + TILE, PANEL * 4);
+    if (M == 32) {
+        _tile_stored(2, c + TILE * PANEL, PANEL * 4);
+        _tile_stored(3, c + TILE * PANEL + TILE, PANEL * 4);
+    }
+}
+
+struct Share {
+    int begin, end;
+};
+
+Share share(int count) {
+    int thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    return {int(int64_t(count) * thread / threads), int(int64_t(count) * (thread + 1) / threads)};
+}
+
+// a (rows x 32 steps) times this thread's share of the panels.  take(row, panel, c) gets, row by row, 32 results.
+template <class Take>
+void product(const bf16* a, size_t lda, int rows, const bf16* weight, int panels, int steps, Take take, bool fetch=false) {
+    alignas(64) float c[PANEL * PANEL];
+    Share mine = share(panels);
+    const int lines = (steps * STEP / PANEL + rows - 1) / rows;
+    for (int p = mine.begin; p < mine.end; p++) {
+        const bf16 *panel = weight + size_t(p) * steps * STEP, *next = panel + size_t(steps) * STEP;
+        for (int row = 0; row < rows; row += PANEL) {
+            multiply<32>(a + row * lda, lda, panel, steps, c);
+            for (int i = 0; i < std::min(PANEL, rows - row); i++) {
+                take(row + i, p, c + i * PANEL);
+                // The products keep the core's line buffers busy: the next panel is fetched between them.
+                if (fetch) for (int line = 0; line < lines; line++, next += 32) _mm_prefetch(next, _MM_HINT_T1);
+            }
+        }
+    }
+}
+
+template <class Value>
+float rms(const Value* x, int width, float eps) {
+    __m512 square = _mm512_setzero_ps();
+    for (int i = 0; i < width; i += TILE) square = _mm512_fmadd_ps(load(x + i), load(x + i), square);
+    return 1.0f / std::sqrt(_mm512_reduce_add_ps(square) / width + eps);
+}
+
+void normalise(const bf16* x, bf16* out, const float* scale, int width, float eps) {
+    __m512 size = all(rms(x, width, eps));
+    for (int i = 0; i < width; i += TILE) store(out + i, load(x + i) * size * load(scale + i));
+}
+
+// One head of one row: normalised if there is a scale, and turned by its position.
+void turn(bf16* head, const float* scale, const bf16* cos, const bf16* sin, int width, float eps) {
+    if (scale) normalise(head, head, scale, width, eps);
+    for (int i = 0, j = width / 2; j < width; i += TILE, j += TILE) {
+        __m512 first = load(head + i), second = load(head + j);
+        store(head + i, first * load(cos + i) - second * load(sin + i));
+        store(head + j, second * load(cos + j) + first * load(sin + j));
+    }
+}
+
+float dot(const bf16* a, const bf16* b, int width) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int i = 0; i < width; i += 32)
+        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(a + i), (__m512bh)_mm512_loadu_si512(b + i));
+    return _mm512_reduce_add_ps(sum);
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Layer {
+    const bf16 *qkv, *out, *gated, *down;  // in panels; `gated`: 16 outputs of the gate, 16 of up, and so on
+    const float *qkv_bias, *out_bias;      // or null
+    const float *before_attention, *after_attention, *before_mlp, *after_mlp;  // scales; second and last: or null
+    const float *q_norm, *k_norm;                                              // or null
+    int32_t hidden, inner, heads, kv_heads, width, gelu;
+    float scaling, eps;
+};
+
+struct Rows {
+    bf16* x;                              // (count, hidden): what a layer gets and gives
+    const bf16 *cos, *sin;                // (count, width)
+    bf16 *heads;                          // (count, width of queries, keys and values)
+    const bf16* attention;                // (count, width of queries), not padded
+    bf16 *normed, *attended, *inner;      // scratch for a piece of them
+    float* added;                         // scratch (piece, hidden), not padded
+    int32_t count;
+};
+
+struct Branches {
+    const bf16 *prompt_keys, *prompt_values;  // in panels, of each prompt and head: P x width, and width x P
+    bf16 *keys, *values;                      // (rows, kv_heads, capacity, width)
+    const int32_t *prompt_lengths;            // (prompts,)
+    const int32_t *first_rows;                // (prompts + 1,): where each prompt's rows begin
+    int32_t prompts, prompt_width, capacity, length, window;  // window 0: none
+};
+
+struct Head {
+    const bf16* weight;          // in panels
+    const bf16* hidden;          // (rows, width)
+    const uint32_t* hidden_ids;  // (panels,): a bit for each of 32 ids that is forbidden or beyond the vocabulary
+    const double* uniforms;      // (rows,); or null: the likeliest is drawn
+    int64_t* ids;                // (rows,): what is drawn, or asked about
+    float* logprobs;             // (rows,): out
+    float *peaks, *sums;         // scratch: (rows, panels) to draw, (threads, rows) to score
+    int32_t rows, vocabulary, width;
+    float softcap, temperature;  // softcap 0: none
+};
+
+int prepare() {
+    constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    return int(syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA));
+}
+
+// weight (outputs, inputs) -> panels.  The halves of panels alternate between `every` weights; this one is `part`.
+void pack(const bf16* weight, bf16* packed, int64_t outputs, int64_t inputs, int every, int part, int threads) {
+    const int64_t steps = (inputs + PANEL - 1) / PANEL, columns = (outputs + PANEL - 1) / PANEL * 2;
+    const __m512i pairs = _mm512_mullo_epi32(_mm512_set1_epi32(int(inputs) / 2), _mm512_set_epi32(
+        15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t column = 0; column < columns; column++) {
+        const int64_t place = column * every + part, row = column * TILE;
+        const bool whole = row + TILE <= outputs && inputs % 2 == 0;
+        for (int64_t s = 0; s < steps; s++) {
+            bf16* to = packed + (place / 2 * steps + s) * STEP + place % 2 * (STEP / 2);
+            if (whole && s * PANEL + PANEL <= inputs) {
+                const int32_t* from = (const int32_t*)(weight + row * inputs + s * PANEL);
+                for (int i = 0; i < TILE; i++)
+                    _mm512_storeu_si512(to + i * 32, _mm512_i32gather_epi32(pairs, from + i, 4));
+                continue;
+            }
+            for (int64_t j = 0; j < TILE; j++)
+                for (int64_t i = 0; i < PANEL; i++) {
+                    bool inside = row + j < outputs && s * PANEL + i < inputs;
+                    to[i / 2 * 32 + j * 2 + i % 2] = inside ? weight[(row + j) * inputs + s * PANEL + i] : 0;
+                }
+        }
+    }
+}
+
+static size_t heads_ld(const Layer& layer) { return size_t(layer.heads + 2 * layer.kv_heads) * layer.width + PAD; }
+
+static size_t attended_ld(const Layer& layer) { return size_t(layer.heads) * layer.width + PAD; }
+
+static void norm_rows(const Layer& layer, const Rows& rows, const float* scale) {
+    Share mine = share(rows.count);
+    for (int row = mine.begin; row < mine.end; row++)
+        normalise(rows.x + size_t(row) * layer.hidden, rows.normed + size_t(row) * (layer.hidden + PAD), scale,
+                  layer.hidden, layer.eps);
+}
+
+// What a block adds goes into the residual stream; if it is normalised before, it must be whole first.
+static void add(const Layer& layer, const Rows& rows, const bf16* a, size_t lda, const bf16* weight, int inputs,
+                const float* bias, const float* scale) {
+    const int hidden = layer.hidden;
+    product(a, lda, rows.count, weight, hidden / PANEL, inputs / PANEL, [&](int row, int panel, const float* c) {
+        size_t place = size_t(row) * hidden + panel * PANEL;
+        for (int j = 0; j < PANEL; j += TILE) {
+            __m512 value = load(c + j);
+            if (bias) value += load(bias + panel * PANEL + j);
+            if (scale)
+                store(rows.added + place + j, value);
+            else
+                store(rows.x + place + j, load(rows.x + place + j) + value);
+        }
+    });
+#pragma omp barrier
+    if (!scale) return;
+    Share mine = share(rows.count);
+    for (int row = mine.begin; row < mine.end; row++) {
+        bf16* x = rows.x + size_t(row) * hidden;
+        const float* added = rows.added + size_t(row) * hidden;
+        __m512 size = all(rms(added, hidden, layer.eps));
+        for (int i = 0; i < hidden; i += TILE) store(x + i, load(x + i) + load(added + i) * size * load(scale + i));
+    }
+}
+
+// Norm, queries, keys and values, turned.
+static void project(const Layer& layer, const Rows& rows) {
+    const int D = layer.width, turned = layer.heads + layer.kv_heads;
+    norm_rows(layer, rows, layer.before_attention);
+#pragma omp barrier
+    product(rows.normed, layer.hidden + PAD, rows.count, layer.qkv, (turned + layer.kv_heads) * D / PANEL,
+            layer.hidden / PANEL, [&](int row, int panel, const float* c) {
+                bf16* out = rows.heads + row * heads_ld(layer) + panel * PANEL;
+                for (int j = 0; j < PANEL; j += TILE)
+                    store(out + j, layer.qkv_bias ? load(c + j) + load(layer.qkv_bias + panel * PANEL + j) : load(c + j));
+            });
+#pragma omp barrier
+    Share mine = share(rows.count);
+    for (int row = mine.begin; row < mine.end; row++)
+        for (int h = 0; h < turned; h++)
+            turn(rows.heads + row * heads_ld(layer) + h * D, h < layer.heads ? layer.q_norm : layer.k_norm,
+                 rows.cos + size_t(row) * D, rows.sin + size_t(row) * D, D, layer.eps);
+}
+
+// What attention adds, and what the MLP adds.
+static void finish(const Layer& layer, const Rows& rows) {
+    add(layer, rows, rows.attended, attended_ld(layer), layer.out, layer.heads * layer.width, layer.out_bias,
+        layer.after_attention);
+    norm_rows(layer, rows, layer.before_mlp);  // the rows that this thread has just added to
+#pragma omp barrier
+    product(rows.normed, layer.hidden + PAD, rows.count, layer.gated, 2 * layer.inner / PANEL, layer.hidden / PANEL,
+            [&](int row, int panel, const float* c) {
+                store(rows.inner + size_t(row) * (layer.inner + PAD) + panel * TILE,
+                      activated(load(c), layer.gelu) * load(c + TILE));
+            }, true);
+#pragma omp barrier
+    add(layer, rows, rows.inner, layer.inner + PAD, layer.down, layer.inner, nullptr, layer.after_mlp);
+}
+
+// Attention of up to 16 rows of one prompt and head: to the prompt by products, to each row's own branch apart.
+static void attend(const Layer& layer, const Rows& rows, const Branches& all_branches, int prompt, int head, int first,
+                   int count) {
+    const Branches& at = all_branches;
+    const int D = layer.width, P = at.prompt_width, T = at.length + 1, kv = head / (layer.heads / layer.kv_heads);
+    const int length = at.prompt_lengths[prompt], reach = at.window ? at.window : length + T;
+    const int start = std::max(0, length + T - reach), near = std::max(0, T - reach);  // the first in the window
+    const size_t panels = (size_t(prompt) * layer.kv_heads + kv) * P * D, span = P + (T + TILE - 1) / TILE * TILE;
+    const bf16* queries = rows.heads + first * heads_ld(layer) + head * D;
+    alignas(64) float c[TILE * PANEL];
+    static thread_local std::vector<float> scores, sums;
+    static thread_local std::vector<bf16> weights;
+    scores.assign(TILE * span, LOWEST);
+    weights.resize(TILE * (P + PAD));
+    sums.resize(TILE * D);
+    for (int p = start / PANEL * PANEL; p < length; p += PANEL) {
+        multiply<16>(queries, heads_ld(layer), at.prompt_keys + panels + size_t(p) * D, D / PANEL, c);
+        for (int i = 0; i < count; i++)
+            for (int j = std::max(0, start - p); j < std::min(PANEL, length - p); j++)
+                scores[i * span + p + j] = c[i * PANEL + j] * layer.scaling;
+    }
+    float sizes[TILE];
+    for (int i = 0; i < count; i++) {
+        float* row = scores.data() + i * span;
+        const bf16* keys = at.keys + (size_t(first + i) * layer.kv_heads + kv) * at.capacity * D;
+        for (int t = near; t < T; t++)
+            row[P + t] = dot(queries + i * heads_ld(layer), keys + size_t(t) * D, D) * layer.scaling;
+        __m512 most = all(LOWEST), size = _mm512_setzero_ps();
+        for (size_t j = 0; j < span; j += TILE) most = _mm512_max_ps(most, load(row + j));
+        most = all(_mm512_reduce_max_ps(most));
+        for (size_t j = 0; j < span; j += TILE) {
+            __m512 weight = exponential(load(row + j) - most);
+            size += weight;
+            store(row + j, weight);
+            if (j < size_t(P)) store(weights.data() + i * (P + PAD) + j, weight);
+        }
+        sizes[i] = _mm512_reduce_add_ps(size);
+    }
+    for (int d = 0; d < D; d += PANEL) {
+        multiply<16>(weights.data(), P + PAD, at.prompt_values + panels + size_t(d) * P, P / PANEL, c);
+        for (int i = 0; i < count; i++)
+            for (int j = 0; j < PANEL; j += TILE) store(sums.data() + i * D + d + j, load(c + i * PANEL + j));
+    }
+    for (int i = 0; i < count; i++) {
+        const bf16* values = at.values + (size_t(first + i) * layer.kv_heads + kv) * at.capacity * D;
+        bf16* out = rows.attended + (first + i) * attended_ld(layer) + head * D;
+        float* sum = sums.data() + i * D;
+        for (int t = near; t < T; t++) {
+            __m512 weight = all(scores[i * span + P + t]);
+            for (int d = 0; d < D; d += TILE)
+                store(sum + d, _mm512_fmadd_ps(weight, load(values + size_t(t) * D + d), load(sum + d)));
+        }
+        for (int d = 0; d < D; d += TILE) store(out + d, load(sum + d) / all(sizes[i]));
+    }
+}
+
+// One token per row, which sees its prompt and its own branch.
+void decode(const Layer* layer, const Rows* rows, const Branches* branches, int threads) {
+    const Branches& at = *branches;
+    const int D = layer->width;
+#pragma omp parallel num_threads(threads)
+    {
+        TileConfig config;
+        _tile_loadconfig(&config);
+        project(*layer, *rows);
+        Share mine = share(rows->count);
+        for (int row = mine.begin; row < mine.end; row++)
+            for (int h = 0; h < layer->kv_heads; h++) {
+                const bf16* key = rows->heads + row * heads_ld(*layer) + (layer->heads + h) * D;
+                size_t place = ((size_t(row) * layer->kv_heads + h) * at.capacity + at.length) * D;
+                std::memcpy(at.keys + place, key, D * 2);
+                std::memcpy(at.values + place, key + layer->kv_heads * D, D * 2);
+            }
+#pragma omp barrier
+#pragma omp for collapse(2) schedule(static)
+        for (int prompt = 0; prompt < at.prompts; prompt++)
+            for (int head = 0; head < layer->heads; head++)
+                for (int row = at.first_rows[prompt]; row < at.first_rows[prompt + 1]; row += TILE)
+                    attend(*layer, *rows, at, prompt, head, row, std::min(TILE, at.first_rows[prompt + 1] - row));
+        finish(*layer, *rows);
+        _tile_release();
+    }
+}
+
+static Rows piece(const Layer& layer, const Rows& rows, int first) {
+    Rows some = rows;
+    some.x += size_t(first) * layer.hidden;
+    some.cos += size_t(first) * layer.width;
+    some.sin += size_t(first) * layer.width;
+    some.heads += first * heads_ld(layer);
+    some.attention += size_t(first) * layer.heads * layer.width;
+    some.count = std::min(PIECE, rows.count - first);
+    return some;
+}
+
+// The part of a layer before attention, of any number of rows.
+void before(const Layer* layer, const Rows* rows, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        TileConfig config;
+        _tile_loadconfig(&config);
+        for (int first = 0; first < rows->count; first += PIECE) {
+            project(*layer, piece(*layer, *rows, first));
+#pragma omp barrier
+        }
+        _tile_release();
+    }
+}
+
+// The part after it.
+void after(const Layer* layer, const Rows* rows, int threads) {
+    const size_t width = size_t(layer->heads) * layer->width;
+#pragma omp parallel num_threads(threads)
+    {
+        TileConfig config;
+        _tile_loadconfig(&config);
+        for (int first = 0; first < rows->count; first += PIECE) {
+            Rows some = piece(*layer, *rows, first);
+            Share mine = share(some.count);
+            for (int row = mine.begin; row < mine.end; row++)
+                std::memcpy(some.attended + row * (width + PAD), some.attention + row * width, width * 2);
+#pragma omp barrier
+            finish(*layer, some);
+#pragma omp barrier
+        }
+        _tile_release();
+    }
+}
+
+// 32 logits: softcap, temperature, and what cannot be drawn.
+static inline void finish_logits(const Head& head, int panel, float* logits) {
+    for (int j = 0; j < PANEL; j += TILE) {
+        __m512 value = load(logits + j);
+        if (head.softcap > 0) value = all(head.softcap) * (all(2) * sigmoid(all(2 / head.softcap) * value) - all(1));
+        value = value * all(1 / head.temperature);
+        store(logits + j, _mm512_mask_mov_ps(value, __mmask16(head.hidden_ids[panel] >> j), all(LOWEST)));
+    }
+}
+
+// The sum of exp(logit - reference) over 32 logits.  The reference is their largest if `exact`, and else one that was
+// met before and is not much smaller: finding the largest takes longer than the sum.
+static inline float summed(const float* logits, float& reference, bool exact) {
+    __m512 low = load(logits), high = load(logits + TILE), most = _mm512_max_ps(low, high);
+    if (exact || _mm512_cmp_ps_mask(most, all(reference + 30), _CMP_GT_OQ)) reference = _mm512_reduce_max_ps(most);
+    if (reference <= LOWEST) return 0;
+    return _mm512_reduce_add_ps(exponential(low - all(reference)) + exponential(high - all(reference)));
+}
+
+// The logits of one row and panel.
+static void logits_of(const Head& head, int row, int panel, float* logits) {
+    const int steps = head.width / PANEL;
+    const bf16* weight = head.weight + size_t(panel) * steps * STEP;
+    const int32_t* pairs = (const int32_t*)(head.hidden + size_t(row) * (head.width + PAD));
+    __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
+    for (int s = 0; s < steps; s++)
+        for (int i = 0; i < TILE; i++) {
+            __m512bh pair = (__m512bh)_mm512_set1_epi32(pairs[s * TILE + i]);
+            const bf16* at = weight + s * STEP + i * 32;
+            low = _mm512_dpbf16_ps(low, pair, (__m512bh)_mm512_loadu_si512(at));
+            high = _mm512_dpbf16_ps(high, pair, (__m512bh)_mm512_loadu_si512(at + STEP / 2));
+        }
+    store(logits, low);
+    store(logits + TILE, high);
+    finish_logits(head, panel, logits);
+}
+
+static void draw_row(const Head& head, int row) {
+    const int panels = (head.vocabulary + PANEL - 1) / PANEL;
+    float *peaks = head.peaks + size_t(row) * panels, *sums = head.sums + size_t(row) * panels;
+    int chosen = int(std::max_element(peaks, peaks + panels) - peaks);
+    const float most = peaks[chosen];
+    double total = 0, before = 0, point = 0;
+    int p = 0;
+    for (; p + TILE <= panels; p += TILE) {
+        __m512 weight = load(sums + p) * exponential(load(peaks + p) - all(most));
+        store(sums + p, weight);
+        total += _mm512_reduce_add_ps(weight);
+    }
+    for (; p < panels; p++) total += sums[p] *= exponential(peaks[p] - most);
+    if (head.uniforms) {
+        // The panel in which the cumulative probability passes the uniform number; rounding may point past the last.
+        point = head.uniforms[row] * total;
+        double sum = 0;
+        for (p = 0; p < panels && sum <= point; p++) {
+            if (sums[p] > 0) chosen = p, before = sum;
+            sum += sums[p];
+        }
+    }
+    alignas(64) float logits[PANEL];
+    logits_of(head, row, chosen, logits);
+    int entry = int(std::max_element(logits, logits + PANEL) - logits);
+    if (head.uniforms) {
+        double weights[PANEL], inner = 0, sum = 0;
+        for (int j = 0; j < PANEL; j++) inner += weights[j] = exponential(logits[j] - peaks[chosen]);
+        const double depth = (point - before) / sums[chosen] * inner;  // where in the panel the point is
+        for (int j = 0; j < PANEL && sum <= depth; j++) {
+            if (weights[j] > 0) entry = j;
+            sum += weights[j];
+        }
+    }
+    head.ids[row] = int64_t(chosen) * PANEL + entry;
+    head.logprobs[row] = float(double(logits[entry]) - most - std::log(total));
+}
+
+// One token per row, by inverting the distribution function at a uniform number: the panel first, then inside it.
+void draw(const Head* given, int threads) {
+    const Head& head = *given;
+    const int panels = (head.vocabulary + PANEL - 1) / PANEL;
+#pragma omp parallel num_threads(threads)
+    {
+        TileConfig config;
+        _tile_loadconfig(&config);
+        std::vector<float> references(head.rows, LOWEST);
+        product(head.hidden, head.width + PAD, head.rows, head.weight, panels, head.width / PANEL,
+                [&](int row, int p, float* logits) {
+                    finish_logits(head, p, logits);
+                    size_t place = size_t(row) * panels + p;
+                    head.sums[place] = summed(logits, references[row], !head.uniforms);
+                    head.peaks[place] = references[row];
+                }, true);
+        _tile_release();
+#pragma omp barrier
+        Share mine = share(head.rows);
+        for (int row = mine.begin; row < mine.end; row++) draw_row(head, row);
+    }
+}
+
+// The log-probability of a given token of each row.
+void score(const Head* given, int threads) {
+    const Head& head = *given;
+    const int panels = (head.vocabulary + PANEL - 1) / PANEL;
+    std::fill(head.peaks, head.peaks + size_t(threads) * head.rows, LOWEST);
+    std::fill(head.sums, head.sums + size_t(threads) * head.rows, 0.0f);
+#pragma omp parallel num_threads(threads)
+    {
+        TileConfig config;
+        _tile_loadconfig(&config);
+        for (int first = 0; first < head.rows; first += PIECE) {
+            size_t place = size_t(omp_get_thread_num()) * head.rows + first;
+            float *peaks = head.peaks + place, *sums = head.sums + place;
+            product(head.hidden + size_t(first) * (head.width + PAD), head.width + PAD,
+                    std::min(PIECE, head.rows - first), head.weight, panels, head.width / PANEL,
+                    [&](int row, int p, float* logits) {
+                        finish_logits(head, p, logits);
+                        float before = peaks[row], sum = summed(logits, peaks[row], false);
+                        if (peaks[row] != before) sums[row] *= exponential(before - peaks[row]);
+                        sums[row] += sum;
+                    });
+        }
+        _tile_release();
+#pragma omp barrier
+        Share mine = share(head.rows);
+        for (int row = mine.begin; row < mine.end; row++) {
+            float most = LOWEST;
+            double total = 0;
+            for (int t = 0; t < omp_get_num_threads(); t++) most = std::max(most, head.peaks[size_t(t) * head.rows + row]);
+            for (int t = 0; t < omp_get_num_threads(); t++) {
+                size_t place = size_t(t) * head.rows + row;
+                total += double(head.sums[place]) * exponential(head.peaks[place] - most);
+            }
+            alignas(64) float logits[PANEL];
+            logits_of(head, row, int(head.ids[row] / PANEL), logits);
+            head.logprobs[row] = float(double(logits[head.ids[row] % PANEL]) - most - std::log(total));
+        }
+    }
+}
+
+}  // extern "C"

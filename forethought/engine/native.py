@@ -1,0 +1,327 @@
+"""Decode steps on the matrix units of x86: ``native.cpp``, compiled on first use and called through ctypes.
+
+A step multiplies few rows by every weight once, so it is bound by how fast weights arrive and by everything between the
+products.  Here a decoder layer is one call, and so is the draw of a token.  Needs Linux on a processor with AMX and a
+C++ compiler; everywhere else :data:`kernels` returns the reason and decoding goes on through torch.
+
+Shape legend: R rows that are decoded, G prompts, P prompt positions, H key-value heads, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from forethought.engine.decoding import Decoding
+from forethought.engine.fused import FusedLayer, fuse
+from forethought.engine.head import Head
+from forethought.files import cache_root
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = (
+    *("-O3", "-march=sapphirerapids", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fopenmp", "-shared", "-fPIC"),
+)
+NEEDED = {"amx_tile", "amx_bf16", "avx512_bf16", "avx512bw", "avx512vl"}
+"""Flags of the processor that the kernels use."""
+
+PANEL, PAD, PIECE = 32, 32, 512
+"""As in ``native.cpp``: widths are multiples of the first, rows of a buffer are longer than their width by the second,
+and long rows pass through in pieces of the third."""
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | str:
+    """Return the compiled kernels, or why this machine has none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists() or not set(cpuinfo.read_text().split()) >= NEEDED:
+        return "the processor has no AMX"
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        return "there is no C++ compiler"
+    try:
+        library = ctypes.CDLL(str(_built(compiler)))
+    except OSError as error:
+        return f"the kernels cannot be kept or loaded: {error}"
+    except subprocess.CalledProcessError as error:
+        return f"{compiler} does not compile them: {error.stderr.strip().splitlines()[0]}"
+    for name in ("pack", "before", "after", "decode", "draw", "score"):
+        getattr(library, name).restype = None
+    return library if library.prepare() == 0 else "the system does not grant the matrix units"
+
+
+def _built(compiler: str) -> Path:
+    """Return the shared library, compiled if this source and compiler have not been met before."""
+    version = _run(compiler, "--version")
+    name = hashlib.sha256(SOURCE.read_bytes() + " ".join([version, *FLAGS]).encode()).hexdigest()[:12]
+    library = cache_root() / f"native-{name}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            fresh = Path(folder, library.name)
+            _run(compiler, *FLAGS, "-o", str(fresh), str(SOURCE))
+            fresh.replace(library)
+    return library
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def available(weight: Tensor) -> bool:
+    """Return whether ``weight (N, H)`` can be multiplied here."""
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or weight.shape[1] % PANEL:
+        return False
+    return not isinstance(kernels(), str)
+
+
+def suits(decoder: Any) -> bool:
+    """Return whether the layers of ``decoder``, which are of a shape known to :mod:`fused`, can be computed here."""
+    weights = [parameter for parameter in decoder.parameters() if parameter.ndim > 1]
+    return all(map(available, weights)) and all(layer.self_attn.head_dim % PANEL == 0 for layer in decoder.layers)
+
+
+def layers(decoder: Any) -> dict[nn.Module, NativeLayer]:
+    """Return a native forward for every layer of ``decoder``, on packed copies of its weights."""
+    plain = fuse(decoder, None)
+    scratch = Scratch(next(iter(plain.values())))
+    return {layer: NativeLayer(forward, scratch) for layer, forward in plain.items()}
+
+
+def pack(*weights: Tensor) -> Tensor:
+    """Return ``weights (..., N, K)`` in panels, flat but for their leading dimensions.
+
+    Of two weights, halves of panels alternate.  Widths are padded with zeros to multiples of 32.
+    """
+    lead, (N, K) = weights[0].shape[:-2], weights[0].shape[-2:]
+    each = _padded(N) * _padded(K)
+    packed = torch.empty(*lead, each * len(weights), dtype=torch.bfloat16)
+    for part, weight in enumerate(weights):
+        flat, out = weight.detach().contiguous().view(-1, N, K), packed.view(-1, each * len(weights))
+        for one, to in zip(flat, out, strict=True):
+            pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (one, to))
+            _call("pack", *pointers, ctypes.c_int64(N), ctypes.c_int64(K), len(weights), part)
+    return packed
+
+
+class TiledDecoding(Decoding):
+    """The state of decoding with a prompt's keys and values in panels: ``(G, H, P * D)`` each, P padded."""
+
+    def __init__(self, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, branches: int, capacity: int) -> None:
+        super().__init__(prompts, lengths, branches, capacity)
+        self.prompt_width = _padded(prompts[0][0].shape[2])
+        self.prompts = [(pack(k), pack(v.transpose(2, 3))) for k, v in prompts]
+        self._count()
+
+    def keep(self, rows: Tensor) -> None:
+        """See :meth:`Decoding.keep`."""
+        super().keep(rows)
+        self._count()
+
+    def branches_of(self, layer: int, window: int | None) -> _Branches:
+        """Return what a layer's attention is to know."""
+        tensors = (*self.prompts[layer], *self.branches[layer], self.lengths, self.first_rows)
+        names = ("prompt_keys", "prompt_values", "keys", "values", "prompt_lengths", "first_rows")
+        return _Branches(
+            **{name: tensor.data_ptr() for name, tensor in zip(names, tensors, strict=True)},
+            prompts=len(self.lengths),
+            prompt_width=self.prompt_width,
+            capacity=self.branches[layer][0].shape[2],
+            length=self.length,
+            window=window or 0,
+        )
+
+    def _count(self) -> None:
+        counts = torch.bincount(self.group, minlength=len(self.prompt_lengths))
+        self.first_rows = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+        self.lengths = self.prompt_lengths.int()
+
+
+class Scratch:
+    """What lies between the parts of a layer, shared by all layers."""
+
+    def __init__(self, layer: FusedLayer) -> None:
+        self._widths = {"normed": layer.hidden, "attended": layer.heads * layer.width, "inner": layer.inner}
+        self._hidden = layer.hidden
+        self._parts: dict[str, Tensor] = {}
+        self._rows = 0
+
+    def of(self, rows: int) -> dict[str, Tensor]:
+        """Return the parts, for at least so many rows at once."""
+        if rows > self._rows:
+            self._parts = {name: _buffer(rows, width) for name, width in self._widths.items()}
+            self._parts["added"] = torch.empty(_padded(rows), self._hidden)
+            self._rows = rows
+        return self._parts
+
+
+class NativeLayer:
+    """The forward of one decoder layer on ``(1, R, hidden)``; its input becomes its output."""
+
+    def __init__(self, layer: FusedLayer, scratch: Scratch) -> None:
+        self.plain, self.scratch = layer, scratch
+        q_norm, k_norm = layer.head_norms or (None, None)
+        biases = [bias for _, bias in layer.qkv if bias is not None]
+        self._held = {
+            "qkv": pack(torch.cat([weight for weight, _ in layer.qkv])),
+            "out": pack(layer.out),
+            "gated": pack(layer.gate, layer.up),
+            "down": pack(layer.down),
+            "qkv_bias": torch.cat(biases).float() if biases else None,
+            "out_bias": None if layer.out_bias is None else layer.out_bias.float(),
+            "before_attention": layer.before_attention.scale,
+            "after_attention": layer.after_attention.scale if layer.after_mlp else None,
+            "before_mlp": layer.before_mlp.scale,
+            "after_mlp": layer.after_mlp.scale if layer.after_mlp else None,
+            "q_norm": q_norm.scale if q_norm else None,
+            "k_norm": k_norm.scale if k_norm else None,
+        }
+        self._layer = ctypes.byref(
+            _Layer(
+                **{name: _address(tensor) for name, tensor in self._held.items()},
+                **{name: getattr(layer, name) for name in ("hidden", "inner", "heads", "kv_heads", "width", "scaling")},
+                gelu=layer.activation[0] == "gelu",
+                eps=layer.before_attention.eps,
+            )
+        )
+
+    def __call__(
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], branching: Any, **_: Any
+    ) -> Tensor:
+        """Return the layer's output ``(1, R, hidden)``, in the place of ``hidden_states``."""
+        layer, hidden_states = self.plain, hidden_states.contiguous()
+        count, cos, sin = hidden_states.shape[1], *(turn.contiguous() for turn in position_embeddings)
+        heads = _buffer(count, (layer.heads + 2 * layer.kv_heads) * layer.width)
+        at_once = count if isinstance(branching, TiledDecoding) else min(count, PIECE)
+        tensors = {**self.scratch.of(at_once), "x": hidden_states, "cos": cos, "sin": sin, "heads": heads}
+        rows = _Rows(**{name: tensor.data_ptr() for name, tensor in tensors.items()}, count=count)
+        if isinstance(branching, TiledDecoding):
+            branches = branching.branches_of(layer.index, layer.window)
+            _call("decode", self._layer, ctypes.byref(rows), ctypes.byref(branches))
+            return hidden_states
+        _call("before", self._layer, ctypes.byref(rows))
+        qkv = heads[:count, :-PAD].unflatten(1, (-1, layer.width))
+        q, k, v = qkv.split([layer.heads, layer.kv_heads, layer.kv_heads], 1)
+        attention = branching.attend(layer.index, (q, k, v), layer.scaling, layer.window).contiguous()
+        rows.attention = attention.data_ptr()
+        _call("after", self._layer, ctypes.byref(rows))
+        return hidden_states
+
+
+class NativeHead:
+    """Tokens from hidden states, drawn or scored, panel by panel of the vocabulary; logits are never stored."""
+
+    def __init__(self, head: Head, packed: Tensor) -> None:
+        """``packed``: the head's weight in panels."""
+        self.vocabulary, self.width = head.weight.shape
+        self.softcap, self.packed = head.softcap, packed
+        hidden = torch.arange(_padded(self.vocabulary)) >= self.vocabulary
+        if head.forbidden is not None:
+            hidden[: self.vocabulary] |= head.forbidden
+        self.hidden_ids = (hidden.view(-1, PANEL) << torch.arange(PANEL)).sum(1).to(torch.uint32)
+
+    def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`forethought.engine.head.Head.greedy`."""
+        return self._draw(hidden_RH, None, 1.0)
+
+    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """See :meth:`forethought.engine.head.Head.draw`."""
+        return self._draw(hidden_RH, uniforms_R.double(), temperature)
+
+    def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
+        """See :meth:`forethought.engine.head.Head.logprobs`; without gradients."""
+        scratch = torch.empty(2, torch.get_num_threads(), len(hidden_AH))
+        return self._run("score", hidden_AH, targets_A, scratch, None, 1.0)
+
+    def _draw(self, hidden: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+        ids = torch.empty(len(hidden), dtype=torch.long)
+        scratch = torch.empty(2, len(hidden), _padded(self.vocabulary) // PANEL)
+        return ids, self._run("draw", hidden, ids, scratch, uniforms, temperature)
+
+    def _run(
+        self, name: str, hidden: Tensor, ids: Tensor, scratch: Tensor, uniforms: Tensor | None, temperature: float
+    ) -> Tensor:
+        rows, logprobs = _buffer(len(hidden), self.width), torch.empty(len(hidden))
+        rows[: len(hidden), : self.width] = hidden
+        head = _Head(
+            weight=self.packed.data_ptr(),
+            hidden=rows.data_ptr(),
+            hidden_ids=self.hidden_ids.data_ptr(),
+            uniforms=_address(uniforms),
+            ids=ids.data_ptr(),
+            logprobs=logprobs.data_ptr(),
+            peaks=scratch[0].data_ptr(),
+            sums=scratch[1].data_ptr(),
+            rows=len(hidden),
+            vocabulary=self.vocabulary,
+            width=self.width,
+            softcap=self.softcap or 0.0,
+            temperature=temperature,
+        )
+        _call(name, ctypes.byref(head))
+        return logprobs
+
+
+def _buffer(rows: int, width: int) -> Tensor:
+    """Return memory for ``rows`` rows of a matrix that tiles are read from; its padding may hold anything."""
+    return torch.empty(_padded(rows) + PANEL, width + PAD, dtype=torch.bfloat16)
+
+
+def _padded(width: int) -> int:
+    return -(-width // PANEL) * PANEL
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _call(name: str, *arguments: Any) -> None:
+    library = kernels()
+    assert not isinstance(library, str), library
+    getattr(library, name)(*arguments, torch.get_num_threads())
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *_fields(ctypes.c_void_p, "qkv out gated down qkv_bias out_bias"),
+        *_fields(ctypes.c_void_p, "before_attention after_attention before_mlp after_mlp q_norm k_norm"),
+        *_fields(ctypes.c_int32, "hidden inner heads kv_heads width gelu"),
+        *_fields(ctypes.c_float, "scaling eps"),
+    ]
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = [
+        *_fields(ctypes.c_void_p, "x cos sin heads attention normed attended inner added"),
+        *_fields(ctypes.c_int32, "count"),
+    ]
+
+
+class _Branches(ctypes.Structure):
+    _fields_ = [
+        *_fields(ctypes.c_void_p, "prompt_keys prompt_values keys values prompt_lengths first_rows"),
+        *_fields(ctypes.c_int32, "prompts prompt_width capacity length window"),
+    ]
+
+
+class _Head(ctypes.Structure):
+    _fields_ = [
+        *_fields(ctypes.c_void_p, "weight hidden hidden_ids uniforms ids logprobs peaks sums"),
+        *_fields(ctypes.c_int32, "rows vocabulary width"),
+        *_fields(ctypes.c_float, "softcap temperature"),
+    ]

@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -152,11 +153,54 @@ void turn(bf16* head, const float* scale, const bf16* cos, const bf16* sin, int 
     }
 }
 
-float dot(const bf16* a, const bf16* b, int width) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int i = 0; i < width; i += 32)
-        sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(a + i), (__m512bh)_mm512_loadu_si512(b + i));
-    return _mm512_reduce_add_ps(sum);
+// scores[h][t] of Q heads of one row with its own branch's keys (T, width), from the t-th on.
+template <int Q>
+void near_scores(const bf16* queries, const bf16* keys, int width, int t, int T, float scaling, float* scores,
+                 size_t apart) {
+    for (; t < T; t++) {
+        __m512 sums[Q];
+        for (int h = 0; h < Q; h++) sums[h] = _mm512_setzero_ps();
+        for (int d = 0; d < width; d += PANEL) {
+            __m512bh key = (__m512bh)_mm512_loadu_si512(keys + size_t(t) * width + d);
+            for (int h = 0; h < Q; h++)
+                sums[h] = _mm512_dpbf16_ps(sums[h], (__m512bh)_mm512_loadu_si512(queries + h * width + d), key);
+        }
+        for (int h = 0; h < Q; h++) scores[h * apart + t] = _mm512_reduce_add_ps(sums[h]) * scaling;
+    }
+}
+
+// out[h] = (far[h] + sum over t of weights[h][t] values[t]) / sizes[h], for Q heads of one row.
+template <int Q>
+void near_values(const float* weights, size_t apart, const bf16* values, int width, int from, int T, const float* far,
+                 size_t far_apart, const float* sizes, size_t sizes_apart, bf16* out) {
+    for (int d = 0; d < width; d += PANEL) {
+        __m512 low[Q], high[Q];
+        for (int h = 0; h < Q; h++) low[h] = load(far + h * far_apart + d), high[h] = load(far + h * far_apart + d + TILE);
+        for (int t = from; t < T; t++) {
+            __m512 first = load(values + size_t(t) * width + d), second = load(values + size_t(t) * width + d + TILE);
+            for (int h = 0; h < Q; h++) {
+                __m512 weight = all(weights[h * apart + t]);
+                low[h] = _mm512_fmadd_ps(weight, first, low[h]);
+                high[h] = _mm512_fmadd_ps(weight, second, high[h]);
+            }
+        }
+        for (int h = 0; h < Q; h++) {
+            __m512 share = all(1 / sizes[h * sizes_apart]);
+            store(out + h * width + d, low[h] * share);
+            store(out + h * width + d + TILE, high[h] * share);
+        }
+    }
+}
+
+// Calls f with the largest constant that is no larger than `heads` and 4, so that its loops over heads are unrolled.
+template <class F>
+int some_heads(int heads, F f) {
+    switch (heads) {
+        case 1: f(std::integral_constant<int, 1>()); return 1;
+        case 2: f(std::integral_constant<int, 2>()); return 2;
+        case 3: f(std::integral_constant<int, 3>()); return 3;
+        default: f(std::integral_constant<int, 4>()); return 4;
+    }
 }
 
 }  // namespace
@@ -304,66 +348,85 @@ static void finish(const Layer& layer, const Rows& rows) {
     add(layer, rows, rows.inner, layer.inner + PAD, layer.down, layer.inner, nullptr, layer.after_mlp);
 }
 
-// Attention of up to 16 rows of one prompt and head: to the prompt by products, to each row's own branch apart.
-static void attend(const Layer& layer, const Rows& rows, const Branches& all_branches, int prompt, int head, int first,
-                   int count) {
-    const Branches& at = all_branches;
-    const int D = layer.width, P = at.prompt_width, T = at.length + 1, kv = head / (layer.heads / layer.kv_heads);
+// Attention of up to 16 rows of one prompt, in the query heads of one key-value head: to the prompt by products, to each
+// row's own branch apart.
+static void attend(const Layer& layer, const Rows& rows, const Branches& at, int prompt, int kv, int first, int count) {
+    const int D = layer.width, P = at.prompt_width, T = at.length + 1, Q = layer.heads / layer.kv_heads;
     const int length = at.prompt_lengths[prompt], reach = at.window ? at.window : length + T;
     const int start = std::max(0, length + T - reach), near = std::max(0, T - reach);  // the first in the window
     const size_t panels = (size_t(prompt) * layer.kv_heads + kv) * P * D, span = P + (T + TILE - 1) / TILE * TILE;
-    const bf16* queries = rows.heads + first * heads_ld(layer) + head * D;
     alignas(64) float c[TILE * PANEL];
-    static thread_local std::vector<float> scores, sums;
-    static thread_local std::vector<bf16> weights;
-    scores.assign(TILE * span, LOWEST);
-    weights.resize(TILE * (P + PAD));
-    sums.resize(TILE * D);
-    for (int p = start / PANEL * PANEL; p < length; p += PANEL) {
-        multiply<16>(queries, heads_ld(layer), at.prompt_keys + panels + size_t(p) * D, D / PANEL, c);
-        for (int i = 0; i < count; i++)
-            for (int j = std::max(0, start - p); j < std::min(PANEL, length - p); j++)
-                scores[i * span + p + j] = c[i * PANEL + j] * layer.scaling;
-    }
-    float sizes[TILE];
-    for (int i = 0; i < count; i++) {
-        float* row = scores.data() + i * span;
-        const bf16* keys = at.keys + (size_t(first + i) * layer.kv_heads + kv) * at.capacity * D;
-        for (int t = near; t < T; t++)
-            row[P + t] = dot(queries + i * heads_ld(layer), keys + size_t(t) * D, D) * layer.scaling;
-        __m512 most = all(LOWEST), size = _mm512_setzero_ps();
-        for (size_t j = 0; j < span; j += TILE) most = _mm512_max_ps(most, load(row + j));
-        most = all(_mm512_reduce_max_ps(most));
-        for (size_t j = 0; j < span; j += TILE) {
-            __m512 weight = exponential(load(row + j) - most);
-            size += weight;
-            store(row + j, weight);
-            if (j < size_t(P)) store(weights.data() + i * (P + PAD) + j, weight);
+    static thread_local std::vector<float> memory;
+    memory.resize(Q * TILE * (span + D + 1) + TILE * (P + PAD) / 2);
+    float* scores = memory.data();                  // (Q, 16, span)
+    float* sums = scores + Q * TILE * span;         // (Q, 16, D)
+    float* sizes = sums + Q * TILE * D;             // (Q, 16)
+    bf16* weights = (bf16*)(sizes + Q * TILE);      // (16, P), padded
+    std::fill(scores, sums, LOWEST);
+    const bf16* queries = rows.heads + first * heads_ld(layer) + kv * Q * D;
+    for (int i = 0; i < count; i++) {  // on their way while the prompt is attended to
+        const size_t own = (size_t(first + i) * layer.kv_heads + kv) * at.capacity * D;
+        for (int place = near * D; place < T * D; place += 32) {
+            _mm_prefetch(at.keys + own + place, _MM_HINT_T1);
+            _mm_prefetch(at.values + own + place, _MM_HINT_T1);
         }
-        sizes[i] = _mm512_reduce_add_ps(size);
     }
-    for (int d = 0; d < D; d += PANEL) {
-        multiply<16>(weights.data(), P + PAD, at.prompt_values + panels + size_t(d) * P, P / PANEL, c);
-        for (int i = 0; i < count; i++)
-            for (int j = 0; j < PANEL; j += TILE) store(sums.data() + i * D + d + j, load(c + i * PANEL + j));
+    for (int h = 0; h < Q; h++)
+        for (int p = start / PANEL * PANEL; p < length; p += PANEL) {
+            multiply<16>(queries + h * D, heads_ld(layer), at.prompt_keys + panels + size_t(p) * D, D / PANEL, c);
+            for (int i = 0; i < count; i++)
+                for (int j = std::max(0, start - p); j < std::min(PANEL, length - p); j++)
+                    scores[(h * TILE + i) * span + p + j] = c[i * PANEL + j] * layer.scaling;
+        }
+    for (int i = 0; i < count; i++) {
+        const bf16* keys = at.keys + (size_t(first + i) * layer.kv_heads + kv) * at.capacity * D;
+        for (int h = 0; h < Q;)
+            h += some_heads(Q - h, [&](auto some) {
+                near_scores<some()>(queries + i * heads_ld(layer) + h * D, keys, D, near, T, layer.scaling,
+                                    scores + (h * TILE + i) * span + P, TILE * span);
+            });
+    }
+    for (int h = 0; h < Q; h++) {
+        for (int i = 0; i < count; i++) {
+            float* row = scores + (h * TILE + i) * span;
+            __m512 most = all(LOWEST), size = _mm512_setzero_ps();
+            for (size_t j = 0; j < span; j += TILE) most = _mm512_max_ps(most, load(row + j));
+            most = all(_mm512_reduce_max_ps(most));
+            for (size_t j = 0; j < span; j += TILE) {
+                __m512 weight = exponential(load(row + j) - most);
+                size += weight;
+                store(row + j, weight);
+                if (j < size_t(P)) store(weights + i * (P + PAD) + j, weight);
+            }
+            sizes[h * TILE + i] = _mm512_reduce_add_ps(size);
+        }
+        for (int d = 0; d < D; d += PANEL) {
+            multiply<16>(weights, P + PAD, at.prompt_values + panels + size_t(d) * P, P / PANEL, c);
+            for (int i = 0; i < count; i++)
+                for (int j = 0; j < PANEL; j += TILE)
+                    store(sums + (h * TILE + i) * D + d + j, load(c + i * PANEL + j));
+        }
     }
     for (int i = 0; i < count; i++) {
         const bf16* values = at.values + (size_t(first + i) * layer.kv_heads + kv) * at.capacity * D;
-        bf16* out = rows.attended + (first + i) * attended_ld(layer) + head * D;
-        float* sum = sums.data() + i * D;
-        for (int t = near; t < T; t++) {
-            __m512 weight = all(scores[i * span + P + t]);
-            for (int d = 0; d < D; d += TILE)
-                store(sum + d, _mm512_fmadd_ps(weight, load(values + size_t(t) * D + d), load(sum + d)));
-        }
-        for (int d = 0; d < D; d += TILE) store(out + d, load(sum + d) / all(sizes[i]));
+        for (int h = 0; h < Q;)
+            h += some_heads(Q - h, [&](auto some) {
+                int place = h * TILE + i;
+                near_values<some()>(scores + place * span + P, TILE * span, values, D, near, T,
+                                    sums + place * D, TILE * D, sizes + place, TILE,
+                                    rows.attended + (first + i) * attended_ld(layer) + (kv * Q + h) * D);
+            });
     }
 }
 
 // One token per row, which sees its prompt and its own branch.
 void decode(const Layer* layer, const Rows* rows, const Branches* branches, int threads) {
     const Branches& at = *branches;
-    const int D = layer->width;
+    const int D = layer->width, together = rows->count * layer->kv_heads < 8 * TILE * threads ? TILE / 4 : TILE;
+    int most = 0;
+    for (int prompt = 0; prompt < at.prompts; prompt++)
+        most = std::max(most, at.first_rows[prompt + 1] - at.first_rows[prompt]);
+    const int blocks = (most + together - 1) / together;
 #pragma omp parallel num_threads(threads)
     {
         TileConfig config;
@@ -380,9 +443,11 @@ void decode(const Layer* layer, const Rows* rows, const Branches* branches, int 
 #pragma omp barrier
 #pragma omp for collapse(2) schedule(static)
         for (int prompt = 0; prompt < at.prompts; prompt++)
-            for (int head = 0; head < layer->heads; head++)
-                for (int row = at.first_rows[prompt]; row < at.first_rows[prompt + 1]; row += TILE)
-                    attend(*layer, *rows, at, prompt, head, row, std::min(TILE, at.first_rows[prompt + 1] - row));
+            for (int block = 0; block < blocks; block++)
+                for (int kv = 0; kv < layer->kv_heads; kv++) {
+                    int row = at.first_rows[prompt] + block * together, end = at.first_rows[prompt + 1];
+                    if (row < end) attend(*layer, *rows, at, prompt, kv, row, std::min(together, end - row));
+                }
         finish(*layer, *rows);
         _tile_release();
     }

@@ -59,7 +59,8 @@ def kernels() -> ctypes.CDLL | str:
     except OSError as error:
         return f"the kernels cannot be kept or loaded: {error}"
     except subprocess.CalledProcessError as error:
-        return f"{compiler} does not compile them: {error.stderr.strip().splitlines()[0]}"
+        lines = error.stderr.splitlines() or [str(error)]
+        return f"{compiler} does not compile them: {next((line for line in lines if 'error' in line), lines[0])}"
     for name in ("pack", "before", "after", "decode", "draw", "score"):
         getattr(library, name).restype = None
     return library if library.prepare() == 0 else "the system does not grant the matrix units"

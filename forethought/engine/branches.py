@@ -153,6 +153,9 @@ class Packed:
     """``(A,)`` number of the branch that each scored token belongs to."""
     branch_lengths: list[int]
     """Tokens of each branch."""
+    paths: Tensor
+    """``(sequences, 3)``, int32, on the CPU: where each prefix and each branch begins, how many tokens it has, and the
+    number of the prefix before it, or -1."""
     fork: Fork | None = None
     """How the branches can attend in two parts; ``None`` without branches, and off the CPU."""
     captured: list[tuple[Tensor, Tensor]] | None = None
@@ -184,6 +187,8 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
             tokens.extend(branch)
             positions.extend(range(len(prefix_row), len(prefix_row) + len(branch)))
     first_branch_token = sum(map(len, prefix_rows))
+    parents = [-1] * len(groups) + [number for number, group in enumerate(groups) for _ in group.branches]
+    paths = [(row[0], len(row), parent) for row, parent in zip(prefix_rows + branch_rows, parents, strict=True)]
     forked = [(row, len(group.branches)) for row, group in zip(prefix_rows, groups, strict=True) if group.branches]
     lengths = [len(row) for row in branch_rows]
     position = torch.tensor(positions)
@@ -199,6 +204,7 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
         targets=torch.tensor(tokens[first_branch_token:], dtype=torch.long),
         branch=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)),
         branch_lengths=lengths,
+        paths=torch.tensor(paths, dtype=torch.int32),
         fork=_fork(forked, branch_rows, first_branch_token) if branch_rows else None,
     )
     return _to(packed, device)

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -67,6 +68,10 @@ inline __m512 sigmoid(__m512 x) {
 inline __m512 activated(__m512 x, bool gelu) {
     return x * sigmoid(gelu ? all(1.5957691216f) * (x + all(0.044715f) * x * x * x) : x);
 }
+
+inline __m512i counting() { return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
+
+inline int64_t padded(int64_t width) { return (width + PANEL - 1) / PANEL * PANEL; }
 
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -153,6 +158,20 @@ void turn(bf16* head, const float* scale, const bf16* cos, const bf16* sin, int 
     }
 }
 
+// scores -> exp(score - largest), also in bf16 for the first `kept` of them; returns their sum.
+float softmax(float* scores, int span, bf16* weights, int kept) {
+    __m512 most = all(LOWEST), size = _mm512_setzero_ps();
+    for (int j = 0; j < span; j += TILE) most = _mm512_max_ps(most, load(scores + j));
+    most = all(_mm512_reduce_max_ps(most));
+    for (int j = 0; j < span; j += TILE) {
+        __m512 weight = exponential(load(scores + j) - most);
+        size += weight;
+        store(scores + j, weight);
+        if (j < kept) store(weights + j, weight);
+    }
+    return _mm512_reduce_add_ps(size);
+}
+
 // scores[h][t] of Q heads of one row with its own branch's keys (T, width), from the t-th on.
 template <int Q>
 void near_scores(const bf16* queries, const bf16* keys, int width, int t, int T, float scaling, float* scores,
@@ -219,9 +238,8 @@ struct Layer {
 struct Rows {
     bf16* x;                              // (count, hidden): what a layer gets and gives
     const bf16 *cos, *sin;                // (count, width)
-    bf16 *heads;                          // (count, width of queries, keys and values)
-    const bf16* attention;                // (count, width of queries), not padded
-    bf16 *normed, *attended, *inner;      // scratch for a piece of them
+    bf16 *heads, *attended;               // scratch, (count, width of queries, keys and values) and (count, of queries)
+    bf16 *normed, *inner;                 // scratch for a piece of them
     float* added;                         // scratch (piece, hidden), not padded
     int32_t count;
 };
@@ -232,6 +250,14 @@ struct Branches {
     const int32_t *prompt_lengths;            // (prompts,)
     const int32_t *first_rows;                // (prompts + 1,): where each prompt's rows begin
     int32_t prompts, prompt_width, capacity, length, window;  // window 0: none
+};
+
+struct Paths {
+    const int32_t *first, *length;  // (count,): where each sequence's tokens begin, and how many they are
+    const int32_t* parent;          // (count,): the sequence whose tokens come before its own, or -1
+    const int32_t* place;           // (count,): where its panels begin, in tokens padded to panels
+    bf16 *keys, *values;            // scratch, panels of each sequence and head as those of prompts
+    int32_t count, window;
 };
 
 struct Head {
@@ -253,9 +279,8 @@ int prepare() {
 
 // weight (outputs, inputs) -> panels.  The halves of panels alternate between `every` weights; this one is `part`.
 void pack(const bf16* weight, bf16* packed, int64_t outputs, int64_t inputs, int every, int part, int threads) {
-    const int64_t steps = (inputs + PANEL - 1) / PANEL, columns = (outputs + PANEL - 1) / PANEL * 2;
-    const __m512i pairs = _mm512_mullo_epi32(_mm512_set1_epi32(int(inputs) / 2), _mm512_set_epi32(
-        15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+    const int64_t steps = padded(inputs) / PANEL, columns = padded(outputs) / TILE;
+    const __m512i apart = _mm512_mullo_epi32(_mm512_set1_epi32(int(inputs / 2)), counting());
 #pragma omp parallel for num_threads(threads)
     for (int64_t column = 0; column < columns; column++) {
         const int64_t place = column * every + part, row = column * TILE;
@@ -265,7 +290,7 @@ void pack(const bf16* weight, bf16* packed, int64_t outputs, int64_t inputs, int
             if (whole && s * PANEL + PANEL <= inputs) {
                 const int32_t* from = (const int32_t*)(weight + row * inputs + s * PANEL);
                 for (int i = 0; i < TILE; i++)
-                    _mm512_storeu_si512(to + i * 32, _mm512_i32gather_epi32(pairs, from + i, 4));
+                    _mm512_storeu_si512(to + i * 32, _mm512_i32gather_epi32(apart, from + i, 4));
                 continue;
             }
             for (int64_t j = 0; j < TILE; j++)
@@ -387,19 +412,8 @@ static void attend(const Layer& layer, const Rows& rows, const Branches& at, int
             });
     }
     for (int h = 0; h < Q; h++) {
-        for (int i = 0; i < count; i++) {
-            float* row = scores + (h * TILE + i) * span;
-            __m512 most = all(LOWEST), size = _mm512_setzero_ps();
-            for (size_t j = 0; j < span; j += TILE) most = _mm512_max_ps(most, load(row + j));
-            most = all(_mm512_reduce_max_ps(most));
-            for (size_t j = 0; j < span; j += TILE) {
-                __m512 weight = exponential(load(row + j) - most);
-                size += weight;
-                store(row + j, weight);
-                if (j < size_t(P)) store(weights + i * (P + PAD) + j, weight);
-            }
-            sizes[h * TILE + i] = _mm512_reduce_add_ps(size);
-        }
+        for (int i = 0; i < count; i++)
+            sizes[h * TILE + i] = softmax(scores + (h * TILE + i) * span, span, weights + i * (P + PAD), P);
         for (int d = 0; d < D; d += PANEL) {
             multiply<16>(weights, P + PAD, at.prompt_values + panels + size_t(d) * P, P / PANEL, c);
             for (int i = 0; i < count; i++)
@@ -453,19 +467,94 @@ void decode(const Layer* layer, const Rows* rows, const Branches* branches, int 
     }
 }
 
+static size_t panels_of(const Layer& layer, const Paths& paths, int s, int kv) {
+    return (size_t(paths.place[s]) * layer.kv_heads + size_t(kv) * padded(paths.length[s])) * layer.width;
+}
+
+// One sequence's keys and values of one head, as two weights: tokens x width, and width x tokens.
+static void lay_out(const Layer& layer, const Rows& rows, const Paths& paths, int s, int kv) {
+    const int D = layer.width, length = paths.length[s], L = padded(length);
+    const size_t ld = heads_ld(layer), panels = panels_of(layer, paths, s, kv);
+    const bf16* key = rows.heads + paths.first[s] * ld + (layer.heads + kv) * D;
+    const bf16* value = key + layer.kv_heads * D;
+    const __m512i apart = _mm512_mullo_epi32(_mm512_set1_epi32(int(ld / 2)), counting());
+    bf16 *keys = paths.keys + panels, *values = paths.values + panels;
+    for (int t = 0; t < L; t += TILE)
+        for (int d = 0; d < D; d += PANEL)
+            for (int i = 0; i < TILE; i++)
+                _mm512_storeu_si512(keys + (t / PANEL * (D / PANEL) + d / PANEL) * STEP + t % PANEL * TILE * 2 + i * 32,
+                                    _mm512_i32gather_epi32(apart, (const int32_t*)(key + t * ld + d) + i, 4));
+    for (int d = 0; d < D; d += TILE)
+        for (int t = 0; t < L; t += 2) {
+            __m512i pair = _mm512_setzero_si512();  // a weight of zero does not make a number of what is none
+            if (t < length) pair = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(value + t * ld + d)));
+            if (t + 1 < length) {
+                const __m256i* next = (const __m256i*)(value + (t + 1) * ld + d);
+                pair = _mm512_or_si512(pair, _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(next)), 16));
+            }
+            _mm512_storeu_si512(values + (d / PANEL * (L / PANEL) + t / PANEL) * STEP + d % PANEL * TILE * 2 +
+                                    t % PANEL / 2 * 32, pair);
+        }
+}
+
+// Attention of up to 32 tokens of a sequence, from its `from`-th on, in the query heads of one key-value head.
+static void attend_path(const Layer& layer, const Rows& rows, const Paths& paths, int s, int from, int kv) {
+    const int D = layer.width, Q = layer.heads / layer.kv_heads, count = std::min(PANEL, paths.length[s] - from);
+    const int parent = paths.parent[s], before = parent < 0 ? 0 : paths.length[parent];
+    const int P = padded(before), span = P + padded(from + count), L = padded(paths.length[s]);
+    const int reach = paths.window ? paths.window : before + paths.length[s];
+    const bf16* queries = rows.heads + (paths.first[s] + from) * heads_ld(layer) + kv * Q * D;
+    const size_t own = panels_of(layer, paths, s, kv), far = parent < 0 ? own : panels_of(layer, paths, parent, kv);
+    alignas(64) float c[PANEL * PANEL], c_own[PANEL * PANEL];
+    static thread_local std::vector<float> memory;
+    memory.resize(PANEL * span + PANEL * (span + PAD) / 2 + PANEL);
+    float* scores = memory.data();
+    float* sizes = scores + PANEL * span;
+    bf16* weights = (bf16*)(sizes + PANEL);
+    for (int h = 0; h < Q; h++) {
+        std::fill(scores, sizes, LOWEST);
+        for (int j = 0; j < span; j += PANEL) {
+            // Keys from here on stand at these positions; the query of row i at `at` + i.
+            const int at = before + from, position = j < P ? j : before + j - P, end = j < P ? before : at + count;
+            if (position + PANEL <= at + 1 - reach) continue;
+            const bf16* keys = paths.keys + (j < P ? far + size_t(j) * D : own + size_t(j - P) * D);
+            multiply<32>(queries + h * D, heads_ld(layer), keys, D / PANEL, c);
+            for (int i = 0; i < count; i++) {
+                int low = std::max(0, at + i + 1 - reach - position);
+                int high = std::min(PANEL, std::min(end, at + i + 1) - position);
+                for (int k = low; k < high; k++) scores[i * span + j + k] = c[i * PANEL + k] * layer.scaling;
+            }
+        }
+        for (int i = 0; i < count; i++)
+            sizes[i] = softmax(scores + i * span, span, weights + i * (span + PAD), span);
+        for (int d = 0; d < D; d += PANEL) {
+            multiply<32>(weights + P, span + PAD, paths.values + own + size_t(d) * L, (span - P) / PANEL, c_own);
+            multiply<32>(weights, span + PAD, paths.values + far + size_t(d) * P, P / PANEL, c);
+            for (int i = 0; i < count; i++) {
+                bf16* out = rows.attended + (paths.first[s] + from + i) * attended_ld(layer) + (kv * Q + h) * D + d;
+                for (int j = 0; j < PANEL; j += TILE)
+                    store(out + j, (load(c + i * PANEL + j) + load(c_own + i * PANEL + j)) * all(1 / sizes[i]));
+            }
+        }
+    }
+}
+
 static Rows piece(const Layer& layer, const Rows& rows, int first) {
     Rows some = rows;
     some.x += size_t(first) * layer.hidden;
     some.cos += size_t(first) * layer.width;
     some.sin += size_t(first) * layer.width;
     some.heads += first * heads_ld(layer);
-    some.attention += size_t(first) * layer.heads * layer.width;
+    some.attended += first * attended_ld(layer);
     some.count = std::min(PIECE, rows.count - first);
     return some;
 }
 
-// The part of a layer before attention, of any number of rows.
-void before(const Layer* layer, const Rows* rows, int threads) {
+// Packed sequences of any number of tokens, each of which sees its parent and its own past.
+void forward(const Layer* layer, const Rows* rows, const Paths* paths, int threads) {
+    std::vector<std::pair<int, int>> blocks;
+    for (int s = 0; s < paths->count; s++)
+        for (int from = 0; from < paths->length[s]; from += PANEL) blocks.emplace_back(s, from);
 #pragma omp parallel num_threads(threads)
     {
         TileConfig config;
@@ -474,24 +563,15 @@ void before(const Layer* layer, const Rows* rows, int threads) {
             project(*layer, piece(*layer, *rows, first));
 #pragma omp barrier
         }
-        _tile_release();
-    }
-}
-
-// The part after it.
-void after(const Layer* layer, const Rows* rows, int threads) {
-    const size_t width = size_t(layer->heads) * layer->width;
-#pragma omp parallel num_threads(threads)
-    {
-        TileConfig config;
-        _tile_loadconfig(&config);
+#pragma omp for collapse(2) schedule(dynamic)
+        for (int s = 0; s < paths->count; s++)
+            for (int kv = 0; kv < layer->kv_heads; kv++) lay_out(*layer, *rows, *paths, s, kv);
+#pragma omp for collapse(2) schedule(dynamic)
+        for (size_t block = 0; block < blocks.size(); block++)
+            for (int kv = 0; kv < layer->kv_heads; kv++)
+                attend_path(*layer, *rows, *paths, blocks[block].first, blocks[block].second, kv);
         for (int first = 0; first < rows->count; first += PIECE) {
-            Rows some = piece(*layer, *rows, first);
-            Share mine = share(some.count);
-            for (int row = mine.begin; row < mine.end; row++)
-                std::memcpy(some.attended + row * (width + PAD), some.attention + row * width, width * 2);
-#pragma omp barrier
-            finish(*layer, some);
+            finish(*layer, piece(*layer, *rows, first));
 #pragma omp barrier
         }
         _tile_release();

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from forethought.engine.branches import Packed
 from forethought.engine.decoding import Decoding
 from forethought.engine.fused import FusedLayer, fuse
 from forethought.engine.head import Head
@@ -34,11 +35,11 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = (
-    *("-O3", "-march=sapphirerapids", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fopenmp", "-shared", "-fPIC"),
+    *("-O3", "-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mprefer-vector-width=512"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
 )
-NEEDED = {"amx_tile", "amx_bf16", "avx512_bf16", "avx512bw", "avx512vl"}
-"""Flags of the processor that the kernels use."""
+NEEDED = {"amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+"""What the processor must have for them."""
 
 PANEL, PAD, PIECE = 32, 32, 512
 """As in ``native.cpp``: widths are multiples of the first, rows of a buffer are longer than their width by the second,
@@ -51,7 +52,7 @@ def kernels() -> ctypes.CDLL | str:
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists() or not set(cpuinfo.read_text().split()) >= NEEDED:
         return "the processor has no AMX"
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
         return "there is no C++ compiler"
     try:
@@ -61,7 +62,7 @@ def kernels() -> ctypes.CDLL | str:
     except subprocess.CalledProcessError as error:
         lines = error.stderr.splitlines() or [str(error)]
         return f"{compiler} does not compile them: {next((line for line in lines if 'error' in line), lines[0])}"
-    for name in ("pack", "before", "after", "decode", "draw", "score"):
+    for name in ("pack", "decode", "forward", "draw", "score"):
         getattr(library, name).restype = None
     return library if library.prepare() == 0 else "the system does not grant the matrix units"
 
@@ -157,18 +158,38 @@ class Scratch:
     """What lies between the parts of a layer, shared by all layers."""
 
     def __init__(self, layer: FusedLayer) -> None:
-        self._widths = {"normed": layer.hidden, "attended": layer.heads * layer.width, "inner": layer.inner}
-        self._hidden = layer.hidden
+        self._layer = layer
         self._parts: dict[str, Tensor] = {}
-        self._rows = 0
+        self._sizes = 0, 0
+        self._paths: tuple[Packed, _Paths, list[Tensor]] | None = None
 
-    def of(self, rows: int) -> dict[str, Tensor]:
-        """Return the parts, for at least so many rows at once."""
-        if rows > self._rows:
-            self._parts = {name: _buffer(rows, width) for name, width in self._widths.items()}
-            self._parts["added"] = torch.empty(_padded(rows), self._hidden)
-            self._rows = rows
+    def of(self, rows: int, at_once: int) -> dict[str, Tensor]:
+        """Return the parts for ``rows`` rows, of which ``at_once`` pass through products together."""
+        if rows > self._sizes[0] or at_once > self._sizes[1]:
+            layer = self._layer
+            self._parts = {
+                "heads": _buffer(rows, (layer.heads + 2 * layer.kv_heads) * layer.width),
+                "attended": _buffer(rows, layer.heads * layer.width),
+                "normed": _buffer(at_once, layer.hidden),
+                "inner": _buffer(at_once, layer.inner),
+                "added": torch.empty(_padded(at_once), layer.hidden),
+            }
+            self._sizes = rows, at_once
         return self._parts
+
+    def paths_of(self, packed: Packed) -> _Paths:
+        """Return where the sequences of ``packed`` lie, and room for their keys and values."""
+        if self._paths is None or self._paths[0] is not packed:
+            first, length, parent = packed.paths.unbind(1)
+            padded = (length + PANEL - 1) // PANEL * PANEL
+            place = (padded.cumsum(0) - padded).int()
+            size = int(padded.sum()) * self._layer.kv_heads * self._layer.width
+            keys, values = torch.empty(2, size, dtype=torch.bfloat16)
+            tensors = [first.contiguous(), length.contiguous(), parent.contiguous(), place, keys, values]
+            names = ("first", "length", "parent", "place", "keys", "values")
+            addresses = {name: tensor.data_ptr() for name, tensor in zip(names, tensors, strict=True)}
+            self._paths = packed, _Paths(**addresses, count=len(first)), tensors
+        return self._paths[1]
 
 
 class NativeLayer:
@@ -207,20 +228,21 @@ class NativeLayer:
         """Return the layer's output ``(1, R, hidden)``, in the place of ``hidden_states``."""
         layer, hidden_states = self.plain, hidden_states.contiguous()
         count, cos, sin = hidden_states.shape[1], *(turn.contiguous() for turn in position_embeddings)
-        heads = _buffer(count, (layer.heads + 2 * layer.kv_heads) * layer.width)
-        at_once = count if isinstance(branching, TiledDecoding) else min(count, PIECE)
-        tensors = {**self.scratch.of(at_once), "x": hidden_states, "cos": cos, "sin": sin, "heads": heads}
+        scratch = self.scratch.of(count, count if isinstance(branching, TiledDecoding) else min(count, PIECE))
+        tensors = {**scratch, "x": hidden_states, "cos": cos, "sin": sin}
         rows = _Rows(**{name: tensor.data_ptr() for name, tensor in tensors.items()}, count=count)
         if isinstance(branching, TiledDecoding):
             branches = branching.branches_of(layer.index, layer.window)
             _call("decode", self._layer, ctypes.byref(rows), ctypes.byref(branches))
             return hidden_states
-        _call("before", self._layer, ctypes.byref(rows))
-        qkv = heads[:count, :-PAD].unflatten(1, (-1, layer.width))
-        q, k, v = qkv.split([layer.heads, layer.kv_heads, layer.kv_heads], 1)
-        attention = branching.attend(layer.index, (q, k, v), layer.scaling, layer.window).contiguous()
-        rows.attention = attention.data_ptr()
-        _call("after", self._layer, ctypes.byref(rows))
+        packed: Packed = branching.packed
+        paths = self.scratch.paths_of(packed)
+        paths.window = layer.window or 0
+        _call("forward", self._layer, ctypes.byref(rows), ctypes.byref(paths))
+        if packed.captured is not None:
+            heads = scratch["heads"][:count, :-PAD].unflatten(1, (-1, layer.width))
+            _, k, v = heads.split([layer.heads, layer.kv_heads, layer.kv_heads], 1)
+            packed.captured.append((k.contiguous(), v.contiguous()))
         return hidden_states
 
 
@@ -308,7 +330,7 @@ class _Layer(ctypes.Structure):
 
 class _Rows(ctypes.Structure):
     _fields_ = [
-        *_fields(ctypes.c_void_p, "x cos sin heads attention normed attended inner added"),
+        *_fields(ctypes.c_void_p, "x cos sin heads attended normed inner added"),
         *_fields(ctypes.c_int32, "count"),
     ]
 
@@ -317,6 +339,13 @@ class _Branches(ctypes.Structure):
     _fields_ = [
         *_fields(ctypes.c_void_p, "prompt_keys prompt_values keys values prompt_lengths first_rows"),
         *_fields(ctypes.c_int32, "prompts prompt_width capacity length window"),
+    ]
+
+
+class _Paths(ctypes.Structure):
+    _fields_ = [
+        *_fields(ctypes.c_void_p, "first length parent place keys values"),
+        *_fields(ctypes.c_int32, "count window"),
     ]
 
 

@@ -1,0 +1,251 @@
+"""The native kernels compute what a model's own modules do, and decoding goes on without them where they cannot be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_engine import ARCHITECTURES, ids, ragged_groups
+from test_fused import flat
+from transformers import PreTrainedModel, Qwen2Config
+
+from forethought.engine import native
+from forethought.engine.branches import Group, Prompt, Sampling, Thinking
+from forethought.engine.head import Head
+from forethought.engine.policy import Policy
+from forethought.engine.sampler import TorchSampler
+from forethought.engine.scorer import TorchScorer
+from forethought.keys import Key
+from forethought.testing import VOCABULARY, random_model, tiny_config
+
+MISSING = native.kernels() if isinstance(native.kernels(), str) else ""
+needs_kernels = pytest.mark.skipif(bool(MISSING), reason=f"no native kernels: {MISSING}")
+KEY = Key(0, "test")
+PROMPTS = [
+    Prompt(id="a", token_ids=ids(0, 45)),
+    Prompt(id="b", token_ids=ids(1, 4)),
+    Prompt(id="c", token_ids=ids(2, 17)),
+]
+
+
+def model_of(architecture: str) -> PreTrainedModel:
+    """A tiny model with heads as wide as the kernels ask for; ``qwen2`` has biases."""
+    config = tiny_config("llama" if architecture == "qwen2" else architecture)
+    config.head_dim = 32
+    if architecture != "qwen2":
+        return random_model(config, 0)
+    shape = config.to_dict()
+    kept = {name: shape[name] for name in shape if name.endswith(("_size", "_heads", "_layers", "_id", "_range"))}
+    model = random_model(Qwen2Config(**{**kept, "hidden_size": 128}), 0)
+    for layer in model.get_decoder().layers:
+        torch.nn.init.normal_(layer.self_attn.q_proj.bias)
+        torch.nn.init.normal_(layer.self_attn.v_proj.bias)
+    return model
+
+
+def exact_twin(model: PreTrainedModel, architecture: str) -> Policy:
+    twin = model_of(architecture)
+    twin.load_state_dict(model.state_dict())
+    return Policy(twin)
+
+
+@needs_kernels
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
+def test_native_scores_are_as_near_to_the_truth_as_the_models_own(architecture: str) -> None:
+    """Against float32 over the same weights, past Gemma's sliding window, on rows of several pieces."""
+    torch.manual_seed(0)
+    model = model_of(architecture).bfloat16()
+    policy, exact = Policy(model), exact_twin(model, architecture)
+    groups = ragged_groups() * 8
+    assert sum(group.tokens for group in groups) > native.PIECE
+    assert policy.native
+    truth = flat(TorchScorer(exact), groups)
+    ours = flat(TorchScorer(policy), groups) - truth
+    plain = flat(TorchScorer(policy, as_trained=True), groups) - truth
+    assert (ours != plain).any()
+    assert np.abs(ours).mean() < min(0.05, 1.5 * np.abs(plain).mean())  # a wrong formula is off by nats
+    found, expected = (TorchScorer(one).choices(ragged_groups(), (3, 200)) for one in (policy, exact))
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=0.3)
+
+
+@needs_kernels
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
+def test_what_is_decoded_has_the_models_own_log_probabilities(architecture: str) -> None:
+    """Ragged prompts, 24 tokens past Gemma's window of 16, rows that stop and leave, a batch and one row alone."""
+    torch.manual_seed(0)
+    model = model_of(architecture).bfloat16()
+    policy, exact = Policy(model), exact_twin(model, architecture)
+    assert policy.native
+    sampling = Sampling(max_tokens=24, stop_ids=tuple(range(0, 250, 24)), forbidden_ids=tuple(range(1, 250, 24)))
+    found = TorchSampler(policy).sample(PROMPTS, 20, sampling, KEY)
+    assert len({len(completion.token_ids) for rows in found for completion in rows}) > 8
+    assert not {t for rows in found for completion in rows for t in completion.token_ids} & set(sampling.forbidden_ids)
+    groups = [
+        Group(prefix=prompt.token_ids, branches=tuple(completion.token_ids for completion in rows))
+        for prompt, rows in zip(PROMPTS, found, strict=True)
+    ]
+    truth = flat(TorchScorer(exact, forbidden_ids=sampling.forbidden_ids), groups)
+    plain = flat(TorchScorer(policy, forbidden_ids=sampling.forbidden_ids, as_trained=True), groups) - truth
+    ours = np.concatenate([completion.logprobs for rows in found for completion in rows]) - truth
+    assert np.abs(ours).mean() < min(0.05, 1.5 * np.abs(plain).mean())
+    alone = TorchSampler(policy, rows=1).sample(PROMPTS[1:2], 2, sampling, KEY)
+    assert alone[0] == found[1][:2]  # to the last bit: a row does not depend on what else is in the batch
+
+
+@needs_kernels
+def test_thoughts_and_greedy_text_are_decoded_natively_too() -> None:
+    policy = Policy(model_of("llama").bfloat16())
+    thinking = Thinking(max_tokens=10, close_ids=(251, 252), closed=lambda ids: ids[-1] % 12 == 0)
+    rows = TorchSampler(policy).think(PROMPTS, 8, thinking, Sampling(max_tokens=5), KEY)
+    assert {rollout.closed for found in rows for rollout in found} == {True, False}
+    greedy = TorchSampler(policy).sample(PROMPTS, 2, Sampling(max_tokens=1, temperature=0), KEY)
+    for prompt, (first, second) in zip(PROMPTS, greedy, strict=True):
+        logprobs = TorchScorer(policy).logprobs(
+            [Group(prefix=prompt.token_ids, branches=tuple((token,) for token in range(VOCABULARY)))]
+        )[0]
+        assert first == second
+        assert float(logprobs[first.token_ids[0]][0]) >= max(float(row[0]) for row in logprobs) - 0.05
+
+
+@needs_kernels
+def test_packed_weights_follow_the_weights() -> None:
+    torch.manual_seed(0)
+    policy = Policy(model_of("llama").bfloat16())
+    scorer, groups = TorchScorer(policy), ragged_groups()
+    before = flat(scorer, groups)
+    kept = dict(policy._packed)
+    assert flat(scorer, groups).tolist() == before.tolist()
+    assert all(policy._packed[name][1] is packed for name, (_, packed) in kept.items())
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(1.2)
+    after = flat(scorer, groups)
+    assert np.abs(after - before).mean() > 0.1
+    assert np.abs(after - flat(TorchScorer(policy, as_trained=True), groups)).mean() < 0.1
+
+
+@needs_kernels
+def test_a_layer_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = native.NativeLayer.__call__
+
+    def twisted(self, hidden_states, **options):
+        return plain(self, hidden_states, **options) * 1.1
+
+    monkeypatch.setattr(native.NativeLayer, "__call__", twisted)
+    assert not Policy(model_of("llama").bfloat16()).native
+
+
+def head_with(logits_V: torch.Tensor, softcap: float | None = None) -> tuple[Head, native.NativeHead, torch.Tensor]:
+    """Heads whose logits, for the hidden state that comes with them, are ``logits_V``; -inf forbids a token."""
+    forbidden = torch.isinf(logits_V)
+    weight = torch.zeros(len(logits_V), 64, dtype=torch.bfloat16)
+    weight[:, 5] = logits_V.masked_fill(forbidden, 0.0).bfloat16()
+    head = Head(weight=weight, forbidden=forbidden, softcap=softcap)
+    hidden = torch.zeros(64, dtype=torch.bfloat16)
+    hidden[5] = 1
+    return head, native.NativeHead(head, native.pack(weight)), hidden
+
+
+@needs_kernels
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_native_draws_follow_the_distribution(temperature: float) -> None:
+    """Chi-square on 40,000 draws over 41 panels, the last of them ragged; 99.99% bound by Wilson-Hilferty."""
+    generator = np.random.default_rng(0)
+    logits = torch.from_numpy(generator.normal(0, 1.5, 1300)).bfloat16().float()
+    logits[generator.choice(1300, 900, replace=False)] = -torch.inf
+    _, head, hidden = head_with(logits)
+    uniforms = torch.from_numpy(generator.random(40_000))
+    chosen, logprobs = head.draw(hidden.expand(40_000, -1), uniforms, temperature)
+    expected = (logits / temperature).double().softmax(-1).numpy() * 40_000
+    counts = np.bincount(chosen.numpy(), minlength=1300)
+    assert counts[expected == 0].sum() == 0
+    common = expected >= 5
+    chi2 = ((counts - expected)[common] ** 2 / expected[common]).sum()
+    degrees = common.sum() - 1
+    assert degrees > 100
+    assert chi2 < degrees * (1 - 2 / (9 * degrees) + 3.72 * np.sqrt(2 / (9 * degrees))) ** 3
+    np.testing.assert_allclose(logprobs.exp() * 40_000, expected[chosen], rtol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [1, 30, 90])
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_native_heads_agree_with_the_plain_one(size: float, softcap: float | None) -> None:
+    """Logits of any size: sums are taken relative to a peak that rises on the way."""
+    logits = (torch.randn(1000, generator=torch.Generator().manual_seed(1)) * size).bfloat16().float()
+    logits[::7] = -torch.inf
+    plain, head, hidden = head_with(logits, softcap)
+    allowed = (~torch.isinf(logits)).nonzero()[:, 0]
+    rows = hidden.expand(len(allowed), -1)
+    expected = plain.logprobs(rows, allowed)
+    np.testing.assert_allclose(head.logprobs(rows, allowed), expected, rtol=1e-3, atol=2e-3 * size)
+    uniforms = torch.linspace(0, 1 - 1e-9, 200, dtype=torch.float64)
+    for temperature in (1.0, 0.7):
+        ours, theirs = (one.draw(hidden.expand(200, -1), uniforms, temperature) for one in (head, plain))
+        assert (ours[0] == theirs[0]).float().mean() > 0.9  # bf16 logits of the plain one move its edges
+        assert (ours[0].diff() >= 0).all()  # the inverse of a distribution function
+    best = float(expected.max())
+    assert head.greedy(hidden[None])[1].item() == pytest.approx(best, abs=2e-3 * size)
+
+
+@needs_kernels
+def test_extreme_uniforms_stay_on_tokens_with_weight() -> None:
+    logits = torch.full((1030,), -torch.inf)
+    logits[3], logits[700], logits[1029] = 0.0, 1.0, -200.0
+    _, head, hidden = head_with(logits)
+    uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert head.draw(hidden.expand(2, -1), uniforms, 1.0)[0].tolist() == [3, 700]
+    logits[:] = -torch.inf
+    logits[1029] = -3.0
+    _, head, hidden = head_with(logits)
+    chosen, logprobs = head.draw(hidden.expand(3, -1), torch.tensor([0.0, 0.5, 0.999]).double(), 1.0)
+    assert chosen.tolist() == [1029] * 3
+    assert logprobs.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+@needs_kernels
+def test_panels_hold_every_weight_once() -> None:
+    """Two steps of 32 inputs and two panels of 32 outputs, both ragged; the layout that ``native.cpp`` describes."""
+    weight = torch.arange(1, 1 + 40 * 36).view(40, 36).bfloat16()
+    panels = native.pack(weight).view(2, 2, 2, 16, 16, 2)  # panel, step, half, pair of inputs, output, of the pair
+    whole = panels.permute(0, 2, 4, 1, 3, 5).reshape(64, 64)
+    torch.testing.assert_close(whole[:40, :36], weight)
+    assert whole[40:].count_nonzero() == whole[:, 36:].count_nonzero() == 0
+    first, second = torch.randn(2, 64, 64).bfloat16()
+    both = native.pack(first, second).view(4, 2, 2, 16, 16, 2).permute(2, 0, 4, 1, 3, 5).reshape(2, 64, 64)
+    torch.testing.assert_close(both, torch.stack([first, second]))
+
+
+def test_without_a_compiler_or_a_place_to_keep_them_there_is_a_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    amx = all(flag in Path("/proc/cpuinfo").read_text().split() for flag in native.NEEDED) if os.name == "posix" else 0
+    if not amx:
+        assert "AMX" in native.kernels()
+        return
+    monkeypatch.setenv("FORETHOUGHT_CACHE", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert native.kernels.__wrapped__() == "there is no C++ compiler"
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'x.cpp:1: error: no such thing' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert native.kernels.__wrapped__() == f"{broken} does not compile them: x.cpp:1: error: no such thing"
+    monkeypatch.setenv("FORETHOUGHT_CACHE", "/proc/nowhere")
+    assert "cannot be kept or loaded" in native.kernels.__wrapped__()
+    assert list(tmp_path.glob("native-*")) == []
+
+
+def test_everything_goes_on_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = model_of("gemma3").bfloat16()
+    with_kernels = flat(TorchScorer(Policy(model)), ragged_groups())
+    monkeypatch.setattr(native, "kernels", lambda: "none today")
+    policy = Policy(model)
+    assert not policy.native
+    assert np.abs(flat(TorchScorer(policy), ragged_groups()) - with_kernels).mean() < 0.05
+    assert len(TorchSampler(policy).sample(PROMPTS, 2, Sampling(max_tokens=3), KEY)) == 3

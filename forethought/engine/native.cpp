@@ -79,7 +79,7 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// c (M x 32) = a (M x 32 steps) times one panel, M = 16 or 32.
+// c (M x 32) = a (M x 32 steps) times one panel, M = 16 or 32.  The rows stream by, so that the panel stays in the cache.
 template <int M>
 inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float* c) {
     _tile_zero(0);
@@ -90,12 +90,12 @@ inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float*
     }
     for (int s = 0; s < steps; s++) {
         _tile_loadd(6, b + s * STEP, 64);
-        _tile_loadd(4, a + s * PANEL, lda * 2);
+        _tile_stream_loadd(4, a + s * PANEL, lda * 2);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, b + s * STEP + STEP / 2, 64);
         _tile_dpbf16ps(1, 4, 7);
         if (M == 32) {
-            _tile_loadd(5, a + TILE * lda + s * PANEL, lda * 2);
+            _tile_stream_loadd(5, a + TILE * lda + s * PANEL, lda * 2);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -119,21 +119,14 @@ Share share(int count) {
 
 // a (rows x 32 steps) times this thread's share of the panels.  take(row, panel, c) gets, row by row, 32 results.
 template <class Take>
-void product(const bf16* a, size_t lda, int rows, const bf16* weight, int panels, int steps, Take take, bool fetch=false) {
+void product(const bf16* a, size_t lda, int rows, const bf16* weight, int panels, int steps, Take take) {
     alignas(64) float c[PANEL * PANEL];
     Share mine = share(panels);
-    const int lines = (steps * STEP / PANEL + rows - 1) / rows;
-    for (int p = mine.begin; p < mine.end; p++) {
-        const bf16 *panel = weight + size_t(p) * steps * STEP, *next = panel + size_t(steps) * STEP;
+    for (int p = mine.begin; p < mine.end; p++)
         for (int row = 0; row < rows; row += PANEL) {
-            multiply<32>(a + row * lda, lda, panel, steps, c);
-            for (int i = 0; i < std::min(PANEL, rows - row); i++) {
-                take(row + i, p, c + i * PANEL);
-                // The products keep the core's line buffers busy: the next panel is fetched between them.
-                if (fetch) for (int line = 0; line < lines; line++, next += 32) _mm_prefetch(next, _MM_HINT_T1);
-            }
+            multiply<32>(a + row * lda, lda, weight + size_t(p) * steps * STEP, steps, c);
+            for (int i = 0; i < std::min(PANEL, rows - row); i++) take(row + i, p, c + i * PANEL);
         }
-    }
 }
 
 template <class Value>
@@ -269,7 +262,7 @@ struct Head {
     float* logprobs;             // (rows,): out
     float *peaks, *sums;         // scratch: (rows, panels) to draw, (threads, rows) to score
     int32_t rows, vocabulary, width;
-    float softcap, temperature;  // softcap 0: none
+    float softcap, scale;        // softcap 0: none; the scale is one over the temperature
 };
 
 int prepare() {
@@ -368,7 +361,7 @@ static void finish(const Layer& layer, const Rows& rows) {
             [&](int row, int panel, const float* c) {
                 store(rows.inner + size_t(row) * (layer.inner + PAD) + panel * TILE,
                       activated(load(c), layer.gelu) * load(c + TILE));
-            }, true);
+            });
 #pragma omp barrier
     add(layer, rows, rows.inner, layer.inner + PAD, layer.down, layer.inner, nullptr, layer.after_mlp);
 }
@@ -578,20 +571,19 @@ void forward(const Layer* layer, const Rows* rows, const Paths* paths, int threa
     }
 }
 
-// 32 logits: softcap, temperature, and what cannot be drawn.
-static inline void finish_logits(const Head& head, int panel, float* logits) {
-    for (int j = 0; j < PANEL; j += TILE) {
-        __m512 value = load(logits + j);
-        if (head.softcap > 0) value = all(head.softcap) * (all(2) * sigmoid(all(2 / head.softcap) * value) - all(1));
-        value = value * all(1 / head.temperature);
-        store(logits + j, _mm512_mask_mov_ps(value, __mmask16(head.hidden_ids[panel] >> j), all(LOWEST)));
-    }
+// Sixteen logits: softcap, temperature, and what cannot be drawn.
+static inline __m512 finished(const Head& head, int panel, const float* logits, int half) {
+    __m512 value = load(logits + half * TILE);
+    if (head.softcap > 0) value = all(head.softcap) * (all(2) * sigmoid(all(2 / head.softcap) * value) - all(1));
+    value = value * all(head.scale);
+    return _mm512_mask_mov_ps(value, __mmask16(head.hidden_ids[panel] >> (half * TILE)), all(LOWEST));
 }
 
-// The sum of exp(logit - reference) over 32 logits.  The reference is their largest if `exact`, and else one that was
+// The sum of exp(logit - reference) over a panel.  The reference is its largest logit if `exact`, and else one that was
 // met before and is not much smaller: finding the largest takes longer than the sum.
-static inline float summed(const float* logits, float& reference, bool exact) {
-    __m512 low = load(logits), high = load(logits + TILE), most = _mm512_max_ps(low, high);
+static inline float summed(const Head& head, int panel, const float* logits, float& reference, bool exact) {
+    __m512 low = finished(head, panel, logits, 0), high = finished(head, panel, logits, 1);
+    __m512 most = _mm512_max_ps(low, high);
     if (exact || _mm512_cmp_ps_mask(most, all(reference + 30), _CMP_GT_OQ)) reference = _mm512_reduce_max_ps(most);
     if (reference <= LOWEST) return 0;
     return _mm512_reduce_add_ps(exponential(low - all(reference)) + exponential(high - all(reference)));
@@ -612,7 +604,7 @@ static void logits_of(const Head& head, int row, int panel, float* logits) {
         }
     store(logits, low);
     store(logits + TILE, high);
-    finish_logits(head, panel, logits);
+    for (int half = 0; half < 2; half++) store(logits + half * TILE, finished(head, panel, logits, half));
 }
 
 static void draw_row(const Head& head, int row) {
@@ -663,12 +655,11 @@ void draw(const Head* given, int threads) {
         _tile_loadconfig(&config);
         std::vector<float> references(head.rows, LOWEST);
         product(head.hidden, head.width + PAD, head.rows, head.weight, panels, head.width / PANEL,
-                [&](int row, int p, float* logits) {
-                    finish_logits(head, p, logits);
+                [&](int row, int p, const float* logits) {
                     size_t place = size_t(row) * panels + p;
-                    head.sums[place] = summed(logits, references[row], !head.uniforms);
+                    head.sums[place] = summed(head, p, logits, references[row], !head.uniforms);
                     head.peaks[place] = references[row];
-                }, true);
+                });
         _tile_release();
 #pragma omp barrier
         Share mine = share(head.rows);
@@ -691,9 +682,8 @@ void score(const Head* given, int threads) {
             float *peaks = head.peaks + place, *sums = head.sums + place;
             product(head.hidden + size_t(first) * (head.width + PAD), head.width + PAD,
                     std::min(PIECE, head.rows - first), head.weight, panels, head.width / PANEL,
-                    [&](int row, int p, float* logits) {
-                        finish_logits(head, p, logits);
-                        float before = peaks[row], sum = summed(logits, peaks[row], false);
+                    [&](int row, int p, const float* logits) {
+                        float before = peaks[row], sum = summed(head, p, logits, peaks[row], false);
                         if (peaks[row] != before) sums[row] *= exponential(before - peaks[row]);
                         sums[row] += sum;
                     });

@@ -1,10 +1,11 @@
-"""Decode steps on the matrix units of x86: ``native.cpp``, compiled on first use and called through ctypes.
+"""What needs no gradient, on the matrix units of x86: ``native.cpp``, compiled on first use, called through ctypes.
 
-A step multiplies few rows by every weight once, so it is bound by how fast weights arrive and by everything between the
-products.  Here a decoder layer is one call, and so is the draw of a token.  Needs Linux on a processor with AMX and a
-C++ compiler; everywhere else :data:`kernels` returns the reason and decoding goes on through torch.
+A decode step multiplies few rows by every weight once, so it is bound by how fast weights arrive and by everything
+between the products; in scoring, too, half of the time lies there.  Here a decoder layer is one call, and so is the
+draw or the score of a token.  Needs Linux, a processor with AMX and g++; elsewhere :func:`kernels` returns the reason
+and everything goes on through torch.
 
-Shape legend: R rows that are decoded, G prompts, P prompt positions, H key-value heads, D head size, V vocabulary.
+Shape legend: R rows, G prompts, P prompt positions, H key-value heads, D head size, A scored tokens.
 """
 
 from __future__ import annotations
@@ -27,10 +28,6 @@ from forethought.engine.decoding import Decoding
 from forethought.engine.fused import FusedLayer, fuse
 from forethought.engine.head import Head
 from forethought.files import cache_root
-
-
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
 
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -294,7 +291,7 @@ class NativeHead:
             vocabulary=self.vocabulary,
             width=self.width,
             softcap=self.softcap or 0.0,
-            temperature=temperature,
+            scale=1 / temperature,
         )
         _call(name, ctypes.byref(head))
         return logprobs
@@ -317,6 +314,10 @@ def _call(name: str, *arguments: Any) -> None:
     library = kernels()
     assert not isinstance(library, str), library
     getattr(library, name)(*arguments, torch.get_num_threads())
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
 
 
 class _Layer(ctypes.Structure):
@@ -353,5 +354,5 @@ class _Head(ctypes.Structure):
     _fields_ = [
         *_fields(ctypes.c_void_p, "weight hidden hidden_ids uniforms ids logprobs peaks sums"),
         *_fields(ctypes.c_int32, "rows vocabulary width"),
-        *_fields(ctypes.c_float, "softcap temperature"),
+        *_fields(ctypes.c_float, "softcap scale"),
     ]

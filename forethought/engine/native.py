@@ -29,7 +29,6 @@ from forethought.engine.fused import FusedLayer, fuse
 from forethought.engine.head import Head
 from forethought.files import cache_root
 
-
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = (
     *("-O3", "-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mprefer-vector-width=512"),

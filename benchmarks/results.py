@@ -139,8 +139,9 @@ median of the paired ratios with the smallest and the largest in brackets: 2x me
 anything is timed, both sides must compute the same; otherwise the benchmark stops.
 
 **Limit** is the share of what this machine can do that our side reaches: the seconds that its arithmetic would take at
-the rate of plain matrix products of the same shapes and dtype, or its memory traffic at the rate of a large copy,
-over the seconds that it took. Both rates are measured in the same run.
+the rate of torch's plain matrix products of the same shapes and dtype, or its memory traffic at the rate of a large
+copy, over the seconds that it took. Both rates are measured in the same run. Products of our own that beat torch's can
+pass 100%.
 
 **Memory** is the peak of a step above what was in use before it, ours / peer, each measured in a process of its own
 (in brackets: the peak of the whole process).

@@ -121,6 +121,8 @@ def plot(found: Sequence[dict[str, Any]]) -> str | None:
 
     plt.rcParams["svg.hashsalt"] = "growth"  # the same figures give the same file
     figure, panels = plt.subplots(1, len(found), figsize=(3 * len(found), 2.8), sharey=True, layout="constrained")
+    seen = [time for row in found for point in row["points"] for time in point["seconds"].values()]
+    marks = [m * 10**e for e in range(-4, 4) for m in (1, 2, 5) if min(seen) / 2 < m * 10**e < max(seen) * 2]
     for panel, row in zip(panels, found, strict=True):
         sizes = [point["size"] for point in row["points"]]
         for phase in row["exponents"]:
@@ -128,6 +130,7 @@ def plot(found: Sequence[dict[str, Any]]) -> str | None:
             panel.loglog(sizes, times, marker="o", markersize=3, linewidth=1, label=phase)
         panel.set_xlabel(row["title"])
         panel.set_xticks(sizes, [f"{size:,}" if size < 1000 else f"{size // 1024}k" for size in sizes])
+        panel.set_yticks(marks, [f"{mark:g}" for mark in marks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("seconds")

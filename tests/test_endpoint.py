@@ -29,7 +29,7 @@ def completion(text: str | None, top: dict[str, float] | None = None) -> dict[st
 class Server:
     """Answers by the first user message: ``behave(message, visit) -> (status, headers, body)``, ``None`` hangs up."""
 
-    def __init__(self, behave: Callable[[str, int], tuple[int, dict[str, str], Any] | None], port: int = 0) -> None:
+    def __init__(self, behave: Callable[[str, int], tuple[int, dict[str, str], Any] | None]) -> None:
         self.visits: Counter[str] = Counter()
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.under_way = self.most_under_way = 0
@@ -68,7 +68,7 @@ class Server:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
         self.thread.start()

@@ -265,23 +265,20 @@ class NativeHead:
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
         """See :meth:`forethought.engine.head.Head.logprobs`; without gradients."""
         scratch = torch.empty(2, torch.get_num_threads(), len(hidden_AH))
-        return self._run("score", hidden_AH, targets_A, scratch, None, 1.0)
+        return self._run("score", hidden_AH, targets_A, scratch, scale=1.0)
 
     def _draw(self, hidden: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
         ids = torch.empty(len(hidden), dtype=torch.long)
         scratch = torch.empty(2, len(hidden), _padded(self.vocabulary) // PANEL)
-        return ids, self._run("draw", hidden, ids, scratch, uniforms, temperature)
+        return ids, self._run("draw", hidden, ids, scratch, scale=1 / temperature, uniforms=_address(uniforms))
 
-    def _run(
-        self, name: str, hidden: Tensor, ids: Tensor, scratch: Tensor, uniforms: Tensor | None, temperature: float
-    ) -> Tensor:
+    def _run(self, name: str, hidden: Tensor, ids: Tensor, scratch: Tensor, **fields: Any) -> Tensor:
         rows, logprobs = _buffer(len(hidden), self.width), torch.empty(len(hidden))
         rows[: len(hidden), : self.width] = hidden
         head = _Head(
             weight=self.packed.data_ptr(),
             hidden=rows.data_ptr(),
             hidden_ids=self.hidden_ids.data_ptr(),
-            uniforms=_address(uniforms),
             ids=ids.data_ptr(),
             logprobs=logprobs.data_ptr(),
             peaks=scratch[0].data_ptr(),
@@ -290,7 +287,7 @@ class NativeHead:
             vocabulary=self.vocabulary,
             width=self.width,
             softcap=self.softcap or 0.0,
-            scale=1 / temperature,
+            **fields,
         )
         _call(name, ctypes.byref(head))
         return logprobs

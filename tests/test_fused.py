@@ -7,18 +7,20 @@ import pytest
 import torch
 from test_engine import ARCHITECTURES, ids, ragged_groups
 from test_trainer import DPO, make_trainer, pairs
-from transformers import Qwen2Config
+from transformers import PreTrainedModel, Qwen2Config
 
 from forethought.engine.branches import Group
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
-from forethought.testing import random_model, tiny_config, tiny_model
+from forethought.testing import random_model, tiny_config
 
 
-def model_of(architecture: str) -> torch.nn.Module:
+def model_of(architecture: str, head_dim: int = 16) -> PreTrainedModel:
+    config = tiny_config("llama" if architecture == "qwen2" else architecture)
+    config.head_dim = head_dim
     if architecture != "qwen2":
-        return tiny_model(architecture)
-    shape = tiny_config("llama").to_dict()
+        return random_model(config, 0)
+    shape = {**config.to_dict(), "hidden_size": head_dim * config.num_attention_heads}
     kept = {name: shape[name] for name in shape if name.endswith(("_size", "_heads", "_layers", "_id", "_range"))}
     model = random_model(Qwen2Config(**kept), 0)
     for layer in model.get_decoder().layers:

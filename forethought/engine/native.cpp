@@ -608,7 +608,7 @@ static void logits_of(const Head& head, int row, int panel, float* logits) {
 }
 
 static void draw_row(const Head& head, int row) {
-    const int panels = (head.vocabulary + PANEL - 1) / PANEL;
+    const int panels = padded(head.vocabulary) / PANEL;
     float *peaks = head.peaks + size_t(row) * panels, *sums = head.sums + size_t(row) * panels;
     int chosen = int(std::max_element(peaks, peaks + panels) - peaks);
     const float most = peaks[chosen];
@@ -648,7 +648,7 @@ static void draw_row(const Head& head, int row) {
 // One token per row, by inverting the distribution function at a uniform number: the panel first, then inside it.
 void draw(const Head* given, int threads) {
     const Head& head = *given;
-    const int panels = (head.vocabulary + PANEL - 1) / PANEL;
+    const int panels = padded(head.vocabulary) / PANEL;
 #pragma omp parallel num_threads(threads)
     {
         TileConfig config;
@@ -670,7 +670,7 @@ void draw(const Head* given, int threads) {
 // The log-probability of a given token of each row.
 void score(const Head* given, int threads) {
     const Head& head = *given;
-    const int panels = (head.vocabulary + PANEL - 1) / PANEL;
+    const int panels = padded(head.vocabulary) / PANEL;
     std::fill(head.peaks, head.peaks + size_t(threads) * head.rows, LOWEST);
     std::fill(head.sums, head.sums + size_t(threads) * head.rows, 0.0f);
 #pragma omp parallel num_threads(threads)

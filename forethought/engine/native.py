@@ -133,13 +133,13 @@ class TiledDecoding(Decoding):
 
     def branches_of(self, layer: int, window: int | None) -> _Branches:
         """Return what a layer's attention is to know."""
-        tensors = (*self.prompts[layer], *self.branches[layer], self.lengths, self.first_rows)
-        names = ("prompt_keys", "prompt_values", "keys", "values", "prompt_lengths", "first_rows")
+        (prompt_keys, prompt_values), (keys, values) = self.prompts[layer], self.branches[layer]
         return _Branches(
-            **{name: tensor.data_ptr() for name, tensor in zip(names, tensors, strict=True)},
+            **_addresses(prompt_keys=prompt_keys, prompt_values=prompt_values, keys=keys, values=values),
+            **_addresses(prompt_lengths=self.lengths, first_rows=self.first_rows),
             prompts=len(self.lengths),
             prompt_width=self.prompt_width,
-            capacity=self.branches[layer][0].shape[2],
+            capacity=keys.shape[2],
             length=self.length,
             window=window or 0,
         )
@@ -157,7 +157,7 @@ class Scratch:
         self._layer = layer
         self._parts: dict[str, Tensor] = {}
         self._sizes = 0, 0
-        self._paths: tuple[Packed, _Paths, list[Tensor]] | None = None
+        self._paths: tuple[Packed, _Paths, dict[str, Tensor]] | None = None
 
     def of(self, rows: int, at_once: int) -> dict[str, Tensor]:
         """Return the parts for ``rows`` rows, of which ``at_once`` pass through products together."""
@@ -181,10 +181,9 @@ class Scratch:
             place = (padded.cumsum(0) - padded).int()
             size = int(padded.sum()) * self._layer.kv_heads * self._layer.width
             keys, values = torch.empty(2, size, dtype=torch.bfloat16)
-            tensors = [first.contiguous(), length.contiguous(), parent.contiguous(), place, keys, values]
-            names = ("first", "length", "parent", "place", "keys", "values")
-            addresses = {name: tensor.data_ptr() for name, tensor in zip(names, tensors, strict=True)}
-            self._paths = packed, _Paths(**addresses, count=len(first)), tensors
+            columns = {"first": first.contiguous(), "length": length.contiguous(), "parent": parent.contiguous()}
+            tensors = {**columns, "place": place, "keys": keys, "values": values}
+            self._paths = packed, _Paths(**_addresses(**tensors), count=len(first)), tensors
         return self._paths[1]
 
 
@@ -211,7 +210,7 @@ class NativeLayer:
         }
         self._layer = ctypes.byref(
             _Layer(
-                **{name: _address(tensor) for name, tensor in self._held.items()},
+                **_addresses(**self._held),
                 **{name: getattr(layer, name) for name in ("hidden", "inner", "heads", "kv_heads", "width", "scaling")},
                 gelu=layer.activation[0] == "gelu",
                 eps=layer.before_attention.eps,
@@ -225,8 +224,7 @@ class NativeLayer:
         layer, hidden_states = self.plain, hidden_states.contiguous()
         count, cos, sin = hidden_states.shape[1], *(turn.contiguous() for turn in position_embeddings)
         scratch = self.scratch.of(count, count if isinstance(branching, TiledDecoding) else min(count, PIECE))
-        tensors = {**scratch, "x": hidden_states, "cos": cos, "sin": sin}
-        rows = _Rows(**{name: tensor.data_ptr() for name, tensor in tensors.items()}, count=count)
+        rows = _Rows(**_addresses(**scratch, x=hidden_states, cos=cos, sin=sin), count=count)
         if isinstance(branching, TiledDecoding):
             branches = branching.branches_of(layer.index, layer.window)
             _call("decode", self._layer, ctypes.byref(rows), ctypes.byref(branches))
@@ -270,19 +268,14 @@ class NativeHead:
     def _draw(self, hidden: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
         ids = torch.empty(len(hidden), dtype=torch.long)
         scratch = torch.empty(2, len(hidden), _padded(self.vocabulary) // PANEL)
-        return ids, self._run("draw", hidden, ids, scratch, scale=1 / temperature, uniforms=_address(uniforms))
+        return ids, self._run("draw", hidden, ids, scratch, scale=1 / temperature, **_addresses(uniforms=uniforms))
 
     def _run(self, name: str, hidden: Tensor, ids: Tensor, scratch: Tensor, **fields: Any) -> Tensor:
         rows, logprobs = _buffer(len(hidden), self.width), torch.empty(len(hidden))
         rows[: len(hidden), : self.width] = hidden
         head = _Head(
-            weight=self.packed.data_ptr(),
-            hidden=rows.data_ptr(),
-            hidden_ids=self.hidden_ids.data_ptr(),
-            ids=ids.data_ptr(),
-            logprobs=logprobs.data_ptr(),
-            peaks=scratch[0].data_ptr(),
-            sums=scratch[1].data_ptr(),
+            **_addresses(weight=self.packed, hidden=rows, hidden_ids=self.hidden_ids),
+            **_addresses(ids=ids, logprobs=logprobs, peaks=scratch[0], sums=scratch[1]),
             rows=len(hidden),
             vocabulary=self.vocabulary,
             width=self.width,
@@ -302,8 +295,9 @@ def _padded(width: int) -> int:
     return -(-width // PANEL) * PANEL
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _addresses(**tensors: Tensor | None) -> dict[str, Any]:
+    """Return where each lies, for a structure's fields; the caller holds them as long as the structure is used."""
+    return {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
 
 
 def _call(name: str, *arguments: Any) -> None:

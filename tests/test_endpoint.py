@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -68,8 +70,11 @@ class Server:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+        class Listener(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128  # of 5, a busy machine drops connections, which no test here asks for
+
+        self.http = Listener(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02})
         self.thread.start()
 
@@ -81,6 +86,14 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """Address of a server that is not there: the port is held, so that no other test's server gets it."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
 
 
 @pytest.fixture
@@ -210,14 +223,30 @@ def test_a_refused_key_stops_at_once_and_never_shows_the_key(serve, caplog):
         assert SECRET not in text
 
 
-def test_nobody_listening_is_an_error_that_names_the_address(serve):
-    server, endpoint = serve(lambda message, visit: None)
-    server.http.server_close()
-    with pytest.raises(
-        EndpointError, match=r"http://127\.0\.0\.1:\d+/v1: no request was answered: no connection"
-    ) as error:
-        ask(endpoint, *map(str, range(50)))
+def test_nobody_listening_is_an_error_that_names_the_address(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with nobody() as url:
+        endpoint = Endpoint(EndpointConfig(base_url=url, model="m", retries=2), backoff=0.01)
+        with pytest.raises(EndpointError) as error:
+            ask(endpoint, *map(str, range(50)))
+    assert f"{url}: no request was answered: no connection" in str(error.value)
     assert "/v1/models" in str(error.value)
+
+
+def test_a_server_that_answers_nothing_is_an_error_even_if_it_fails_in_several_ways(serve):
+    def behave(message: str, visit: int):
+        return {"0": None, "1": (503, {}, "busy"), "2": (400, {}, "too long")}.get(message, (404, {}, "gone"))
+
+    _, endpoint = serve(behave, retries=0)
+    with pytest.raises(EndpointError, match="no request was answered: status 404"):
+        ask(endpoint, *map(str, range(6)))
+    assert [reply.error is None for reply in ask(endpoint, "0", "1", "2")] == [False] * 3
+
+
+def test_one_answer_is_enough_to_go_on(serve):
+    _, endpoint = serve(lambda message, visit: (200, {}, completion("fine")) if message == "5" else (404, {}, "gone"))
+    replies = ask(endpoint, *map(str, range(6)))
+    assert [reply.error is None for reply in replies] == [False] * 5 + [True]
 
 
 def test_an_address_without_a_scheme_is_explained():

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from smoke_runs import CONFIG, SMALL, Kill, Moment, lifecycle, made, rows, smoke
-from test_endpoint import Server, completion
+from test_endpoint import Server, completion, nobody
 
 from forethought.keys import Key
 from forethought.store import Run
@@ -251,9 +250,7 @@ def answer(message: str, visit: int) -> tuple[int, dict[str, str], Any]:
 
 def test_a_dead_endpoint_stops_the_run_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with socket.socket() as silent:  # bound, so that nobody else gets the port, and not listening
-        silent.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+    with nobody() as url:
         dead = smoke("improve", tmp_path / "run", *judged_by(url))
     assert dead.exit_code == 2, dead.output
     assert f"{url}: no request was answered: no connection" in dead.stderr

@@ -102,7 +102,8 @@ class Endpoint:
         """Return one reply per conversation, in their order; a request that fails for good is a reply with an error.
 
         Raises:
-            EndpointError: when every request failed because nobody listens or the server refuses all of them.
+            EndpointError: when no request was answered, and at least one because nobody listens or the server refuses
+                all of its kind.
         """
         return self._all("/chat/completions", [self._body(messages, options) for messages in conversations], seeds)
 
@@ -130,8 +131,10 @@ class Endpoint:
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        if all(reply.fatal for reply in replies):
-            raise EndpointError(self._hopeless(replies[0].error or ""))
+        # Nothing was answered, and a reason concerns the whole server: other requests may have failed in other ways.
+        fatal = [reply.error for reply in replies if reply.fatal]
+        if fatal and all(reply.error is not None for reply in replies):
+            raise EndpointError(self._hopeless(fatal[0] or ""))
         return replies
 
     def _body(self, messages: Sequence[Message], options: ChatOptions) -> dict[str, Any]:

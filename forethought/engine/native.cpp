@@ -80,8 +80,9 @@ struct alignas(64) TileConfig {
 };
 
 // c (M x 32) = a (M x 32 steps) times one panel, M = 16 or 32.  The rows stream by, so that the panel stays in the cache.
-template <int M>
-inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float* c) {
+// between(step) is called in every step: other units compute it while the matrix unit is busy or waits.
+template <int M, class Between>
+inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float* c, Between between) {
     _tile_zero(0);
     _tile_zero(1);
     if (M == 32) {
@@ -99,6 +100,7 @@ inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float*
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
+        between(s);
     }
     _tile_stored(0, c, PANEL * 4);
     _tile_stored(1, c + TILE, PANEL * 4);
@@ -106,6 +108,11 @@ inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float*
         _tile_stored(2, c + TILE * PANEL, PANEL * 4);
         _tile_stored(3, c + TILE * PANEL + TILE, PANEL * 4);
     }
+}
+
+template <int M>
+inline void multiply(const bf16* a, size_t lda, const bf16* b, int steps, float* c) {
+    multiply<M>(a, lda, b, steps, c, [](int) {});
 }
 
 struct Share {
@@ -117,16 +124,28 @@ Share share(int count) {
     return {int(int64_t(count) * thread / threads), int(int64_t(count) * (thread + 1) / threads)};
 }
 
-// a (rows x 32 steps) times this thread's share of the panels.  take(row, panel, c) gets, row by row, 32 results.
+// a (rows x 32 steps) times this thread's share of the panels.  take(row, panel, c) gets, row by row, 32 results, while
+// the next ones are computed.
 template <class Take>
 void product(const bf16* a, size_t lda, int rows, const bf16* weight, int panels, int steps, Take take) {
-    alignas(64) float c[PANEL * PANEL];
+    alignas(64) float c[2][PANEL * PANEL];
+    struct {
+        int row = 0, count = 0, panel = 0;
+        const float* c = nullptr;
+    } done;
+    const int pace = (PANEL + steps - 1) / steps;
+    auto taken = [&](int from, int to) {
+        for (int i = from; i < std::min(to, done.count); i++) take(done.row + i, done.panel, done.c + i * PANEL);
+    };
     Share mine = share(panels);
     for (int p = mine.begin; p < mine.end; p++)
         for (int row = 0; row < rows; row += PANEL) {
-            multiply<32>(a + row * lda, lda, weight + size_t(p) * steps * STEP, steps, c);
-            for (int i = 0; i < std::min(PANEL, rows - row); i++) take(row + i, p, c + i * PANEL);
+            float* fresh = done.c == c[0] ? c[1] : c[0];
+            multiply<32>(a + row * lda, lda, weight + size_t(p) * steps * STEP, steps, fresh,
+                         [&](int step) { taken(step * pace, step * pace + pace); });
+            done = {row, std::min(PANEL, rows - row), p, fresh};
         }
+    taken(0, PANEL);
 }
 
 template <class Value>

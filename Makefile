@@ -49,7 +49,7 @@ $(VENV)/.chromium: $(VENV)/.setup scripts/fetch_chromium.sh
 	@scripts/fetch_chromium.sh $(VENV)/chromium && touch $@ || echo "Without Chromium the tests of the report's page are skipped"
 
 demo: setup $(VENV)/.models-demo
-	$(BIN)/forethought run configs/demo.toml
+	$(BIN)/forethought run demo
 
 bench: setup $(VENV)/.models-demo $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forethought.models import resolve_dtype
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -49,8 +51,8 @@ class Options:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The compute dtype."""
-        return torch.float32 if self.tiny else torch.bfloat16
+        """The compute dtype: what the device multiplies in."""
+        return torch.float32 if self.tiny else resolve_dtype("auto", torch.device(self.device))
 
     def wants(self, opponent: str) -> bool:
         """Return whether ``opponent`` was asked for."""

@@ -15,7 +15,7 @@ import torch
 from benchmarks import machine, trl_side
 from benchmarks.judging import Noted
 from benchmarks.material import SEED, corpus, local, subject
-from benchmarks.measure import ROOT, Options, interleave, require, seconds
+from benchmarks.measure import Options, interleave, require, seconds
 from benchmarks.peers import GenerateSampler, RowScorer, fastest_rows
 from benchmarks.results import Row, compared
 from forethought import config as configs
@@ -40,7 +40,7 @@ QUICK = {
 
 def run(options: Options) -> Iterator[Row]:
     """Compare the seconds of a step: rollouts, verdicts, reference and update."""
-    config = configs.build(QUICK) if options.quick else configs.load(ROOT / "configs" / "laptop.toml")
+    config = configs.build(QUICK) if options.quick else configs.load("laptop")
     config = config.model_copy(update={"device": options.device})
     cfg, (judge_config,) = config.improve, config.judges.values()
     ours, judges = our_side(config, options)

@@ -34,10 +34,11 @@ from forethought import (
     dpo,
     load_model,
 )
-from forethought.models import LoadedModel, bos_ids, special_ids
+from forethought.config.shipped import FOLDER
+from forethought.models import LoadedModel, bos_ids, resolve_dtype, special_ids
 
 PREFIX, SUFFIX = 32, 12
-TEXTS = Path(__file__).parents[1] / "configs" / "smoke.jsonl"
+TEXTS = FOLDER / "smoke.jsonl"
 
 Judge = Callable[[str, Sequence[str]], list[float]]
 """(prefix, continuations) -> scores; higher is better."""
@@ -73,8 +74,8 @@ def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 def train(args: argparse.Namespace) -> list[float]:
     """Run the loop and return the margin, in nats, of every step."""
-    device, dtype = torch.device("cpu"), torch.float32 if args.model.startswith("tiny") else torch.bfloat16
-    load = functools.partial(load_model, device=device, dtype=dtype)
+    device = torch.device("cpu")
+    load = functools.partial(load_model, device=device, dtype=resolve_dtype("auto", device))
     loaded = load(ModelConfig(model=args.model))
     tokenizer, bos = loaded.tokenizer, bos_ids(loaded.tokenizer)
     forbidden = special_ids(tokenizer, loaded.model.config.get_text_config().vocab_size)

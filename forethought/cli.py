@@ -17,8 +17,9 @@ from rich.table import Table
 from forethought import __version__, commands, graph
 from forethought.board import Board
 from forethought.config import Config, load, reasoning_overrides
+from forethought.config.shipped import config_names
 from forethought.store import Run
-from forethought.terminal import err, guard, out, say
+from forethought.terminal import err, guard, out, refuse_windows, say
 
 app = typer.Typer(
     name="forethought",
@@ -29,11 +30,14 @@ app = typer.Typer(
 )
 
 
+CONFIG_HELP = f"A TOML config, or the name of a shipped one: {', '.join(config_names())}."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What all commands that make something take."""
 
-    config: Annotated[Path, typer.Argument(help="A TOML config; the shipped ones are in configs/.", metavar="CONFIG")]
+    config: Annotated[Path, typer.Argument(help=CONFIG_HELP, metavar="CONFIG")]
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a value: section.key=value, e.g. improve.steps=10. May be repeated."),
@@ -256,8 +260,12 @@ def _steps(name: str) -> Callable[[Config], graph.Selection]:
 
 def _work(asked: Asked, choose: Callable[[Config], graph.Selection]) -> None:
     def work() -> None:
+        from forethought.lifecycle import settled
+
+        refuse_windows()
         config = load(asked.config, asked.set_ or ())
         place = asked.run_ or Path("runs") / config.name
+        config = settled(config, place)
         selection = dataclasses.replace(choose(config), force=asked.force)
         if asked.dry_run:
             _plan(config, place)

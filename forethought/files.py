@@ -9,12 +9,24 @@ import itertools
 import json
 import numbers
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from forethought.records import to_dict
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk, or of a user's share of it, that is full."""
+
+_IN_WORDS = re.compile(r"\(os error (\d+)\)")
 
 
 class StoreError(ValueError):
@@ -41,7 +53,7 @@ def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
         written = 0
         while written < len(data):
             written += handle.write(data[written:])
-        os.fsync(handle.fileno())
+        _flush(handle.fileno())
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -87,7 +99,7 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
             with open(temporary, "wb") as handle:
                 handle.write(data)
                 handle.flush()
-                os.fsync(handle.fileno())
+                _flush(handle.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -113,8 +125,7 @@ def publish(final_dir: str | Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
-            for path in itertools.chain(partial.rglob("*"), (partial,)):
-                _sync(path)
+            flush_folder(partial)
             restore(final_dir)
             if final_dir.exists():
                 final_dir.rename(old)
@@ -133,17 +144,83 @@ def hash_file(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turn an ``OSError`` inside into a :class:`StoreError` about ``path``, to which ``needed`` bytes are written."""
+    """Turn a system's error inside into a :class:`StoreError` about ``path``, to which ``needed`` bytes are written."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"{path}: cannot write: {error.strerror or error}") from error
+    except Exception as error:
+        found = system_error(error)
+        if found is None:
+            raise
+        if found.errno not in FULL:
+            raise StoreError(
+                f"{path}: cannot write: {found.strerror or found}. Make the folder writable, or use another one"
+            ) from error
         size = f" to write {needed:,} bytes" if needed else ""
         raise StoreError(
             f"{path}: the disk is full; there was no room{size}. "
             "Free some space and run the same command again: it goes on where it was"
         ) from error
+
+
+def system_error(error: Exception) -> OSError | None:
+    """Return the system's error in ``error``, if it is one; safetensors and tokenizers tell its number in words."""
+    if isinstance(error, OSError):
+        return error
+    foreign = type(error) is Exception or type(error).__module__.startswith("safetensors")
+    number = _IN_WORDS.search(str(error)) if foreign else None
+    return None if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[str | None]:
+    """Hold the lock ``path`` inside; yields ``None``, or the id of the process that holds it in place of this one.
+
+    The kernel drops the lock with the process, so a ``kill -9`` never leaves a stale one.
+
+    Raises:
+        StoreError: if the system or the disk has no locks.
+    """
+    if fcntl is None:
+        raise StoreError(f"{path}: this system cannot lock files; runs are written on Linux, macOS and WSL2")
+    with writing(path):
+        handle = open(path, "a+b", buffering=0)  # noqa: SIM115 (must outlive this block)
+    with handle:
+        if not _flock(handle, fcntl.LOCK_EX, path):
+            handle.seek(0)
+            yield handle.read().decode().strip() or "unknown"
+            return
+        with writing(path):
+            handle.truncate(0)
+            handle.write(str(os.getpid()).encode())
+        try:
+            yield None
+        finally:
+            handle.truncate(0)
+
+
+def holder(path: Path) -> str | None:
+    """Return the id of the process that holds the lock ``path``, or ``None``; nothing is created."""
+    if not path.exists():
+        return None
+    with open(path, "rb") as handle:
+        if fcntl is None:  # who let go has emptied the file, but not who was killed
+            named = handle.read().decode().strip()
+            return f"{named} (unless it was killed: this system cannot tell)" if named else None
+        if _flock(handle, fcntl.LOCK_SH, path):
+            return None
+        return handle.read().decode().strip() or "unknown"
+
+
+def _flock(handle: Any, kind: int, path: Path) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # some network file systems say the second
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"{path}: this disk cannot lock files ({error.strerror}). Put the run on another one with --run"
+        ) from error
+    return True
 
 
 def _whole_lines(handle: Any) -> int:
@@ -179,12 +256,30 @@ def _hidden(path: Path, suffix: str) -> Path:
     return path.with_name(f".{path.name}.{suffix}")
 
 
+def flush_folder(folder: Path) -> None:
+    """Have the disk hold ``folder`` with all that is in it; renamed after that, it is whole even after a power cut."""
+    for path in itertools.chain(folder.rglob("*"), (folder,)):
+        _sync(path)
+
+
 def _sync(path: Path) -> None:
+    if sys.platform == "win32":  # it opens no folders, and flushes only what is open for writing
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _flush(handle)
     finally:
         os.close(handle)
+
+
+def _flush(handle: int) -> None:
+    """Have the disk hold what was written to a file; on macOS ``fsync`` leaves it in the drive's own memory."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        with contextlib.suppress(OSError):  # network file systems have ``fsync`` only
+            fcntl.fcntl(handle, full)
+            return
+    os.fsync(handle)
 
 
 def encode(value: Any, indent: int | None = None) -> bytes:

@@ -16,6 +16,7 @@ from forethought import models
 from forethought.board import Board
 from forethought.config import Config, ModelConfig
 from forethought.engine import heap
+from forethought.engine.backends.selection import decided
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
@@ -27,12 +28,31 @@ from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
 from forethought.language.shelf import Shelf
+from forethought.machine import MachineError, dtype_for, machine
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve, interleave, sft
 from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
 from forethought.thoughts.build import build_teacher
 from forethought.thoughts.format import Tags
+
+
+def settled(config: Config, place: Path) -> Config:
+    """Return ``config`` with its dtype resolved for this machine.
+
+    With ``auto``, a run that was begun in ``place`` keeps the dtype it was begun with.
+
+    Raises:
+        MachineError: if this machine does not compute in that dtype, or in the one that is asked for.
+    """
+    device = models.resolve_device(config.device).type
+    begun = (Run(place).config() or {}).get("dtype", "auto") if config.dtype == "auto" else "auto"
+    if begun == "bfloat16" and machine().no_bf16(device):
+        raise MachineError(
+            f"{place} was begun in bfloat16, and {machine().no_bf16(device)}. Go on with it on a machine that does, or "
+            'start anew here: another --run, or --set dtype=float32, which starts its stages over'
+        )
+    return config.model_copy(update={"dtype": dtype_for(config.dtype if begun == "auto" else begun, device, machine())})
 
 
 class NotMadeError(StoreError):
@@ -60,8 +80,9 @@ class Lifecycle:
             say: told what happens.
             board: shows it.
         """
-        self.config = config
+        self.config = settled(config, run.path)
         self.run = run
+        run.machine = self.machine
         self.selection = selection or Selection(steps=tuple(graph(config)))
         self.say = say
         self.board = board
@@ -70,7 +91,7 @@ class Lifecycle:
         self.device = models.resolve_device(config.device)
         if self.device.type == "cpu":
             heap.keep_freed_memory()
-        self.dtype: torch.dtype = getattr(torch, config.dtype)
+        self.dtype = models.resolve_dtype(self.config.dtype, self.device)
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -86,6 +107,18 @@ class Lifecycle:
     def judges(self) -> dict[str, Judge]:
         """The training judges."""
         return {name: self._judge(name) for name in self.config.judges}
+
+    def machine(self) -> dict[str, Any]:
+        """Return what computes here: what manifests record."""
+        here, cpu = machine(), self.device.type == "cpu"
+        return {
+            "processor": here.processor if cpu else here.cuda or self.device.type,
+            "kind": here.kind if cpu else self.device.type,
+            "cores": here.cores,
+            "dtype": self.config.dtype,
+            "kernels": decided(),
+            "torch": torch.__version__,
+        }
 
     def everything(self) -> None:
         """Run the selected steps, by default the whole graph.
@@ -297,7 +330,7 @@ class Lifecycle:
 
     def _arm(self, name: str, config: ModelConfig, identity: str | None = None) -> evaluation.Arm:
         loaded = models.load(config, device=self.device, dtype=self.dtype, seed=self.config.seed, progress=self.say)
-        policy = Policy(loaded.model)
+        policy = Policy(loaded.model, self.config.engine.backend)
         return evaluation.Arm(
             name=name,
             identity=identity or loaded.identity,

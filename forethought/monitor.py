@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import itertools
 import math
-import resource
 import sys
 import time
 from collections import Counter, defaultdict, deque
@@ -27,6 +26,11 @@ from rich.text import Text
 from forethought.config import ConfigError, LogConfig
 from forethought.store import StageFolder
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 SECONDS_BETWEEN_LINES = 5.0
 """Without a terminal, progress is a line at most this often."""
 
@@ -34,7 +38,9 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
+    """Return the largest resident size of this process so far, in bytes; 0 where the system does not tell (Windows)."""
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -58,7 +64,7 @@ class Metrics:
         Args:
             folder: the stage that is measured.
             config: which sinks there are.
-            peak: peak memory in bytes; on CUDA pass ``torch.cuda.max_memory_allocated``.
+            peak: peak memory in bytes, 0 if not known; on CUDA pass ``torch.cuda.max_memory_allocated``.
 
         Raises:
             ConfigError: if a sink's package is missing, with the command that installs it.
@@ -108,7 +114,8 @@ class Metrics:
             row[f"{self._folder.stage}/seconds_{phase}"] = round(seconds, 4)
             if phase in self._tokens and seconds > 0:
                 row[f"{self._folder.stage}/tokens_per_second_{phase}"] = round(self._tokens[phase] / seconds, 2)
-        row[f"{self._folder.stage}/peak_memory_gib"] = round(self._peak() / 2**30, 3)
+        peak = self._peak()
+        row[f"{self._folder.stage}/peak_memory_gib"] = round(peak / 2**30, 3) if peak else None
         self._seconds.clear()
         self._tokens.clear()
         self._folder.append("metrics", row)

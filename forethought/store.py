@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +32,8 @@ from forethought.files import (
     atomic_write,
     encode,
     hash_file,
+    holder,
+    locked,
     publish,
     read_json,
     read_jsonl,
@@ -88,6 +88,8 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.machine: Callable[[], Mapping[str, Any]] = dict
+        """Tells what computes here: manifests record it when a stage is done."""
 
     @classmethod
     def create_or_open(cls, path: str | Path) -> Run:
@@ -119,7 +121,7 @@ class Run:
 
     def look(self, arm: str, stage: str) -> StageFolder:
         """Return the folder of ``stage`` of ``arm``, which may not be there; nothing is created."""
-        return StageFolder(self.path / arm / stage)
+        return StageFolder(self.path / arm / stage, self.machine)
 
     def stages(self) -> list[StageFolder]:
         """Return the stage folders that exist, by path; nothing is created."""
@@ -135,27 +137,14 @@ class Run:
         Raises:
             RunLockedError: naming the process that holds it.
         """
-        path = self.path / ".lock"
-        with writing(path):
-            handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (must outlive this block)
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
-                holder = handle.read().strip() or "unknown"
+        with locked(self.path / ".lock") as other:
+            if other is not None:
                 raise RunLockedError(
-                    f"{self.path}: process {holder} is working on this run. "
+                    f"{self.path}: process {other} is working on this run. "
                     "Wait for it, stop it, or choose another --run"
-                ) from None
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+                )
             self._settle()
-            try:
-                yield
-            finally:
-                handle.truncate(0)
+            yield
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
         """Add figures to the run's one table; a figure measured again replaces the earlier one."""
@@ -220,15 +209,7 @@ class Run:
 
     def writer(self) -> str | None:
         """Return the id of the process that holds the lock, or ``None``; nothing is created."""
-        path = self.path / ".lock"
-        if not path.exists():
-            return None
-        with open(path, encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read().strip() or "unknown"
-        return None
+        return holder(self.path / ".lock")
 
     def _aside(self, folder: StageFolder, config: Any) -> Path:
         return self.path / REPLACED / folder.arm / folder.stage / content_id(config)
@@ -252,8 +233,9 @@ class Run:
 class StageFolder:
     """What one stage of one arm wrote.  Get it from :meth:`Run.stage`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, machine: Callable[[], Mapping[str, Any]] = dict) -> None:
         self.path = path
+        self.machine = machine
 
     @property
     def stage(self) -> str:
@@ -342,6 +324,7 @@ class StageFolder:
             "summary": dict(summary),
             "files": {path.name: hash_file(path) for path in sorted(self.path.glob("*.jsonl"))},
             "version": __version__,
+            "machine": dict(self.machine()),
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }

@@ -31,11 +31,16 @@ error, which names the keys that exist. `--set section.key=value` overrides a ke
 given several times:
 
 ```bash
-forethought run configs/smoke.toml --set improve.steps=10 --set improve.beta=0.05 --dry-run
+forethought run smoke --set improve.steps=10 --set improve.beta=0.05 --dry-run
 ```
 
-The shipped files in [configs/](../configs) are worked examples. A key without a default is required. NAME stands for
-a name of your choice.
+The files in [forethought/configs/](../forethought/configs) are worked examples. They come with the package, so
+`forethought run smoke` works in every folder: a bare name means the shipped config, unless a file of that name is here.
+Other relative paths start from the folder in which the command is given. `corpus.path = "shipped:smoke.jsonl"` names
+text that comes with the package. What is kept in a run is this name and not where the package lies, so that two
+machines agree on it.
+
+A key without a default is required. NAME stands for a name of your choice.
 """
 
 

@@ -20,10 +20,9 @@ from typer.testing import CliRunner
 from forethought.cli import app
 
 ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "configs" / "smoke.toml"
+CONFIG = ROOT / "forethought" / "configs" / "smoke.toml"
 
 SMALL = (
-    f"corpus.path={ROOT / 'configs' / 'smoke.jsonl'}",
     "audit.prefixes=4",
     "improve.steps=6",
     "improve.prefixes_per_step=2",
@@ -57,7 +56,7 @@ SMALL = (
     "thinking.samples=2",
     "thinking.probe_samples=1",
 )
-"""Overrides of configs/smoke.toml: the whole lifecycle in seconds."""
+"""Overrides of smoke.toml: the whole lifecycle in seconds."""
 
 # A clean process that has imported torch and run nothing; every run is forked from it.
 _server = multiprocessing.get_context("forkserver")
@@ -126,7 +125,7 @@ def _owner(function: str) -> tuple[Any, str]:
 
 
 def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | Moment | None = None) -> int:
-    """Run ``forethought run configs/smoke.toml --run FOLDER`` in a process of its own and return its exit code."""
+    """Run ``forethought run smoke --run FOLDER`` in a process of its own and return its exit code."""
     process = _server.Process(target=_run, args=(folder, overrides, kill))
     process.start()
     process.join(240)  # it takes fifteen seconds alone on a core
@@ -150,7 +149,7 @@ def cli(*arguments: str | Path) -> Result:
 
 
 def smoke(command: str, folder: Path, *overrides: str) -> Result:
-    """Run ``forethought COMMAND configs/smoke.toml --run FOLDER`` with the small overrides and ``overrides``."""
+    """Run ``forethought COMMAND smoke --run FOLDER`` with the small overrides and ``overrides``."""
     return cli(command, CONFIG, "--run", folder, *(f"--set={item}" for item in (*SMALL, *overrides)))
 
 

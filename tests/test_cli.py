@@ -71,7 +71,7 @@ def test_no_arguments_show_the_help() -> None:
 @pytest.mark.parametrize("command", STAGES)
 def test_a_dry_run_writes_nothing(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = cli(command, CONFIG, "--set", SMALL[0], "--dry-run")
+    result = cli(command, "smoke", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "480 rollouts of 12 tokens after 120 prefixes" in result.stdout
     assert "600 verdicts" in result.stdout
@@ -138,7 +138,7 @@ def test_the_list_of_models() -> None:
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
     result = cli("run", tmp_path / "typo.toml")
     assert result.exit_code == 2
-    assert "typo.toml: no such config file. The shipped ones are in configs/" in result.stderr
+    assert "typo.toml: no such config file. The shipped ones go by name: article, demo" in result.stderr
 
 
 def test_an_unknown_option_is_an_error_of_usage() -> None:

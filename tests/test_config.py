@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from forethought.config import ConfigError, build, dump, load
+from forethought.config.shipped import config_names
 
 MINIMAL = {"name": "x", "policy": {"model": "tiny-llama"}, "judges": {"s": {"kind": "shorter"}}}
 LIKELIHOOD = {"kind": "likelihood", "model": {"model": "tiny-llama"}}
@@ -55,6 +56,46 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "bad.toml")
     with pytest.raises(ConfigError, match="not a TOML file"):
         load(tmp_path)
+
+
+def test_a_bare_name_means_the_shipped_config_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_names() == ["article", "demo", "laptop", "paper", "smoke"]
+    for name in config_names():
+        assert load(name).name == name
+    assert load(Path("smoke"), ["improve.steps=7"]).improve.steps == 7
+
+
+def test_a_file_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").write_text('name = "mine"\n[policy]\nmodel = "tiny-llama"\n[judges.s]\nkind = "shorter"\n')
+    assert load("smoke").name == "mine"
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(ConfigError, match="demo: not a TOML file"):
+        load("demo")
+
+
+@pytest.mark.parametrize(
+    ("asked", "way"),
+    [
+        ("smok", "Did you mean smoke? The shipped ones go by name: article, demo, laptop, paper, smoke"),
+        ("else.toml", "The shipped ones go by name: article, demo, laptop, paper, smoke"),
+        ("configs/demo.toml", "For the shipped config of that name write `forethought run demo`"),
+        ("demo.toml", "For the shipped config of that name write `forethought run demo`"),
+        ("there/demo", "For the shipped config of that name write `forethought run demo`"),
+    ],
+)
+def test_a_config_that_is_not_there_has_a_way_out(
+    asked: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(f"{asked}: no such config file. {way}") + "$"):
+        load(asked)
+
+
+def test_what_is_wrong_in_a_shipped_config_is_said_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"^smoke:\n  improve\.step: unknown key"):
+        load("smoke", ["improve.step=1"])
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from small_disk import on_small_disk
 
 from forethought import models
 from forethought.config import ModelConfig
@@ -211,3 +215,75 @@ def test_what_a_killed_conversion_left_is_swept_away(package: Package, own_cache
     (left / "model.safetensors").write_bytes(b"half of it")
     assert load("fake").model.config.hidden_size == 16
     assert not left.exists()
+
+
+CONVERT = """
+import os, signal, sys
+from pathlib import Path
+from forethought.models import convert, quiet
+from forethought.terminal import guard
+quiet()
+def die(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+if len(sys.argv) > 3:
+    owner, name = eval(sys.argv[3]), sys.argv[4]
+    setattr(owner, name, die)
+os.environ["FORETHOUGHT_CACHE"] = sys.argv[2]
+guard(lambda: print(convert.convert_file(Path(sys.argv[1]), lambda line: None)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "written"),
+    [
+        ("convert.AutoModelForCausalLM", "from_pretrained", False),
+        ("convert.PreTrainedTokenizerFast", "save_pretrained", True),
+        ("Path", "rename", True),
+    ],
+)
+def test_a_conversion_that_is_killed_begins_again(
+    owner: str, name: str, written: bool, gguf_bytes: bytes, tmp_path: Path, own_cache: Path
+) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(gguf_bytes)
+    command = [sys.executable, "-c", CONVERT, str(path), str(own_cache), owner, name]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -signal.SIGKILL
+    [left] = [entry for entry in own_cache.iterdir() if entry.is_dir()]
+    assert left.name.startswith(".partial-mine-")
+    assert (left / "model.safetensors").exists() == written
+    assert load(path).model.config.hidden_size == 16  # the killed process holds no lock
+    assert [entry.name for entry in own_cache.iterdir() if entry.is_dir()] == [left.name.removeprefix(".partial-")]
+    assert path.read_bytes() == gguf_bytes
+
+
+@pytest.mark.parametrize("options", ["size=12k", "size=16k"])
+def test_a_disk_that_fills_in_the_middle_of_a_conversion_is_said(
+    options: str, gguf_bytes: bytes, tmp_path: Path, own_cache: Path
+) -> None:
+    """At the weights and at the tokenizer, whose libraries raise no OSError."""
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(gguf_bytes)
+    code = f"{CONVERT.replace('guard(', 'try: guard(')}\nexcept BaseException: print(os.listdir(sys.argv[2]))"
+    done = on_small_disk(Path(own_cache), options, code, str(path), str(own_cache))
+    [said] = [line for line in done.stderr.splitlines() if line]
+    assert said.startswith(f"error: mine: no room in {own_cache}: ")
+    assert said.endswith("Free some, or set FORETHOUGHT_CACHE to a folder on another disk")
+    assert done.stdout.count("mine-") == 1  # the lock: nothing half done fills the disk any longer
+    assert ".partial" not in done.stdout
+    assert path.read_bytes() == gguf_bytes
+
+
+def test_a_cache_that_is_only_for_reading_is_said(gguf_bytes: bytes, tmp_path: Path, own_cache: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(gguf_bytes)
+    done = on_small_disk(Path(own_cache), "ro", CONVERT, str(path), str(own_cache))
+    assert done.stderr.splitlines()[0].startswith(f"error: mine: cannot write to the cache {own_cache} ([Errno 30]")
+    assert "Set FORETHOUGHT_CACHE to a folder that you own" in done.stderr
+
+
+def test_a_cache_that_is_a_file_is_said(package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FORETHOUGHT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot write to the cache .*FORETHOUGHT_CACHE"):
+        load("fake")
+    assert (tmp_path / "file").read_text() == "in the way"

@@ -157,6 +157,24 @@ def test_paths_that_mean_nothing_are_errors(tmp_path: Path, source: str) -> None
             texts(source=source, path=path)
 
 
+def test_shipped_text_is_read_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, counts = read(source="jsonl", path="shipped:smoke.jsonl")
+    assert counts["read"] == 50
+    assert {document.source for document in found} == {"smoke.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "name", ["shipped:smok.jsonl", "shipped:", "shipped:smoke.toml", "shipped:../configs/smoke.jsonl"]
+)
+def test_shipped_text_that_is_not_there(name: str) -> None:
+    with pytest.raises(CorpusError) as error:
+        read(source="jsonl", path=name)
+    assert str(error.value) == (
+        f"{name}: no such text comes with the package. There is shipped:smoke.jsonl. Check corpus.path"
+    )
+
+
 def test_an_empty_corpus_is_an_error_that_says_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl({"text": "x"}, {"text": "y"}))
     with pytest.raises(CorpusError, match=r"no usable document. Found: read 2, too_short 2. .*min_characters"):

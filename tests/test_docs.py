@@ -80,7 +80,7 @@ def test_commands_parse_and_their_configs_load(page: Path, line: str, tmp_path: 
     _, params = parsed(line)
     if "config" not in params:
         return
-    path = ROOT / params["config"]
+    path = params["config"]
     own = named_files(page).get(str(params["config"]))
     if own is not None:
         path = tmp_path / "own.toml"
@@ -96,7 +96,7 @@ def test_wrong_commands_are_caught() -> None:
 
 def test_the_smoke_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    lines = [line for _, line in COMMANDS if "configs/smoke.toml" in line]
+    lines = [line for _, line in COMMANDS if " smoke" in line]
     assert lines
     for line in lines:
         arguments = shlex.split(line)[1:]
@@ -216,14 +216,14 @@ def test_the_reproduction_page_covers_all_stages() -> None:
 
 @pytest.mark.parametrize(("what", "name", "cell"), CHOICES)
 def test_the_reproduction_page_says_what_the_configs_have(what: str, name: str, cell: str) -> None:
-    loaded = config.load(ROOT / "configs" / f"{name}.toml")
+    loaded = config.load(name)
     found = [has(loaded, key) for key in SPAN.findall(what)]
     assert found
     assert said(cell) == next((one for one in found if one is not None), None)
 
 
 def test_wrong_choices_are_caught() -> None:
-    loaded = config.load(ROOT / "configs" / "article.toml")
+    loaded = config.load("article")
     assert has(loaded, "improve.beta") == 0.1 == said("0.1") != said("0.2")
     assert has(loaded, "interleave.thoughts") == [3, 6] == said("[3, 6]")
     assert has(loaded, "judges.*.endpoint.model") == said("Qwen/Qwen3-4B-Instruct-2507")

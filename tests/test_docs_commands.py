@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,9 +18,10 @@ import pytest
 from pages import ROOT, SPAN, blocks, shell_lines, tables
 from rich.console import Group
 from rich.table import Table
-from smoke_runs import SMALL, cli
+from smoke_runs import CONFIG, SMALL, cli
 from test_docs import parsed
 
+from forethought.config.shipped import config_names
 from forethought.evals.reasoning.catalogue import TASKS
 from forethought.report.summary import read_curves, render
 from forethought.store import Run
@@ -30,7 +30,7 @@ SHARED = "runs/smoke"
 """The run of the shipped configs: all of them are stand-ins for one, so that it is made once."""
 OTHER_RUNS = ("runs/second", "runs/other", "runs/pilot")
 """Runs that commands make themselves, with other values; of these only stage 1 is run."""
-STAGE_ONE = "configs/stage-one.toml"
+STAGE_ONE = "stage-one.toml"
 """The smoke config without the tables of stages 2 and 3."""
 OWN_CONFIGS = ("my.toml", "mine.toml")
 """Configs that a page has its reader write: as text they are checked by test_docs.py, here stage 1 stands in."""
@@ -82,14 +82,12 @@ def without_later_stages(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like the root of the repository, in which every shipped config is the smoke config."""
+    """A folder in which every shipped config is the smoke config: a file that is there wins over a shipped one."""
     folder = tmp_path_factory.mktemp("place")
-    (folder / "configs").mkdir()
     (folder / "scripts").symlink_to(ROOT / "scripts")
-    shutil.copy(ROOT / "configs" / "smoke.jsonl", folder / "configs")
-    smoke = (ROOT / "configs" / "smoke.toml").read_text()
-    for shipped in (ROOT / "configs").glob("*.toml"):
-        (folder / "configs" / shipped.name).write_text(smoke)
+    smoke = CONFIG.read_text()
+    for name in config_names():
+        (folder / name).write_text(smoke)
     (folder / STAGE_ONE).write_text(without_later_stages(smoke))
     for name in OWN_CONFIGS:
         own = without_later_stages(smoke).replace('name = "smoke"', f'name = "{Path(name).stem}"')
@@ -103,13 +101,13 @@ def run(place: Path) -> Path:
     """The shared run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        assert cli(*stand_in("forethought run configs/smoke.toml")).exit_code == 0
+        assert cli(*stand_in("forethought run smoke")).exit_code == 0
     return place / SHARED
 
 
 def test_there_are_commands() -> None:
     assert sum(line.startswith("forethought ") for _, line in LINES) > 20
-    assert stand_in("forethought run configs/demo.toml --run runs/second --set seed=1")[1] == STAGE_ONE
+    assert stand_in("forethought run demo --run runs/second --set seed=1")[1] == STAGE_ONE
     assert stand_in("forethought show runs/demo") == ["show", "runs/smoke"]
     assert stand_in("forethought show runs/second") == ["show", "runs/second"]
 

@@ -82,7 +82,7 @@ def test_attention_in_two_parts_is_attention(dtype: torch.dtype, ragged: bool, w
     heads = (6, 2, 2)
     q, k, v = (torch.randn(packed.tokens.shape[1], n, 16, generator=make).to(dtype) for n in heads)
     with torch.inference_mode():
-        parts, whole = (PackedAttention(packed, apart=a).attend(0, (q, k, v), 0.25, window) for a in (True, False))
+        parts, whole = (PackedAttention(packed, split=a).attend(0, (q, k, v), 0.25, window) for a in (True, False))
     torch.testing.assert_close(parts, whole, atol=1e-6 if dtype == torch.float32 else 0.02, rtol=0)
 
 

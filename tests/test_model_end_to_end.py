@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, cli, rows
+from smoke_runs import CONFIG, cli, rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forethought import models
@@ -24,7 +24,6 @@ pytestmark = pytest.mark.model
 
 NAME = "smollm2-135m-instruct"
 REAL = (
-    SMALL[0],
     "dtype=bfloat16",
     f"policy.model={NAME}",
     f"judges={{likely={{kind='likelihood', model={{model='{NAME}'}}}}}}",

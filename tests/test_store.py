@@ -396,6 +396,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path, monkeypatc
     assert [found.name for found in tmp_path.iterdir()] == ["summary.json"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
 def test_a_full_device_stops_an_append() -> None:
     with pytest.raises(StoreError, match="the disk is full"):
         store.append_jsonl(Path("/dev/full"), [{"step": 1}])

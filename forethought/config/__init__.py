@@ -8,7 +8,7 @@ from forethought.config.judging import AuditConfig, JudgeConfig, RewriteConfig
 from forethought.config.midtraining import MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reading import Config, build, dump, load
 from forethought.config.reasoning import ReasoningConfig, reasoning_overrides
-from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, ModelConfig
+from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, EngineConfig, ModelConfig
 from forethought.config.stages import (
     EvaluateConfig,
     ImproveConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "ConfigError",
     "CorpusConfig",
     "EndpointConfig",
+    "EngineConfig",
     "EvaluateConfig",
     "ImproveConfig",
     "InterleaveConfig",

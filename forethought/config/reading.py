@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from forethought.config import shipped
 from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig
 from forethought.config.midtraining import RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reasoning import ReasoningConfig
-from forethought.config.sources import ChunkConfig, CorpusConfig, ModelConfig
+from forethought.config.sources import ChunkConfig, CorpusConfig, EngineConfig, ModelConfig
 from forethought.config.stages import EvaluateConfig, ImproveConfig, InterleaveConfig, LogConfig, SFTConfig
 
 
@@ -26,9 +27,12 @@ class Config(Section):
     seed: int = 0
     """Seed of every random number of the run."""
     device: str = "auto"
-    """`auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:1`."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Compute dtype; the trained weights are float32 either way."""
+    """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute dtype; the trained weights are float32 either way.  `auto` is bfloat16 where the device multiplies in it
+    and float32 elsewhere; a run that was begun keeps what it was begun with."""
+    engine: EngineConfig = EngineConfig()
+    """What computes."""
     policy: ModelConfig
     """The model that is trained."""
     corpus: CorpusConfig = CorpusConfig()
@@ -84,17 +88,18 @@ class Config(Section):
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config and apply ``section.key=value`` overrides, whose values are TOML literals or bare text.
 
-    TOML is what one writes; a resolved config in JSON, such as a run's run.json, is read, too.
+    TOML is what one writes; a resolved config in JSON, such as a run's run.json, is read, too.  A bare name such as
+    ``smoke`` means the config of that name that comes with the package, unless there is such a file here.
 
     Raises:
         ConfigError: naming the file, the key and the value that is wrong.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = shipped.config_file(path).read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file. The shipped ones are in configs/") from None
+        raise ConfigError(f"{path}: no such config file. {shipped.config_hint(path)}") from None
     except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError(f"{path}: not a {kind} file: {error}") from None

@@ -22,6 +22,14 @@ class ModelConfig(Section):
     """Whether a hub model may run code of its own."""
 
 
+class EngineConfig(Section):
+    """What computes without gradients: sampling and scoring."""
+
+    backend: Literal["auto", "amx", "onednn", "torch"] = "auto"
+    """Kernels: `auto` takes the best that this machine has and that computes what the model's own modules do; a name
+    demands them. `forethought doctor` says which ones there are."""
+
+
 class EndpointConfig(Section):
     """An OpenAI-compatible server: vLLM, llama.cpp, SGLang or a hosted one."""
 
@@ -45,7 +53,8 @@ class CorpusConfig(Section):
     source: Literal["bundled", "hub", "parquet", "jsonl", "text"] = "bundled"
     """`bundled`: encyclopaedic text of installed packages; the others read `path`."""
     path: str = ""
-    """Hub data set name, or a file, folder or glob (`text`: a folder of .txt and .md files, or one file)."""
+    """Hub data set name, or a file, folder or glob (`text`: a folder of .txt and .md files, or one file).
+    `shipped:smoke.jsonl` is the text that comes with the package, wherever it is installed."""
     text_column: str = "text"
     """Column or key that holds the text."""
     title_column: str | None = None

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from forethought.config import CorpusConfig
+from forethought.config.shipped import text_file
 from forethought.corpus.rows import CorpusError, Row
 
 _JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson")
@@ -84,7 +85,7 @@ def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
 
 
 def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files that ``corpus.path`` means: a file, a folder's files (recursively), or a glob's.
+    """Return the files that ``corpus.path`` means: a shipped one, a file, a folder's files (recursively), or a glob's.
 
     Raises:
         CorpusError: if there are none.
@@ -92,7 +93,10 @@ def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     kinds = ", ".join(suffixes)
     if not pattern:
         raise CorpusError(f"corpus.path is empty: name a file, a folder or a glob of {kinds} files")
-    path = Path(pattern).expanduser()
+    try:
+        path = text_file(pattern) or Path(pattern).expanduser()
+    except FileNotFoundError as error:
+        raise CorpusError(f"{error}. Check corpus.path") from None
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -38,13 +38,13 @@ HIDDEN = -1e30
 class PackedAttention:
     """Attention of a packed row: block by block, each a batch of padded rows.
 
-    ``apart``: branches attend to their prefix, stored once, and to themselves apart, where the kernels can; without
-    gradients only.
+    ``split``: branches attend to their prefix, stored once, and to themselves, and the two results are merged, where
+    the kernels can; without gradients only.
     """
 
-    def __init__(self, packed: Packed, *, apart: bool = False) -> None:
+    def __init__(self, packed: Packed, *, split: bool = False) -> None:
         self.packed = packed
-        self.apart = apart and packed.fork is not None
+        self.split = split and packed.fork is not None
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
         """See :class:`Branching`."""
@@ -52,7 +52,7 @@ class PackedAttention:
             # Copies: as views they would keep the queries, too.
             self.packed.captured.append((qkv[1].contiguous(), qkv[2].contiguous()))
         blocks, inverse = self.packed.blocks, self.packed.inverse
-        if self.apart and (window is None or blocks[-1].keys.shape[1] <= window):
+        if self.split and (window is None or blocks[-1].keys.shape[1] <= window):
             prefixes = _rows(blocks[0], qkv, scaling, window)
             first = len(inverse) - len(self.packed.targets)
             return torch.cat([prefixes[inverse[:first]], self._branches(qkv, scaling)]).flatten(1)

@@ -8,17 +8,12 @@ rows of the weight, so its gradient is written once and summed in float32 inside
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from forethought.engine.prepacked import available, multiply, pack_weight
-
-DECODE_LOGITS = 2**20
-"""Logits of one packed stretch while decoding: they stay in the cores' own caches from product to sum."""
 
 CPU_LOGITS, GPU_LOGITS = 2**21, 2**27
 """Logits that exist at once, by device: 8 MiB in float32, which a core's own cache passes on quickly; 512 MiB."""
@@ -37,15 +32,6 @@ class Head:
     """``logits = softcap * tanh(logits / softcap)``, as Gemma 2 does."""
     forbidden: Tensor | None = None
     """``(V,)`` booleans: tokens whose probability is zero."""
-    packed: tuple[tuple[slice, Tensor], ...] = ()
-    """The weight again, packed stretch by stretch for decoding; empty: not packed."""
-
-    def for_decoding(self, rows: int) -> Head:
-        """Return this head with its weight packed for products with ``rows`` hidden states, if that can be done."""
-        if not available(self.weight):
-            return self
-        stretches = self._cuts(DECODE_LOGITS, rows)
-        return replace(self, packed=tuple((at, pack_weight(self.weight[at], rows)) for at in stretches))
 
     def stretches(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield float32 logits ``(A, stretch)`` of one stretch of the vocabulary after the other."""
@@ -62,13 +48,10 @@ class Head:
             yield stretch, logits
 
     def _matmuls(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        if self.packed:
-            yield from ((stretch, multiply(hidden_AH, weight)) for stretch, weight in self.packed)
-            return
-        for stretch in self._cuts(GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS, len(hidden_AH)):
+        for stretch in self.cuts(GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS, len(hidden_AH)):
             yield stretch, hidden_AH @ self.weight[stretch].T
 
-    def _cuts(self, budget: int, rows: int) -> Iterator[slice]:
+    def cuts(self, budget: int, rows: int) -> Iterator[slice]:
         """Yield stretches of the vocabulary, whole blocks long, of about ``budget`` logits for ``rows`` rows."""
         size = max(BLOCK, budget // max(1, rows) // BLOCK * BLOCK)
         for start in range(0, len(self.weight), size):
@@ -103,9 +86,10 @@ class Head:
         """Draw one token per row; return ids and their log-probabilities at ``temperature``, both ``(R,)``.
 
         Inverse-CDF in two levels: the block of :data:`BLOCK` tokens in which the cumulative probability passes
-        the uniform number (float64), then the token inside it.  Only block sums are accumulated over the whole
-        vocabulary.
+        the uniform number, then the token inside it.  Only block sums are accumulated over the whole vocabulary, in
+        the dtype of ``uniforms_R``: see :func:`widest`.
         """
+        wide = uniforms_R.dtype
         products, sums, peaks = [], [], []
         for _, logits in self._products(hidden_RH):
             scaled = logits.to(torch.float32, copy=True)  # one block of the logits is still needed below
@@ -116,7 +100,7 @@ class Head:
             sums.append(_block_sums(scaled.sub_(peak).exp_()))
             peaks.append(peak)
         highest = torch.cat(peaks, -1).amax(-1, keepdim=True)
-        shares = [s.double() * (peak - highest).double().exp() for s, peak in zip(sums, peaks, strict=True)]
+        shares = [s.to(wide) * (peak - highest).to(wide).exp() for s, peak in zip(sums, peaks, strict=True)]
         block_sums = torch.cat(shares, -1)
         cumulative = block_sums.cumsum(-1)
         point = uniforms_R[:, None] * cumulative[:, -1:]
@@ -124,15 +108,30 @@ class Head:
         share = block_sums.gather(1, block)
         inside = _block(products, block[:, 0]).div_(temperature)
         inside = inside.sub_(inside.amax(-1, keepdim=True)).exp_()
-        inner = inside.cumsum(-1, dtype=torch.float64)
+        inner = inside.cumsum(-1, dtype=wide)
         # How far into its block the point is, on the scale of the block's own weights.
         depth = (point - cumulative.gather(1, block) + share) / share * inner[:, -1:]
         entry = torch.searchsorted(inner, depth, right=True)
         # Rounding may point past the last token with weight: take that last token.
         last = (inside > 0).to(torch.int8).cumsum(-1).argmax(-1, keepdim=True)
         entry = torch.minimum(entry, last)
-        probability = inside.gather(1, entry).double() / inner[:, -1:] * share / cumulative[:, -1:]
+        probability = inside.gather(1, entry).to(wide) / inner[:, -1:] * share / cumulative[:, -1:]
         return (block * BLOCK + entry)[:, 0], probability[:, 0].log().float()
+
+
+def head_of(model: Any, forbidden_ids: Sequence[int] = ()) -> Head:
+    """Return the projection to the vocabulary of a transformers model; ``forbidden_ids`` get no probability."""
+    weight = model.get_output_embeddings().weight
+    forbidden = None
+    if forbidden_ids:
+        forbidden = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
+        forbidden[list(forbidden_ids)] = True
+    return Head(weight=weight, softcap=getattr(model.config, "final_logit_softcapping", None), forbidden=forbidden)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the widest floating-point numbers that ``device`` has: float64, but float32 on Apple's GPUs."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _block_sums(weight: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from forethought.engine.branches import Prompt, Sampling, Thinking
+from forethought.engine.head import widest
 from forethought.engine.policy import Policy
 from forethought.keys import Key
 from forethought.records import Completion, Rollout, StopReason
@@ -81,36 +82,34 @@ class TorchSampler:
     def _decode(self, prompts: list[Prompt], k: int, sampling: Sampling, key: Key, script: Script) -> list[Row]:
         """Return the tokens and log-probabilities of every row, prompt by prompt."""
         rows, most, device = len(prompts) * k, script.max_tokens, self.policy.device
-        head = self.policy.inference_head(sampling.forbidden_ids, rows)
+        head = self.policy.backend.head(sampling.forbidden_ids, rows)
         uniforms = np.stack([key.uniforms(p.id, i, most) for p in prompts for i in range(k)])
-        uniforms_RT = torch.from_numpy(uniforms).to(device)
+        uniforms_RT = torch.from_numpy(uniforms).to(widest(device)).to(device)
         tokens_RT = torch.zeros(rows, most, dtype=torch.long)
         logprobs_RT = torch.zeros(rows, most)
         lengths = torch.zeros(rows, dtype=torch.long)
         decoded = torch.arange(rows)  # rows that are computed; finished ones leave in batches
         going = torch.ones(rows, dtype=torch.bool)
-        with self.policy.fused(rows):
-            state, hidden_GH = self.policy.prefill(prompts, k, most)
-            hidden = hidden_GH.repeat_interleave(k, 0)
-            for step in range(most):
-                if sampling.temperature == 0:
-                    drawn, logprob = head.greedy(hidden)
-                else:
-                    drawn, logprob = head.draw(hidden, uniforms_RT[decoded.to(device), step], sampling.temperature)
-                live = going[decoded]
-                tokens = drawn.cpu()
-                tokens[live], ended = script.take(decoded[live], tokens[live])
-                tokens_RT[decoded, step], logprobs_RT[decoded, step] = tokens, logprob.cpu()
-                lengths[decoded[live]] = step + 1
-                going[decoded[live][ended]] = False
-                if step + 1 == most or not going.any():
-                    break
-                kept = going[decoded].nonzero()[:, 0]
-                if len(decoded) - len(kept) >= max(1, len(decoded) // WASTE):
-                    state.keep(kept.to(device))
-                    decoded, tokens = decoded[kept], tokens[kept]
-                hidden = self.policy.hidden(tokens[None].to(device), state.positions(), state)
-                state.length += 1
+        decoder = self.policy.backend.decoder(prompts, k, most)
+        hidden = decoder.hidden
+        for step in range(most):
+            if sampling.temperature == 0:
+                drawn, logprob = head.greedy(hidden)
+            else:
+                drawn, logprob = head.draw(hidden, uniforms_RT[decoded.to(device), step], sampling.temperature)
+            live = going[decoded]
+            tokens = drawn.cpu()
+            tokens[live], ended = script.take(decoded[live], tokens[live])
+            tokens_RT[decoded, step], logprobs_RT[decoded, step] = tokens, logprob.cpu()
+            lengths[decoded[live]] = step + 1
+            going[decoded[live][ended]] = False
+            if step + 1 == most or not going.any():
+                break
+            kept = going[decoded].nonzero()[:, 0]
+            if len(decoded) - len(kept) >= max(1, len(decoded) // WASTE):
+                decoder.keep(kept.to(device))
+                decoded, tokens = decoded[kept], tokens[kept]
+            hidden = decoder.step(tokens.to(device))
         found = zip(tokens_RT.tolist(), logprobs_RT.tolist(), lengths.tolist(), strict=True)
         return [(tokens[:n], logprobs[:n]) for tokens, logprobs, n in found]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from forethought.engine.branches import Group, micro_batches, pack
+from forethought.engine.branches import Group, Packed, micro_batches, pack
 from forethought.engine.policy import Policy
 
 
@@ -29,12 +29,12 @@ class TorchScorer:
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
         """See :meth:`forethought.engine.Scorer.logprobs`."""
         results: list[list[np.ndarray]] = []
-        with self._forward():
-            for batch in micro_batches(groups, self.micro_tokens):
-                packed = pack([groups[i] for i in batch], self.policy.device)
-                flat = self.policy.logprobs(packed, self.forbidden_ids).cpu().numpy()
-                rows = iter(np.split(flat, np.cumsum(packed.branch_lengths)[:-1]))
-                results.extend([next(rows) for _ in groups[i].branches] for i in batch)
+        head = (self.policy if self.as_trained else self.policy.backend).head(self.forbidden_ids)
+        for batch in micro_batches(groups, self.micro_tokens):
+            packed = pack([groups[i] for i in batch], self.policy.device)
+            flat = head.logprobs(self._hidden(packed)[packed.sources], packed.targets).cpu().numpy()
+            rows = iter(np.split(flat, np.cumsum(packed.branch_lengths)[:-1]))
+            results.extend([next(rows) for _ in groups[i].branches] for i in batch)
         return results
 
     @torch.inference_mode()
@@ -43,13 +43,11 @@ class TorchScorer:
         results: list[np.ndarray] = []
         head = self.policy.head(self.forbidden_ids)
         ids = torch.tensor(list(choice_ids), device=self.policy.device)
-        with self._forward():
-            for batch in micro_batches(groups, self.micro_tokens):
-                packed = pack([groups[i] for i in batch], self.policy.device)
-                ends = self.policy.packed_hidden(packed)[packed.branch_ends]
-                flat = head.choices(ends, ids).cpu().numpy()
-                results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
+        for batch in micro_batches(groups, self.micro_tokens):
+            packed = pack([groups[i] for i in batch], self.policy.device)
+            flat = head.choices(self._hidden(packed)[packed.branch_ends], ids).cpu().numpy()
+            results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
         return results
 
-    def _forward(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.as_trained else self.policy.fused()
+    def _hidden(self, packed: Packed) -> Tensor:
+        return self.policy.packed_hidden(packed) if self.as_trained else self.policy.backend.hidden(packed)

@@ -133,6 +133,7 @@ class Trainer:
         """Copy the masters into the working copy."""
         for name, parameter in self.policy.model.named_parameters():
             parameter.copy_(self.masters[name])
+        self.policy.weights_changed()
 
     def _rows(self, examples: Sequence[Example]) -> Rows:
         packed = pack([example.group for example in examples], self.policy.device)

@@ -1,13 +1,23 @@
 """From a model's name to its weights and tokenizer: hub names, folders, GGUF files and installed packages."""
 
 from forethought.models.catalogue import ModelError
-from forethought.models.load import LoadedModel, bos_ids, load, load_tokenizer, quiet, resolve_device, special_ids
+from forethought.models.load import (
+    LoadedModel,
+    bos_ids,
+    load,
+    load_tokenizer,
+    quiet,
+    resolve_device,
+    resolve_dtype,
+    special_ids,
+)
 from forethought.models.resolve import Source, describe, resolve
-from forethought.models.size import parameters
+from forethought.models.size import Shape, parameters, shape
 
 __all__ = [
     "LoadedModel",
     "ModelError",
+    "Shape",
     "Source",
     "bos_ids",
     "describe",
@@ -17,5 +27,7 @@ __all__ = [
     "quiet",
     "resolve",
     "resolve_device",
+    "resolve_dtype",
+    "shape",
     "special_ids",
 ]

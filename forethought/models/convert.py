@@ -21,12 +21,15 @@ from gguf import GGUFReader
 from tokenizers import decoders, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
+from forethought.files import FULL, flush_folder, system_error
 from forethought.models.catalogue import ModelError, Package, cache_folder, sha256_of
 
 Progress = Callable[[str], None]
 
 _BLOCK = 1 << 22
 _BYTES_PER_WEIGHT = 2
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+"""What the system says of a cache that cannot be written to, or is no folder."""
 
 
 def convert_package(package: Package, progress: Progress) -> Path:
@@ -73,6 +76,7 @@ def _convert(name: str, files: Sequence[Path], folder: Path, progress: Progress)
             partial.mkdir()
             try:
                 _write(name, files, partial, progress)
+                flush_folder(partial)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -174,12 +178,13 @@ def _need_space(folder: Path, size: int, name: str) -> None:
 def _disk_errors(name: str, cache: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ModelError(_full(name, cache, os.strerror(error.errno))) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+    except Exception as error:
+        found = system_error(error)
+        if found is not None and found.errno in FULL:
+            raise ModelError(_full(name, cache, os.strerror(found.errno))) from error
+        if found is not None and found.errno in _NOT_OURS:
             raise ModelError(
-                f"{name}: cannot write to the cache {cache} ({error}). Set FORETHOUGHT_CACHE to a folder that you own"
+                f"{name}: cannot write to the cache {cache} ({found}). Set FORETHOUGHT_CACHE to a folder that you own"
             ) from error
         raise
 

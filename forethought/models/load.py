@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
+_DEVICES = "write auto, cpu, cuda, cuda:N or mps"
+
 _log = logging.getLogger(__name__)
 
 _MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
@@ -116,7 +118,7 @@ def quiet() -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that ``name`` means: ``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:1``.
+    """Return the device that ``name`` means: ``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:
         ModelError: when the device does not exist.
@@ -129,12 +131,31 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ModelError(f"device = {name!r}: write auto, cpu, cuda or cuda:N") from None
+        raise ModelError(f"device = {name!r}: {_DEVICES}") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ModelError(f"device = {name!r}: forethought computes on none of this kind; {_DEVICES}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError(
+            f"device = {name!r}: torch {torch.__version__} sees none of Apple's GPUs here. Use auto or cpu"
+        )
     if device.type == "cuda" and not available:
         raise ModelError(f"device = {name!r}: torch {torch.__version__} sees no CUDA device here. Use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device = {name!r}: there are only {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the compute dtype that ``name`` means on ``device``; see :func:`forethought.machine.dtype_for`.
+
+    Raises:
+        MachineError: if bfloat16 is asked for where it is not multiplied in.
+    """
+    import torch
+
+    from forethought.machine import dtype_for, machine
+
+    return torch.bfloat16 if dtype_for(name, device.type, machine()) == "bfloat16" else torch.float32
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from forethought import __version__
 from forethought.report.cost import cost
-from forethought.store import Run
+from forethought.store import Run, StageFolder
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 """Whose versions a result may depend on."""
@@ -27,10 +27,26 @@ def facts(run: Run) -> dict[str, Any]:
         config[name] = folder.read_json("config")
         manifest = folder.manifest()
         if manifest is not None:
-            durations[name] = {key: manifest.get(key) for key in ("started", "finished", "version")} | {
+            durations[name] = {key: manifest.get(key) for key in ("started", "finished", "version", "machine")} | {
                 "seconds": _between(manifest.get("started"), manifest.get("finished"))
             }
     return {"config": config, "versions": versions(), "durations": durations, "cost": cost(run)}
+
+
+def machines(run: Run) -> list[str]:
+    """Return a line for every machine and dtype that made finished stages; with their names if there are several."""
+    made: dict[str, list[StageFolder]] = {}
+    for folder in run.stages():
+        known = (folder.manifest() or {}).get("machine")
+        if known:
+            place = f"{known['processor']} ({known['kind']}), cores: {known['cores']}, torch {known['torch']}"
+            made.setdefault(f"{known['dtype']} on {place}", []).append(folder)
+    lines = []
+    for line, folders in made.items():
+        kernels = dict.fromkeys(name for one in folders for name in (one.manifest() or {})["machine"]["kernels"])
+        stages = ", ".join(f"{one.arm}/{one.stage}" for one in folders)
+        lines.append(f"{line}, kernels: {', '.join(kernels) or 'none'}" + (f": {stages}" if len(made) > 1 else ""))
+    return lines
 
 
 def versions() -> dict[str, str]:

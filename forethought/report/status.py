@@ -15,6 +15,7 @@ from forethought.graph import STEPS, Step, graph
 from forethought.monitor import clock_time
 from forethought.records import Measurement
 from forethought.report.cells import titled
+from forethought.report.facts import machines
 from forethought.store import REPLACED, SHARED, Run, StageFolder
 
 DONE, BEGUN, MISSING = "done", "begun", "missing"
@@ -115,6 +116,7 @@ def _state(one: StepStatus) -> Text:
 def _lines(run: Run, found: list[StepStatus]) -> Iterable[str]:
     states = [one.state for one in found]
     yield f"\n{states.count(DONE)} of {len(found)} steps done; " + clock_time(sum(one.seconds or 0 for one in found))
+    yield from (f"made in {line}" for line in machines(run))
     holder = run.writer()
     yield f"process {holder} is working on it" if holder else "no process is working on it"
     if run.config() is None:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from forethought import models, training
 from forethought.config import Config, ImproveConfig
 from forethought.engine import Group, Prompt, Sampler, Sampling
@@ -188,6 +186,7 @@ def learn_preferences(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesso
     cfg = shop.config
     if cfg.sync_reference_every and step and step % cfg.sync_reference_every == 0:
         shop.reference.model.load_state_dict(shop.trainer.policy.model.state_dict())
+        shop.reference.weights_changed()
     decided = [(shop.prefix(one.chunk), one.preferred) for one in pools if one.preferred is not None]
     groups = [
         Group(prefix=prefix, branches=(best.chosen.token_ids, best.rejected.token_ids)) for prefix, best in decided
@@ -262,9 +261,10 @@ def stage_config(config: Config, material: Material) -> str:
 
 def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:
     """Load policy and reference; return the workshop and the identity of the weights it starts from."""
-    device, dtype, cfg = models.resolve_device(config.device), getattr(torch, config.dtype), config.improve
+    device, cfg = models.resolve_device(config.device), config.improve
+    dtype = models.resolve_dtype(config.dtype, device)
     loaded = models.load(config.policy, device=device, dtype=dtype, seed=config.seed)
-    policy = Policy(loaded.model)
+    policy = Policy(loaded.model, config.engine.backend)
     needs_reference = cfg.objective == "dpo"
     frozen = models.load(config.policy, device=device, dtype=dtype, seed=config.seed) if needs_reference else None
     forbidden = models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size)
@@ -275,7 +275,7 @@ def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:
         tokenizer=loaded.tokenizer,
         bos=models.bos_ids(loaded.tokenizer),
         forbidden=forbidden,
-        reference=Policy(frozen.model) if frozen else policy,
+        reference=Policy(frozen.model, config.engine.backend) if frozen else policy,
         trainer=training.trainer(policy, cfg, forbidden),
         sampler=TorchSampler(policy, cfg.sample_rows),
     )

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from forethought import models, training
 from forethought.config import Config, ModelConfig, RLMTConfig
@@ -330,9 +329,10 @@ def stage_config(config: Config, material: Material) -> str:
 def open_workshop(config: Config, material: Material) -> Workshop:
     """Load the policy and the frozen SFT model."""
     assert config.rlmt is not None
-    device, dtype, cfg = models.resolve_device(config.device), getattr(torch, config.dtype), config.rlmt
+    device, cfg = models.resolve_device(config.device), config.rlmt
+    dtype = models.resolve_dtype(config.dtype, device)
     loaded, frozen = (models.load(material.start, device=device, dtype=dtype, seed=config.seed) for _ in range(2))
-    policy, coded = Policy(loaded.model), codec(loaded.tokenizer, material.tags)
+    policy, coded = Policy(loaded.model, config.engine.backend), codec(loaded.tokenizer, material.tags)
     special = models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size)
     forbidden = tuple(sorted(set(special) - {*coded.open, *coded.close}))
     return Workshop(
@@ -342,7 +342,7 @@ def open_workshop(config: Config, material: Material) -> Workshop:
         coded=coded,
         bos=models.bos_ids(loaded.tokenizer),
         forbidden=forbidden,
-        reference=Policy(frozen.model),
+        reference=Policy(frozen.model, config.engine.backend),
         trainer=training.trainer(policy, cfg, forbidden),
         sampler=TorchSampler(policy, cfg.sample_rows),
     )

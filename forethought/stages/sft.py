@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from forethought import models, training
 from forethought.config import Config, ModelConfig, SFTConfig
 from forethought.engine import Group
@@ -126,15 +124,15 @@ def monitored(shop: Workshop, cfg: SFTConfig) -> dict[str, float]:
 
 def open_workshop(config: Config, material: Material) -> Workshop:
     """Load the policy, give it the tags, and put the rows into tokens."""
-    cfg, dtype = _section(config), getattr(torch, config.dtype)
-    device = models.resolve_device(config.device)
+    cfg, device = _section(config), models.resolve_device(config.device)
+    dtype = models.resolve_dtype(config.dtype, device)
     loaded = models.load(material.start, device=device, dtype=dtype, seed=config.seed)
     if cfg.tags_as_tokens:
         add_tags(loaded.model, loaded.tokenizer, material.tags)
     coded = codec(loaded.tokenizer, material.tags)
     make = coded.tokens if material.thoughts else plain
     return Workshop(
-        trainer=training.trainer(Policy(loaded.model), cfg),
+        trainer=training.trainer(Policy(loaded.model, config.engine.backend), cfg),
         tokenizer=loaded.tokenizer,
         bos=models.bos_ids(loaded.tokenizer),
         rows=[make(row, material.chunks[row.chunk_id]) for row in material.rows],

@@ -113,7 +113,8 @@ def _weights(config: Config, arm: Trained, partial: Path, say: Callable[[str], N
             if path.is_file():
                 shutil.copyfile(path, partial / path.name)
         return
-    dtype = getattr(torch, config.dtype)
+    # Nothing is multiplied here, so the run's dtype holds also where this processor would not compute in it.
+    dtype = {"bfloat16": torch.bfloat16}.get(config.dtype, torch.float32)
     loaded = models.load(config.policy, device=torch.device("cpu"), dtype=dtype, seed=config.seed, progress=say)
     loaded.model.save_pretrained(partial)
     loaded.tokenizer.save_pretrained(partial)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -90,7 +89,8 @@ def _cell(one: Said, tags: Sequence[str]) -> Text:
 
 
 def _say(config: Config, arm: Trained, text: str, wish: Wish, say: Callable[[str], None]) -> list[Said]:
-    device, dtype = models.resolve_device(config.device), getattr(torch, config.dtype)
+    device = models.resolve_device(config.device)
+    dtype = models.resolve_dtype("auto", device)  # a run may have been made on a machine with other arithmetic
     loaded = models.load(arm.model, device=device, dtype=dtype, seed=config.seed, progress=say)
     tokenizer, sampler = loaded.tokenizer, TorchSampler(Policy(loaded.model))
     tags = Tags(*tags_of(config))

@@ -12,19 +12,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
-import select
 import subprocess
 import sys
 import threading
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 PATIENCE = 20.0
 """Seconds until the process is killed; its first answer comes after it has imported sympy."""
 LIBRARY = 5
 """Seconds that Math-Verify gives itself for one expression."""
 MEMORY = 4 << 30
-"""Bytes that the process may map."""
+"""Bytes that the process may map, where the system keeps such a limit: Linux does."""
 LONGEST = 400
 """Characters; no benchmark has a longer answer, and a parser's time grows with it."""
 
@@ -61,24 +64,37 @@ class Verifier:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = _start()
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        try:
-            stdin.write(line)
-            stdin.flush()
-            reply = b""
-            while not reply.endswith(b"\n"):
-                ready, _, _ = select.select([stdout], [], [], self.patience)
-                part = os.read(stdout.fileno(), 64) if ready else b""
-                if not part:
-                    raise TimeoutError
-                reply += part
-            return reply.strip()
-        except (TimeoutError, BrokenPipeError):
+        reply = _reply(self._process, line, self.patience)
+        if not reply.endswith(b"\n"):
             self.timeouts += 1
             self.close()
-            return b""
+        return reply.strip()
+
+
+def _reply(process: subprocess.Popen[bytes], line: bytes, patience: float) -> bytes:
+    """Return the line that answers ``line``; nothing if the process ended, or was killed for taking too long."""
+    stdin, stdout, late = process.stdin, process.stdout, threading.Event()
+    assert stdin is not None
+    assert stdout is not None
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    # No select: on Windows it takes no pipes.
+    timer = threading.Timer(patience, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        stdin.write(line)
+        stdin.flush()
+        reply = stdout.readline()
+    except OSError:  # the pipe is broken
+        reply = b""
+    finally:
+        timer.cancel()
+        timer.join()
+    return b"" if late.is_set() else reply
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -108,8 +124,11 @@ def _maths(text: str) -> str:
 
 def main() -> None:
     """Answer until the input ends."""
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    if resource is not None:
+        # macOS takes this limit and does not keep it, and Windows has none: there, the caller's patience alone ends
+        # an answer, and for as long it may take more memory.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     sys.stdout = sys.stderr
     for line in sys.stdin.buffer:

@@ -1,20 +1,33 @@
-"""A decoder layer as a few large kernels, for what needs no gradient on the CPU.
+"""A decoder layer as a few large kernels of oneDNN, on any CPU for which torch has them.
 
 At a decode step a layer of a small model computes for a millisecond, and the sixty small operations of its modules
 take as long; on a long row each of them is another pass over memory.  Here activation, gate and residual ride on the
 products that they follow, and the rotary embedding takes three operations.  Layers of the Llama shape (Llama, Qwen2,
-Qwen3) and of Gemma 3's are recognised by their parts; every other model keeps its own modules, and :class:`Policy`
-checks the result.
+Qwen3) and of Gemma 3's are recognised by their parts; every other model keeps its own modules.
+
+oneDNN brings a plain weight into its own layout at every product.  With thousands of rows that is nothing; with the
+few dozen of a decode step it costs as much as the product itself.  So a decoder packs the weights once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from forethought.engine.prepacked import multiply, ready
+from forethought.engine.backends.base import InferenceHead
+from forethought.engine.backends.plain import Layers, TorchBackend
+from forethought.engine.head import Head, head_of
+from forethought.machine import machine
+
+LARGEST = 4 * 2**30
+"""Bytes of weights above which a model decodes without a packed copy, which would cost more memory than time."""
+
+DECODE_LOGITS = 2**20
+"""Logits of one packed stretch while decoding: they stay in the cores' own caches from product to sum."""
 
 _ACTIVATIONS = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh")}
 """What transformers calls an activation, and what oneDNN calls it: name, algorithm."""
@@ -30,6 +43,44 @@ PIECE = 1024
 """Rows that pass through a layer's products together: what lies between these stays in the caches."""
 
 
+class OneDNNBackend(TorchBackend):
+    """A :class:`~forethought.engine.backends.Backend` on fused layers and packed weights."""
+
+    name: ClassVar[str] = "onednn"
+
+    @classmethod
+    def missing(cls, model: Any) -> str:
+        """See :meth:`TorchBackend.missing`."""
+        if next(model.parameters()).device.type != "cpu":
+            return "the model is not on the CPU"
+        return _no_products(next(model.parameters()).dtype) or _unknown(model.get_decoder())
+
+    def layers(self, rows: int | None) -> Layers:
+        """See :meth:`TorchBackend.layers`."""
+        return fuse(self.model.get_decoder(), rows if weight_bytes(self.model) <= LARGEST else None)
+
+    def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
+        """See :meth:`Backend.head`."""
+        head = head_of(self.model, forbidden_ids)
+        return head if rows is None else PackedHead.of(head, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedHead(Head):
+    """The projection to the vocabulary with its weight packed, stretch by stretch, to draw tokens for some rows."""
+
+    packed: tuple[tuple[slice, Tensor], ...]
+
+    @classmethod
+    def of(cls, head: Head, rows: int) -> PackedHead:
+        """Return ``head`` with its weight packed for products with ``rows`` hidden states."""
+        packed = tuple((at, _pack(head.weight[at], rows)) for at in head.cuts(DECODE_LOGITS, rows))
+        return cls(weight=head.weight, softcap=head.softcap, forbidden=head.forbidden, packed=packed)
+
+    def _matmuls(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        yield from ((stretch, _multiply(hidden_AH, weight)) for stretch, weight in self.packed)
+
+
 class Norm:
     """RMS norm in float32, with the scale that a module of any family applies."""
 
@@ -42,8 +93,10 @@ class Norm:
         """Return the normalised rows in the dtype of ``x``."""
         exact = x.float()
         size = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        square = size.square_().div_(x.shape[-1]).add_(self.eps)
-        return exact.mul_(square.rsqrt_()).mul_(self.scale).to(x.dtype)  # half the time of rms_norm
+        share = size.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        # Half the time of rms_norm.  In float32 `exact` is `x` itself, the residual stream, and must stay what it is.
+        normed = exact * share if exact is x else exact.mul_(share)
+        return normed.mul_(self.scale).to(x.dtype)
 
 
 class FusedLayer:
@@ -62,10 +115,10 @@ class FusedLayer:
         if rows is not None:  # a copy is made anyway: one product instead of three
             weights, biases = zip(*qkv, strict=True)
             qkv = [(torch.cat(weights), None if biases[0] is None else torch.cat(biases))]
-        self.qkv = [(ready(weight, rows), bias) for weight, bias in qkv]
-        self.out, self.out_bias = ready(attention.o_proj.weight, rows), attention.o_proj.bias
+        self.qkv = [(_ready(weight, rows), bias) for weight, bias in qkv]
+        self.out, self.out_bias = _ready(attention.o_proj.weight, rows), attention.o_proj.bias
         self.gate, self.up, self.down = (
-            ready(part.weight, rows) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            _ready(part.weight, rows) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
         self.before_attention = Norm(layer.input_layernorm, self.hidden)
         self.after_attention = Norm(layer.post_attention_layernorm, self.hidden)
@@ -91,7 +144,7 @@ class FusedLayer:
     def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return queries, keys and values ``(R, heads, D)``, the first two with the rotary embedding."""
         normed = self.before_attention(x)
-        heads = _joined([multiply(normed, weight, bias) for weight, bias in self.qkv], -1).view(len(x), -1, self.width)
+        heads = _joined([_multiply(normed, weight, bias) for weight, bias in self.qkv], -1).view(len(x), -1, self.width)
         qk = heads[:, : -self.kv_heads]
         if self.head_norms is not None:
             q_norm, k_norm = self.head_norms
@@ -108,24 +161,48 @@ class FusedLayer:
         if self.after_mlp is None:
             x = _combined("add", x, attended, self.out, self.out_bias)
             return _combined("add", x, self._gated(self.before_mlp(x)), self.down)
-        x = x + self.after_attention(multiply(attended, self.out, self.out_bias))
-        return x + self.after_mlp(multiply(self._gated(self.before_mlp(x)), self.down))
+        x = x + self.after_attention(_multiply(attended, self.out, self.out_bias))
+        return x + self.after_mlp(_multiply(self._gated(self.before_mlp(x)), self.down))
 
     def _gated(self, x: Tensor) -> Tensor:
-        return _combined("mul", multiply(x, self.gate, activation=self.activation), x, self.up)
+        return _combined("mul", _multiply(x, self.gate, activation=self.activation), x, self.up)
 
 
 def fuse(decoder: Any, rows: int | None) -> dict[nn.Module, FusedLayer]:
-    """Return a fused forward for every layer of ``decoder``, or nothing if one of them is of another shape.
+    """Return a fused forward for every layer of ``decoder``.
 
     ``rows``: the weights are copied into the layout that suits products with so many rows; ``None``: used as they are.
     """
+    activation = _ACTIVATIONS[_activation(decoder)]
+    return {layer: FusedLayer(layer, activation, rows) for layer in decoder.layers}
+
+
+def weight_bytes(model: Any) -> int:
+    """Return the size of the matrices of a model's decoder, its embedding included."""
+    return sum(parameter.nbytes for parameter in model.get_decoder().parameters() if parameter.ndim > 1)
+
+
+def _no_products(dtype: torch.dtype) -> str:
+    """Return why oneDNN cannot multiply in ``dtype`` here, or nothing."""
+    if not torch.backends.mkldnn.is_available():
+        return "this torch has no oneDNN"
+    if dtype == torch.float32:
+        return ""
+    return machine().no_bf16("cpu") if dtype == torch.bfloat16 else f"it has no products in {dtype}"
+
+
+def _unknown(decoder: Any) -> str:
+    """Return what about the layers of ``decoder`` is of another shape than the fused ones, or nothing."""
+    activation, layers = _activation(decoder), list(getattr(decoder, "layers", ()))
+    if activation not in _ACTIVATIONS:
+        return f"its activation {activation!r} is not one of {', '.join(_ACTIVATIONS)}"
+    known = layers and all(map(_known, layers))
+    return "" if known else "its layers are not of the shape of Llama, Qwen2, Qwen3 or Gemma 3"
+
+
+def _activation(decoder: Any) -> str:
     config = decoder.config
-    name = str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
-    layers = list(getattr(decoder, "layers", ()))
-    if name not in _ACTIVATIONS or not layers or not all(map(_known, layers)):
-        return {}
-    return {layer: FusedLayer(layer, _ACTIVATIONS[name], rows) for layer in layers}
+    return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
 
 
 def _known(layer: Any) -> bool:
@@ -149,4 +226,24 @@ def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
 def _combined(operation: str, other: Tensor, x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x W^T + bias`` with ``other`` added or multiplied on the way out of the product."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, packed, bias, operation)
+    return out
+
+
+def _pack(weight: Tensor, rows: int) -> Tensor:
+    """Return ``weight (N, H)`` packed for products with about ``rows`` rows."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    return packed
+
+
+def _ready(weight: Tensor, rows: int | None) -> Tensor:
+    """Return ``weight`` as :func:`_multiply` takes it: packed for ``rows`` rows, or for ``None`` itself."""
+    return weight.detach() if rows is None else _pack(weight, rows)
+
+
+def _multiply(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: tuple[str, str] = ("none", "")
+) -> Tensor:
+    """Return ``activation(x W^T + bias)`` for a ``W`` that is packed or not."""
+    name, algorithm = activation
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
     return out

@@ -1,9 +1,8 @@
-"""What needs no gradient, on the matrix units of x86: ``native.cpp``, compiled on first use, called through ctypes.
+"""The backend on the matrix units of x86: ``amx.cpp``, compiled on first use, called through ctypes.
 
 A decode step multiplies few rows by every weight once, so it is bound by how fast weights arrive and by everything
 between the products; in scoring, too, half of the time lies there.  Here a decoder layer is one call, and so is the
-draw or the score of a token.  Needs Linux, a processor with AMX and g++; elsewhere :func:`kernels` returns the reason
-and everything goes on through torch.
+draw or the score of a token.  Needs Linux, a processor with AMX and g++; elsewhere :func:`kernels` returns the reason.
 
 Shape legend: R rows, G prompts, P prompt positions, H key-value heads, D head size, A scored tokens.
 """
@@ -15,83 +14,107 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from forethought.engine.backends.base import InferenceHead
+from forethought.engine.backends.onednn import LARGEST, FusedLayer, OneDNNBackend, fuse, weight_bytes
+from forethought.engine.backends.plain import Layers
 from forethought.engine.branches import Packed
 from forethought.engine.decoding import Decoding
-from forethought.engine.fused import FusedLayer, fuse
-from forethought.engine.head import Head
+from forethought.engine.head import Head, head_of
 from forethought.files import cache_root
+from forethought.machine import machine
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = (
     *("-O3", "-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mprefer-vector-width=512"),
     *("-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
 )
-NEEDED = {"amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+NEEDED = frozenset({"amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 """What the processor must have for them."""
 
+KEPT = 2**30
+"""Bytes of weights above which a packed copy is not kept for the next call, nor made for anything but decoding."""
+
 PANEL, PAD, PIECE = 32, 32, 512
-"""As in ``native.cpp``: widths are multiples of the first, rows of a buffer are longer than their width by the second,
+"""As in ``amx.cpp``: widths are multiples of the first, rows of a buffer are longer than their width by the second,
 and long rows pass through in pieces of the third."""
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL | str:
     """Return the compiled kernels, or why this machine has none."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists() or not set(cpuinfo.read_text().split()) >= NEEDED:
-        return "the processor has no AMX"
+    if machine().system != "Linux" or not machine().features >= NEEDED:
+        return "this processor has no AMX" if machine().system == "Linux" else "it needs Linux"
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
-        return "there is no C++ compiler"
+        return "there is no C++ compiler (g++)"
     try:
         library = ctypes.CDLL(str(_built(compiler)))
-    except OSError as error:
-        return f"the kernels cannot be kept or loaded: {error}"
+    except (OSError, _UntrustedError) as error:
+        return f"its kernels cannot be kept or loaded: {error}"
     except subprocess.CalledProcessError as error:
         lines = error.stderr.splitlines() or [str(error)]
-        return f"{compiler} does not compile them: {next((line for line in lines if 'error' in line), lines[0])}"
+        return f"{compiler} does not compile its kernels: {next((line for line in lines if 'error' in line), lines[0])}"
     for name in ("pack", "decode", "forward", "draw", "score"):
         getattr(library, name).restype = None
+    if not _same_structures(library):
+        return "its kernels were compiled with other structures than this version has"
     return library if library.prepare() == 0 else "the system does not grant the matrix units"
 
 
+class _UntrustedError(Exception):
+    """A folder or file that others may write to."""
+
+
 def _built(compiler: str) -> Path:
-    """Return the shared library, compiled if this source and compiler have not been met before."""
+    """Return the shared library, compiled if this source, compiler and processor have not been met before.
+
+    Raises:
+        _UntrustedError: if the library or its folder is not this user's alone: it would run whatever is in it.
+    """
     version = _run(compiler, "--version")
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join([version, *FLAGS]).encode()).hexdigest()[:12]
-    library = cache_root() / f"native-{name}.so"
+    parts = (version, *FLAGS, machine().processor, *sorted(machine().features))
+    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(parts).encode()).hexdigest()[:12]
+    library = cache_root() / "kernels" / f"amx-{name}.so"
+    library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _demand_ours(library.parent)
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # two processes may compile at once
             fresh = Path(folder, library.name)
             _run(compiler, *FLAGS, "-o", str(fresh), str(SOURCE))
+            fresh.chmod(0o700)
             fresh.replace(library)
+    _demand_ours(library)
     return library
+
+
+def _demand_ours(path: Path) -> None:
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _UntrustedError(
+            f"{path} must be owned by you and writable by nobody else (chmod go-w), or be removed to be made again"
+        )
 
 
 def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def available(weight: Tensor) -> bool:
-    """Return whether ``weight (N, H)`` can be multiplied here."""
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or weight.shape[1] % PANEL:
-        return False
-    return not isinstance(kernels(), str)
-
-
-def suits(decoder: Any) -> bool:
-    """Return whether the layers of ``decoder``, which are of a shape known to :mod:`fused`, can be computed here."""
-    weights = [parameter for parameter in decoder.parameters() if parameter.ndim > 1]
-    return all(map(available, weights)) and all(layer.self_attn.head_dim % PANEL == 0 for layer in decoder.layers)
+def _same_structures(library: ctypes.CDLL) -> bool:
+    """Return whether the structures of ``amx.cpp`` have the sizes of those below."""
+    shared = (_Layer, _Rows, _Branches, _Paths, _Head)
+    sizes = (ctypes.c_int32 * len(shared))()
+    library.structure_sizes(sizes)
+    return list(sizes) == [ctypes.sizeof(kind) for kind in shared]
 
 
 def layers(decoder: Any) -> dict[nn.Module, NativeLayer]:
@@ -284,6 +307,61 @@ class NativeHead:
         )
         _call(name, ctypes.byref(head))
         return logprobs
+
+
+class AMXBackend(OneDNNBackend):
+    """A :class:`~forethought.engine.backends.Backend` on the kernels of ``amx.cpp``."""
+
+    name: ClassVar[str] = "amx"
+    state: ClassVar[type[Decoding]] = TiledDecoding
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._keeps = weight_bytes(model) <= KEPT
+        self._packed: dict[str, Any] = {}
+
+    @classmethod
+    def missing(cls, model: Any) -> str:
+        """See :meth:`TorchBackend.missing`."""
+        library = kernels()
+        return library if isinstance(library, str) else super().missing(model) or _unfit(model)
+
+    def layers(self, rows: int | None) -> Layers:
+        """See :meth:`TorchBackend.layers`."""
+        if rows is None and not self._keeps:
+            return super().layers(None)
+        made: Layers = self._once("layers", lambda: layers(self.model.get_decoder()))
+        return made
+
+    def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
+        """See :meth:`Backend.head`."""
+        if rows is None and not self._keeps:
+            return super().head(forbidden_ids)
+        head = head_of(self.model, forbidden_ids)
+        return NativeHead(head, self._once("head", lambda: pack(head.weight)))
+
+    def weights_changed(self) -> None:
+        """See :meth:`Backend.weights_changed`."""
+        self._packed.clear()
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` makes of the weights, kept until they change if it is small enough."""
+        made = self._packed[name] if name in self._packed else make()
+        if self._keeps:
+            self._packed[name] = made
+        return made
+
+
+def _unfit(model: Any) -> str:
+    """Return what about a model, whose layers are of a known shape, does not suit the kernels, or nothing."""
+    decoder = model.get_decoder()
+    matrices = [parameter for parameter in decoder.parameters() if parameter.ndim > 1]
+    if any(matrix.dtype != torch.bfloat16 for matrix in matrices):
+        return "the model computes in float32"
+    if weight_bytes(model) > LARGEST:
+        return f"its weights are more than {LARGEST / 2**30:.0f} GiB"
+    widths = {matrix.shape[1] for matrix in matrices} | {layer.self_attn.head_dim for layer in decoder.layers}
+    return f"a width is no multiple of {PANEL}" if any(width % PANEL for width in widths) else ""
 
 
 def _buffer(rows: int, width: int) -> Tensor:

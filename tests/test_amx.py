@@ -1,20 +1,22 @@
-"""The native kernels compute what a model's own modules do, and decoding goes on without them where they cannot be."""
+"""The kernels of ``amx.cpp`` compute what a model's own modules do, on the matrix unit or on its tiles in software."""
 
 from __future__ import annotations
 
-import os
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import test_fused as fused_tests
+import test_onednn as fused_tests
 import torch
 from test_engine import ARCHITECTURES, ids, ragged_groups
-from test_fused import flat
+from test_onednn import flat
 from test_sampler import assert_drawn_from
 from transformers import PreTrainedModel
 
-from forethought.engine import native
+from forethought.engine.backends import amx
+from forethought.engine.backends.selection import forget
 from forethought.engine.branches import Group, Prompt, Sampling, Thinking
 from forethought.engine.head import Head
 from forethought.engine.policy import Policy
@@ -23,8 +25,33 @@ from forethought.engine.scorer import TorchScorer
 from forethought.keys import Key
 from forethought.testing import VOCABULARY
 
-MISSING = native.kernels() if isinstance(native.kernels(), str) else ""
-needs_kernels = pytest.mark.skipif(bool(MISSING), reason=f"no native kernels: {MISSING}")
+HERE = amx.machine()
+IN_SOFTWARE = HERE.system == "Linux" and not HERE.features >= amx.NEEDED
+TILES = Path(__file__).with_name("amx_tiles.h")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kernels() -> Iterator[None]:
+    """Run the kernels here; where there is no AMX, with its tiles in software, if the processor has the rest."""
+    if HERE.system != "Linux" or not amx.NEEDED - {"amx_tile", "amx_bf16"} <= HERE.features:
+        pytest.skip(
+            f"cannot be shown on this machine: the kernels of amx.cpp need AVX-512 with bf16; this is {HERE.kind}"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        if IN_SOFTWARE:
+            with_amx = dataclasses.replace(HERE, features=HERE.features | amx.NEEDED)
+            patch.setattr(amx, "machine", lambda: with_amx)
+            flags = [flag for flag in amx.FLAGS if not flag.startswith("-mamx")]
+            patch.setattr(amx, "FLAGS", (*flags, "-include", str(TILES), f"-DTILES={TILES.stat().st_mtime_ns}"))
+        amx.kernels.cache_clear()
+        forget()
+        if isinstance(amx.kernels(), str):
+            pytest.skip(f"cannot be shown on this machine: {amx.kernels()}")
+        yield
+    amx.kernels.cache_clear()
+    forget()
+
+
 KEY = Key(0, "test")
 PROMPTS = [
     Prompt(id="a", token_ids=ids(0, 45)),
@@ -35,7 +62,7 @@ PROMPTS = [
 
 def model_of(architecture: str) -> PreTrainedModel:
     """A tiny model with heads as wide as the kernels ask for; ``qwen2`` has biases."""
-    return fused_tests.model_of(architecture, native.PANEL)
+    return fused_tests.model_of(architecture, amx.PANEL)
 
 
 def native_and_exact(architecture: str) -> tuple[Policy, Policy]:
@@ -44,17 +71,16 @@ def native_and_exact(architecture: str) -> tuple[Policy, Policy]:
     model, twin = model_of(architecture).bfloat16(), model_of(architecture)
     twin.load_state_dict(model.state_dict())
     policy = Policy(model)
-    assert policy.native
+    assert policy.backend.name == "amx"
     return policy, Policy(twin)
 
 
-@needs_kernels
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
 def test_native_scores_are_as_near_to_the_truth_as_the_models_own(architecture: str) -> None:
     """Against float32 over the same weights, past Gemma's sliding window, on rows of several pieces."""
     policy, exact = native_and_exact(architecture)
     groups = ragged_groups() * 8
-    assert sum(group.tokens for group in groups) > native.PIECE
+    assert sum(group.tokens for group in groups) > amx.PIECE
     truth = flat(TorchScorer(exact), groups)
     ours = flat(TorchScorer(policy), groups) - truth
     plain = flat(TorchScorer(policy, as_trained=True), groups) - truth
@@ -64,7 +90,6 @@ def test_native_scores_are_as_near_to_the_truth_as_the_models_own(architecture: 
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=0.3)
 
 
-@needs_kernels
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
 def test_what_is_decoded_has_the_models_own_log_probabilities(architecture: str) -> None:
     """Ragged prompts, 24 tokens past Gemma's window of 16, rows that stop and leave, a batch and one row alone."""
@@ -85,7 +110,6 @@ def test_what_is_decoded_has_the_models_own_log_probabilities(architecture: str)
     assert alone[0] == found[1][:2]  # to the last bit: a row does not depend on what else is in the batch
 
 
-@needs_kernels
 def test_thoughts_and_greedy_text_are_decoded_natively_too() -> None:
     policy = Policy(model_of("llama").bfloat16())
     thinking = Thinking(max_tokens=10, close_ids=(251, 252), closed=lambda ids: ids[-1] % 12 == 0)
@@ -100,35 +124,25 @@ def test_thoughts_and_greedy_text_are_decoded_natively_too() -> None:
         assert float(logprobs[first.token_ids[0]][0]) >= max(float(row[0]) for row in logprobs) - 0.05
 
 
-@needs_kernels
 def test_packed_weights_follow_the_weights() -> None:
     torch.manual_seed(0)
     policy = Policy(model_of("llama").bfloat16())
     scorer, groups = TorchScorer(policy), ragged_groups()
     before = flat(scorer, groups)
-    kept = dict(policy._packed)
+    kept = dict(policy.backend._packed)
+    assert set(kept) == {"layers", "head"}
     assert flat(scorer, groups).tolist() == before.tolist()
-    assert all(policy._packed[name][1] is packed for name, (_, packed) in kept.items())
+    assert all(policy.backend._packed[name] is packed for name, packed in kept.items())
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.mul_(1.2)
+    policy.weights_changed()
     after = flat(scorer, groups)
     assert np.abs(after - before).mean() > 0.1
     assert np.abs(after - flat(TorchScorer(policy, as_trained=True), groups)).mean() < 0.1
 
 
-@needs_kernels
-def test_a_layer_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = native.NativeLayer.__call__
-
-    def twisted(self, hidden_states, **options):
-        return plain(self, hidden_states, **options) * 1.1
-
-    monkeypatch.setattr(native.NativeLayer, "__call__", twisted)
-    assert not Policy(model_of("llama").bfloat16()).native
-
-
-def head_with(logits_V: torch.Tensor, softcap: float | None = None) -> tuple[Head, native.NativeHead, torch.Tensor]:
+def head_with(logits_V: torch.Tensor, softcap: float | None = None) -> tuple[Head, amx.NativeHead, torch.Tensor]:
     """Heads whose logits, for the hidden state that comes with them, are ``logits_V``; -inf forbids a token."""
     forbidden = torch.isinf(logits_V)
     weight = torch.zeros(len(logits_V), 64, dtype=torch.bfloat16)
@@ -136,10 +150,9 @@ def head_with(logits_V: torch.Tensor, softcap: float | None = None) -> tuple[Hea
     head = Head(weight=weight, forbidden=forbidden, softcap=softcap)
     hidden = torch.zeros(64, dtype=torch.bfloat16)
     hidden[5] = 1
-    return head, native.NativeHead(head, native.pack(weight)), hidden
+    return head, amx.NativeHead(head, amx.pack(weight)), hidden
 
 
-@needs_kernels
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_native_draws_follow_the_distribution(temperature: float) -> None:
     """40,000 draws over 41 panels, the last of them ragged."""
@@ -152,7 +165,6 @@ def test_native_draws_follow_the_distribution(temperature: float) -> None:
     assert_drawn_from(logits / temperature, chosen, logprobs)
 
 
-@needs_kernels
 @pytest.mark.parametrize("size", [1, 30, 90])
 @pytest.mark.parametrize("softcap", [None, 30.0])
 def test_native_heads_agree_with_the_plain_one(size: float, softcap: float | None) -> None:
@@ -173,7 +185,6 @@ def test_native_heads_agree_with_the_plain_one(size: float, softcap: float | Non
     assert head.greedy(hidden[None])[1].item() == pytest.approx(best, abs=2e-3 * size)
 
 
-@needs_kernels
 def test_extreme_uniforms_stay_on_tokens_with_weight() -> None:
     logits = torch.full((1030,), -torch.inf)
     logits[3], logits[700], logits[1029] = 0.0, 1.0, -200.0
@@ -188,46 +199,13 @@ def test_extreme_uniforms_stay_on_tokens_with_weight() -> None:
     assert logprobs.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
 
 
-@needs_kernels
 def test_panels_hold_every_weight_once() -> None:
-    """Two steps of 32 inputs and two panels of 32 outputs, both ragged; the layout that ``native.cpp`` describes."""
+    """Two steps of 32 inputs and two panels of 32 outputs, both ragged; the layout that ``amx.cpp`` describes."""
     weight = torch.arange(1, 1 + 40 * 36).view(40, 36).bfloat16()
-    panels = native.pack(weight).view(2, 2, 2, 16, 16, 2)  # panel, step, half, pair of inputs, output, of the pair
+    panels = amx.pack(weight).view(2, 2, 2, 16, 16, 2)  # panel, step, half, pair of inputs, output, of the pair
     whole = panels.permute(0, 2, 4, 1, 3, 5).reshape(64, 64)
     torch.testing.assert_close(whole[:40, :36], weight)
     assert whole[40:].count_nonzero() == whole[:, 36:].count_nonzero() == 0
     first, second = torch.randn(2, 64, 64).bfloat16()
-    both = native.pack(first, second).view(4, 2, 2, 16, 16, 2).permute(2, 0, 4, 1, 3, 5).reshape(2, 64, 64)
+    both = amx.pack(first, second).view(4, 2, 2, 16, 16, 2).permute(2, 0, 4, 1, 3, 5).reshape(2, 64, 64)
     torch.testing.assert_close(both, torch.stack([first, second]))
-
-
-def test_without_a_compiler_or_a_place_to_keep_them_there_is_a_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    amx = all(flag in Path("/proc/cpuinfo").read_text().split() for flag in native.NEEDED) if os.name == "posix" else 0
-    if not amx:
-        assert "AMX" in native.kernels()
-        return
-    monkeypatch.setenv("FORETHOUGHT_CACHE", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert native.kernels.__wrapped__() == "there is no C++ compiler"
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'x.cpp:1: error: no such thing' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    assert native.kernels.__wrapped__() == f"{broken} does not compile them: x.cpp:1: error: no such thing"
-    monkeypatch.setenv("FORETHOUGHT_CACHE", "/proc/nowhere")
-    assert "cannot be kept or loaded" in native.kernels.__wrapped__()
-    assert list(tmp_path.glob("native-*")) == []
-
-
-def test_everything_goes_on_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    model = model_of("gemma3").bfloat16()
-    with_kernels = flat(TorchScorer(Policy(model)), ragged_groups())
-    monkeypatch.setattr(native, "kernels", lambda: "none today")
-    policy = Policy(model)
-    assert not policy.native
-    assert np.abs(flat(TorchScorer(policy), ragged_groups()) - with_kernels).mean() < 0.05
-    assert len(TorchSampler(policy).sample(PROMPTS, 2, Sampling(max_tokens=3), KEY)) == 3

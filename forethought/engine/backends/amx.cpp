@@ -5,7 +5,7 @@
 // which they are read; a prompt's keys and values are two more weights, so that all its branches attend to them by the
 // same products.  Logits are never stored: each panel of the vocabulary becomes a peak and a sum.
 //
-// Called from native.py.  Rows of buffers are PAD values longer than their width, so that the 16 rows of a tile do not
+// Called from amx.py.  Rows of buffers are PAD values longer than their width, so that the 16 rows of a tile do not
 // fall into one set of the cache; buffers have rows up to the next multiple of 32 and 32 more.
 
 #include <immintrin.h>
@@ -287,6 +287,12 @@ struct Head {
 int prepare() {
     constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
     return int(syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA));
+}
+
+// The sizes of the structures above, in their order: those of amx.py must have the same.
+void structure_sizes(int32_t* sizes) {
+    const size_t found[] = {sizeof(Layer), sizeof(Rows), sizeof(Branches), sizeof(Paths), sizeof(Head)};
+    for (size_t size : found) *sizes++ = int32_t(size);
 }
 
 // weight (outputs, inputs) -> panels.  The halves of panels alternate between `every` weights; this one is `part`.

@@ -1,0 +1,184 @@
+"""The choice of a backend: best first, each compared with the model's own modules before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forethought.engine.backends.amx import AMXBackend
+from forethought.engine.backends.base import Backend
+from forethought.engine.backends.onednn import OneDNNBackend
+from forethought.engine.backends.plain import Layers, TorchBackend, forward
+from forethought.engine.branches import Group, Prompt, pack
+from forethought.engine.head import head_of, widest
+
+BEST_FIRST: tuple[type[TorchBackend], ...] = (AMXBackend, OneDNNBackend, TorchBackend)
+
+VARIABLE = "FORETHOUGHT_BACKEND"
+"""Names the backend where the config says ``auto``; for tests and for comparing machines."""
+
+_log = logging.getLogger(__name__)
+
+
+class BackendError(ValueError):
+    """A backend was asked for that this machine or model does not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What :func:`select` decided."""
+
+    name: str
+    """The backend."""
+    error: float
+    """Largest relative difference from the model's own modules, over layers and head, on a few tokens."""
+    reasons: dict[str, str]
+    """By name, why a better backend is not used."""
+
+    def __str__(self) -> str:
+        """Return the line that users see."""
+        return "; ".join([f"kernels: {self.name}", *(f"{name} not used: {why}" for name, why in self.reasons.items())])
+
+
+_decided: dict[str, Choice] = {}
+"""Choices of this process, by what they depend on: models of one shape share one."""
+
+
+def select(model: Any, wanted: str = "auto") -> tuple[Backend, Choice]:
+    """Return the best backend that computes what the modules of ``model`` do, and why it is this one.
+
+    Args:
+        model: a transformers causal LM whose attention is :mod:`forethought.engine.attention`'s.
+        wanted: ``auto``, or the name of a backend, which is then used or refused.
+
+    Raises:
+        BackendError: if ``wanted`` is not known, or cannot compute this model here.
+    """
+    if wanted == "auto":
+        wanted = os.environ.get(VARIABLE) or "auto"
+    kinds = {kind.name: kind for kind in BEST_FIRST}
+    if wanted not in {"auto", *kinds}:
+        raise BackendError(f"engine.backend = {wanted!r}: there are auto, {', '.join(kinds)}")
+    key = _key(model, wanted)
+    if key not in _decided:
+        _decided[key] = _decide(model, [kinds[wanted]] if wanted != "auto" else list(BEST_FIRST))
+        _log.info("%s", _decided[key])
+    choice = _decided[key]
+    return kinds[choice.name](model), choice
+
+
+def decided() -> list[str]:
+    """Return the names of the backends that this process has chosen, each once, in the order of choice."""
+    return list(dict.fromkeys(choice.name for choice in _decided.values()))
+
+
+def forget() -> None:
+    """Decide anew from here on; for tests, which change what there is to choose from."""
+    _decided.clear()
+
+
+def _key(model: Any, wanted: str) -> str:
+    shape = {
+        name: value for name, value in model.config.to_dict().items() if not name.startswith(("_", "transformers"))
+    }
+    parameter = next(model.parameters())
+    parts = (json.dumps(shape, sort_keys=True, default=str), str(parameter.dtype), str(parameter.device), wanted)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _decide(model: Any, kinds: Sequence[type[TorchBackend]]) -> Choice:
+    reasons: dict[str, str] = {}
+    for kind in kinds:
+        why = kind.missing(model)
+        if not why:
+            error = largest_error(kind(model))
+            if error < tolerance(next(model.parameters()).dtype):
+                return Choice(name=kind.name, error=error, reasons=reasons)
+            why = f"on this model its results differ from those of plain torch by {error:.2%}"
+        reasons[kind.name] = why
+    told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+    raise BackendError(f'engine.backend: {told}. Write engine.backend = "auto"')
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Return the largest relative error of a layer or head that is rounding; a wrong formula is off by its size.
+
+    What a layer adds is rounded to bfloat16 a few times more by the modules; float32 sums differ in their order alone.
+    """
+    return 0.02 if dtype == torch.bfloat16 else 1e-4
+
+
+@torch.inference_mode()
+def largest_error(backend: TorchBackend) -> float:
+    """Return how far layers and head of ``backend`` are from the model's own on a few tokens, relative to their size.
+
+    Layers are compared each by itself, on long rows and in decoding, given the same input; a head by the
+    log-probabilities of given and of drawn tokens.
+    """
+    plain = TorchBackend(backend.model)
+    prefix, branch = probe(backend.model)
+    prompts = [Prompt(id="", token_ids=prefix), Prompt(id="", token_ids=branch[:7])]
+    packed = pack([Group(prefix=prefix, branches=(branch,))], backend.device)
+    rows = 2 * len(prompts)
+    with compared(backend.layers(None)) as errors:
+        hidden_AH = plain.hidden(packed)[packed.sources]
+    layers = backend.layers(rows)
+    theirs, _ = plain.prefill(prompts, 2, 2, {})
+    ours, _ = backend.prefill(prompts, 2, 2, layers)
+    tokens = torch.tensor([branch[-rows:]], device=backend.device)
+    with compared(layers, branching=ours) as decoding_errors:
+        for step in range(2):
+            theirs.length = ours.length = step
+            forward(backend.model, tokens, theirs.positions(), theirs)
+    return max([0.0, *errors, *decoding_errors, *_head_errors(backend, hidden_AH, packed.targets)])
+
+
+def _head_errors(backend: TorchBackend, hidden_AH: Tensor, targets_A: Tensor) -> Iterator[float]:
+    plain, drawing, scoring = head_of(backend.model), backend.head(rows=len(hidden_AH)), backend.head()
+    yield _relative(scoring.logprobs(hidden_AH, targets_A), plain.logprobs(hidden_AH, targets_A))
+    uniforms = torch.linspace(0.1, 0.9, len(hidden_AH), dtype=widest(backend.device), device=backend.device)
+    for ids, logprobs in (drawing.greedy(hidden_AH), drawing.draw(hidden_AH, uniforms, 1.0)):
+        yield _relative(logprobs, plain.logprobs(hidden_AH, ids))
+
+
+def _relative(ours: Tensor, theirs: Tensor) -> float:
+    difference = (ours - theirs).float().norm() / theirs.float().norm().clamp_min(1e-6)
+    return float(difference) if bool(difference.isfinite()) else float("inf")
+
+
+@contextmanager
+def compared(layers: Layers, **instead: Any) -> Iterator[list[float]]:
+    """Collect how far each of ``layers`` is from what the module in its place returns, relative to its size.
+
+    ``instead``: options that are given to ours in the place of the module's.
+    """
+    errors: list[float] = []
+
+    def compare(call: Callable[..., Tensor]) -> Callable[..., None]:
+        def hook(module: Any, given: tuple[Tensor], options: dict[str, Any], output: Tensor) -> None:
+            errors.append(_relative(call(given[0].clone(), **{**options, **instead}), output))
+
+        return hook
+
+    hooks = [module.register_forward_hook(compare(call), with_kwargs=True) for module, call in layers.items()]
+    try:
+        yield errors
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def probe(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return a prefix and a branch of 12 token ids each, spread over the vocabulary of ``model``."""
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = [(7919 * i + 11) % vocabulary for i in range(24)]
+    return tuple(ids[:12]), tuple(ids[12:])

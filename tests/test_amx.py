@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from test_onednn import flat
 from test_sampler import assert_drawn_from
 from transformers import PreTrainedModel
 
-from forethought.engine.backends import amx
+from forethought.engine.backends import amx, amx_library
 from forethought.engine.backends.selection import forget
 from forethought.engine.branches import Group, Prompt, Sampling, Thinking
 from forethought.engine.head import Head
@@ -25,30 +27,30 @@ from forethought.engine.scorer import TorchScorer
 from forethought.keys import Key
 from forethought.testing import VOCABULARY
 
-HERE = amx.machine()
-IN_SOFTWARE = HERE.system == "Linux" and not HERE.features >= amx.NEEDED
+HERE = amx_library.machine()
+IN_SOFTWARE = HERE.system == "Linux" and not HERE.features >= amx_library.NEEDED
 TILES = Path(__file__).with_name("amx_tiles.h")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def kernels() -> Iterator[None]:
     """Run the kernels here; where there is no AMX, with its tiles in software, if the processor has the rest."""
-    if HERE.system != "Linux" or not amx.NEEDED - {"amx_tile", "amx_bf16"} <= HERE.features:
+    if HERE.system != "Linux" or not amx_library.NEEDED - {"amx_tile", "amx_bf16"} <= HERE.features:
         pytest.skip(
             f"cannot be shown on this machine: the kernels of amx.cpp need AVX-512 with bf16; this is {HERE.kind}"
         )
     with pytest.MonkeyPatch.context() as patch:
         if IN_SOFTWARE:
-            with_amx = dataclasses.replace(HERE, features=HERE.features | amx.NEEDED)
-            patch.setattr(amx, "machine", lambda: with_amx)
-            flags = [flag for flag in amx.FLAGS if not flag.startswith("-mamx")]
-            patch.setattr(amx, "FLAGS", (*flags, "-include", str(TILES), f"-DTILES={TILES.stat().st_mtime_ns}"))
-        amx.kernels.cache_clear()
+            with_amx = dataclasses.replace(HERE, features=HERE.features | amx_library.NEEDED)
+            patch.setattr(amx_library, "machine", lambda: with_amx)
+            flags = [flag for flag in amx_library.FLAGS if not flag.startswith("-mamx")]
+            patch.setattr(amx_library, "FLAGS", (*flags, "-include", str(TILES), f"-DTILES={TILES.stat().st_mtime_ns}"))
+        amx_library.kernels.cache_clear()
         forget()
-        if isinstance(amx.kernels(), str):
-            pytest.skip(f"cannot be shown on this machine: {amx.kernels()}")
+        if isinstance(amx_library.kernels(), str):
+            pytest.skip(f"cannot be shown on this machine: {amx_library.kernels()}")
         yield
-    amx.kernels.cache_clear()
+    amx_library.kernels.cache_clear()
     forget()
 
 
@@ -209,3 +211,27 @@ def test_panels_hold_every_weight_once() -> None:
     first, second = torch.randn(2, 64, 64).bfloat16()
     both = amx.pack(first, second).view(4, 2, 2, 16, 16, 2).permute(2, 0, 4, 1, 3, 5).reshape(2, 64, 64)
     torch.testing.assert_close(both, torch.stack([first, second]))
+
+
+def test_two_processes_may_compile_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FORETHOUGHT_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(3) as pool:
+        made = set(pool.map(amx_library._built, ["g++"] * 3))
+    assert len(made) == 1
+    assert [path.name for path in (tmp_path / "kernels").iterdir()] == [made.pop().name]
+
+
+def test_kernels_with_other_structures_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = type("Rows", (amx_library.Rows,), {"_fields_": [("more", ctypes.c_int64)]})
+    monkeypatch.setattr(amx_library, "Rows", longer)
+    assert "compiled with other structures" in str(amx_library.kernels.__wrapped__())
+
+
+def test_a_head_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = amx.NativeHead.logprobs
+    monkeypatch.setattr(amx.NativeHead, "logprobs", lambda head, hidden, targets: right(head, hidden, targets) * 1.05)
+    forget()
+    policy = Policy(model_of("llama").bfloat16())
+    assert policy.backend.name == "onednn"
+    assert "its results differ" in policy.kernels.reasons["amx"]
+    forget()

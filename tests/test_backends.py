@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from forethought.engine import head as heads
 from forethought.engine import sampler as sampling_module
-from forethought.engine.backends import BackendError, amx
+from forethought.engine.backends import BackendError, amx, amx_library, onednn
 from forethought.engine.backends import select as select_function
 from forethought.engine.backends.onednn import FusedLayer, Norm, OneDNNBackend, PackedHead
 from forethought.engine.backends.selection import VARIABLE, forget, largest_error, tolerance
@@ -36,6 +37,7 @@ PROMPTS = [Prompt(id="a", token_ids=ids(0, 30)), Prompt(id="b", token_ids=ids(1,
 @pytest.fixture(autouse=True)
 def decided_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(OneDNNBackend, "unsuited", classmethod(lambda kind: ""))  # on processors of any kind
     forget()
     yield
     forget()
@@ -76,6 +78,20 @@ def test_a_choice_is_made_once_for_models_of_one_shape(monkeypatch: pytest.Monke
     assert compared == ["onednn"]
     assert Policy(tiny_model("gemma3")).backend.name == "onednn"
     assert compared == ["onednn"] * 2
+
+
+@pytest.mark.parametrize(("features", "chosen"), [({"avx2"}, "onednn"), ({"avx"}, "torch")])
+def test_fused_layers_are_chosen_where_they_were_seen_to_pay(
+    features: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    here = dataclasses.replace(onednn.machine(), features=frozenset(features))
+    monkeypatch.setattr(onednn, "machine", lambda: here)
+    policy = Policy(tiny_model("llama"))
+    assert policy.backend.name == chosen
+    if chosen == "torch":
+        assert "only on processors with AVX2" in policy.kernels.reasons["onednn"]
+        assert Policy(tiny_model("llama"), "onednn").backend.name == "onednn"  # whoever asks for it gets it
 
 
 def without_residual(layer: FusedLayer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
@@ -168,16 +184,14 @@ def test_new_weights_are_told_to_the_backend() -> None:
     assert told == ["changed"]
 
 
-# The kernels of amx.cpp: what is missing on the way to them; what they compute is in test_amx.py.
+# The kernels of amx.cpp: what is missing on the way to them; what they compute is in test_amx_library.py.
 
 
 @pytest.fixture
 def with_amx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A processor with AMX, as far as words go, and an empty cache."""
-    import dataclasses
-
-    here = dataclasses.replace(amx.machine(), system="Linux", features=amx.NEEDED)
-    monkeypatch.setattr(amx, "machine", lambda: here)
+    here = dataclasses.replace(amx_library.machine(), system="Linux", features=amx_library.NEEDED)
+    monkeypatch.setattr(amx_library, "machine", lambda: here)
     monkeypatch.setenv("FORETHOUGHT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     return tmp_path
@@ -192,67 +206,67 @@ def script(folder: Path, text: str) -> str:
 
 def test_without_a_compiler_there_is_a_reason(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(with_amx))
-    assert amx.kernels.__wrapped__() == "there is no C++ compiler (g++)"
+    assert amx_library.kernels.__wrapped__() == "there is no C++ compiler (g++)"
 
 
 def test_a_compiler_that_fails_is_named_with_its_error(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = script(with_amx, "echo 'x.cpp:1: error: no such thing' >&2\nexit 1")
     monkeypatch.setenv("CXX", broken)
-    assert amx.kernels.__wrapped__() == f"{broken} does not compile its kernels: x.cpp:1: error: no such thing"
+    assert amx_library.kernels.__wrapped__() == f"{broken} does not compile its kernels: x.cpp:1: error: no such thing"
     assert list((with_amx / "cache" / "kernels").iterdir()) == []
     monkeypatch.setenv("CXX", str(with_amx / "nowhere"))
-    assert "No such file" in str(amx.kernels.__wrapped__())
+    assert "No such file" in str(amx_library.kernels.__wrapped__())
     monkeypatch.setenv("CXX", "/bin/false")
-    assert "/bin/false does not compile its kernels" in str(amx.kernels.__wrapped__())
+    assert "/bin/false does not compile its kernels" in str(amx_library.kernels.__wrapped__())
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", script(with_amx, "exit 0"))
     monkeypatch.setenv("FORETHOUGHT_CACHE", "/proc/nowhere")
-    assert "its kernels cannot be kept or loaded" in str(amx.kernels.__wrapped__())
+    assert "its kernels cannot be kept or loaded" in str(amx_library.kernels.__wrapped__())
 
 
 def test_a_compiler_that_writes_no_library_is_a_reason(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a full disk leaves: a file that is none."""
     monkeypatch.setenv("CXX", script(with_amx, 'while [ "$1" != -o ]; do shift; done; echo torn > "$2"'))
-    assert "its kernels cannot be kept or loaded" in str(amx.kernels.__wrapped__())
+    assert "its kernels cannot be kept or loaded" in str(amx_library.kernels.__wrapped__())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
 def test_kernels_that_others_may_write_are_not_loaded(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", script(with_amx, 'while [ "$1" != -o ]; do shift; done; echo x > "$2"'))
     folder = with_amx / "cache" / "kernels"
-    library = amx._built(os.environ["CXX"])
+    library = amx_library._built(os.environ["CXX"])
     assert library.parent == folder
     assert (library.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o700, 0o700)
     folder.chmod(0o777)
-    assert "must be owned by you and writable by nobody else" in str(amx.kernels.__wrapped__())
+    assert "must be owned by you and writable by nobody else" in str(amx_library.kernels.__wrapped__())
     folder.chmod(0o700)
     library.chmod(0o720)
-    assert f"{library} must be owned by you" in str(amx.kernels.__wrapped__())
+    assert f"{library} must be owned by you" in str(amx_library.kernels.__wrapped__())
     library.unlink()
     library.symlink_to(with_amx / "compiler")
-    assert f"{library} must be owned by you" in str(amx.kernels.__wrapped__())
+    assert f"{library} must be owned by you" in str(amx_library.kernels.__wrapped__())
     library.unlink()
     (folder / "planted").write_text("")
-    monkeypatch.setattr(amx.os, "getuid", lambda: 4711)
-    assert f"{folder} must be owned by you" in str(amx.kernels.__wrapped__())
+    monkeypatch.setattr(amx_library.os, "getuid", lambda: 4711)
+    assert f"{folder} must be owned by you" in str(amx_library.kernels.__wrapped__())
 
 
 def test_another_processor_or_source_is_another_library(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A virtual machine that was moved, and a version that was updated, compile theirs."""
-    import dataclasses
-
     compiler = script(with_amx, 'while [ "$1" != -o ]; do shift; done; echo x > "$2"')
-    first, here = amx._built(compiler), amx.machine()
-    assert amx._built(compiler) == first
-    monkeypatch.setattr(amx, "machine", lambda: dataclasses.replace(here, features=here.features | {"amx_fp16"}))
-    assert amx._built(compiler) != first
-    monkeypatch.setattr(amx, "machine", lambda: here)
+    first, here = amx_library._built(compiler), amx_library.machine()
+    assert amx_library._built(compiler) == first
+    monkeypatch.setattr(
+        amx_library, "machine", lambda: dataclasses.replace(here, features=here.features | {"amx_fp16"})
+    )
+    assert amx_library._built(compiler) != first
+    monkeypatch.setattr(amx_library, "machine", lambda: here)
     changed = with_amx / "amx.cpp"
-    changed.write_text(amx.SOURCE.read_text() + "// changed\n")
-    monkeypatch.setattr(amx, "SOURCE", changed)
-    assert amx._built(compiler) != first
+    changed.write_text(amx_library.SOURCE.read_text() + "// changed\n")
+    monkeypatch.setattr(amx_library, "SOURCE", changed)
+    assert amx_library._built(compiler) != first
 
 
 class NoFloat64(TorchDispatchMode):

@@ -241,7 +241,7 @@ def test_fused_layers_draw_what_the_models_own_do(architecture: str, dtype: torc
         assert far.max() < (0.3 if bf16 else 2e-4)
 
 
-def test_a_layer_with_a_twist_keeps_its_own_modules() -> None:
+def test_a_layer_with_a_twist_keeps_its_own_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fused layer that would leave something out is not used; nor is one of another shape."""
     extended = tiny_model("llama")
     extended.get_decoder().layers[1].mlp.extra = torch.nn.Linear(4, 4)
@@ -250,6 +250,7 @@ def test_a_layer_with_a_twist_keeps_its_own_modules() -> None:
     mlp = twisted.model.get_decoder().layers[0].mlp
     mlp.register_forward_hook(lambda module, given, output: output * 3)
     forget()
+    monkeypatch.setattr(OneDNNBackend, "unsuited", classmethod(lambda kind: ""))
     assert twisted.backend.name == "torch"
     assert "its results differ" in twisted.kernels.reasons["onednn"]
     forget()

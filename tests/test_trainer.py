@@ -23,11 +23,16 @@ DPO = functools.partial(dpo, beta=0.1)
 
 
 def make_trainer(
-    architecture: str = "llama", *, micro_tokens: int = 4096, dtype: torch.dtype = torch.float32, peak: float = 1e-3
+    architecture: str = "llama",
+    *,
+    micro_tokens: int = 4096,
+    dtype: torch.dtype = torch.float32,
+    peak: float = 1e-3,
+    eps: float = 1e-8,
 ) -> Trainer:
     policy = Policy(tiny_model(architecture).to(dtype))
     schedule = Schedule(peak=peak, warmup=0, total=10, min_ratio=0.1)
-    return Trainer(policy, schedule, Adam(), micro_tokens=micro_tokens)
+    return Trainer(policy, schedule, Adam(eps=eps), micro_tokens=micro_tokens)
 
 
 def pairs(count: int = 4) -> list[Example]:
@@ -45,12 +50,16 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def test_micro_batches_do_not_change_the_step() -> None:
-    whole, parts = make_trainer(), make_trainer(micro_tokens=1)
+    """Adam's first step is the sign of the gradient, which rounding may turn where it is nearly nothing: with a large
+    eps the step is as smooth as the gradient."""
+    whole, parts = make_trainer(eps=1e-3), make_trainer(micro_tokens=1, eps=1e-3)
+    before = weights(whole)
     a = whole.step(pairs(), DPO, step=0, normaliser=4)
     b = parts.step(pairs(), DPO, step=0, normaliser=4)
     assert a == pytest.approx(b, rel=1e-4)
     for name, master in whole.masters.items():
-        torch.testing.assert_close(master, parts.masters[name], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(master, parts.masters[name], atol=2e-6, rtol=1e-5)
+    assert max(float((master - before[name]).abs().max()) for name, master in whole.masters.items()) > 2e-4
 
 
 def test_one_step_at_a_tiny_rate_moves_bf16_weights() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from forethought import __version__
 from forethought.report.cost import cost
+from forethought.stats import resolvable
 from forethought.store import Run, StageFolder
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
@@ -16,7 +17,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """Return ``config`` and ``durations`` by ``arm/stage``, ``versions``, and ``cost``.
+    """Return ``config`` and ``durations`` by ``arm/stage``, ``versions``, ``cost`` and ``schedule``.
 
     Durations are those of the manifests, from the first start of a stage to its end, pauses included.  Versions of
     packages are those of the machine that writes the summary; a stage's own version is in ``durations``.
@@ -30,7 +31,41 @@ def facts(run: Run) -> dict[str, Any]:
             durations[name] = {key: manifest.get(key) for key in ("started", "finished", "version", "machine")} | {
                 "seconds": _between(manifest.get("started"), manifest.get("finished"))
             }
-    return {"config": config, "versions": versions(), "durations": durations, "cost": cost(run)}
+    return {
+        "config": config,
+        "versions": versions(),
+        "durations": durations,
+        "cost": cost(run),
+        "schedule": schedule(run),
+    }
+
+
+def schedule(run: Run) -> dict[str, Any]:
+    """Return the schedule that the run took, the budget it was chosen for, and what it can resolve.
+
+    ``resolves`` is the smallest difference of a win rate from one half, a share, that the 95% interval over
+    ``prefixes`` held-out prefixes excludes.
+    """
+    kept = run.config()
+    if kept is None:
+        return {}
+    prefixes = int(kept["evaluate"]["prefixes"])
+    told = {"name": kept.get("schedule") or "", "budget": kept.get("budget") or ""}
+    return told | {"prefixes": prefixes, "resolves": resolvable(prefixes)}
+
+
+def scheduled(run: Run) -> str:
+    """Return the same as a line; empty where the run's config is not known."""
+    found = schedule(run)
+    if not found:
+        return ""
+    named = f"{found['name']} (--budget {found['budget']})" if found["name"] else "the config's own values"
+    if found["resolves"] is None:
+        return f"{named}; {found['prefixes']} held-out prefixes tell no win rate from one half"
+    points = 100 * found["resolves"]
+    return (
+        f"{named}; {found['prefixes']} held-out prefixes tell a win rate from one half if it is {points:.1f} points off"
+    )
 
 
 def machines(run: Run) -> list[str]:

@@ -15,7 +15,7 @@ from forethought.graph import STEPS, Step, graph
 from forethought.monitor import clock_time
 from forethought.records import Measurement
 from forethought.report.cells import titled
-from forethought.report.facts import machines
+from forethought.report.facts import machines, scheduled
 from forethought.store import REPLACED, SHARED, Run, StageFolder
 
 DONE, BEGUN, MISSING = "done", "begun", "missing"
@@ -121,6 +121,8 @@ def _lines(run: Run, found: list[StepStatus]) -> Iterable[str]:
     yield f"process {holder} is working on it" if holder else "no process is working on it"
     if run.config() is None:
         yield "run.json is not there, so what is missing is not known: the next `forethought run` writes it"
+    if line := scheduled(run):
+        yield f"schedule: {line}"
     caches = sum(path.stat().st_size for path in run.path.glob("*.sqlite"))
     aside = _bytes(run.path / REPLACED)
     replaced = f", {size(aside)} of it replaced stages in {run.path / REPLACED}" if aside else ""

@@ -10,36 +10,20 @@ Shape legend: R rows, G prompts, P prompt positions, H key-value heads, D head s
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import shutil
-import stat
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from forethought.engine.backends import amx_library as structures
+from forethought.engine.backends.amx_library import addresses, call, kernels
 from forethought.engine.backends.base import InferenceHead
 from forethought.engine.backends.onednn import LARGEST, FusedLayer, OneDNNBackend, fuse, weight_bytes
 from forethought.engine.backends.plain import Layers
 from forethought.engine.branches import Packed
 from forethought.engine.decoding import Decoding
 from forethought.engine.head import Head, head_of
-from forethought.files import cache_root
-from forethought.machine import machine
-
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = (
-    *("-O3", "-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mprefer-vector-width=512"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
-)
-NEEDED = frozenset({"amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-"""What the processor must have for them."""
 
 KEPT = 2**30
 """Bytes of weights above which a packed copy is not kept for the next call, nor made for anything but decoding."""
@@ -47,74 +31,6 @@ KEPT = 2**30
 PANEL, PAD, PIECE = 32, 32, 512
 """As in ``amx.cpp``: widths are multiples of the first, rows of a buffer are longer than their width by the second,
 and long rows pass through in pieces of the third."""
-
-
-@functools.cache
-def kernels() -> ctypes.CDLL | str:
-    """Return the compiled kernels, or why this machine has none."""
-    if machine().system != "Linux" or not machine().features >= NEEDED:
-        return "this processor has no AMX" if machine().system == "Linux" else "it needs Linux"
-    compiler = os.environ.get("CXX") or shutil.which("g++")
-    if compiler is None:
-        return "there is no C++ compiler (g++)"
-    try:
-        library = ctypes.CDLL(str(_built(compiler)))
-    except (OSError, _UntrustedError) as error:
-        return f"its kernels cannot be kept or loaded: {error}"
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.splitlines() or [str(error)]
-        return f"{compiler} does not compile its kernels: {next((line for line in lines if 'error' in line), lines[0])}"
-    for name in ("pack", "decode", "forward", "draw", "score"):
-        getattr(library, name).restype = None
-    if not _same_structures(library):
-        return "its kernels were compiled with other structures than this version has"
-    return library if library.prepare() == 0 else "the system does not grant the matrix units"
-
-
-class _UntrustedError(Exception):
-    """A folder or file that others may write to."""
-
-
-def _built(compiler: str) -> Path:
-    """Return the shared library, compiled if this source, compiler and processor have not been met before.
-
-    Raises:
-        _UntrustedError: if the library or its folder is not this user's alone: it would run whatever is in it.
-    """
-    version = _run(compiler, "--version")
-    parts = (version, *FLAGS, machine().processor, *sorted(machine().features))
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(parts).encode()).hexdigest()[:12]
-    library = cache_root() / "kernels" / f"amx-{name}.so"
-    library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _demand_ours(library.parent)
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # two processes may compile at once
-            fresh = Path(folder, library.name)
-            _run(compiler, *FLAGS, "-o", str(fresh), str(SOURCE))
-            fresh.chmod(0o700)
-            fresh.replace(library)
-    _demand_ours(library)
-    return library
-
-
-def _demand_ours(path: Path) -> None:
-    found = path.lstat()
-    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _UntrustedError(
-            f"{path} must be owned by you and writable by nobody else (chmod go-w), or be removed to be made again"
-        )
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def _same_structures(library: ctypes.CDLL) -> bool:
-    """Return whether the structures of ``amx.cpp`` have the sizes of those below."""
-    shared = (_Layer, _Rows, _Branches, _Paths, _Head)
-    sizes = (ctypes.c_int32 * len(shared))()
-    library.structure_sizes(sizes)
-    return list(sizes) == [ctypes.sizeof(kind) for kind in shared]
 
 
 def layers(decoder: Any) -> dict[nn.Module, NativeLayer]:
@@ -136,7 +52,7 @@ def pack(*weights: Tensor) -> Tensor:
         flat, out = weight.detach().contiguous().view(-1, N, K), packed.view(-1, each * len(weights))
         for one, to in zip(flat, out, strict=True):
             pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (one, to))
-            _call("pack", *pointers, ctypes.c_int64(N), ctypes.c_int64(K), len(weights), part)
+            call("pack", *pointers, ctypes.c_int64(N), ctypes.c_int64(K), len(weights), part)
     return packed
 
 
@@ -154,12 +70,12 @@ class TiledDecoding(Decoding):
         super().keep(rows)
         self._count()
 
-    def branches_of(self, layer: int, window: int | None) -> _Branches:
+    def branches_of(self, layer: int, window: int | None) -> structures.Branches:
         """Return what a layer's attention is to know."""
         (prompt_keys, prompt_values), (keys, values) = self.prompts[layer], self.branches[layer]
-        return _Branches(
-            **_addresses(prompt_keys=prompt_keys, prompt_values=prompt_values, keys=keys, values=values),
-            **_addresses(prompt_lengths=self.lengths, first_rows=self.first_rows),
+        return structures.Branches(
+            **addresses(prompt_keys=prompt_keys, prompt_values=prompt_values, keys=keys, values=values),
+            **addresses(prompt_lengths=self.lengths, first_rows=self.first_rows),
             prompts=len(self.lengths),
             prompt_width=self.prompt_width,
             capacity=keys.shape[2],
@@ -180,7 +96,7 @@ class Scratch:
         self._layer = layer
         self._parts: dict[str, Tensor] = {}
         self._sizes = 0, 0
-        self._paths: tuple[Packed, _Paths, dict[str, Tensor]] | None = None
+        self._paths: tuple[Packed, structures.Paths, dict[str, Tensor]] | None = None
 
     def of(self, rows: int, at_once: int) -> dict[str, Tensor]:
         """Return the parts for ``rows`` rows, of which ``at_once`` pass through products together."""
@@ -196,7 +112,7 @@ class Scratch:
             self._sizes = rows, at_once
         return self._parts
 
-    def paths_of(self, packed: Packed) -> _Paths:
+    def paths_of(self, packed: Packed) -> structures.Paths:
         """Return where the sequences of ``packed`` lie, and room for their keys and values."""
         if self._paths is None or self._paths[0] is not packed:
             first, length, parent = packed.paths.unbind(1)
@@ -206,7 +122,7 @@ class Scratch:
             keys, values = torch.empty(2, size, dtype=torch.bfloat16)
             columns = {"first": first.contiguous(), "length": length.contiguous(), "parent": parent.contiguous()}
             tensors = {**columns, "place": place, "keys": keys, "values": values}
-            self._paths = packed, _Paths(**_addresses(**tensors), count=len(first)), tensors
+            self._paths = packed, structures.Paths(**addresses(**tensors), count=len(first)), tensors
         return self._paths[1]
 
 
@@ -232,8 +148,8 @@ class NativeLayer:
             "k_norm": k_norm.scale if k_norm else None,
         }
         self._layer = ctypes.byref(
-            _Layer(
-                **_addresses(**self._held),
+            structures.Layer(
+                **addresses(**self._held),
                 **{name: getattr(layer, name) for name in ("hidden", "inner", "heads", "kv_heads", "width", "scaling")},
                 gelu=layer.activation[0] == "gelu",
                 eps=layer.before_attention.eps,
@@ -247,15 +163,15 @@ class NativeLayer:
         layer, hidden_states = self.plain, hidden_states.contiguous()
         count, cos, sin = hidden_states.shape[1], *(turn.contiguous() for turn in position_embeddings)
         scratch = self.scratch.of(count, count if isinstance(branching, TiledDecoding) else min(count, PIECE))
-        rows = _Rows(**_addresses(**scratch, x=hidden_states, cos=cos, sin=sin), count=count)
+        rows = structures.Rows(**addresses(**scratch, x=hidden_states, cos=cos, sin=sin), count=count)
         if isinstance(branching, TiledDecoding):
             branches = branching.branches_of(layer.index, layer.window)
-            _call("decode", self._layer, ctypes.byref(rows), ctypes.byref(branches))
+            call("decode", self._layer, ctypes.byref(rows), ctypes.byref(branches))
             return hidden_states
         packed: Packed = branching.packed
         paths = self.scratch.paths_of(packed)
         paths.window = layer.window or 0
-        _call("forward", self._layer, ctypes.byref(rows), ctypes.byref(paths))
+        call("forward", self._layer, ctypes.byref(rows), ctypes.byref(paths))
         if packed.captured is not None:
             heads = scratch["heads"][:count, :-PAD].unflatten(1, (-1, layer.width))
             _, k, v = heads.split([layer.heads, layer.kv_heads, layer.kv_heads], 1)
@@ -291,21 +207,21 @@ class NativeHead:
     def _draw(self, hidden: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
         ids = torch.empty(len(hidden), dtype=torch.long)
         scratch = torch.empty(2, len(hidden), _padded(self.vocabulary) // PANEL)
-        return ids, self._run("draw", hidden, ids, scratch, scale=1 / temperature, **_addresses(uniforms=uniforms))
+        return ids, self._run("draw", hidden, ids, scratch, scale=1 / temperature, **addresses(uniforms=uniforms))
 
     def _run(self, name: str, hidden: Tensor, ids: Tensor, scratch: Tensor, **fields: Any) -> Tensor:
         rows, logprobs = _buffer(len(hidden), self.width), torch.empty(len(hidden))
         rows[: len(hidden), : self.width] = hidden
-        head = _Head(
-            **_addresses(weight=self.packed, hidden=rows, hidden_ids=self.hidden_ids),
-            **_addresses(ids=ids, logprobs=logprobs, peaks=scratch[0], sums=scratch[1]),
+        head = structures.Head(
+            **addresses(weight=self.packed, hidden=rows, hidden_ids=self.hidden_ids),
+            **addresses(ids=ids, logprobs=logprobs, peaks=scratch[0], sums=scratch[1]),
             rows=len(hidden),
             vocabulary=self.vocabulary,
             width=self.width,
             softcap=self.softcap or 0.0,
             **fields,
         )
-        _call(name, ctypes.byref(head))
+        call(name, ctypes.byref(head))
         return logprobs
 
 
@@ -371,56 +287,3 @@ def _buffer(rows: int, width: int) -> Tensor:
 
 def _padded(width: int) -> int:
     return -(-width // PANEL) * PANEL
-
-
-def _addresses(**tensors: Tensor | None) -> dict[str, Any]:
-    """Return where each lies, for a structure's fields; the caller holds them as long as the structure is used."""
-    return {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
-
-
-def _call(name: str, *arguments: Any) -> None:
-    library = kernels()
-    assert not isinstance(library, str), library
-    getattr(library, name)(*arguments, torch.get_num_threads())
-
-
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "qkv out gated down qkv_bias out_bias"),
-        *_fields(ctypes.c_void_p, "before_attention after_attention before_mlp after_mlp q_norm k_norm"),
-        *_fields(ctypes.c_int32, "hidden inner heads kv_heads width gelu"),
-        *_fields(ctypes.c_float, "scaling eps"),
-    ]
-
-
-class _Rows(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "x cos sin heads attended normed inner added"),
-        *_fields(ctypes.c_int32, "count"),
-    ]
-
-
-class _Branches(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "prompt_keys prompt_values keys values prompt_lengths first_rows"),
-        *_fields(ctypes.c_int32, "prompts prompt_width capacity length window"),
-    ]
-
-
-class _Paths(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "first length parent place keys values"),
-        *_fields(ctypes.c_int32, "count window"),
-    ]
-
-
-class _Head(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "weight hidden hidden_ids uniforms ids logprobs peaks sums"),
-        *_fields(ctypes.c_int32, "rows vocabulary width"),
-        *_fields(ctypes.c_float, "softcap scale"),
-    ]

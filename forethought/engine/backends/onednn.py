@@ -55,6 +55,13 @@ class OneDNNBackend(TorchBackend):
             return "the model is not on the CPU"
         return _no_products(next(model.parameters()).dtype) or _unknown(model.get_decoder())
 
+    @classmethod
+    def unsuited(cls) -> str:
+        """See :meth:`TorchBackend.unsuited`."""
+        if "avx2" in machine().features:
+            return ""
+        return "only on processors with AVX2 was it seen to be faster than plain torch"
+
     def layers(self, rows: int | None) -> Layers:
         """See :meth:`TorchBackend.layers`."""
         return fuse(self.model.get_decoder(), rows if weight_bytes(self.model) <= LARGEST else None)

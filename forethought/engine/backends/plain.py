@@ -38,6 +38,11 @@ class TorchBackend:
         """Return why this backend cannot compute ``model`` here; empty if it may be able to."""
         return ""
 
+    @classmethod
+    def unsuited(cls) -> str:
+        """Return why this backend is not chosen on this processor unless it is asked for; empty if it may be."""
+        return ""
+
     def layers(self, rows: int | None) -> Layers:
         """Return what runs in the place of the decoder's layers: to decode ``rows`` rows, or for ``None`` to take long
         rows of tokens."""

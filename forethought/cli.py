@@ -66,6 +66,12 @@ class AskedRun(Asked):
     until: Annotated[
         str | None, typer.Option("--until", help="Run up to this STAGE or ARM/STAGE, and nothing after it.")
     ] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", help="Take the longest schedule of the config that this machine does in 25m, 90s, 2h or 1h30m."
+        ),
+    ] = None
 
 
 TASKS = typer.Option("--tasks", help="Reasoning tasks, comma-separated: gsm8k,math500,gpqa,...")
@@ -260,10 +266,10 @@ def _steps(name: str) -> Callable[[Config], graph.Selection]:
 
 def _work(asked: Asked, choose: Callable[[Config], graph.Selection]) -> None:
     def work() -> None:
+        refuse_windows()
         from forethought.lifecycle import settled
 
-        refuse_windows()
-        config = load(asked.config, asked.set_ or ())
+        config = _config(asked)
         place = asked.run_ or Path("runs") / config.name
         config = settled(config, place)
         selection = dataclasses.replace(choose(config), force=asked.force)
@@ -280,6 +286,27 @@ def _work(asked: Asked, choose: Callable[[Config], graph.Selection]) -> None:
         out.print(f"\nrun folder: {place}\nreport: {page}", soft_wrap=True, highlight=False)
 
     guard(work)
+
+
+def _config(asked: Asked) -> Config:
+    """Return the config that is meant: with the schedule of a budget, or the one that a run was begun with."""
+    overrides, wished = asked.set_ or (), isinstance(asked, AskedRun) and asked.budget
+    if wished:
+        from forethought import budget
+
+        wish = budget.Wish(path=asked.config, overrides=overrides, budget=wished, run=asked.run_)
+        return budget.chosen(wish, say)
+    config = load(asked.config, overrides)
+    place = asked.run_ or Path("runs") / config.name
+    begun = (Run(place).config() if place.is_dir() else None) or {}
+    name = begun.get("schedule")
+    if not name or name not in config.schedules:
+        return config
+    if isinstance(asked, AskedRun):
+        say(f"{place} was begun with --budget {begun['budget']}; without it the config's own values count")
+        return config
+    say(f"schedule {name}, as this run was begun")
+    return load(asked.config, overrides, name).model_copy(update={"budget": begun["budget"]})
 
 
 def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
@@ -308,7 +335,7 @@ def _report(opened: Run) -> None:
 def _plan(config: Config, place: Path) -> None:
     from forethought.plan import plan
 
-    out.print(plan(config, place))
+    out.print(plan(config, place, say))
 
 
 def _show(opened: Run, examples: int) -> None:

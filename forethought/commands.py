@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,23 @@ def status(folder: RunFolder) -> None:
         from forethought.report.status import render
 
         out.print(render(Run.open(folder)), soft_wrap=False)
+
+    guard(work)
+
+
+@app.command()
+def doctor() -> None:
+    """Examine this machine: arithmetic, kernels, memory, packages, models; exit code 1 if something is missing."""
+
+    def work() -> None:
+        from forethought.doctor import examine, render
+        from forethought.plan import demo_time
+
+        logging.getLogger("forethought.engine.backends").setLevel(logging.WARNING)  # the table says it
+        checks = examine(demo_time)
+        out.print(render(checks))
+        if any(check.fault for check in checks):
+            raise typer.Exit(1)
 
     guard(work)
 

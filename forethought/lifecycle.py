@@ -27,7 +27,7 @@ from forethought.judges import Judge
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
-from forethought.language.shelf import Shelf
+from forethought.language.shelf import Computing, Shelf
 from forethought.machine import MachineError, dtype_for, machine
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
@@ -50,7 +50,7 @@ def settled(config: Config, place: Path) -> Config:
     if begun == "bfloat16" and machine().no_bf16(device):
         raise MachineError(
             f"{place} was begun in bfloat16, and {machine().no_bf16(device)}. Go on with it on a machine that does, or "
-            'start anew here: another --run, or --set dtype=float32, which starts its stages over'
+            "start anew here: another --run, or --set dtype=float32, which starts its stages over"
         )
     return config.model_copy(update={"dtype": dtype_for(config.dtype if begun == "auto" else begun, device, machine())})
 
@@ -96,7 +96,7 @@ class Lifecycle:
     @cached_property
     def shelf(self) -> Shelf:
         """The models of judges and teachers, each loaded once."""
-        return Shelf(self.device, self.dtype, self.config.seed, self.say)
+        return Shelf(self.device, self.dtype, self.config.seed, self.say, Computing.of(self.config))
 
     @cached_property
     def base(self) -> evaluation.Arm:

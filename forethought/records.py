@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import itertools
 import json
@@ -312,7 +313,7 @@ def from_dict(kind: type[R], data: Mapping[str, Any]) -> R:
     Raises:
         ValueError: naming the record and the keys when a key is missing or unknown.
     """
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(fields))
     missing = sorted(
@@ -335,6 +336,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_AS_THEY_ARE = (int, float, str)
+"""Items of tuples that JSON holds as they are."""
+
+_hints = functools.cache(typing.get_type_hints)
+"""Types of the fields of a record; they are told from text, which takes longer than all the rest."""
+
+
 def _typed(hint: Any, value: Any) -> Any:
     origin = typing.get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
@@ -342,7 +350,8 @@ def _typed(hint: Any, value: Any) -> Any:
             return None
         return _typed(next(arg for arg in typing.get_args(hint) if arg is not type(None)), value)
     if origin is tuple:
-        return tuple(_typed(typing.get_args(hint)[0], item) for item in value)
+        item = typing.get_args(hint)[0]
+        return tuple(value) if item in _AS_THEY_ARE else tuple(_typed(item, one) for one in value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):

@@ -57,6 +57,17 @@ def wilson(successes: float, n: int) -> Interval:
     return Interval(value=share, low=max(0.0, min(share, middle - half)), high=min(1.0, max(share, middle + half)), n=n)
 
 
+def resolvable(n: int) -> float | None:
+    """Return the smallest difference from one half, a share, whose 95% Wilson interval among ``n`` votes excludes it.
+
+    ``None`` if not even ``n`` wins of ``n`` do.
+
+    Example: ``resolvable(64) == 8 / 64``: 40 wins are told from luck, 39 are not.
+    """
+    wins = next((wins for wins in range(n // 2 + 1, n + 1) if wilson(wins, n).low > 0.5), None)
+    return None if wins is None else wins / n - 0.5
+
+
 def sign_test(wins: int, losses: int) -> float:
     """Return the exact two-sided p-value of ``wins`` against ``losses`` under fair votes; ties are left out.
 

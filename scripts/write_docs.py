@@ -108,7 +108,7 @@ def kind(hint: Any) -> str:
         return f"table by {kind(arguments[0])}: {kind(arguments[1])}"
     if isinstance(hint, type) and issubclass(hint, Section):
         return "table"
-    return {str: "string", int: "integer", float: "number", bool: "boolean"}[hint]
+    return {str: "string", int: "integer", float: "number", bool: "boolean", Any: "any value"}[hint]
 
 
 def limits(metadata: tuple[Any, ...]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,27 @@ SMALL = (
 )
 """Overrides of smoke.toml: the whole lifecycle in seconds."""
 
-# A clean process that has imported torch and run nothing; every run is forked from it.
+Finished = Callable[..., Path]
+"""The fixture of conftest.py that takes overrides and returns a copy of a finished run."""
+
+# A clean process that has imported what a run imports, and has run nothing; every run is forked from it.
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["forethought.lifecycle", "forethought.report.summary", "forethought.cli"])
+_server.set_forkserver_preload(
+    [
+        "forethought.cli",
+        "forethought.lifecycle",
+        "forethought.midtraining",
+        "forethought.plan",
+        "forethought.reasoning",
+        "forethought.report.examples",
+        "forethought.report.page",
+        "forethought.report.summary",
+        "matplotlib.backends.backend_svg",
+        "matplotlib.figure",
+        "pandas",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,7 @@ def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | Momen
 
 def _run(folder: Path, overrides: Sequence[str], kill: Kill | Moment | None) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # a third of such a short run goes by with looking for garbage in what was imported
     if kill is not None:
         kill.plant()
     with open(os.devnull, "w") as nowhere:

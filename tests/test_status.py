@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from smoke_runs import SMALL, Kill, cli, lifecycle
+from smoke_runs import SMALL, Finished, Kill, cli, lifecycle
 
 from forethought.records import Measurement
 from forethought.report import compare, status
@@ -29,11 +29,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(finished: Finished) -> Path:
     """A finished run."""
-    folder = tmp_path_factory.mktemp("done") / "run"
-    assert lifecycle(folder, FEWER) == 0
-    return folder
+    return finished(FEWER)
 
 
 def survey(folder: Path) -> dict[str, status.StepStatus]:

@@ -167,7 +167,7 @@ def test_summary_json_is_the_run_folder_and_nothing_else(tmp_path: Path) -> None
     assert [from_dict(Measurement, row) for row in content["measurements"]] == MEASUREMENTS
     figures = summarise(MEASUREMENTS, read_curves(run))
     assert {key: content[key] for key in figures} == figures
-    assert content.keys() - figures.keys() == {"config", "versions", "durations", "cost"}
+    assert content.keys() - figures.keys() == {"config", "versions", "durations", "cost", "schedule"}
     assert content["curves"]["self-improved"]["improve/selection_rate"]["last"]["value"] == pytest.approx(0.755)
     assert content["seconds"] == {"self-improved": {"sample": 62.0, "judge": 186.0}, "continued": {"train": 90.0}}
     assert phase_seconds([]) == {}

@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, cli, lifecycle
+from smoke_runs import CONFIG, SMALL, Finished, cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -29,11 +29,9 @@ def sets(overrides: tuple[str, ...]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(finished: Finished) -> Path:
     """A finished run."""
-    folder = tmp_path_factory.mktemp("done") / "run"
-    assert lifecycle(folder, FEWER) == 0
-    return folder
+    return finished(FEWER)
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,13 @@ class Config(Section):
     """Reasoning benchmarks.  Without this table there are none."""
     log: LogConfig = LogConfig()
     """Metric sinks."""
+    schedules: dict[str, dict[str, Any]] = {}
+    """Tables of values that replace those of the config, by name, the longest run first: `--budget 25m` takes the first
+    whose estimate on this machine fits.  Tables are merged, `judges` are replaced.  Without `--budget` none counts."""
+    schedule: str = ""
+    """Which of them the run took; a config leaves it out."""
+    budget: str = ""
+    """The `--budget` for which it was chosen; a config leaves it out."""
 
     @model_validator(mode="after")
     def _usable(self) -> Config:
@@ -85,8 +92,8 @@ class Config(Section):
         return self.improve.rollouts + int(self.improve.original) + int(self.improve.rewrite is not None)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config and apply ``section.key=value`` overrides, whose values are TOML literals or bare text.
+def load(path: str | Path, overrides: Sequence[str] = (), schedule: str = "") -> Config:
+    """Read a config, apply one of its schedules and then ``section.key=value`` overrides (TOML literals or bare text).
 
     TOML is what one writes; a resolved config in JSON, such as a run's run.json, is read, too.  A bare name such as
     ``smoke`` means the config of that name that comes with the package, unless there is such a file here.
@@ -105,6 +112,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: not a {kind} file: {error}") from None
     if path.name == "run.json":
         data = data.get("config", data)
+    if schedule:
+        data = _scheduled(data, schedule, str(path))
     for override in overrides:
         _apply(data, override)
     return build(data, where=str(path))
@@ -112,12 +121,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def build(data: dict[str, Any], where: str = "config") -> Config:
     """Validate ``data``; see :func:`load`."""
+    config = _validated(data, where)
+    if not config.schedule:  # what was chosen already was looked at then
+        for name in config.schedules:
+            _validated(_scheduled(data, name, where), where, f"schedules.{name}.")
+    return config
+
+
+def dump(config: Section) -> str:
+    """Return the resolved config as JSON."""
+    return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
+
+
+def _validated(data: dict[str, Any], where: str, before: str = "") -> Config:
+    """Return ``data`` as a config; ``before`` stands before every key that an error names."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         lines = [f"{where}:"]
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+            key = before + ".".join(str(part) for part in item["loc"]) or "(whole file)"
             if item["type"] == "extra_forbidden":
                 lines.append(f"  {key}: unknown key. Known here: {', '.join(_known(item['loc']))}")
             else:
@@ -126,9 +149,27 @@ def build(data: dict[str, Any], where: str = "config") -> Config:
         raise ConfigError("\n".join(lines)) from None
 
 
-def dump(config: Section) -> str:
-    """Return the resolved config as JSON."""
-    return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
+def _scheduled(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return ``data`` with the values of one of its schedules; tables are merged, but for `judges`.
+
+    Raises:
+        ConfigError: if there is no such schedule, or it sets what belongs to the run and not to its length.
+    """
+    tables = data.get("schedules") or {}
+    if name not in tables:
+        raise ConfigError(f"{where}: no schedule {name!r}. It has {', '.join(tables) or 'none'}")
+    fixed = sorted({"name", "schedules", "schedule", "budget"} & set(tables[name]))
+    if fixed:
+        raise ConfigError(f"{where}:\n  schedules.{name}.{fixed[0]}: a schedule cannot set it; leave it out")
+    merged: dict[str, Any] = _merged(data, tables[name])
+    return merged | {"schedule": name}
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    # Who judges is said whole, so that a schedule can do without a judge.
+    return below | {key: value if key == "judges" else _merged(below.get(key), value) for key, value in above.items()}
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

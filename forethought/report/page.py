@@ -24,6 +24,7 @@ from forethought.records import Measurement
 from forethought.report import answer, article, sections, texts
 from forethought.report.cells import Format, Shown, percent, short, shown, stack, titled
 from forethought.report.diagram import diagram
+from forethought.report.facts import machines, scheduled
 from forethought.report.found import Found
 from forethought.report.summary import Trend, read_curves, trend, write_summary
 from forethought.report.svg import Styles
@@ -129,6 +130,8 @@ def about(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
         "policy": (chunk.get("policy") or {}).get("model"),
         "text": " ".join(filter(None, (corpus.get("source"), corpus.get("path")))),
         "judge while training": ", ".join(improve.get("judges") or []),
+        "schedule": scheduled(run),
+        "computed in": "; ".join(machines(run)),
         "last stage done": max(finished).replace("T", " ")[:16] + " UTC" if finished else "",
         "forethought": __version__,
     }

@@ -1,0 +1,204 @@
+"""What a phase of a run costs, and the pieces that all phases are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from forethought.config import Config
+from forethought.costs.corpus import chunk_count
+from forethought.graph import arms, graph
+from forethought.models import Shape
+from forethought.rates import Rates, Work, decoding, prefix_tokens, scoring, training
+
+REPLY = 0.6
+"""Mean length of a reply or an answer, as a share of the longest that is allowed."""
+KEPT, THOUGHT = 0.7, 0.45
+"""Share of the thoughts that pass all checks, and their mean length as a share of the longest reply."""
+TAGS = 8
+"""Tokens of an opening and a closing tag, about."""
+PACKING = 4
+"""Copying weights into the layout for decoding, once for each batch, takes as long as so many decode steps."""
+SECONDS_PER_REQUEST, SECONDS_PER_TOKEN = 1.0, 0.02
+"""Assumed of every server: for a request and for each token of its answer.  Nothing is sent to find out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What something takes."""
+
+    work: tuple[Work, ...] = ()
+    """What models of this process compute."""
+    seconds: float = 0.0
+    """Everything else: servers, disks, embeddings."""
+    requests: int = 0
+    """Requests to servers, whose seconds are assumed."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            work=self.work + other.work,
+            seconds=self.seconds + other.seconds,
+            requests=self.requests + other.requests,
+        )
+
+    def times(self, factor: float) -> Cost:
+        """Return the cost of doing it so often."""
+        return Cost(
+            work=tuple(
+                Work(kind=one.kind, model=one.model, flops=factor * one.flops, calls=factor * one.calls)
+                for one in self.work
+            ),
+            seconds=factor * self.seconds,
+            requests=math.ceil(factor * self.requests),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One line of the plan."""
+
+    name: str
+    """What is done."""
+    amount: str
+    """How much of it, in words."""
+    cost: Cost | None
+    """What it takes; ``None`` where the size of a model or of the text is not known."""
+    steps: Mapping[str, float]
+    """The steps of the graph that share it, and in which proportion; empty for what comes before all of them."""
+
+    def seconds(self, rates: Rates) -> float | None:
+        """Return how long it takes; ``None`` where that is not known."""
+        return None if self.cost is None else self.cost.seconds + sum(map(rates.seconds, self.cost.work))
+
+
+class UnknownError(Exception):
+    """The size of a model or of the text is not known before a download."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A config with the shapes of its models."""
+
+    config: Config
+    """The config."""
+    shapes: Mapping[str, Shape | None]
+    """By role: ``policy``, ``judge NAME`` and so on."""
+    device: str = "cpu"
+    """Type of the device."""
+
+    def shape(self, role: str) -> Shape:
+        """Return the shape of a model.
+
+        Raises:
+            UnknownError: if it is not known.
+        """
+        found = self.shapes.get(role)
+        if found is None:
+            raise UnknownError(role)
+        return found
+
+    @property
+    def policy(self) -> Shape:
+        """The policy's shape."""
+        return self.shape("policy")
+
+    @property
+    def prefix(self) -> int:
+        """Typical length of a prefix, tokens."""
+        return prefix_tokens(self.config)
+
+    @property
+    def suffix(self) -> int:
+        """Length of a suffix, tokens."""
+        return self.config.chunk.suffix_tokens
+
+    @property
+    def chunk(self) -> int:
+        """Typical length of a chunk, tokens."""
+        return self.prefix + self.suffix
+
+    @property
+    def thoughts(self) -> float:
+        """Typical number of a chunk's tokens that are thoughts and tags, after stage 2."""
+        cfg = self.config.interleave
+        return KEPT * cfg.thoughts[1] * (THOUGHT * cfg.teacher.max_tokens + TAGS) if cfg else 0.0
+
+    def chunks(self, share: float, asked: int | None) -> float:
+        """Return how many chunks of a split of the documents there are, at most those that are asked for.
+
+        Raises:
+            UnknownError: if all are asked for and the text cannot be counted.
+        """
+        there = chunk_count(self.config, self.policy.vocabulary)
+        if there is None and asked is None:
+            raise UnknownError("the text")
+        return min(math.inf if there is None else share * there, math.inf if asked is None else asked)
+
+    def heldout(self, asked: int) -> float:
+        """Return how many held-out chunks there are, at most those that are asked for."""
+        return self.chunks(self.config.chunk.heldout_share, asked)
+
+    def of(self, stage: str) -> dict[str, float]:
+        """Return the steps of a stage, each with the same share."""
+        return {step.name: 1.0 for step in graph(self.config) if step.stage == stage}
+
+    def arms(self, *stages: str) -> int:
+        """Return how many arms ``stages`` train."""
+        return sum(arm.stage in stages for arm in arms(self.config))
+
+
+def known(cost: Callable[[], Cost]) -> Cost | None:
+    """Return a cost, or ``None`` where it cannot be known."""
+    try:
+        return cost()
+    except UnknownError:
+        return None
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Return the sum of ``costs``."""
+    return sum(costs, Cost())
+
+
+def drawn(model: Shape, prompts: float, k: float, tokens: tuple[float, float], rows: int) -> Cost:
+    """Return the cost of ``k`` completions of each prompt.
+
+    Args:
+        model: who writes.
+        prompts: how many prompts.
+        k: completions of each, over one computation of it.
+        tokens: of a prompt, and of a completion.
+        rows: completions that are decoded at once.
+    """
+    before, after = tokens
+    batches = max(1, math.ceil(prompts / max(1, rows // max(1, k))))
+    steps = decoding(model, prompts * k / batches, after, batches)
+    return Cost(work=(scoring(model, prompts * before, prompts, batches), steps, decoding(model, 0, PACKING, batches)))
+
+
+def scored(model: Shape, groups: float, prefix: float, branches: float, micro_tokens: int) -> Cost:
+    """Return the cost of the log-probabilities of ``branches`` tokens behind each of so many prefixes."""
+    tokens = groups * (prefix + branches)
+    return Cost(work=(scoring(model, tokens, groups * branches, passes(tokens, micro_tokens)),))
+
+
+def trained(model: Shape, rows: float, prefix: float, branches: float, steps: float) -> Cost:
+    """Return the cost of ``steps`` optimiser steps on ``rows`` prefixes in all, ``branches`` tokens behind each."""
+    return Cost(work=(training(model, rows * (prefix + branches), rows * branches, steps),))
+
+
+def served(requests: float, concurrency: int, tokens: float) -> Cost:
+    """Return what a server is assumed to take for requests that it answers with ``tokens`` tokens each."""
+    rounds = math.ceil(requests / concurrency)
+    return Cost(seconds=rounds * (SECONDS_PER_REQUEST + tokens * SECONDS_PER_TOKEN), requests=math.ceil(requests))
+
+
+def passes(tokens: float, micro_tokens: int) -> int:
+    """Return how many forward passes so many tokens take."""
+    return max(1, math.ceil(tokens / micro_tokens))
+
+
+def times(every: int, steps: int) -> int:
+    """Return how often something happens that happens at the beginning, every n steps, and at the end."""
+    return 1 + (math.ceil(steps / every) if every else 1)

@@ -1,0 +1,92 @@
+"""What judges cost: a likelihood judge reads a prefix once, a pairwise one with both texts for every verdict."""
+
+from __future__ import annotations
+
+from forethought.config import EndpointConfig, JudgeConfig, MatchConfig
+from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served, total
+from forethought.models import Shape
+from forethought.rates import scoring
+
+INSTRUCTIONS, FRAME = 200, 30
+"""Tokens of what a judge or teacher is told, and of the turn markers and the question behind what it reads; about."""
+SECONDS_PER_EMBEDDING = 0.015
+"""A sentence embedding by all-MiniLM-L6-v2, on two cores."""
+
+
+def verdicts(judge: JudgeConfig, candidates: int) -> int:
+    """Return how often a judge is asked about one pool of candidates."""
+    if judge.kind != "pairwise":
+        return candidates * judge.repeats
+    full = judge.tournament == "full" or candidates <= 2
+    return (candidates * (candidates - 1) if full else 2 * (candidates - 1)) * judge.repeats
+
+
+def judging(at: Setting, name: str, contests: float, candidates: int, tokens: float) -> Cost:
+    """Return the cost of one judge's verdicts.
+
+    Args:
+        at: the config.
+        name: which judge.
+        contests: pools that it judges.
+        candidates: different texts in each.
+        tokens: of a text.
+    """
+    judge = {**at.config.judges, **at.config.evaluate.judges}[name]
+    if judge.kind == "shorter":
+        return Cost()
+    if judge.kind == "likelihood":
+        roles = [f"judge {name}", *([f"judge {name}, contrast"] if judge.contrast else [])]
+        micro = at.config.improve.micro_tokens
+        return total(scored(at.shape(role), contests, at.prefix, candidates * tokens, micro) for role in roles)
+    asked = contests * verdicts(judge, candidates)
+    # All that are compared with one text are branches behind it; who grades reads one text at a time.
+    told = INSTRUCTIONS + at.prefix
+    shared = contests * (candidates * (told + tokens) if judge.kind == "pairwise" else told)
+    return asking(at, judge, f"judge {name}", (asked, shared, told + tokens, tokens))
+
+
+def matching(at: Setting, contests: float, predictions: float) -> Cost:
+    """Return the cost of comparing so many predictions with each of ``contests`` true suffixes."""
+    assert at.config.rlmt is not None
+    match, tokens = at.config.rlmt.match, at.config.rlmt.suffix_tokens
+    asked = contests * predictions
+    if match.kind == "similarity":
+        return Cost(seconds=0.0 if match.embedder == "letters" else (contests + asked) * SECONDS_PER_EMBEDDING)
+    if match.kind == "likelihood-gain":
+        micro = at.config.improve.micro_tokens
+        return scored(at.shape("match judge"), contests + asked, at.prefix + tokens, tokens, micro)
+    told = INSTRUCTIONS + at.prefix + 2 * tokens
+    return asking(at, match, "match judge", (asked * match.repeats, contests * told, told, tokens))
+
+
+def asking(at: Setting, judge: JudgeConfig | MatchConfig, role: str, amount: tuple[float, float, float, float]) -> Cost:
+    """Return the cost of questions to a language model.
+
+    Args:
+        at: the config.
+        judge: how it is asked.
+        role: its name among the models.
+        amount: questions; tokens that are read once for several of them; tokens before the last text of a question,
+            for whom each question stands alone; tokens of that text.
+    """
+    asked, shared, alone, tokens = amount
+    writes = judge.verdict == "written"
+    answer = REPLY * judge.max_tokens if writes else 1
+    if judge.endpoint is not None:
+        return served(asked, judge.endpoint.concurrency, answer)
+    model = at.shape(role)
+    if writes:
+        sizes = alone + tokens + FRAME, answer
+        return drawn(model, asked / judge.repeats, judge.repeats, sizes, at.config.improve.sample_rows)
+    read = shared + asked * (tokens + FRAME)
+    return Cost(work=(scoring(model, read, 0, passes(read, at.config.improve.micro_tokens)),))
+
+
+def written(
+    model: Shape | None, endpoint: EndpointConfig | None, requests: float, tokens: tuple[float, float], rows: int
+) -> Cost:
+    """Return the cost of replies, by a model in this process or by a server; ``tokens``: of a request, of a reply."""
+    if endpoint is not None:
+        return served(requests, endpoint.concurrency, tokens[1])
+    assert model is not None
+    return drawn(model, requests, 1, tokens, rows)

@@ -1,0 +1,382 @@
+"""How fast this engine is on this machine: seconds of the three kinds of work that a run is made of.
+
+*Sampling* reads all weights for one token of each row, *scoring* takes long rows of tokens, *training* goes backward,
+too.  They reach very different shares of a processor's peak, so each is measured with the classes that a run computes
+with, on a model of the policy's architecture.  A kind of work then costs ``calls x call + FLOPs / rate``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from forethought import __version__, machine, models
+from forethought.config import Config, ModelConfig
+from forethought.engine import Group, Prompt, Sampling, heap
+from forethought.engine.losses import nll
+from forethought.engine.policy import Policy
+from forethought.engine.sampler import TorchSampler
+from forethought.engine.scorer import TorchScorer
+from forethought.engine.trainer import Adam, Example, Schedule, Trainer
+from forethought.files import StoreError, atomic_write, cache_root
+from forethought.keys import Key
+from forethought.models.size import Shape, architecture, shape_of
+from forethought.records import content_id
+from forethought.testing import random_model
+
+Kind = Literal["sample", "score", "train"]
+Say = Callable[[str], None]
+
+SECONDS = 30.0
+"""A measurement takes about so long at most, a third for each kind of work."""
+ROWS = 128
+"""Rows that are decoded at once, at most, while measuring."""
+TYPICAL = 0.8
+"""Mean length of a prefix, as a share of the longest: a chunk's prefix takes what its place allows."""
+FALLBACK = {"sample": 0.3, "score": 0.45, "train": 0.35}
+"""Share of the rate of a plain matrix product that each kind of work is taken to reach where it cannot be measured."""
+FALLBACK_BYTES = 12e9
+"""Bytes of weights a second that a decode step is then taken to read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Something to compute."""
+
+    kind: Kind
+    """What kind of work."""
+    model: Shape
+    """By which model."""
+    flops: float
+    """Floating-point operations in all."""
+    calls: float = 0.0
+    """Decode steps, forward passes or optimiser steps: each reads all weights, whatever else it computes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What one kind of work costs."""
+
+    rate: float
+    """FLOP/s."""
+    call: float
+    """Seconds that each call takes besides, for the model that was measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How fast a machine is."""
+
+    sample: Pace
+    """Decoding: a call is one token of every row."""
+    score: Pace
+    """Forward passes over packed groups: a call is one of them."""
+    train: Pace
+    """Forward and backward: a call is one optimiser step."""
+    weights: int
+    """Weights of the model that was measured through which a token passes: its layers and the projection."""
+    depth: int
+    """Its layers."""
+    device: str
+    """``cpu``, ``cuda`` or another type of device."""
+    how: str
+    """Where the figures are from, in words."""
+
+    def seconds(self, work: Work) -> float:
+        """Return how long ``work`` takes.
+
+        What a call costs besides its operations grows with the weights on a CPU, which must be read, and with the
+        layers on a GPU, each of which is so many kernels to start.
+        """
+        pace: Pace = getattr(self, work.kind)
+        passed = work.model.layers + work.model.head
+        other = passed / self.weights if self.device == "cpu" else work.model.depth / self.depth
+        return work.flops / pace.rate + work.calls * pace.call * other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The shapes that a measurement takes from a config."""
+
+    prefix: int
+    """Tokens of a prefix."""
+    suffix: int
+    """Tokens of a branch."""
+    branches: int
+    """Branches of a prefix."""
+    prefixes: int
+    """Prefixes at once."""
+    micro_tokens: int
+    """Tokens of one forward pass."""
+    backend: str = "auto"
+    """Kernels that compute what needs no gradient."""
+
+    @classmethod
+    def of(cls, config: Config) -> Job:
+        """Return the shapes of stage 1."""
+        cfg = config.improve
+        return cls(
+            prefix=prefix_tokens(config),
+            suffix=config.chunk.suffix_tokens,
+            branches=cfg.rollouts,
+            prefixes=max(1, min(ROWS, cfg.sample_rows) // cfg.rollouts),
+            micro_tokens=cfg.micro_tokens,
+            backend=config.engine.backend,
+        )
+
+
+def prefix_tokens(config: Config) -> int:
+    """Return how long a prefix is on average, about."""
+    shortest, longest = config.chunk.prefix_tokens
+    return max(shortest, round(TYPICAL * longest))
+
+
+def decoding(model: Shape, rows: float, tokens: float, batches: float = 1) -> Work:
+    """Return the work of drawing ``tokens`` tokens for each of ``rows`` rows, in so many batches of rows."""
+    steps = batches * tokens
+    return Work(kind="sample", model=model, flops=2.0 * (model.layers + model.head) * rows * steps, calls=steps)
+
+
+def scoring(model: Shape, tokens: float, scored: float, passes: float = 1) -> Work:
+    """Return the work of a forward over ``tokens`` tokens, ``scored`` of which are predicted."""
+    return Work(kind="score", model=model, flops=2.0 * (model.layers * tokens + model.head * scored), calls=passes)
+
+
+def training(model: Shape, tokens: float, scored: float, steps: float = 1) -> Work:
+    """Return the work of ``steps`` optimiser steps over ``tokens`` tokens in all, ``scored`` of which are predicted.
+
+    The projection to the vocabulary is computed a second time on the way back instead of being kept.
+    """
+    return Work(kind="train", model=model, flops=6.0 * model.layers * tokens + 8.0 * model.head * scored, calls=steps)
+
+
+def here(config: Config, say: Say) -> Rates:
+    """Return the rates of ``config``'s policy here: kept ones, or measured now and kept."""
+    found = kept(config, say)
+    if found is None:
+        device = models.resolve_device(config.device)
+        say("measuring this machine: about half a minute")
+        found = measure(config.policy, Job.of(config), device, models.resolve_dtype(config.dtype, device))
+        _keep(config, found, say)
+    return found
+
+
+def known(config: Config) -> Rates:
+    """Return the rates of ``config``'s policy without measuring for long: kept ones, or those of a matrix product."""
+    found = kept(config, lambda line: None)
+    return found or matrix_rates(models.shape(config.policy), config)
+
+
+def measure(model: ModelConfig, job: Job, device: torch.device, dtype: torch.dtype, seconds: float = SECONDS) -> Rates:
+    """Return the rates of ``model``'s architecture, with random weights.
+
+    Args:
+        model: only its config is read.
+        job: shapes of what is computed.
+        device: where.
+        dtype: in what.
+        seconds: about how long it may take in all.
+    """
+    found = architecture(model)
+    shape = None if found is None else shape_of(found)
+    if found is None or shape is None or not _fits(shape, dtype, device):
+        return _by_matrix(shape, device, dtype)
+    start = time.perf_counter()
+    if device.type == "cpu":
+        heap.keep_freed_memory()
+    models.quiet()
+    policy = Policy(random_model(found, 0).to(device, dtype).eval(), job.backend)
+    bench = _Bench(policy=policy, shape=shape, job=job, seconds=seconds / 3)
+    score, sample, train = bench.score(), bench.sample(), bench.train()
+    took = time.perf_counter() - start
+    return Rates(
+        sample=sample,
+        score=score,
+        train=train,
+        weights=shape.layers + shape.head,
+        depth=shape.depth,
+        device=device.type,
+        how=f"measured here with this engine, in {took:.0f} s, {time.strftime('%Y-%m-%d')}",
+    )
+
+
+def matrix_rates(shape: Shape | None, config: Config) -> Rates:
+    """Return rates from the speed of a matrix product, measured in about a fifth of a second."""
+    device = models.resolve_device(config.device)
+    return _by_matrix(shape, device, models.resolve_dtype(config.dtype, device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bench:
+    """Times a small and a larger amount of each kind of work; their difference is the rate."""
+
+    policy: Policy
+    shape: Shape
+    job: Job
+    seconds: float
+
+    def score(self) -> Pace:
+        """Time log-probabilities of a few tokens, then of more and more groups."""
+        scorer = TorchScorer(self.policy, self.job.micro_tokens)
+        tiny, whole = self._group(8, 1, 8), self._group(self.job.prefix, self.job.branches + 1, self.job.suffix)
+        scorer.logprobs([tiny])
+        scored = (self.job.branches + 1) * self.job.suffix
+        one = scoring(self.shape, whole.tokens, scored).flops
+        small = scoring(self.shape, 16, 8).flops, self._time(lambda: scorer.logprobs([tiny]))
+        count, took = self._grow(lambda n: scorer.logprobs([whole] * n), self.job.prefixes)
+        return _pace(small, (count * one, took))
+
+    def sample(self) -> Pace:
+        """Time decode steps of few rows and of as many as a training step has."""
+        few, many = min(4, self.job.branches), self.job.branches * self.job.prefixes
+        self._draw(1, few, 2)  # the kernels are looked at first
+        small = decoding(self.shape, few, 1).flops, self._step(1, few, self.seconds / 3)
+        large = decoding(self.shape, many, 1).flops, self._step(self.job.prefixes, self.job.branches, self.seconds)
+        return _pace(small, large) if many > few else Pace(rate=large[0] / large[1], call=0.0)
+
+    def train(self) -> Pace:
+        """Time optimiser steps on a few tokens, then on more and more pairs."""
+        schedule = Schedule(peak=1e-9, warmup=0, total=1, min_ratio=1.0)
+        trainer = Trainer(self.policy, schedule, Adam(), micro_tokens=self.job.micro_tokens)
+
+        def step(group: Group, count: int) -> None:
+            trainer.step([Example(group=group)] * count, nll, step=0, normaliser=1.0)
+
+        tiny, pair = self._group(8, 2, 8), self._group(self.job.prefix, 2, self.job.suffix)
+        step(tiny, 1)  # makes the optimiser's moments
+        small = training(self.shape, 24, 16).flops, self._time(lambda: step(tiny, 1))
+        count, took = self._grow(lambda n: step(pair, n), self.job.prefixes)
+        return _pace(small, (count * training(self.shape, pair.tokens, 2 * self.job.suffix).flops, took))
+
+    def _step(self, prompts: int, branches: int, seconds: float) -> float:
+        """Return the seconds of one decode step, from completions of two lengths."""
+        start, steps = time.perf_counter(), 2
+        base = self._time(lambda: self._draw(prompts, branches, 2))
+        while True:
+            took = self._time(functools.partial(self._draw, prompts, branches, 2 + steps))
+            if 2 * steps + 2 > self.job.suffix or time.perf_counter() - start + 2.2 * took > seconds:
+                return max(took - base, took / 20) / steps
+            steps *= 2
+
+    def _draw(self, prompts: int, branches: int, tokens: int) -> None:
+        prefix = self._group(self.job.prefix, 1, 1).prefix
+        asked = [Prompt(id=str(number), token_ids=prefix) for number in range(prompts)]
+        sampler = TorchSampler(self.policy, prompts * branches)
+        sampler.sample(asked, branches, Sampling(max_tokens=tokens), Key(0, "rates"))
+
+    def _grow(self, work: Callable[[int], object], most: int) -> tuple[int, float]:
+        """Do more and more at once as long as there is time; return the last number and its seconds."""
+        count, start = 1, time.perf_counter()
+        while True:
+            took = self._time(functools.partial(work, count))
+            if count >= most or time.perf_counter() - start + 2.2 * took > self.seconds:
+                return count, took
+            count = min(most, 2 * count)
+
+    def _group(self, prefix: int, branches: int, suffix: int) -> Group:
+        def ids(start: int, count: int) -> tuple[int, ...]:
+            return tuple((7919 * (start + i) + 11) % self.shape.vocabulary for i in range(count))
+
+        return Group(prefix=ids(0, prefix), branches=tuple(ids(prefix + k * suffix, suffix) for k in range(branches)))
+
+    def _time(self, work: Callable[[], object]) -> float:
+        cuda = self.policy.device.type == "cuda"
+        start = time.perf_counter()
+        work()
+        if cuda:
+            torch.cuda.synchronize(self.policy.device)
+        return time.perf_counter() - start
+
+
+def _pace(small: tuple[float, float], large: tuple[float, float]) -> Pace:
+    """Return the pace that two amounts, in FLOPs and seconds, lie on; a small one that took longer says nothing."""
+    (few, short), (many, long) = small, large
+    if long <= short or many <= few:
+        return Pace(rate=many / long, call=0.0)
+    rate = (many - few) / (long - short)
+    return Pace(rate=rate, call=max(0.0, short - few / rate))
+
+
+def _by_matrix(shape: Shape | None, device: torch.device, dtype: torch.dtype) -> Rates:
+    rate = _matrix_rate(device, dtype)
+    weights = shape.layers + shape.head if shape else 10**8
+    call = weights * dtype.itemsize / FALLBACK_BYTES if device.type == "cpu" else 0.01
+    return Rates(
+        sample=Pace(rate=FALLBACK["sample"] * rate, call=call),
+        score=Pace(rate=FALLBACK["score"] * rate, call=call),
+        train=Pace(rate=FALLBACK["train"] * rate, call=10 * call),
+        weights=weights,
+        depth=shape.depth if shape else 24,
+        device=device.type,
+        how=f"guessed from a matrix product ({rate / 1e12:.2f} TFLOP/s here now), not measured",
+    )
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.2:
+        float(torch.mm(a, b)[0, 0])
+        count += 1
+    return count * 2 * 1024**3 / (time.perf_counter() - start)
+
+
+def _fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether there is room to train the model for a moment."""
+    needed = shape.weights * (20 + 2 * dtype.itemsize)
+    if device.type == "cuda":
+        return needed < torch.cuda.mem_get_info(device)[0]
+    memory = machine.memory()
+    return memory is None or needed < memory[1]
+
+
+def kept(config: Config, say: Say) -> Rates | None:
+    """Return the rates that were measured here before for such a config, if they were."""
+    path = _path()
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))[_name(config)]
+        return Rates(**row | {kind: Pace(**row[kind]) for kind in ("sample", "score", "train")})
+    except (FileNotFoundError, KeyError):
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        say(f"{path}: not used, since it cannot be read ({error}); remove it to measure once for all")
+        return None
+
+
+def _keep(config: Config, found: Rates, say: Say) -> None:
+    path = _path()
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError):
+        rows = {}
+    rows = (rows if isinstance(rows, dict) else {}) | {_name(config): dataclasses.asdict(found)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, json.dumps(rows, indent=2) + "\n")
+    except (OSError, StoreError) as error:
+        say(f"{path}: cannot be written ({error}); the next plan measures anew")
+
+
+def _path() -> Path:
+    return cache_root() / "rates.json"
+
+
+def _name(config: Config) -> str:
+    """Return what the rates depend on, as a name: the machine, the software, the architecture and the shapes."""
+    here = machine.machine()
+    device = models.resolve_device(config.device)
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else here.processor
+    threads = f"{here.cores} cores, {torch.get_num_threads()} threads"
+    software = f"torch {torch.__version__}, forethought {__version__}"
+    dtype = models.resolve_dtype(config.dtype, device)
+    model = content_id(str(models.shape(config.policy)), str(Job.of(config)), sorted(here.features))
+    return f"{place}, {threads}, {device}, {dtype}, {software}, {config.policy.model}, {model}"

@@ -1,0 +1,31 @@
+"""A machine whose speed is known: rates that tests put in the place of a measurement."""
+
+from __future__ import annotations
+
+import pytest
+
+from forethought import rates
+from forethought.rates import Pace, Rates
+
+PLANTED = Rates(
+    sample=Pace(rate=1e9, call=1e-3),
+    score=Pace(rate=2e9, call=1e-3),
+    train=Pace(rate=1.5e9, call=5e-3),
+    weights=90_624,
+    depth=2,
+    device="cpu",
+    how="planted",
+)
+"""Of a machine that is slow enough for tiny models to take a while."""
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, found: Rates = PLANTED) -> list[str]:
+    """Have every measurement find these rates; return the models that were measured, in order."""
+    measured: list[str] = []
+
+    def measure(model: object, *_: object) -> Rates:
+        measured.append(str(getattr(model, "model", model)))
+        return found
+
+    monkeypatch.setattr(rates, "measure", measure)
+    return measured

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import shlex
+import sys
 from pathlib import Path
 
 BENCHMARKS = {
@@ -23,7 +24,11 @@ BENCHMARKS = {
 
 def arguments() -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The engine against its peers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="The engine against its peers.",
+        epilog="`python -m benchmarks machines` measures this kind of machine for docs/machines.md; see its --help.",
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run: {', '.join(BENCHMARKS)}; all")
     parser.add_argument("--quick", action="store_true", help="tiny random models: tests the benchmarks themselves")
     parser.add_argument("--render", action="store_true", help="run nothing, write the page from the results there are")
@@ -53,9 +58,13 @@ def command(given: argparse.Namespace) -> str:
 
 def main() -> None:
     """Run the benchmarks that were asked for."""
-    given = arguments()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if sys.argv[1:2] == ["machines"]:
+        from benchmarks import machines
+
+        sys.exit(machines.main(sys.argv[2:]))
+    given = arguments()
     from benchmarks.measure import ROOT, Options
     from benchmarks.results import Book, Row
     from forethought.engine.heap import keep_freed_memory

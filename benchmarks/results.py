@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ def _table_row(row: dict[str, Any]) -> str:
         row["model"],
         row["opponent"],
         f"{row['target']:g}x" if row["target"] else "",
-        _result(row) if row["reason"] else _ratio(row),
+        _result(row) if row["reason"] else ratio(row),
         _figure(row, "ours"),
         _figure(row, "peer"),
         _share(row),
@@ -183,10 +183,11 @@ def _table_row(row: dict[str, Any]) -> str:
 def _result(row: dict[str, Any]) -> str:
     if row["reason"]:
         return f"not run: {row['reason']}"
-    return f"{_ratio(row)}  ours {_figure(row, 'ours')}, peer {_figure(row, 'peer')}"
+    return f"{ratio(row)}  ours {_figure(row, 'ours')}, peer {_figure(row, 'peer')}"
 
 
-def _ratio(row: dict[str, Any]) -> str:
+def ratio(row: Mapping[str, Any]) -> str:
+    """Return median, smallest and largest of the paired ratios; nothing where there is none."""
     return "{:.2f}x [{:.2f}, {:.2f}]".format(*row["ratio"]) if row["ratio"] else ""
 
 

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def hide(features: list[str]) -> None:
-    """Hide ``features`` of the processor from vLLM too: it asks torch, which obeys no variable, and compiles for them."""
+    """Hide ``features`` of the processor from vLLM: it asks torch, which obeys no variable, and compiles for all."""
     if features:
         os.environ.pop("CXX", None)  # "false" here, so that our own kernels are not compiled; vLLM's must be
     import torch

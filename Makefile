@@ -1,4 +1,4 @@
-# make setup | test | demo | bench | check | lint | clean
+# make setup | test | test-machines | test-arm | demo | bench | check | lint | clean
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -11,15 +11,17 @@ PIP_TORCH ?=
 # Arguments for pytest or the benchmarks: make test ARGS="-k store", make bench ARGS="sampling dpo"
 ARGS ?=
 
-.PHONY: help setup test demo bench check lint clean
+.PHONY: help setup test test-machines test-arm demo bench check lint clean
 
 help:
-	@echo "make setup   virtual environment in .venv, pinned packages, the small test model"
-	@echo "make test    the test suite (ARGS=... goes to pytest)"
-	@echo "make demo    the lifecycle on a real model and real text, 25 minutes on two cores"
-	@echo "make bench   the engine against its peers (ARGS=... names benchmarks); writes docs/benchmarks.md"
-	@echo "make check   lint, format and types"
-	@echo "make clean   remove caches and build products; .venv and runs stay"
+	@echo "make setup          virtual environment in .venv, pinned packages, the small test model"
+	@echo "make test           the test suite (ARGS=... goes to pytest)"
+	@echo "make test-machines  kernels and a short run as other machines, planted here; at most 15 minutes on two cores"
+	@echo "make test-arm       a part of the tests on an emulated ARM; needs root and Debian"
+	@echo "make demo           the lifecycle on a real model and real text, 25 minutes on two cores"
+	@echo "make bench          the engine against its peers (ARGS=... names benchmarks); writes docs/benchmarks.md"
+	@echo "make check          lint, format and types"
+	@echo "make clean          remove caches and build products; .venv and runs stay"
 
 setup: $(VENV)/.setup
 
@@ -44,11 +46,17 @@ $(VENV)/.models-demo: $(VENV)/.setup requirements/models-demo.txt
 	@touch $@
 
 test: setup $(VENV)/.chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 # The report is tested in a real browser. Where there is none, and no way to one, these tests are skipped.
 $(VENV)/.chromium: $(VENV)/.setup scripts/fetch_chromium.sh
 	@scripts/fetch_chromium.sh $(VENV)/chromium && touch $@ || echo "Without Chromium the tests of the report's page are skipped"
+
+test-machines: setup
+	$(BIN)/python scripts/test_machines.py
+
+test-arm: setup
+	scripts/test_arm.sh
 
 demo: setup $(VENV)/.models-demo
 	$(BIN)/forethought run demo --budget 25m

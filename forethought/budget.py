@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from forethought import plan, rates
 from forethought.config import Config, load
 from forethought.lifecycle import settled
+from forethought.models import ModelError
 from forethought.rates import Rates
 from forethought.store import Run
 
@@ -76,9 +78,20 @@ def chosen(wish: Wish, say: Say) -> Config:
     begun = Run(place).config() if place.is_dir() else None
     if begun is not None:
         return _again(wish, config, begun, say)
-    name, line = _fitting(wish, config, wanted, say)
+    name, line = _fitting(wish, config, wanted, functools.partial(rates.here, say=say))
     say(line)
     return wish.load(name)
+
+
+def demo() -> str:
+    """Return in words what `make demo` would do here, by what is known of this machine without measuring."""
+    wish = Wish(path=Path("demo"), overrides=(), budget="25m", run=None)
+    config = wish.load()
+    try:
+        _, line = _fitting(wish, config, seconds(wish.budget), rates.known)
+    except ModelError as error:
+        return f"not known: {error}"
+    return f"{line}; speed {rates.known(settled(config, wish.place(config))).how}"
 
 
 def _again(wish: Wish, config: Config, begun: Mapping[str, Any], say: Say) -> Config:
@@ -101,8 +114,8 @@ def _again(wish: Wish, config: Config, begun: Mapping[str, Any], say: Say) -> Co
     return load(wish.path, wish.overrides, name).model_copy(update={"budget": before})
 
 
-def _fitting(wish: Wish, config: Config, wanted: float, say: Say) -> tuple[str, str]:
-    """Return the first schedule that fits, or else the last one, and what to say of it."""
+def _fitting(wish: Wish, config: Config, wanted: float, pace: Callable[[Config], Rates]) -> tuple[str, str]:
+    """Return the first schedule that fits, or else the last one, and what to say of it; ``pace`` gives the rates."""
     measured: dict[tuple[str, str], Rates] = {}
     names, place = list(config.schedules), wish.place(config)
     took: dict[str, float] = {}
@@ -110,7 +123,7 @@ def _fitting(wish: Wish, config: Config, wanted: float, say: Say) -> tuple[str, 
         one = settled(wish.load(name), place)
         key = str(one.policy), one.dtype
         if key not in measured:
-            measured[key] = rates.here(one, say)
+            measured[key] = pace(one)
         took[name] = plan.total(one, measured[key])
         if took[name] <= wanted:
             break

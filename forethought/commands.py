@@ -36,11 +36,11 @@ def doctor() -> None:
     """Examine this machine: arithmetic, kernels, memory, packages, models; exit code 1 if something is missing."""
 
     def work() -> None:
+        from forethought.budget import demo
         from forethought.doctor import examine, render
-        from forethought.plan import demo_time
 
         logging.getLogger("forethought.engine.backends").setLevel(logging.WARNING)  # the table says it
-        checks = examine(demo_time)
+        checks = examine(demo)
         out.print(render(checks))
         if any(check.fault for check in checks):
             raise typer.Exit(1)

@@ -19,7 +19,8 @@ PACKED = 2**30
 MASTER, MOMENTS, GRADIENT = 4, 8, 4
 """Bytes for each trained weight, float32: itself, the optimiser's two moments, the gradient."""
 COPIES = 2
-"""A large model stands so many times more in memory while it is read and the kernels are compared on it."""
+"""A large model stands so many times more in memory while it is read and the kernels are compared on it, and once more
+whenever it writes."""
 WIDE, INNER = 30, 7
 """Numbers that one token and layer leave for the way back: so many times its hidden and its inner width."""
 PASSING_WIDE, PASSING_INNER = 8, 3
@@ -56,7 +57,7 @@ def footprints(at: Setting) -> list[Footprint]:
         if step.stage in made:
             parts = made[step.stage](at, step.arm)
         elif step.stage in evaluations:
-            parts = _evaluation(at, step.stage)
+            parts = _evaluation(at, step.stage, _loaded(at, step.name))
         else:
             continue
         found.append(Footprint(step=step.name, parts=_held(at, step.name) | parts))
@@ -68,19 +69,24 @@ def largest(at: Setting) -> Footprint:
     return max(footprints(at), key=lambda one: one.bytes)
 
 
-def _held(at: Setting, step: str) -> dict[str, float]:
-    """Return what stays while a step runs: the program, the base, the judges and teachers that were needed so far."""
+def _loaded(at: Setting, step: str) -> list[tuple[Shape, bool]]:
+    """Return the judges and teachers that were needed up to a step, and whether this step is the first to need them."""
     order = [one.name for one in graph(at.config)]
-    shelf = 0.0
+    found = []
     for roles in kept_on_shelf(at.config).values():
         first = min((first_use(at.config, role) for role in roles), key=order.index)
         if order.index(first) <= order.index(step):
-            shelf += _bytes(at, at.shape(roles[0]), kept=True)
+            found.append((at.shape(roles[0]), first == step))
+    return found
+
+
+def _held(at: Setting, step: str) -> dict[str, float]:
+    """Return what stays while a step runs: the program, the base, the judges and teachers that were needed so far."""
     embeds = at.config.rlmt is not None and at.config.rlmt.match.kind == "similarity"
     return {
         "the program": RUNTIME + EMBEDDER * embeds if _on_cpu(at) else 0.0,
         "the base": _bytes(at, at.policy, kept=True),
-        "judges and teachers": shelf,
+        "judges and teachers": sum(_bytes(at, shape, kept=True) for shape, _ in _loaded(at, step)),
     }
 
 
@@ -123,19 +129,19 @@ def _rlmt(at: Setting, arm: str) -> dict[str, float]:
     return _training(at, cfg.windows_per_step * at.prefix + branches, branches, references=1)
 
 
-def _evaluation(at: Setting, stage: str) -> dict[str, float]:
-    """Return what scoring and sampling hold beside the models that stay."""
+def _evaluation(at: Setting, stage: str, loaded: list[tuple[Shape, bool]]) -> dict[str, float]:
+    """Return what scoring and sampling hold beside the models that stay; ``loaded``: these, and which are new."""
     arms = {"audit": 0, "interleave": 0, "evaluate-sft": 3}.get(stage, 1)
     rows, micro = at.config.improve.sample_rows, at.config.improve.micro_tokens
-    shapes = [at.policy, *(at.shape(roles[0]) for roles in kept_on_shelf(at.config).values())]
-    widest = max(shapes, key=lambda one: one.inner)
+    widest = max([at.policy, *(shape for shape, _ in loaded)], key=lambda one: one.inner)
     passing = micro * (PASSING_WIDE * widest.hidden + PASSING_INNER * widest.inner) * _size(at) + 4 * LOGITS
     caches = rows * at.chunk * at.policy.kept * _size(at) + rows * at.policy.vocabulary * (_size(at) + 4)
-    large = max((one.weights * _size(at) for one in shapes), default=0.0)
+    sizes = [(shape.weights * _size(at), COPIES if new else 1) for shape, new in loaded]
+    large = max((size * copies for size, copies in sizes if size > PACKED), default=0.0)
     return {
         "arms that are compared": arms * _bytes(at, at.policy, kept=True),
         "a pass, or keys and values": max(passing, caches),
-        "the largest model, while it is read and checked": COPIES * large if large > PACKED else 0.0,
+        "the largest model, while it is read or copied": large,
     }
 
 

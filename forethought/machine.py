@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,15 @@ def memory() -> tuple[int, int] | None:
     except (AttributeError, OSError, ValueError):
         return None
     return total, total
+
+
+def others_seconds() -> float | None:
+    """Return the core-seconds that all other processes have computed since the start; ``None`` where it is not told."""
+    table = Path("/proc/stat")
+    if not table.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, *_ = map(int, table.read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _cores() -> int:

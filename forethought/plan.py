@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forethought import machine, models, rates
-from forethought.config import Config, ModelConfig, load
+from forethought.config import Config, ModelConfig
 from forethought.corpus import sources
 from forethought.costs import Phase, Setting, UnknownError, phases
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
@@ -76,16 +76,6 @@ def estimate(config: Config, pace: Rates | None = None) -> dict[str, float]:
 def total(config: Config, pace: Rates) -> float:
     """Return about how many seconds a whole run takes; what is not known is left out."""
     return sum(phase.seconds(pace) or 0.0 for phase in phases(setting(config), pending(config)))
-
-
-def demo_time() -> str:
-    """Return in words about how long the demo takes here, by what is known without measuring for long."""
-    config = load("demo")
-    try:
-        pace = rates.known(config)
-        return f"`forethought run demo` would take about {clock(total(config, pace))}; speed {pace.how}"
-    except models.ModelError as error:
-        return f"not known: {error}"
 
 
 def setting(config: Config) -> Setting:

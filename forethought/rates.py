@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ ROWS = 128
 """Rows that are decoded at once, at most, while measuring."""
 TYPICAL = 0.8
 """Mean length of a prefix, as a share of the longest: a chunk's prefix takes what its place allows."""
+BUSY = 0.15
+"""Share of the cores that other processes may take while rates are measured that are kept."""
 FALLBACK = {"sample": 0.3, "score": 0.45, "train": 0.35}
 """Share of the rate of a plain matrix product that each kind of work is taken to reach where it cannot be measured."""
 FALLBACK_BYTES = 12e9
@@ -164,9 +167,20 @@ def here(config: Config, say: Say) -> Rates:
     if found is None:
         device = models.resolve_device(config.device)
         say("measuring this machine: about half a minute")
+        start, others = time.perf_counter(), machine.others_seconds()
         found = measure(config.policy, Job.of(config), device, models.resolve_dtype(config.dtype, device))
-        _keep(config, found, say)
+        share = _others_share(others, time.perf_counter() - start)
+        if share > BUSY:
+            say(f"other processes took {share:.0%} of this machine meanwhile: these rates are not kept for later plans")
+        else:
+            _keep(config, found, say)
     return found
+
+
+def _others_share(before: float | None, seconds: float) -> float:
+    """Return the share of all cores that other processes took in the last ``seconds``; 0 where it is not told."""
+    after = machine.others_seconds()
+    return 0.0 if before is None or after is None else (after - before) / seconds / machine.machine().cores
 
 
 def known(config: Config) -> Rates:
@@ -257,14 +271,15 @@ class _Bench:
         return _pace(small, (count * training(self.shape, pair.tokens, 2 * self.job.suffix).flops, took))
 
     def _step(self, prompts: int, branches: int, seconds: float) -> float:
-        """Return the seconds of one decode step, from completions of two lengths."""
-        start, steps = time.perf_counter(), 2
-        base = self._time(lambda: self._draw(prompts, branches, 2))
+        """Return the seconds of one decode step, from completions of two lengths: all else they have in common."""
+        start, length, before = time.perf_counter(), 4, math.inf
+        self._draw(prompts, branches, 2)
         while True:
-            took = self._time(functools.partial(self._draw, prompts, branches, 2 + steps))
-            if 2 * steps + 2 > self.job.suffix or time.perf_counter() - start + 2.2 * took > seconds:
-                return max(took - base, took / 20) / steps
-            steps *= 2
+            took = self._time(functools.partial(self._draw, prompts, branches, length))
+            over = 2 * length > self.job.suffix or time.perf_counter() - start + 2.2 * took > seconds
+            if over and before < math.inf:
+                return max(took - before, took / 20) / (length / 2)
+            length, before = 2 * length, took
 
     def _draw(self, prompts: int, branches: int, tokens: int) -> None:
         prefix = self._group(self.job.prefix, 1, 1).prefix
@@ -275,6 +290,7 @@ class _Bench:
     def _grow(self, work: Callable[[int], object], most: int) -> tuple[int, float]:
         """Do more and more at once as long as there is time; return the last number and its seconds."""
         count, start = 1, time.perf_counter()
+        work(1)  # kernels for these sizes are made, and memory is taken
         while True:
             took = self._time(functools.partial(work, count))
             if count >= most or time.perf_counter() - start + 2.2 * took > self.seconds:
@@ -371,12 +387,15 @@ def _path() -> Path:
 
 
 def _name(config: Config) -> str:
-    """Return what the rates depend on, as a name: the machine, the software, the architecture and the shapes."""
+    """Return what the rates depend on, as a name: the machine, the software, the architecture and the kernels.
+
+    Not the lengths and numbers at which they are measured: all schedules of a config share them.
+    """
     here = machine.machine()
     device = models.resolve_device(config.device)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else here.processor
     threads = f"{here.cores} cores, {torch.get_num_threads()} threads"
     software = f"torch {torch.__version__}, forethought {__version__}"
     dtype = models.resolve_dtype(config.dtype, device)
-    model = content_id(str(models.shape(config.policy)), str(Job.of(config)), sorted(here.features))
+    model = content_id(str(models.shape(config.policy)), config.engine.backend, sorted(here.features))
     return f"{place}, {threads}, {device}, {dtype}, {software}, {config.policy.model}, {model}"

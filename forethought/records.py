@@ -313,7 +313,7 @@ def from_dict(kind: type[R], data: Mapping[str, Any]) -> R:
     Raises:
         ValueError: naming the record and the keys when a key is missing or unknown.
     """
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # a class can be hashed
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(fields))
     missing = sorted(
@@ -339,8 +339,11 @@ def _plain(value: Any) -> Any:
 _AS_THEY_ARE = (int, float, str)
 """Items of tuples that JSON holds as they are."""
 
-_hints = functools.cache(typing.get_type_hints)
-"""Types of the fields of a record; they are told from text, which takes longer than all the rest."""
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a record; telling them from text takes longer than all the rest."""
+    return typing.get_type_hints(kind)
 
 
 def _typed(hint: Any, value: Any) -> Any:

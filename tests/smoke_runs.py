@@ -145,16 +145,19 @@ def _owner(function: str) -> tuple[Any, str]:
     return owner, name
 
 
-def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | Moment | None = None) -> int:
+def lifecycle(
+    folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | Moment | None = None, until: str = ""
+) -> int:
     """Run ``forethought run smoke --run FOLDER`` in a process of its own and return its exit code."""
-    process = _server.Process(target=_run, args=(folder, overrides, kill))
+    options = [f"--set={item}" for item in overrides] + ([f"--until={until}"] if until else [])
+    process = _server.Process(target=_run, args=(folder, options, kill))
     process.start()
-    process.join(240)  # it takes fifteen seconds alone on a core
+    process.join(240)  # it takes six seconds alone on a core
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 
 
-def _run(folder: Path, overrides: Sequence[str], kill: Kill | Moment | None) -> None:
+def _run(folder: Path, options: Sequence[str], kill: Kill | Moment | None) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # a third of such a short run goes by with looking for garbage in what was imported
     if kill is not None:
@@ -162,7 +165,7 @@ def _run(folder: Path, overrides: Sequence[str], kill: Kill | Moment | None) -> 
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    app(["run", str(CONFIG), "--run", str(folder), *(f"--set={item}" for item in overrides)])
+    app(["run", str(CONFIG), "--run", str(folder), *options])
 
 
 def cli(*arguments: str | Path) -> Result:

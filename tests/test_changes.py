@@ -36,6 +36,7 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path.parent.relative_to(folder)): path.stat().st_mtime_ns for path in paths}
 
 
+@pytest.mark.slow
 def test_a_changed_key_redoes_what_depends_on_it_and_back_again(
     first: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_changed_key_redoes_what_depends_on_it_and_back_again(
     assert_same(made(folder), before)
 
 
+@pytest.mark.slow
 def test_figures_of_what_was_replaced_do_not_linger(first: tuple[Path, dict[str, Any]]) -> None:
     folder, before = first
     fewer = ("audit.prefixes=3", 'evaluate.conditions=["greedy"]')
@@ -76,6 +78,7 @@ def test_figures_of_what_was_replaced_do_not_linger(first: tuple[Path, dict[str,
     assert_same(made(folder), before)
 
 
+@pytest.mark.slow
 def test_a_change_that_stops_half_way_leaves_no_stale_figure_and_goes_on(
     first: tuple[Path, dict[str, Any]],
 ) -> None:

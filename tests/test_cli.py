@@ -143,6 +143,7 @@ def test_an_unknown_option_is_an_error_of_usage() -> None:
     assert cli("run", CONFIG, "--dryrun").exit_code == 2
 
 
+@pytest.mark.slow
 def test_stages_run_alone_bring_what_they_need(tmp_path: Path) -> None:
     assert smoke("chunk", tmp_path / "run").exit_code == 0
     assert not (tmp_path / "run" / "shared" / "audit").exists()

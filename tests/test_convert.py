@@ -233,6 +233,7 @@ guard(lambda: print(convert.convert_file(Path(sys.argv[1]), lambda line: None)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "written"),
     [

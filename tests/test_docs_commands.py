@@ -116,6 +116,7 @@ def test_there_are_commands() -> None:
     assert stand_in("forethought show runs/second") == ["show", "runs/second"]
 
 
+@pytest.mark.slow
 def test_every_command_runs(place: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     done: set[tuple[str, ...]] = set()

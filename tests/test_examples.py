@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kinds import DTYPES, closeness
 
 import forethought
 
@@ -83,14 +84,16 @@ def test_importing_the_package_imports_nothing() -> None:
     assert python("-c", code) == "[]\ndpo\n"
 
 
+@pytest.mark.slow
 def test_the_example_loop_learns(tmp_path: Path) -> None:
     shown = python(LOOP, "--steps", "8", "--prefixes", "2")
     margins = [float(found) for found in re.findall(r"margin ([+-][\d.]+) nats", shown)]
-    assert margins[0] == 0.0  # the policy is the reference
+    assert abs(margins[0]) < closeness(DTYPES[-1])  # the policy is the reference
     assert margins[-1] > 1.0
     assert LOOP.read_text().count("\n") <= 150
 
 
+@pytest.mark.slow
 def test_the_example_loop_with_a_model_as_judge() -> None:
     shown = python(LOOP, "--steps", "2", "--prefixes", "2", "--rollouts", "2", "--judge", "tiny-qwen3")
     assert len(re.findall(r"step \d+: loss", shown)) == 2

@@ -278,10 +278,11 @@ def literate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that has read the smoke corpus."""
     folder = tmp_path_factory.mktemp("literate") / "run"
     longer = ("improve.objective=continued", "improve.steps=40", "improve.prefixes_per_step=8")
-    assert lifecycle(folder, (*SMALL, *longer, "improve.checkpoint_every=0")) == 0
+    assert lifecycle(folder, (*SMALL, *longer, "improve.checkpoint_every=0"), until="improve") == 0
     return folder / "self-improved" / "improve" / "checkpoints" / "final"
 
 
+@pytest.mark.slow
 def test_a_model_from_scratch_loses_against_the_text_where_a_pretrained_one_does_not(
     literate: Path, chunks: dict[Split, list[Chunk]], tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ REAL = (
 )
 
 
+@pytest.mark.slow
 def test_stage_one_on_a_real_model(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     result = cli("improve", CONFIG, "--run", run.path, *(f"--set={item}" for item in REAL))

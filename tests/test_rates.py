@@ -12,7 +12,7 @@ import pytest
 import torch
 from planted_rates import PLANTED, plant
 
-from forethought import config, models, rates
+from forethought import config, machine, models, rates
 from forethought.config import ModelConfig
 from forethought.models import Shape
 from forethought.rates import Job, Pace, decoding, scoring, training
@@ -23,8 +23,9 @@ SHAPE = Shape(weights=300, layers=200, head=50, depth=2, hidden=8, inner=16, kep
 
 
 @pytest.fixture(autouse=True)
-def _own(own_cache: os.PathLike[str]) -> None:
-    """Nothing that was measured on this machine before counts."""
+def _own(own_cache: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that was measured on this machine before counts, and tests beside these do not make it busy."""
+    monkeypatch.setattr(machine, "others_seconds", lambda: None)
 
 
 def kept() -> Path:
@@ -88,6 +89,32 @@ def test_a_second_plan_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     rates.here(SMOKE, said.append)
     assert measured == ["tiny-llama", "tiny-qwen3", "tiny-llama"]
     assert len(json.loads(kept().read_text())) == 3
+
+
+def test_rates_of_a_busy_machine_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "measure", lambda *given: time.sleep(0.05) or PLANTED)
+    taken = iter([0.0, 0.05 * machine.machine().cores * 0.9])
+    monkeypatch.setattr(machine, "others_seconds", lambda: next(taken))
+    said: list[str] = []
+    assert rates.here(SMOKE, said.append) == PLANTED
+    assert "other processes took" in said[-1]
+    assert not kept().exists()
+    taken = iter([0.0, 0.0])
+    rates.here(SMOKE, said.append)
+    assert kept().exists()
+
+
+def test_what_others_compute_is_told_apart_from_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    before = machine.others_seconds()
+    if before is None:
+        pytest.skip("cannot be shown on this machine: it does not tell what others compute")
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    after = machine.others_seconds()
+    assert after is not None
+    assert -0.15 < after - before < 60
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"a": 3}'])

@@ -300,6 +300,7 @@ def test_each_reward_trains_and_an_interrupted_run_ends_with_the_same_weights(
     assert max(one.get("rlmt/kl") or 0.0 for one in logs[0]) > 0
 
 
+@pytest.mark.slow
 def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
     """A random model learns to write letters that the text has."""
     more = (

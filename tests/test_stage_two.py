@@ -173,6 +173,7 @@ def test_a_teacher_of_whom_nothing_can_be_kept_ends_with_the_reasons(tmp_path: P
     assert not (tmp_path / "run" / "shared" / "interleave" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_tags_as_tokens_survive_export(tmp_path: Path) -> None:
     result = smoke("run", tmp_path / "run", "sft.tags_as_tokens=true", "sft.control=false")
     assert result.exit_code == 0, result.output

@@ -85,6 +85,7 @@ def test_the_card_says_what_the_run_knows(done: Path, exported: Path) -> None:
     assert "base-rlmt** " not in text
 
 
+@pytest.mark.slow
 def test_the_example_thinks_and_goes_on(exported: Path) -> None:
     shown = generate(exported, "The town of", "--tokens", "5")
     assert shown.returncode == 0, shown.stderr

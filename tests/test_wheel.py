@@ -73,6 +73,7 @@ def installed(home: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_smoke_config_runs_from_an_empty_folder(home: Path, tmp_path: Path) -> None:
     package = installed(home, tmp_path, "python", "-c", "import forethought; print(forethought.__file__)")
     assert Path(package).is_relative_to(home)

@@ -125,9 +125,12 @@ def _fitting(wish: Wish, config: Config, wanted: float, pace: Callable[[Config],
         if key not in measured:
             measured[key] = pace(one)
         took[name] = plan.total(one, measured[key])
-        if took[name] <= wanted:
+        short = plan.too_large(plan.setting(one))
+        if took[name] <= wanted and not short:
             break
     last, budget = names[-1], plan.clock(wanted)
+    if short:
+        return name, f"no schedule fits the memory that is free: {name}, the smallest: {short}"
     if took[name] > wanted:
         over = plan.clock(took[name] - wanted)
         line = f"no schedule fits {budget}: {name}, the smallest, takes about {plan.clock(took[name])}, {over} longer"

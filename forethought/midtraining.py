@@ -40,7 +40,8 @@ class WholeLifecycle(ReasoningLifecycle):
         """Choose the score from which a suffix matches."""
         match = calibrate.section(self.config).match
         material = calibrate.Material(
-            chunks=self._chunks(Split.HELDOUT)[-match.calibration_chunks :],
+            # One of every document before a second of any: the last ones would all be of the longest documents.
+            chunks=self._chunks(Split.IMPROVE)[: match.calibration_chunks],
             matcher=self._match_judge,
             sampler=self.base.sampler,
             tokenizer=self.base.tokenizer,

@@ -103,18 +103,23 @@ def pending(config: Config) -> list[str]:
 
 def warnings(at: Setting, found: Sequence[Phase], pace: Rates) -> list[str]:
     """Return what must be known before anything else: more memory than there is, or more than a day."""
-    lines = []
-    need, room = _largest(at), available(at)
-    if need is not None and room is not None and need.bytes > room[1]:
-        free = f"{gib(room[1])} are free of {gib(room[0])}"
-        lines.append(
-            f"NOT ENOUGH MEMORY: {need.step} needs about {gib(need.bytes)}, {free}. Lower improve.micro_tokens and "
-            "improve.sample_rows, take smaller models, or close what else runs"
-        )
+    short = too_large(at)
+    lines = [f"NOT ENOUGH MEMORY: {short}"] if short else []
     seconds = sum(phase.seconds(pace) or 0.0 for phase in found)
     if seconds > DAY:
         lines.append(f"THIS TAKES ABOUT {seconds / DAY:.1f} DAYS here: fewer steps or prefixes, or a smaller model")
     return lines
+
+
+def too_large(at: Setting) -> str:
+    """Return which step needs more memory than is free, and the ways out; empty if none does or it is not known."""
+    need, room = _largest(at), available(at)
+    if need is None or room is None or need.bytes <= room[1]:
+        return ""
+    return (
+        f"{need.step} needs about {gib(need.bytes)}, {gib(room[1])} are free of {gib(room[0])}. "
+        "Lower improve.micro_tokens and improve.sample_rows, take smaller models, or close what else runs"
+    )
 
 
 def available(at: Setting) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from click.testing import Result
 from planted_rates import plant
 from smoke_runs import SMALL, cli
 
-from forethought import budget, rates
+from forethought import budget, plan, rates
 from forethought.budget import BudgetError, Wish, seconds
 from forethought.config import ConfigError, ModelConfig, build, load, shipped
 from forethought.stats import resolvable, wilson
@@ -210,3 +210,16 @@ def test_the_demo_keeps_all_stages_in_every_schedule() -> None:
         assert one.evaluate.prefixes >= 48
         assert "sampled" in one.evaluate.conditions
         assert isinstance(one.policy, ModelConfig)
+
+
+def test_a_schedule_that_needs_more_memory_than_is_free_is_not_taken(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_large = plan.too_large
+    monkeypatch.setattr(plan, "too_large", lambda at: "improve needs 9 GiB" if at.config.schedule == "full" else "")
+    assert "schedule half: about" in run(path, "--budget", "1h", "--dry-run").output
+    monkeypatch.setattr(plan, "too_large", too_large)
+    monkeypatch.setattr(plan, "available", lambda at: (2**30, 2**20))
+    shown = " ".join(run(path, "--budget", "1h", "--dry-run").output.split())
+    assert "no schedule fits the memory that is free: small, the smallest: " in shown
+    assert "are free of 1.0 GiB. Lower improve.micro_tokens and improve.sample_rows" in shown

@@ -43,7 +43,7 @@ class MatchConfig(Section):
     base_rate: Share = 0.1
     """Calibration: about this share of the untrained policy's suffixes passes, unless that lets too many others in."""
     calibration_chunks: Positive = 64
-    """Held-out chunks that calibrate, the last ones, so that evaluation uses them as little as possible."""
+    """Chunks of the improve split that calibrate, one of every document before a second of any."""
 
     @model_validator(mode="after")
     def _one_source(self) -> MatchConfig:

@@ -24,12 +24,12 @@ def calibrating(at: Setting) -> list[Phase]:
         return []
 
     def cost() -> Cost:
-        chunks, rows = at.heldout(cfg.match.calibration_chunks), at.config.improve.sample_rows
+        chunks, rows = cfg.match.calibration_chunks, at.config.improve.sample_rows
         text = drawn(at.policy, chunks, 1, (at.prefix, cfg.suffix_tokens), rows)
         # An embedder reads every text once; who compares two texts sees each with each.
         return text + matching(at, chunks, 1 if cfg.match.kind == "similarity" else 1 + OTHERS)
 
-    amount = f"{cfg.match.calibration_chunks:,} held-out suffixes against those of {OTHERS} others"
+    amount = f"{cfg.match.calibration_chunks:,} suffixes against those of {OTHERS} others"
     return [Phase(name="calibrate", amount=amount, cost=known(cost), steps=at.of("calibrate"))]
 
 

@@ -136,6 +136,6 @@ def _figures(found: dict[str, Interval], threshold: float, material: Material) -
             low=one.low,
             high=one.high,
             n=one.n,
-            unit="score" if metric == "threshold" else "share; n held-out chunks, bootstrap over them",
+            unit="score" if metric == "threshold" else "share; n chunks of the improve split, bootstrap over them",
             subject=material.policy,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from forethought.costs.base import TAGS, Setting
 from forethought.costs.loads import first_use, kept_on_shelf
+from forethought.engine.backends.onednn import LARGEST
 from forethought.graph import CONTINUED, graph
 from forethought.models import Shape
 
@@ -18,9 +19,8 @@ PACKED = 2**30
 """Bytes of weights up to which a copy in the layout of the kernels is kept; a larger model's is made for each batch."""
 MASTER, MOMENTS, GRADIENT = 4, 8, 4
 """Bytes for each trained weight, float32: itself, the optimiser's two moments, the gradient."""
-COPIES = 2
-"""A large model stands so many times more in memory while it is read and the kernels are compared on it, and once more
-whenever it writes."""
+FILE = 2
+"""Bytes of a weight in the file that a model is read from, which is mapped meanwhile."""
 WIDE, INNER = 30, 7
 """Numbers that one token and layer leave for the way back: so many times its hidden and its inner width."""
 PASSING_WIDE, PASSING_INNER = 8, 3
@@ -136,8 +136,7 @@ def _evaluation(at: Setting, stage: str, loaded: list[tuple[Shape, bool]]) -> di
     widest = max([at.policy, *(shape for shape, _ in loaded)], key=lambda one: one.inner)
     passing = micro * (PASSING_WIDE * widest.hidden + PASSING_INNER * widest.inner) * _size(at) + 4 * LOGITS
     caches = rows * at.chunk * at.policy.kept * _size(at) + rows * at.policy.vocabulary * (_size(at) + 4)
-    sizes = [(shape.weights * _size(at), COPIES if new else 1) for shape, new in loaded]
-    large = max((size * copies for size, copies in sizes if size > PACKED), default=0.0)
+    large = max((_besides(at, shape, new=new) for shape, new in loaded), default=0.0)
     return {
         "arms that are compared": arms * _bytes(at, at.policy, kept=True),
         "a pass, or keys and values": max(passing, caches),
@@ -147,6 +146,14 @@ def _evaluation(at: Setting, stage: str, loaded: list[tuple[Shape, bool]]) -> di
 
 def _bytes(at: Setting, model: Shape, *, kept: bool) -> float:
     return _size(at) * model.weights + (_copy(at, model) if kept else 0.0)
+
+
+def _besides(at: Setting, model: Shape, *, new: bool) -> float:
+    """Return what a large model holds for a while: its file as it is read, or the copy on which it writes."""
+    size = _size(at) * model.weights
+    if size <= PACKED:
+        return 0.0
+    return max(FILE * model.weights if new else 0, size if _on_cpu(at) and size <= LARGEST else 0)
 
 
 def _copy(at: Setting, model: Shape) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from kinds import DTYPES
+from small_disk import on_small_disk
 from test_engine import ARCHITECTURES, ids, ragged_groups
 from test_onednn import flat, model_of
 from test_trainer import DPO, make_trainer, pairs
@@ -230,6 +233,35 @@ def test_a_compiler_that_writes_no_library_is_a_reason(with_amx: Path, monkeypat
     """What a full disk leaves: a file that is none."""
     monkeypatch.setenv("CXX", script(with_amx, 'while [ "$1" != -o ]; do shift; done; echo torn > "$2"'))
     assert "its kernels cannot be kept or loaded" in str(amx_library.kernels.__wrapped__())
+
+
+COMPILED = """
+import dataclasses, os, pathlib, sys
+os.environ["FORETHOUGHT_CACHE"] = sys.argv[1]
+from forethought.engine.backends import amx_library
+here = dataclasses.replace(amx_library.machine(), system="Linux", features=amx_library.NEEDED)
+amx_library.machine = lambda: here
+print(amx_library.kernels(), [path.suffix for path in pathlib.Path(sys.argv[1], "kernels").glob("*")])
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="cannot be shown on this machine: there is no g++")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="cannot be shown on this machine: it is not x86-64")
+@pytest.mark.parametrize(
+    ("options", "reason", "left"),
+    [
+        ("noexec,size=8m", "its kernels cannot be kept or loaded", [".so"]),  # compiled, and the system loads nothing
+        ("size=8k", "its kernels", []),  # the compiler's own words, or the system's
+        ("ro", "its kernels cannot be kept or loaded", []),
+    ],
+)
+def test_a_disk_that_cannot_hold_or_run_kernels_is_a_reason(
+    options: str, reason: str, left: list[str], tmp_path: Path
+) -> None:
+    shown = on_small_disk(tmp_path, options, COMPILED, str(tmp_path))
+    assert shown.returncode == 0, shown.stderr
+    assert reason in shown.stdout
+    assert shown.stdout.endswith(f"{left}\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")

@@ -13,8 +13,8 @@ from forethought import plan, rates
 from forethought.config import Config, load
 from forethought.lifecycle import settled
 from forethought.models import ModelError
-from forethought.rates import Rates
 from forethought.store import Run
+from forethought.work import Rates
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 

@@ -21,8 +21,8 @@ from forethought.costs.loads import models_of
 from forethought.footprint import Footprint, largest
 from forethought.graph import graph
 from forethought.models import embedding
-from forethought.rates import Rates
 from forethought.store import Run
+from forethought.work import Rates
 
 DAY = 86_400.0
 """Seconds; a longer run is said so first."""

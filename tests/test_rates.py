@@ -15,7 +15,8 @@ from planted_rates import PLANTED, plant
 from forethought import config, machine, models, rates
 from forethought.config import ModelConfig
 from forethought.models import Shape
-from forethought.rates import Job, Pace, decoding, scoring, training
+from forethought.rates import Job
+from forethought.work import Pace, decoding, scoring, training
 
 TINY = ModelConfig(model="tiny-llama")
 SMOKE = config.load("smoke")

@@ -29,6 +29,7 @@ LAYERS = [
     {"language"},
     {"judges", "thoughts"},
     {"stages", "evals"},
+    {"work"},
     {"rates"},
     {"costs"},
     {"footprint"},

@@ -10,7 +10,8 @@ from forethought.config import Config
 from forethought.costs.corpus import chunk_count
 from forethought.graph import arms, graph
 from forethought.models import Shape
-from forethought.rates import Rates, Work, decoding, prefix_tokens, scoring, training
+from forethought.rates import prefix_tokens
+from forethought.work import Rates, Work, decoding, scoring, training
 
 REPLY = 0.6
 """Mean length of a reply or an answer, as a share of the longest that is allowed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forethought.config import EndpointConfig, JudgeConfig, MatchConfig
 from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served, total
 from forethought.models import Shape
-from forethought.rates import scoring
+from forethought.work import scoring
 
 INSTRUCTIONS, FRAME = 200, 30
 """Tokens of what a judge or teacher is told, and of the turn markers and the question behind what it reads; about."""

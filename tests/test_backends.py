@@ -237,7 +237,7 @@ def test_a_compiler_that_writes_no_library_is_a_reason(with_amx: Path, monkeypat
 
 COMPILED = """
 import dataclasses, os, pathlib, sys
-os.environ["FORETHOUGHT_CACHE"] = sys.argv[1]
+os.environ["FORETHOUGHT_CACHE"], os.environ["CXX"] = sys.argv[1], "g++"
 from forethought.engine.backends import amx_library
 here = dataclasses.replace(amx_library.machine(), system="Linux", features=amx_library.NEEDED)
 amx_library.machine = lambda: here

@@ -1,4 +1,4 @@
-"""Stage 1 on a real language model, in bf16: SmolLM2-135M is policy and judge."""
+"""Stage 1 on a real language model, in what this machine computes in: SmolLM2-135M is policy and judge."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kinds import DTYPES
 from smoke_runs import CONFIG, cli, rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.model
 
 NAME = "smollm2-135m-instruct"
 REAL = (
-    "dtype=bfloat16",
+    f"dtype={str(DTYPES[-1]).removeprefix('torch.')}",  # bfloat16, if this machine has it
     f"policy.model={NAME}",
     f"judges={{likely={{kind='likelihood', model={{model='{NAME}'}}}}}}",
     "chunk.prefix_tokens=[16, 32]",
@@ -57,7 +58,9 @@ def test_stage_one_on_a_real_model(tmp_path: Path) -> None:
 
     metrics = rows(run.path, "self-improved/improve/metrics.jsonl")
     assert [row["step"] for row in metrics] == [0, 1, 2]
-    assert metrics[1]["improve/margin"] == pytest.approx(0.0, abs=0.3)  # bf16: scored in another layout
+    assert metrics[1]["improve/margin"] == pytest.approx(
+        0.0, abs=0.3 if DTYPES[-1] == torch.bfloat16 else 1e-3
+    )  # other layout
     assert metrics[2]["improve/gradient_norm"] > 0
     assert 0.5 < metrics[0]["improve/suffix_nll"] < 4.0  # it reads English
 
@@ -78,8 +81,9 @@ def test_stage_one_on_a_real_model(tmp_path: Path) -> None:
     assert 1e-6 < float(moved.max()) < 5e-5
 
 
-def test_the_sampler_and_the_scorer_agree_in_bf16() -> None:
-    loaded = models.load(ModelConfig(model=NAME), device=torch.device("cpu"), dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_sampler_and_the_scorer_agree(dtype: torch.dtype) -> None:
+    loaded = models.load(ModelConfig(model=NAME), device=torch.device("cpu"), dtype=dtype)
     policy = Policy(loaded.model)
     forbidden = models.special_ids(loaded.tokenizer, loaded.model.config.vocab_size)
     texts = ["The harbour town was first mentioned in 1138, when", "Water boils at"]
@@ -95,7 +99,8 @@ def test_the_sampler_and_the_scorer_agree_in_bf16() -> None:
     found = np.concatenate([row for rows_ in scored for row in rows_])
     assert len(found) == 2 * 4 * 16
     # bf16 has eight bits: a logit of 20 comes in steps of 1/8.  An error of the method would be of the order of nats.
-    assert float(np.abs(said - found).mean()) < 0.06
-    assert float(np.abs(said - found).max()) < 0.5
-    assert math.isclose(float(said.mean()), float(found.mean()), abs_tol=0.03)
+    mean, most = (0.06, 0.5) if dtype == torch.bfloat16 else (1e-4, 5e-3)
+    assert float(np.abs(said - found).mean()) < mean
+    assert float(np.abs(said - found).max()) < most
+    assert math.isclose(float(said.mean()), float(found.mean()), abs_tol=mean / 2)
     assert float(said.mean()) < -0.5

@@ -13,8 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-CUDA = re.compile(r"(cu|nccl|nvshmem|nvml|nvrtc|nvJitLink|nvtx)[A-Za-z]")
+CUDA = re.compile(r"_*(cu|nccl|nvshmem|nvml|nvrtc|nvJitLink|nvtx)[A-Za-z_]")
 """Beginnings of the names of CUDA's functions."""
+FUNCTIONS = "libcuda_functions_for_nothing.so"
+"""Holds them all."""
 LIBRARIES = re.compile(r"lib(cu|nccl|nv)\w*\.so")
 """Names of its libraries."""
 
@@ -30,8 +32,10 @@ def main(site: Path) -> None:
         undefined, defined = symbols(library)
         functions |= {name for name in undefined if CUDA.match(name)}
         made |= defined
-    for number, name in enumerate(sorted(wanted)):
-        build(place / name, sorted(functions - made) if number == 0 else [])
+    # The functions stand in a library that none of their versions names: the loader wants versions where one is named.
+    build(place / FUNCTIONS, sorted(functions - made))
+    for name in sorted(wanted - {FUNCTIONS}):
+        build(place / name, [], place / FUNCTIONS)
     print(f"{len(wanted)} empty CUDA libraries with {len(functions - made)} functions in {place}")
 
 
@@ -52,13 +56,18 @@ def readelf(option: str, library: Path) -> str:
     return subprocess.run(["readelf", "--wide", option, library], check=True, capture_output=True, text=True).stdout
 
 
-def build(path: Path, functions: list[str]) -> None:
-    """Compile a library of ``functions`` that do nothing."""
+def build(path: Path, functions: list[str], *with_it: Path) -> None:
+    """Compile a library of ``functions`` that do nothing, which loads ``with_it`` from its own folder."""
     with tempfile.NamedTemporaryFile("w", suffix=".c") as source:
-        source.write("".join(f"int {name}(void) {{ return 1; }}\n" for name in functions))
+        # Everything that is called fails, which torch takes as "there is no GPU"; what names an error gives it a name.
+        for name in functions:
+            named = name.endswith(("ErrorString", "ErrorName"))
+            kind, value = ("const char *", '"no GPU"') if named else ("int ", "100")
+            source.write(f"{kind}{name}(void) {{ return {value}; }}\n")
         source.flush()
         options = ["-shared", "-fPIC", "-nostdlib", "-w", "-fno-builtin", f"-Wl,-soname,{path.name}"]
-        subprocess.run(["aarch64-linux-gnu-gcc", *options, "-o", path, source.name], check=True)
+        more = ["-Wl,--no-as-needed", *with_it, "-Wl,-rpath,$ORIGIN"] if with_it else []
+        subprocess.run(["aarch64-linux-gnu-gcc", *options, "-o", path, source.name, *more], check=True)
 
 
 if __name__ == "__main__":

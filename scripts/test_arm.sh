@@ -62,6 +62,9 @@ fi
 rm -rf $root/opt/project
 mkdir -p $root/opt/project
 tar -c --exclude=__pycache__ forethought tests pyproject.toml README.md LICENSE | tar -x -C $root/opt/project
+# torch counts processors there; the host's own folder would tell it of another kind.
+mkdir -p $root/sys/devices/system/cpu
+for name in possible present online; do echo 0-1 >$root/sys/devices/system/cpu/$name; done
 mount -t proc proc $root/proc
 undo=("umount $root/proc" "${undo[@]}")
 arm() {

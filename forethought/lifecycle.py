@@ -33,8 +33,8 @@ from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve, interleave, sft
 from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
+from forethought.tags import Tags
 from forethought.thoughts.build import build_teacher
-from forethought.thoughts.format import Tags
 
 
 def settled(config: Config, place: Path) -> Config:

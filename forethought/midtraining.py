@@ -17,13 +17,13 @@ from forethought.graph import LINEAGES, RLMT, THINK, Arm, among, arms
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.monitor import Progress
 from forethought.reasoning import ReasoningLifecycle
 from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
 from forethought.store import SHARED, StageFolder
-from forethought.thoughts.format import Tags
-from forethought.thoughts.tokens import codec
+from forethought.tags import Tags
 from forethought.thoughts.windows import Cutter, Window
 
 
@@ -118,7 +118,7 @@ class WholeLifecycle(ReasoningLifecycle):
 
     def _player(self, arm: Arm, place: ModelConfig, identity: str) -> Player:
         opened = self._opened(arm.name, place, identity)
-        coded = codec(opened.tokenizer, self._tags())
+        coded = ThoughtTokens.of(opened.tokenizer, self._tags())
         return Player(
             name=arm.name,
             identity=identity,

@@ -27,7 +27,7 @@ from forethought.lifecycle import Lifecycle
 from forethought.monitor import Progress
 from forethought.records import Measurement, content_id
 from forethought.store import SHARED, StageFolder
-from forethought.thoughts.format import Tags
+from forethought.tags import Tags
 
 STEP = f"{SHARED}/{REASONING}"
 """The step of the graph that all answers belong to."""

@@ -132,6 +132,8 @@ class Completion:
     """Log-probability of each id under the distribution it was drawn from (nats)."""
     stop: StopReason
     """Why it ended."""
+    text: str = ""
+    """What a judge reads; without thoughts, if the model writes any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,10 @@ class Rollout:
     """How many of the ids are the thought with its closing tag."""
     closed: bool
     """Whether the policy closed the thought itself."""
+    thought: str = ""
+    """The words of the thought, without tags."""
+    text: str = ""
+    """What a judge reads: the suffix, without any thought in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,14 @@ from forethought.evals.windows import Player, Task, gains, ledger, means, play, 
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
+from forethought.tags import Tags
 from forethought.testing import BOS_ID, byte_tokenizer
-from forethought.thoughts.format import Tags
-from forethought.thoughts.tokens import closing, codec
 from forethought.thoughts.windows import Window
 
 THINK = Tags("<think>", "</think>")
-CODEC = codec(byte_tokenizer(), THINK)
+CODEC = ThoughtTokens.of(byte_tokenizer(), THINK)
 SUFFIXES = [
     "aaaa bbbb", "cccc dddd", "eeee ffff", "gggg hhhh", "iiii jjjj", "kkkk llll", "mmmm nnnn", "oooo pppp",
     "qqqq rrrr", "ssss tttt", "uuuu vvvv", "wwww xxxx",
@@ -215,7 +215,7 @@ def test_a_task_without_windows_is_refused() -> None:
 
 @pytest.mark.parametrize("spelled", ["</think>", "wait</think>", "x</think>\n"])
 def test_closing_is_noticed_when_the_tag_is_complete(spelled: str) -> None:
-    closed = closing(CODEC, THINK)
+    closed = CODEC.closed
     ids = list(spelled.encode())
     ends = [end for end in range(1, len(ids) + 1) if closed(ids[:end])]
     assert ends[0] == len(spelled.partition("</think>")[0]) + 8

@@ -31,8 +31,8 @@ from forethought.records import Measurement
 from forethought.report.reasoning import resolution, tables
 from forethought.stats import bootstrap_mean, macro_bootstrap
 from forethought.store import Run
+from forethought.tags import Tags
 from forethought.testing import ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
-from forethought.thoughts.format import Tags
 
 TAGS = Tags("<think>", "</think>")
 QUICK = ("reasoning.problems=6", "reasoning.samples=3", "reasoning.max_tokens=8", "reasoning.sample_rows=6")

@@ -19,7 +19,7 @@ CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
 LAYERS = [
     {"records", "keys", "stats"},
-    {"files", "text", "differences", "machine"},
+    {"files", "text", "differences", "machine", "tags"},
     {"config", "store"},
     {"graph"},
     {"corpus", "engine", "monitor"},

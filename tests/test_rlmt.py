@@ -31,9 +31,9 @@ from forethought.records import Axis, Chunk, Measurement, Place, Rollout, Split
 from forethought.report.midtraining import judgement
 from forethought.stages import rlmt
 from forethought.store import Run
+from forethought.tags import Tags
 from forethought.testing import byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import row
-from forethought.thoughts.format import Tags
 from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
 from forethought.thoughts.windows import Cutter, Window, contest
 

@@ -23,15 +23,15 @@ from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.evals.thoughts import Exam, Thinker, changes, examine, figures, until_close
+from forethought.models.thought_tokens import ThoughtTokens, add_tags, as_group
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict
 from forethought.stages import interleave, sft
 from forethought.store import Run
+from forethought.tags import Tags, raw, render, spans
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import row
-from forethought.thoughts.format import Tags, raw, render, spans
 from forethought.thoughts.standin import StandInTeacher
 from forethought.thoughts.teacher import Draft
-from forethought.thoughts.tokens import add_tags, as_group, codec
 
 THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
@@ -202,7 +202,7 @@ def test_a_new_tag_starts_from_the_mean_of_its_old_tokens(architecture: Any) -> 
     output = model.get_output_embeddings().weight
     assert output.shape == new.shape
     assert (output is new) == (architecture == "gemma3")
-    coded = codec(tokenizer, THINK)
+    coded = ThoughtTokens.of(tokenizer, THINK)
     assert (coded.open, coded.close) == ((259,), (260,))
 
 
@@ -244,7 +244,7 @@ def test_monitored_nll_is_per_kind_of_token() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
 def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> None:
     """TRL gets the rows as padded separate sequences, we pack them; two micro-batches on our side."""
-    coded = codec(byte_tokenizer(), THINK)
+    coded = ThoughtTokens.of(byte_tokenizer(), THINK)
     rows = [coded.tokens(one, CHUNKS[one.chunk_id]) for one in ROWS]
     assert len({len(one.ids) for one in rows}) == 3
     trl = SFTTrainer(
@@ -293,7 +293,7 @@ def thinker(scripts: dict[str, list[tuple[int, ...]]], name: str = "arm") -> Thi
         identity=name,
         sampler=ScriptedSampler(scripts),
         scorer=UniformScorer(),
-        codec=codec(byte_tokenizer(), THINK),
+        codec=ThoughtTokens.of(byte_tokenizer(), THINK),
         bos=(BOS_ID,),
         forbidden=(),
     )

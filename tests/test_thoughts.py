@@ -16,15 +16,15 @@ from forethought.language.base import TRANSPORT
 from forethought.language.cache import Cache, CachedWriter
 from forethought.language.writers import Style, Written
 from forethought.models import load_tokenizer
+from forethought.models.thought_tokens import ThoughtTokens, plain
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict, to_dict
+from forethought.tags import Tags, parse, raw, render, spans, strip
 from forethought.testing import UniformScorer, byte_tokenizer
 from forethought.thoughts import checks
 from forethought.thoughts.checks import Passage, Rejection, Rules, check, clean, leak
 from forethought.thoughts.dataset import Ledger, Wanted, augment, finished, row, statistics, usable
-from forethought.thoughts.format import Tags, parse, raw, render, spans, strip
 from forethought.thoughts.places import boundaries, by_surprise, candidates, spaced
 from forethought.thoughts.teacher import Asking, ChunkTeacher, Draft, PlaceTeacher
-from forethought.thoughts.tokens import codec, plain
 
 THINK = Tags("<think>", "</think>")
 RULES = Rules(tags=THINK, max_words=20, max_leak=0.2)
@@ -408,7 +408,7 @@ def test_a_rows_text_tokens_are_the_chunks_own(one: ThoughtRow) -> None:
     source = chunk(text, 1)
     places = [Place(position=p.position, token=len(text[: p.position].encode())) for p in one.places]
     one = row(source, places, one.thoughts)
-    coded = codec(byte_tokenizer(), THINK)
+    coded = ThoughtTokens.of(byte_tokenizer(), THINK)
     found = coded.tokens(one, source)
     by_kind = {kind: bytes(i for i, k in zip(found.ids, found.kinds, strict=True) if k == kind) for kind in found.kinds}
     assert by_kind["text"].decode() == text
@@ -430,7 +430,7 @@ def test_with_a_real_tokenizer_the_ids_decode_to_the_rendered_text() -> None:
     places = candidates(source, tokenizer, gap=10)
     assert len(places) >= 4
     one = row(source, places, ["So cold?"] * len(places))
-    found = codec(tokenizer, THINK).tokens(one, source)
+    found = ThoughtTokens.of(tokenizer, THINK).tokens(one, source)
     assert tokenizer.decode(found.ids) == render(spans(one), THINK)
     assert [i for i, kind in zip(found.ids, found.kinds, strict=True) if kind == "text"] == ids
 

@@ -38,7 +38,7 @@ def save(
         forethought.store.StoreError: naming the folder, when the disk is full.
     """
     with publish(folder) as partial, _system_errors():
-        save_model(partial, trainer, tokenizer)
+        save_model(partial, trainer.policy.model, tokenizer, trainer)
         (partial / STATE).parent.mkdir()
         (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
         if resumable:
@@ -47,13 +47,18 @@ def save(
                 save_file(_state(reference), partial / REFERENCE)
 
 
-def save_model(folder: Path, trainer: Trainer, tokenizer: Any) -> None:
-    """Write the masters as a Hugging Face folder that ``AutoModelForCausalLM`` and vLLM load as it is."""
-    model = trainer.policy.model
-    model.save_pretrained(folder, state_dict=_tied(model, trainer.masters), max_shard_size="50GB")
-    # save_pretrained writes the working copy's dtype; the weights are the masters'.
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2))
+def save_model(folder: Path, model: Any, tokenizer: Any, trainer: Trainer | None = None) -> None:
+    """Write ``model`` as a Hugging Face folder that ``AutoModelForCausalLM`` and vLLM load as it is.
+
+    With a ``trainer`` the weights are its float32 masters, else the model's own.
+    """
+    if trainer is None:
+        model.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, state_dict=_tied(model, trainer.masters), max_shard_size="50GB")
+        # save_pretrained writes the working copy's dtype; the weights are the masters'.
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2))
     tokenizer.save_pretrained(folder)
 
 

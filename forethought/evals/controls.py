@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from forethought.engine import Prompt, Sampling, Thinking
 from forethought.evals.windows import Player
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Completion, Rollout, StopReason
 from forethought.testing import UniformScorer
-from forethought.thoughts.tokens import Codec
 from forethought.thoughts.windows import Window
 
 COPIES, IGNORES = "control: copies its thought", "control: ignores its thought"
@@ -22,7 +22,7 @@ COPIES, IGNORES = "control: copies its thought", "control: ignores its thought"
 class ScriptedThinker:
     """A sampler that knows its windows."""
 
-    def __init__(self, windows: Sequence[Window], codec: Codec, bos: tuple[int, ...], *, copies: bool) -> None:
+    def __init__(self, windows: Sequence[Window], codec: ThoughtTokens, bos: tuple[int, ...], *, copies: bool) -> None:
         self.windows = {window.id: window for window in windows}
         self.others = {a.id: b for a, b in zip(windows, [*windows[1:], *windows[:1]], strict=True)}
         self.codec, self.bos, self.copies = codec, bos, copies
@@ -67,7 +67,7 @@ class ScriptedThinker:
         return window.suffix_ids if right else self.others[window.id].suffix_ids
 
 
-def controls(windows: Sequence[Window], codec: Codec, bos: tuple[int, ...]) -> list[Player]:
+def controls(windows: Sequence[Window], codec: ThoughtTokens, bos: tuple[int, ...]) -> list[Player]:
     """Return both controls."""
     return [
         Player(

@@ -13,12 +13,12 @@ from forethought.evals.arm import Arm
 from forethought.evals.continuation import ComparisonSettings, Continuations, Side, compare
 from forethought.evals.thoughts import Answers, Exam, Thinker, changes, examine, figures
 from forethought.judges import Judge
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.monitor import Progress
 from forethought.records import Chunk, Measurement, ThoughtRow, content_id
 from forethought.store import StageFolder
+from forethought.tags import Tags, strip
 from forethought.thoughts.build import tags
-from forethought.thoughts.format import Tags, strip
-from forethought.thoughts.tokens import codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ def _exam(config: Config, material: Material) -> Exam:
 
 
 def _thinker(arm: Arm, tags_: Tags) -> Thinker:
-    coded = codec(arm.tokenizer, tags_)
+    coded = ThoughtTokens.of(arm.tokenizer, tags_)
     return Thinker(
         name=arm.name,
         identity=arm.identity,

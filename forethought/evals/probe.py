@@ -16,9 +16,9 @@ from typing import Any
 
 from forethought.evals.windows import Ledger, Player, Scored, Task, Thoughts, gains, means, predict
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.text import copied, words
-from forethought.thoughts.tokens import Codec
 from forethought.thoughts.windows import Window
 
 OWN, BLANK, GENERIC = "own thought", "blank thought", "generic thought"
@@ -41,7 +41,7 @@ class Insert:
     """The words."""
 
     @classmethod
-    def saying(cls, codec: Codec, text: str) -> Insert:
+    def saying(cls, codec: ThoughtTokens, text: str) -> Insert:
         """Return ``text`` as a thought, tags around it."""
         return cls(ids=codec.open + codec.thought(text) + codec.close, said=text)
 
@@ -63,7 +63,7 @@ class Probed:
 
 
 def inserts(
-    thoughts: Thoughts, task: Task, codec: Codec, samples: int, generic: Sequence[str]
+    thoughts: Thoughts, task: Task, codec: ThoughtTokens, samples: int, generic: Sequence[str]
 ) -> dict[str, list[list[Insert]]]:
     """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out."""
     own = [

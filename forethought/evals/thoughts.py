@@ -14,10 +14,10 @@ from typing import Any
 from forethought.engine import Group, Prompt, Sampler, Sampling, Scorer
 from forethought.evals.nll import SuffixNLL
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens, as_group, plain
 from forethought.records import Chunk, Measurement, SpanKind, ThoughtRow
 from forethought.stats import Interval, bootstrap_mean, paired_bootstrap
-from forethought.thoughts.format import Tags, parse
-from forethought.thoughts.tokens import Codec, as_group, plain
+from forethought.tags import Tags, parse
 
 ROWS_PER_CALL = 64
 PLAIN = "raw text"
@@ -43,7 +43,7 @@ class Thinker:
     """Writes."""
     scorer: Scorer
     """Scores."""
-    codec: Codec
+    codec: ThoughtTokens
     """Thoughts to ids, under its own tokenizer."""
     bos: tuple[int, ...]
     """Stands before every text."""

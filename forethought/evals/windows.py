@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from forethought.engine import Group, Prompt, Sampling, Scorer, Thinking, ThinkingSampler
 from forethought.judges.match import Matcher
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.stats import Interval, bootstrap_mean, detectable_n, paired_bootstrap
-from forethought.thoughts.format import Tags, strip
-from forethought.thoughts.tokens import Codec, closing
+from forethought.tags import Tags, strip
 from forethought.thoughts.windows import Window, contest
 
 STAGE = "evaluate-rlmt"
@@ -35,7 +35,7 @@ class Player:
     """Writes."""
     scorer: Scorer
     """Scores."""
-    codec: Codec
+    codec: ThoughtTokens
     """Thoughts to ids, under its own tokenizer."""
     bos: tuple[int, ...]
     """Stands before every prefix."""
@@ -109,7 +109,7 @@ def play(player: Player, task: Task, samples: int) -> tuple[Scored, Thoughts | N
         drawn = player.sampler.sample(prompts, samples, sampling, key)
         return score(task, [[_read(player, task, one.token_ids) for one in row] for row in drawn]), None
     coded = player.codec
-    thinking = Thinking(max_tokens=task.thought_tokens, close_ids=coded.close, closed=closing(coded, task.tags))
+    thinking = Thinking(max_tokens=task.thought_tokens, close_ids=coded.close, closed=coded.closed)
     prompts = [Prompt(id=window.id, token_ids=player.head(window, *coded.open)) for window in task.windows]
     rollouts = player.sampler.think(prompts, samples, thinking, sampling, key)
     ids = [[one.token_ids[: one.thought_tokens] for one in row] for row in rollouts]

@@ -27,6 +27,8 @@ Progress = Callable[[str], None]
 _DEVICES = "write auto, cpu, cuda, cuda:N or mps"
 
 _log = logging.getLogger(__name__)
+log_line: Progress = _log.info
+"""Where what takes long is told by default."""
 
 _MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
 """Added tokens that mark something, also where a converted tokenizer forgot to call them special; `<h1>` is text."""
@@ -76,20 +78,34 @@ def load(
     if source.kind is Kind.TINY:
         draw = seed if config.init == "scratch" else 0
         model = random_model(tiny_config(TINY[source.name]), draw)
-        identity = _short(source.name, str(draw))
-        return LoadedModel(config.model, model.to(device, dtype).eval(), byte_tokenizer(), identity)
-    folder, identity = _files(config, source, progress)
+        name = _short(source.name, str(draw))
+        return LoadedModel(config.model, model.to(device, dtype).eval(), byte_tokenizer(), name)
+    folder, name = _files(config, source, progress)
     tokenizer = _read_tokenizer(config, folder)
     if config.init == "scratch":
         model = _from_scratch(config, folder, seed).to(dtype)
-        identity = _short(identity, "scratch", str(seed))
+        name = _short(name, "scratch", str(seed))
     else:
         model = _read_weights(config, folder, dtype)
     rows = model.get_input_embeddings().num_embeddings
     # Added tokens may exceed the embedding: Gemma's text models share the tokenizer of those that see images.
     if tokenizer.vocab_size > rows:
         raise ModelError(f"{config.model}: its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows}")
-    return LoadedModel(config.model, model.to(device).eval(), tokenizer, identity)
+    return LoadedModel(config.model, model.to(device).eval(), tokenizer, name)
+
+
+def identity(config: ModelConfig, seed: int = 0, progress: Progress = _log.info) -> str:
+    """Return the identity that :func:`load` would give, without loading weights (a conversion still happens once).
+
+    Raises:
+        ModelError: as :func:`load`.
+    """
+    source = resolve(config)
+    scratch = config.init == "scratch"
+    if source.kind is Kind.TINY:
+        return _short(source.name, str(seed if scratch else 0))
+    _, name = _files(config, source, progress)
+    return _short(name, "scratch", str(seed)) if scratch else name
 
 
 def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTrainedTokenizerBase:

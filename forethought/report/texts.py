@@ -13,7 +13,7 @@ from typing import Any
 
 from forethought.records import ThoughtRow, content_id, from_dict
 from forethought.store import SHARED, Run, StageFolder
-from forethought.thoughts.format import spans
+from forethought.tags import spans
 
 Row = Mapping[str, Any]
 Item = dict[str, Any]

@@ -26,12 +26,12 @@ from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Example, Trainer
 from forethought.judges.match import Matcher
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.monitor import Metrics, Progress
 from forethought.records import Rollout, content_id
 from forethought.store import StageFolder
-from forethought.thoughts.format import Tags, strip
+from forethought.tags import Tags, strip
 from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
-from forethought.thoughts.tokens import Codec, closing, codec
 from forethought.thoughts.windows import Window, contest
 
 Timer = Callable[[str], AbstractContextManager[None]]
@@ -69,7 +69,7 @@ class Workshop:
     config: RLMTConfig
     seed: int
     material: Material
-    coded: Codec
+    coded: ThoughtTokens
     bos: tuple[int, ...]
     forbidden: tuple[int, ...]
     reference: Policy
@@ -159,9 +159,7 @@ def make_groups(shop: Workshop, step: int, log: Metrics) -> tuple[list[Drawn], d
 def draw(shop: Workshop, windows: Sequence[Window], k: int, key: Key, timer: Timer = _untimed) -> list[Drawn]:
     """Return ``k`` rollouts of each window with rewards and advantages."""
     cfg, codec_ = shop.config, shop.coded
-    thinking = Thinking(
-        max_tokens=cfg.thought_tokens, close_ids=codec_.close, closed=closing(codec_, shop.material.tags)
-    )
+    thinking = Thinking(max_tokens=cfg.thought_tokens, close_ids=codec_.close, closed=codec_.closed)
     prompts = [Prompt(id=window.id, token_ids=shop.head(window, *codec_.open)) for window in windows]
     with timer("sample"):
         rollouts = shop.sampler.think(prompts, k, thinking, shop.sampling, key)
@@ -332,7 +330,7 @@ def open_workshop(config: Config, material: Material) -> Workshop:
     device, cfg = models.resolve_device(config.device), config.rlmt
     dtype = models.resolve_dtype(config.dtype, device)
     loaded, frozen = (models.load(material.start, device=device, dtype=dtype, seed=config.seed) for _ in range(2))
-    policy, coded = Policy(loaded.model, config.engine.backend), codec(loaded.tokenizer, material.tags)
+    policy, coded = Policy(loaded.model, config.engine.backend), ThoughtTokens.of(loaded.tokenizer, material.tags)
     special = models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size)
     forbidden = tuple(sorted(set(special) - {*coded.open, *coded.close}))
     return Workshop(

@@ -20,11 +20,11 @@ from forethought.engine.losses import nll
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Example, Trainer
+from forethought.models.thought_tokens import ThoughtTokens, Tokens, add_tags, as_group, plain
 from forethought.monitor import Metrics, Progress
 from forethought.records import Chunk, SpanKind, ThoughtRow
 from forethought.store import StageFolder
-from forethought.thoughts.format import Tags
-from forethought.thoughts.tokens import Tokens, add_tags, as_group, codec, plain
+from forethought.tags import Tags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ def open_workshop(config: Config, material: Material) -> Workshop:
     loaded = models.load(material.start, device=device, dtype=dtype, seed=config.seed)
     if cfg.tags_as_tokens:
         add_tags(loaded.model, loaded.tokenizer, material.tags)
-    coded = codec(loaded.tokenizer, material.tags)
+    coded = ThoughtTokens.of(loaded.tokenizer, material.tags)
     make = coded.tokens if material.thoughts else plain
     return Workshop(
         trainer=training.trainer(Policy(loaded.model, config.engine.backend), cfg),

@@ -21,9 +21,9 @@ from forethought.files import publish
 from forethought.graph import IMPROVED
 from forethought.records import Split, ThoughtRow, from_dict
 from forethought.store import SHARED, Run
+from forethought.tags import Tags, render, spans
 from forethought.takeaway.arms import TakeawayError, config_of, tags_of
 from forethought.takeaway.model import demand_empty
-from forethought.thoughts.format import Tags, render, spans
 
 Kind = Literal["parquet", "jsonl"]
 Rows = list[dict[str, Any]]

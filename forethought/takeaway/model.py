@@ -15,11 +15,11 @@ import torch
 from forethought import models
 from forethought.config import Config
 from forethought.files import publish
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.store import Run
+from forethought.tags import Tags
 from forethought.takeaway.arms import TakeawayError, Trained, config_of, find, tags_of
 from forethought.takeaway.card import card
-from forethought.thoughts.format import Tags
-from forethought.thoughts.tokens import codec
 
 CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
 """What llama.cpp's converter is called on the PATH."""
@@ -92,7 +92,7 @@ def interface_of(config: Config, arm: Trained, folder: Path) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     vocabulary = AutoConfig.from_pretrained(folder).get_text_config().vocab_size
     tags = Tags(*tags_of(config))
-    coded = codec(tokenizer, tags) if arm.thinks else None
+    coded = ThoughtTokens.of(tokenizer, tags) if arm.thinks else None
     opened, closed = (coded.open, coded.close) if coded else ((), ())
     rlmt = config.rlmt
     return {

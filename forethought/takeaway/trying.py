@@ -16,10 +16,10 @@ from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.graph import IMPROVED, RLMT
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens, encode
 from forethought.store import BASE, Run
+from forethought.tags import Tags, strip
 from forethought.takeaway.arms import TakeawayError, Trained, arms, config_of, find, tags_of
-from forethought.thoughts.format import Tags, strip
-from forethought.thoughts.tokens import closing, codec, encode
 
 FAVOURITES = (f"{BASE}-{RLMT}", f"{IMPROVED}-{RLMT}")
 """Who is asked unless somebody is named."""
@@ -94,7 +94,7 @@ def _say(config: Config, arm: Trained, text: str, wish: Wish, say: Callable[[str
     loaded = models.load(arm.model, device=device, dtype=dtype, seed=config.seed, progress=say)
     tokenizer, sampler = loaded.tokenizer, TorchSampler(Policy(loaded.model))
     tags = Tags(*tags_of(config))
-    coded = codec(tokenizer, tags) if arm.thinks else None
+    coded = ThoughtTokens.of(tokenizer, tags) if arm.thinks else None
     opened, closed = (coded.open, coded.close) if coded is not None else ((), ())
     special = models.special_ids(tokenizer, loaded.model.config.get_text_config().vocab_size)
     rlmt = config.rlmt
@@ -111,7 +111,7 @@ def _say(config: Config, arm: Trained, text: str, wish: Wish, say: Callable[[str
         [drawn] = sampler.sample([prompt], wish.samples, sampling, key)
         return [Said(thought=None, closed=False, text=tokenizer.decode(list(one.token_ids))) for one in drawn]
     longest = rlmt.thought_tokens if rlmt is not None else config.evaluate.thoughts.thought_tokens
-    thinking = Thinking(max_tokens=wish.thought_tokens or longest, close_ids=coded.close, closed=closing(coded, tags))
+    thinking = Thinking(max_tokens=wish.thought_tokens or longest, close_ids=coded.close, closed=coded.closed)
     [thought] = sampler.think([prompt], wish.samples, thinking, sampling, key)
     found = []
     for one in thought:

@@ -9,9 +9,9 @@ from forethought.keys import Key
 from forethought.language.cache import Cache, CachedWriter
 from forethought.language.shelf import Shelf, writer
 from forethought.language.writers import Style
+from forethought.tags import Tags
 from forethought.thoughts.checks import Rules
 from forethought.thoughts.dataset import Wanted
-from forethought.thoughts.format import Tags
 from forethought.thoughts.standin import StandInTeacher
 from forethought.thoughts.teacher import Asking, ChunkTeacher, PlaceTeacher, Teacher
 

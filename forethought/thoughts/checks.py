@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forethought.tags import Tags
 from forethought.text import ngrams, words
-from forethought.thoughts.format import Tags
 
 
 class Rejection(enum.StrEnum):

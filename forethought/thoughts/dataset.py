@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from forethought.records import Chunk, Measurement, Place, ThoughtRow, content_id
 from forethought.stats import Interval, bootstrap_mean, wilson
+from forethought.tags import Tags, raw, spans
 from forethought.thoughts.checks import Passage, Rejection, Rules, check, leak
-from forethought.thoughts.format import Tags, raw, spans
 from forethought.thoughts.teacher import Draft, Offer, Teacher
 
 HOLDS_TAGS, FEW_PLACES, FEW_THOUGHTS = "the text holds a tag", "too few places", "too few thoughts"

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from forethought.records import Split, ThoughtRow
 from forethought.stats import Interval
+from forethought.tags import Tags, render, spans
 from forethought.thoughts.article import ARTICLE
 from forethought.thoughts.dataset import Ledger
-from forethought.thoughts.format import Tags, render, spans
 
 SCHEMA = pa.schema(
     [

@@ -16,8 +16,8 @@ from typing import Protocol
 from forethought.language.prompt import Prompt, load
 from forethought.language.writers import Style, Writer, Written
 from forethought.records import Chunk, Place, content_id
+from forethought.tags import Tags
 from forethought.thoughts.checks import Rejection, clean
-from forethought.thoughts.format import Tags
 from forethought.thoughts.places import pieces
 
 HOME = "forethought.thoughts"

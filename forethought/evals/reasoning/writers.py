@@ -12,9 +12,9 @@ from forethought.engine.endpoint import Endpoint, TextOptions
 from forethought.engine.sampler import stops
 from forethought.evals.reasoning.task import TaskError
 from forethought.keys import Key
+from forethought.models.thought_tokens import ThoughtTokens, encode
 from forethought.records import StopReason
-from forethought.thoughts.format import Tags, strip
-from forethought.thoughts.tokens import closing, codec, encode
+from forethought.tags import Tags, strip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class LocalWriter:
 
     def write(self, asked: Sequence[Asked], request: Request, *, thought: bool) -> list[list[Written]]:
         """See :meth:`Writer.write`."""
-        coded = codec(self.tokenizer, self.tags)
+        coded = ThoughtTokens.of(self.tokenizer, self.tags)
         eos = self.tokenizer.eos_token_id
         stop_ids = () if eos is None else (eos,)
         sampling = Sampling(
@@ -108,7 +108,7 @@ class LocalWriter:
                 [self._answer(one.token_ids, one.stop is StopReason.LENGTH, request.stops) for one in row]
                 for row in drawn
             ]
-        thinking = Thinking(max_tokens=request.thought_tokens, close_ids=coded.close, closed=closing(coded, self.tags))
+        thinking = Thinking(max_tokens=request.thought_tokens, close_ids=coded.close, closed=coded.closed)
         rollouts = self.sampler.think(prompts, request.samples, thinking, sampling, request.key)
         found: list[list[Written]] = []
         for row in rollouts:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from tokenizers import AddedToken
 
 from forethought.engine import Group
 from forethought.records import Chunk, SpanKind, ThoughtRow
-from forethought.thoughts.format import Tags
+from forethought.tags import Tags, strip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,29 +23,59 @@ class Tokens:
     """A row as token ids, without BOS."""
 
     row_id: str
-    """The row."""
     document_id: str
-    """Its document: the unit of resampling."""
     ids: tuple[int, ...]
-    """The ids."""
     kinds: tuple[SpanKind, ...]
-    """What each of them belongs to."""
+    """What each id belongs to."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Codec:
-    """How tags and thoughts become ids."""
+@dataclass(frozen=True, kw_only=True)
+class ThoughtTokens:
+    """How tags and thoughts become token ids under one tokenizer, and how a thought is cut out of what was written."""
 
     tokenizer: Any
-    """A transformers tokenizer."""
+    tags: Tags
     open: tuple[int, ...]
     """Ids of the opening tag."""
     close: tuple[int, ...]
     """Ids of the closing tag."""
 
+    @classmethod
+    def of(cls, tokenizer: Any, tags: Tags) -> ThoughtTokens:
+        """Return the ids of ``tags``: one token each if the tokenizer has them added, else ordinary text."""
+        added = tokenizer.get_added_vocab()
+        opened, closed = ((added[tag],) if tag in added else encode(tokenizer, tag) for tag in (tags.open, tags.close))
+        return cls(tokenizer=tokenizer, tags=tags, open=opened, close=closed)
+
     def thought(self, text: str) -> tuple[int, ...]:
         """Return the ids of a thought's words; text that looks like a special token is text."""
         return encode(self.tokenizer, text)
+
+    def between_tags(self, text: str) -> tuple[int, ...]:
+        """Return the ids of ``text`` as a thought, tags included."""
+        return self.open + self.thought(text) + self.close
+
+    def read(self, ids: Sequence[int]) -> str:
+        """Return the words of a thought, given its ids after the opening tag: what stands before the closing tag."""
+        text: str = self.tokenizer.decode(list(ids))
+        return text.partition(self.tags.close)[0]
+
+    def without_thoughts(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids`` without any thought in it, an unclosed one included."""
+        return strip(self.tokenizer.decode(list(ids)), self.tags)
+
+    @cached_property
+    def closed(self) -> Callable[[Sequence[int]], bool]:
+        """Says of written ids whether the last of them completes the closing tag.
+
+        A tag that is ordinary text may be spelled with other tokens than the teacher's, and its last token may go on
+        after it.  So the end of the ids is decoded: every token of the tag spells at least one of its bytes.
+        """
+        if len(self.close) == 1 and self.tokenizer.get_added_vocab().get(self.tags.close) == self.close[0]:
+            added = self.close[0]
+            return lambda ids: ids[-1] == added
+        longest = len(self.tags.close.encode())
+        return lambda ids: self.tags.close in self.tokenizer.decode(list(ids[-longest:]))
 
     def tokens(self, row: ThoughtRow, chunk: Chunk) -> Tokens:
         """Return the row's tokens.
@@ -79,27 +110,6 @@ def plain(row: ThoughtRow, chunk: Chunk) -> Tokens:
     """Return the row's chunk without thoughts."""
     ids = chunk.prefix_ids + chunk.suffix_ids
     return Tokens(row_id=row.id, document_id=row.document_id, ids=ids, kinds=(SpanKind.TEXT,) * len(ids))
-
-
-def codec(tokenizer: Any, tags: Tags) -> Codec:
-    """Return the codec of ``tags``: one token each if the tokenizer has them added, else ordinary text."""
-    added = tokenizer.get_added_vocab()
-    opened, closed = ((added[tag],) if tag in added else encode(tokenizer, tag) for tag in (tags.open, tags.close))
-    return Codec(tokenizer=tokenizer, open=opened, close=closed)
-
-
-def closing(coded: Codec, tags: Tags) -> Callable[[Sequence[int]], bool]:
-    """Return what says of written ids whether the last of them completes the closing tag.
-
-    A tag that is ordinary text may be spelled with other tokens than the teacher's, and its last token may go on after
-    it.  So the end of the ids is decoded: every token of the tag spells at least one of its bytes.
-    """
-    if len(coded.close) == 1:
-        added = coded.close[0]
-        if coded.tokenizer.get_added_vocab().get(tags.close) == added:
-            return lambda ids: ids[-1] == added
-    most = len(tags.close.encode())
-    return lambda ids: tags.close in coded.tokenizer.decode(list(ids[-most:]))
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -181,6 +181,13 @@ class Arm:
 
     control: bool = False
     """Whether it is there for comparison only."""
+    start: str = ""
+    """The arm whose weights it is trained from; empty for the base."""
+
+    @property
+    def step(self) -> str:
+        """Name of the step that trains it; empty for the base."""
+        return f"{self.name}/{self.stage}" if self.stage else ""
 
 
 def _peer(lineage: str, kind: str) -> tuple[str, ...]:
@@ -189,19 +196,38 @@ def _peer(lineage: str, kind: str) -> tuple[str, ...]:
 
 ARMS: tuple[Arm, ...] = (
     Arm(name=BASE),
-    Arm(name=IMPROVED, stage="improve", past=(BASE,)),
-    Arm(name=CONTINUED, stage="improve", past=(BASE,), control=True),
-    *(Arm(name=f"{one}-{RAW}", stage="sft", past=(one,), control=True) for one in LINEAGES),
+    Arm(name=IMPROVED, stage="improve", start=BASE, past=(BASE,)),
+    Arm(name=CONTINUED, stage="improve", start=BASE, past=(BASE,), control=True),
+    *(Arm(name=f"{one}-{RAW}", stage="sft", start=one, past=(one,), control=True) for one in LINEAGES),
     *(
-        Arm(name=f"{one}-{THINK}", stage="sft", thinks=True, past=(one, f"{one}-{RAW}"), peer=_peer(one, THINK))
+        Arm(
+            name=f"{one}-{THINK}",
+            stage="sft",
+            start=one,
+            thinks=True,
+            past=(one, f"{one}-{RAW}"),
+            peer=_peer(one, THINK),
+        )
         for one in LINEAGES
     ),
     *(
-        Arm(name=f"{one}-{RLMT}", stage=RLMT, thinks=True, past=(f"{one}-{THINK}",), peer=_peer(one, RLMT))
+        Arm(
+            name=f"{one}-{RLMT}",
+            stage=RLMT,
+            start=f"{one}-{THINK}",
+            thinks=True,
+            past=(f"{one}-{THINK}",),
+            peer=_peer(one, RLMT),
+        )
         for one in LINEAGES
     ),
 )
 """Every arm there is, each after those that it is compared with."""
+
+
+def arm_of(name: str) -> Arm:
+    """Return the arm called ``name``; the base for ``shared``."""
+    return next((arm for arm in ARMS if arm.name == name), ARMS[0])
 
 
 def arms(config: Config) -> list[Arm]:

@@ -1,0 +1,248 @@
+"""What a stage is, and what it may ask of the run.
+
+A stage is one file: what it reads, what its results depend on, its loop, and its cost.  Stages never import each other:
+they meet on disk, through :class:`Context`.  A stage that trains keeps its books with
+:class:`~forethought.stages.session.Session`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from forethought.config import Config, ModelConfig, TrainingConfig
+from forethought.costs import Phase, Setting
+from forethought.graph import Arm, Step, arm_of
+from forethought.judges import Judge
+from forethought.judges.build import build, build_matcher
+from forethought.judges.match import Matcher
+from forethought.keys import Key
+from forethought.models import load_tokenizer
+from forethought.models.model import Compute, Model, ModelPool
+from forethought.records import Chunk, Measurement, Split, ThoughtRow, content_id
+from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
+from forethought.tags import Tags
+
+T = TypeVar("T")
+
+Say = Callable[[str], None]
+
+
+class StageError(ValueError):
+    """A stage that cannot run as its config is; the message says why, and the way out."""
+
+
+class FolderOf(Protocol):
+    """Gives a stage a folder beside its own; see :meth:`Context.folder`."""
+
+    def __call__(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
+        """Return the folder, made with ``depends_on``; what another config made is archived."""
+        ...
+
+
+class Context:
+    """What stages read: the config, what earlier steps left in the run folder, models and judges.
+
+    Everything is loaded when it is first asked for, and once for all stages of a process.
+    """
+
+    def __init__(self, config: Config, run: Run, say: Say = print, folder: FolderOf | None = None) -> None:
+        """``folder`` makes folders of stages that keep more than one; the runner gives it."""
+        self.config = config
+        self.run = run
+        self.say = say
+        self._folder = folder
+        self._kept: dict[Any, Any] = {}
+        self.pool = ModelPool(Compute.of(config), say)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what ``make`` returned when it was first called for ``key`` in this process."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]  # type: ignore[no-any-return]
+
+    def remembered(self, key: Mapping[str, Any], make: Callable[[], str]) -> str:
+        """Return what ``make`` returned when it was first called for ``key`` in this run, by whatever process.
+
+        For hashes of long lists on which a stage depends: a finished run that is asked for again reads no list.
+        ``key`` names everything that enters, such as identities of the stages that made the list.
+        """
+        name = content_id(key)
+        known = self.once("remembered", self.run.hashes)
+        if name not in known:
+            known[name] = make()
+            self.run.keep_hash(name, known[name])
+        return known[name]  # type: ignore[no-any-return]
+
+    def folder(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
+        """Return a folder of ``stage`` of ``arm`` that belongs to the step ``part_of`` and is none of the graph."""
+        assert self._folder is not None
+        return self._folder(arm, stage, depends_on, part_of)
+
+    def done(self, step: str) -> StageFolder:
+        """Return the folder of a finished step, ``arm/stage``.
+
+        Raises:
+            StoreError: if it is not done.
+        """
+        folder = self.run.look(*step.split("/"))
+        if folder.manifest() is None:
+            raise StoreError(f"{folder.path}: {step} is not done. `forethought run CONFIG --until {step}` does it")
+        return folder
+
+    def identity(self, step: str) -> str:
+        """Return the hash of what a finished step made, and from what."""
+        return self.once(("identity", step), lambda: self.done(step).identity)
+
+    def chunks(self, split: Split) -> list[Chunk]:
+        """Return the chunks of a split in a keyed order, one of every document before a second of any.
+
+        The first n of them are then a fair sample, and independent as long as there are n documents.
+
+        Raises:
+            StageError: if there is none, because the config gives the split no share.
+        """
+        return self.once(("chunks", split), lambda: self._chunks(split))
+
+    def chunk_ids(self, split: Split, count: int | None = None) -> str:
+        """Return a hash of the ids of the first ``count`` chunks of a split."""
+        key = {"chunks": self.identity(f"{SHARED}/chunk"), "seed": self.config.seed, "split": split, "count": count}
+        return self.remembered(key, lambda: content_id([chunk.id for chunk in self.chunks(split)[:count]]))
+
+    def chunks_by_id(self, *splits: Split) -> dict[str, Chunk]:
+        """Return the chunks of some splits by their ids."""
+        return {chunk.id: chunk for split in splits for chunk in self.chunks(split)}
+
+    def rows(self, split: Split) -> list[ThoughtRow]:
+        """Return the rows with thoughts (of the `rlmt` split, with places only) that interleaving made."""
+        return self.once(("rows", split), lambda: self.done(f"{SHARED}/interleave").load(f"rows.{split}", ThoughtRow))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The policy's tokenizer, without its weights."""
+        return load_tokenizer(self.config.policy, self.say)
+
+    @property
+    def tags(self) -> Tags:
+        """What surrounds a thought."""
+        interleave = self.config.interleave
+        return Tags(*interleave.tags) if interleave is not None else Tags("<think>", "</think>")
+
+    @property
+    def base(self) -> Model:
+        """The policy before any training, which writes raw text; shared by all stages."""
+        return self.once("base", lambda: self.load(BASE))
+
+    def arm(self, name: str) -> Model:
+        """Return the base or a trained arm; its weights are loaded when they are first needed, and not kept here."""
+        return self.base if name == BASE else self.load(name)
+
+    def load(self, name: str, section: TrainingConfig | None = None, tags: Tags | None = None) -> Model:
+        """Return a fresh model with the weights of an arm, computing in batches as a training section says."""
+        step = arm_of(name).step
+        identity = self.identity(step) if step else ""
+        place = ModelConfig(model=str(checkpoint_of(self.run, step))) if step else self.config.policy
+        return Model.named(
+            place, Compute.of(self.config, section), name=name, identity=identity, tags=tags, progress=self.say
+        )
+
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        """The judges that train, by their names in the config."""
+        return {name: self._judge(name) for name in self.config.judges}
+
+    @cached_property
+    def comparing_judges(self) -> dict[str, Judge]:
+        """The judges that compare arms: those that train, marked as such, and those of `[evaluate.judges]`."""
+        training = {f"{name} (training)": judge for name, judge in self.judges.items()}
+        return training | {name: self._judge(name) for name in self.config.evaluate.judges}
+
+    @cached_property
+    def match_judge(self) -> Matcher:
+        """The match judge of stage 3, without the calibrated threshold."""
+        assert self.config.rlmt is not None
+        return build_matcher(self.config.rlmt.match, self.pool, self.run.path / "verdicts.sqlite")
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        """The match judge with its calibrated threshold."""
+        manifest = self.done(f"{SHARED}/calibrate").manifest()
+        assert manifest is not None
+        return Matcher(judge=self.match_judge.judge, threshold=float(manifest["summary"]["threshold"]))
+
+    def measure(self, measurements: Iterable[Measurement]) -> None:
+        """Put figures into the run's one table."""
+        self.run.measure(measurements)
+
+    def _judge(self, name: str) -> Judge:
+        config = self.config.judges.get(name) or self.config.evaluate.judges[name]
+        return build(config, self.pool, self.run.path / "verdicts.sqlite")
+
+    def _chunks(self, split: Split) -> list[Chunk]:
+        chunks = self.done(f"{SHARED}/chunk").load(f"chunks.{split}", Chunk)
+        if not chunks:
+            raise StageError(
+                f"{split} has no chunks, and they are needed: sft_share + rlmt_share + heldout_share must leave "
+                "something for improve, and [chunk] heldout_share must not be 0"
+            )
+        return spread(chunks, Key(self.config.seed, f"{split} order"))
+
+
+class Stage(ABC):
+    """One stage of one arm.  A new one is a file in this folder and a row of :data:`forethought.graph.STEPS`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, context: Context, step: Step) -> None:
+        self.context = context
+        self.step = step
+        self.config = context.config
+
+    @property
+    def arm(self) -> Arm:
+        """The arm that this stage makes or examines; the base, if it is shared by all."""
+        return arm_of(self.step.arm)
+
+    @abstractmethod
+    def depends_on(self) -> dict[str, Any]:
+        """Return what the results depend on: with other values, a finished stage starts over.
+
+        It is asked for each time a run goes on, so it reads no long file; see :meth:`Context.remembered`.
+        """
+
+    @abstractmethod
+    def run(self, folder: StageFolder) -> None:
+        """Do what is missing in ``folder`` and finish it (:meth:`StageFolder.finish`)."""
+
+    def check(self) -> None:  # noqa: B027  most stages have nothing to check
+        """Refuse to run, before anything is trained or read, with the way out."""
+
+    def report(self, folder: StageFolder) -> list[str]:
+        """Return what to say of a stage that has just been done, a line each."""
+        return []
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return what the step computes, for the plan; nothing by default."""
+        return []
+
+
+def checkpoint_of(run: Run, step: str) -> Path:
+    """Return the folder of the model that a finished step trained."""
+    return run.look(*step.split("/")).checkpoints / "final"
+
+
+def spread(chunks: Sequence[Chunk], key: Key) -> list[Chunk]:
+    """Return ``chunks`` in a keyed order that takes one of every document before a second of any."""
+    by_document: dict[str, list[Chunk]] = {}
+    for chunk in chunks:
+        by_document.setdefault(chunk.document_id, []).append(chunk)
+    rows = []
+    for document, chunks_of_it in by_document.items():
+        place = float(key.uniforms(document, 0, 1)[0])
+        order = key.generator(document, 1).permutation(len(chunks_of_it))
+        rows += [(rank, place, chunks_of_it[index]) for rank, index in enumerate(order)]
+    return [chunk for _, _, chunk in sorted(rows, key=lambda row: row[:2])]

@@ -18,7 +18,7 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
 LAYERS = [
-    {"records", "keys", "stats"},
+    {"records", "keys", "stats", "user_code"},
     {"files", "text", "differences", "machine", "tags"},
     {"config", "store"},
     {"graph"},
@@ -51,7 +51,7 @@ LAYERS = [
 
 LIGHT = {
     *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "monitor", "board", "report"),
-    *("text", "terminal", "commands", "cli", "__main__"),
+    *("text", "user_code", "terminal", "commands", "cli", "__main__"),
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 

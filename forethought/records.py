@@ -173,10 +173,10 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
+class JudgeRequest:
     """What a judge is shown: a prefix and unlabelled candidate texts.
 
-    Example: ``Contest(prefix="The whale is a", candidates=(" fish.", " marine mammal."), original=" marine mammal.")``
+    Example: ``JudgeRequest(prefix="The whale is a", candidates=(" fish.", " marine mammal."), original=" marine mammal.")``
     """
 
     prefix: str

@@ -15,7 +15,7 @@ from forethought.config import Config, RLMTConfig
 from forethought.engine import Prompt, Sampler, Sampling
 from forethought.judges.match import Matcher, calibrate
 from forethought.keys import Key
-from forethought.records import Chunk, Contest, Measurement, content_id
+from forethought.records import Chunk, JudgeRequest, Measurement, content_id
 from forethought.stats import Interval, bootstrap_mean
 from forethought.store import StageFolder
 
@@ -83,7 +83,7 @@ def scores(config: Config, material: Material) -> tuple[list[float], list[list[f
         others = [i for i, other in enumerate(chunks) if other.document_id != chunk.document_id]
         turned = [others[(index + step) % len(others)] for step in range(min(OTHERS, len(others)))]
         candidates = (texts[index], *(texts[other] for other in turned))
-        contests.append(Contest(prefix=chunk.prefix, candidates=candidates, original=true))
+        contests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=true))
     rows = material.matcher.scores(contests)
     related = [row[0] for row in rows if row[0] is not None]
     return related, [[one for one in row[1:] if one is not None] for row in rows]

@@ -15,9 +15,9 @@ from benchmarks.peers import RowScorer, fastest_rows
 from benchmarks.results import Row, compared
 from forethought.engine import Group
 from forethought.engine.scorer import TorchScorer
-from forethought.judges.askers import LocalLetterAsker
+from forethought.judges.multiple_choice import LocalLetterAsker
 from forethought.judges.pairwise import FIELDS, PairwiseJudge
-from forethought.language.prompt import load as load_prompt
+from forethought.llm.prompts import load as load_prompt
 from forethought.records import JudgeRequest, Verdict
 
 

@@ -27,7 +27,7 @@ from forethought.judges import Judge
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
-from forethought.language.shelf import Computing, Shelf
+from forethought.llm.shelf import Computing, Shelf
 from forethought.machine import MachineError, dtype_for, machine
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split

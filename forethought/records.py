@@ -176,7 +176,7 @@ class Candidate:
 class JudgeRequest:
     """What a judge is shown: a prefix and unlabelled candidate texts.
 
-    Example: ``JudgeRequest(prefix="The whale is a", candidates=(" fish.", " marine mammal."), original=" marine mammal.")``
+    Example: ``JudgeRequest(prefix="The whale is a", candidates=(" fish.", " mammal."), original=" mammal.")``
     """
 
     prefix: str
@@ -189,7 +189,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a judge said about one candidate (``second is None``) or one ordered pair of a contest.
+    """What a judge said about one candidate (``second is None``) or one ordered pair of a request.
 
     Example, a pair seen as option 1 = candidate 3, option 2 = candidate 0, and 0 preferred:
     ``Verdict(outcome="preferred", axis="quality", first=3, second=0, winner=0, judge="qwen@1f0c...")``
@@ -200,7 +200,7 @@ class Verdict:
     axis: Axis
     """What was judged."""
     first: int
-    """Index in the contest of the candidate judged, or of the one shown first."""
+    """Index in the request of the candidate judged, or of the one shown first."""
     second: int | None = None
     """Index of the candidate shown second; ``None`` for a pointwise verdict."""
     score: float | None = None

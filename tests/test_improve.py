@@ -23,7 +23,7 @@ from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
-from forethought.language.local import LocalModel
+from forethought.llm.local import LocalModel
 from forethought.monitor import Metrics
 from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
 from forethought.stages import chunk as chunk_stage

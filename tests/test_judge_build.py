@@ -15,7 +15,7 @@ from forethought.judges.build import build, build_rewriter
 from forethought.judges.cache import CachedJudge
 from forethought.judges.planted import plant
 from forethought.keys import Key
-from forethought.language.shelf import Shelf
+from forethought.llm.shelf import Shelf
 from forethought.models import ModelError
 from forethought.records import Chunk, JudgeRequest, Outcome, Split, content_id
 from forethought.testing import byte_tokenizer

@@ -23,8 +23,8 @@ from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT
-from forethought.language.local import LocalModel
+from forethought.llm.base import TRANSPORT
+from forethought.llm.local import LocalModel
 from forethought.records import Axis, Candidate, JudgeRequest, Origin, Outcome, Verdict
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 

@@ -14,7 +14,7 @@ from forethought.config import JudgeConfig
 from forethought.engine import Group
 from forethought.engine.endpoint import Reply
 from forethought.judges import pairwise, tournament
-from forethought.judges.askers import (
+from forethought.judges.multiple_choice import (
     Answer,
     Asked,
     EndpointLetterAsker,
@@ -26,10 +26,10 @@ from forethought.judges.askers import (
 from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT
-from forethought.language.local import LocalModel
-from forethought.language.prompt import Prompt, load
-from forethought.language.writers import EndpointWriter, LocalWriter, Style, Written
+from forethought.llm.base import TRANSPORT
+from forethought.llm.generate import EndpointWriter, LocalWriter, Style, Written
+from forethought.llm.local import LocalModel
+from forethought.llm.prompts import Prompt, load
 from forethought.records import JudgeRequest, Outcome
 from forethought.testing import BOS_ID, EOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 

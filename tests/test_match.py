@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.engine import Group
-from forethought.judges.askers import Answer, Asked
 from forethought.judges.match import LikelihoodGainJudge, Matcher, SimilarityJudge, calibrate
+from forethought.judges.multiple_choice import Answer, Asked
 from forethought.judges.pointwise import SCALES, PointwiseJudge
-from forethought.language.local import LocalModel
-from forethought.language.prompt import load as load_prompt
+from forethought.llm.local import LocalModel
+from forethought.llm.prompts import load as load_prompt
 from forethought.models.catalogue import ModelError
 from forethought.models.embedding import MINILM, LetterEmbedder, installed, load_embedder
 from forethought.records import JudgeRequest, Outcome

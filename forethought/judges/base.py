@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from forethought.language.base import LanguageError
+from forethought.llm.base import LanguageError
 from forethought.records import Axis, JudgeRequest, Outcome, Verdict, content_id
 
 Question = tuple[int, int | None]

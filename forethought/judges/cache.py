@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from forethought.judges.base import Question, QuestionJudge
-from forethought.language.base import TRANSPORT
-from forethought.language.cache import Cache
+from forethought.llm.base import TRANSPORT
+from forethought.llm.cache import Cache
 from forethought.records import JudgeRequest, Outcome, Verdict, content_id
 
 

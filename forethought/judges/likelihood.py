@@ -15,7 +15,7 @@ import numpy as np
 
 from forethought.engine import Group
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.local import LocalModel
+from forethought.llm.local import LocalModel
 from forethought.records import Axis, JudgeRequest, Verdict
 
 Normalise = Literal["token", "byte", "none"]

@@ -14,7 +14,7 @@ import numpy as np
 from forethought.engine import Group
 from forethought.judges import Judge
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.local import LocalModel
+from forethought.llm.local import LocalModel
 from forethought.models.embedding import Embedder
 from forethought.records import Axis, JudgeRequest, Outcome, Verdict
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from forethought.judges import tournament
-from forethought.judges.askers import Answer, Asked, Asker
 from forethought.judges.base import JudgeError, Question, QuestionJudge
-from forethought.language.prompt import Prompt
+from forethought.judges.multiple_choice import Answer, Asked, Asker
+from forethought.llm.prompts import Prompt
 from forethought.records import Axis, JudgeRequest, Verdict
 
 FIELDS = ("prefix", "first", "second")

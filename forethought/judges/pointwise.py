@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from forethought.judges.askers import Answer, Asked, Asker
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.prompt import Prompt
+from forethought.judges.multiple_choice import Answer, Asked, Asker
+from forethought.llm.prompts import Prompt
 from forethought.records import Axis, JudgeRequest, Verdict
 
 

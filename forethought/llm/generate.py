@@ -9,8 +9,8 @@ from typing import Protocol
 from forethought.engine import Prompt, Sampling
 from forethought.engine.endpoint import ChatOptions, Endpoint, Reply
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT, LanguageError
-from forethought.language.local import LocalModel
+from forethought.llm.base import TRANSPORT, LanguageError
+from forethought.llm.local import LocalModel
 from forethought.records import content_id
 
 

@@ -27,14 +27,14 @@ from forethought.judges import Judge
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
-from forethought.llm.shelf import Computing, Shelf
 from forethought.machine import MachineError, dtype_for, machine
+from forethought.models.model import Compute, ModelPool
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve, interleave, sft
 from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
 from forethought.tags import Tags
-from forethought.thoughts.build import build_teacher
+from forethought.thoughts.teacher import build_teacher
 
 
 def settled(config: Config, place: Path) -> Config:
@@ -94,9 +94,9 @@ class Lifecycle:
         self.dtype = models.resolve_dtype(self.config.dtype, self.device)
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def pool(self) -> ModelPool:
         """The models of judges and teachers, each loaded once."""
-        return Shelf(self.device, self.dtype, self.config.seed, self.say, Computing.of(self.config))
+        return ModelPool(Compute.of(self.config), self.say)
 
     @cached_property
     def base(self) -> evaluation.Arm:
@@ -219,7 +219,7 @@ class Lifecycle:
         material = interleave.Material(
             chunks={split: self._chunks(split)[:n] for split, n in wanted.items() if shares.get(split, 1.0)},
             identity=self.chunk().identity,
-            teacher=build_teacher(cfg, self.shelf, self.run.path / "replies.sqlite"),
+            teacher=build_teacher(cfg, self.pool, self.run.path / "replies.sqlite"),
             scorer=self.base.scorer,
             policy=self.base.identity,
             tokenizer=self.base.tokenizer,
@@ -318,12 +318,13 @@ class Lifecycle:
 
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]
-        return build(config, self.shelf, self.run.path / "verdicts.sqlite")
+        key = f"judges.{name}" if name in self.config.judges else f"evaluate.judges.{name}"
+        return build(config, self.pool, self.run.path / "verdicts.sqlite", key)
 
     def _rewriter(self, config: Config) -> Rewriter | None:
         if config.improve.rewrite is None:
             return None
-        return build_rewriter(config.improve.rewrite, self.shelf, models.load_tokenizer(config.policy))
+        return build_rewriter(config.improve.rewrite, self.pool, models.load_tokenizer(config.policy))
 
     def _opened(self, name: str, config: ModelConfig, identity: str) -> evaluation.Arm:
         return self.base if name == BASE else self._arm(name, config, identity)

@@ -133,7 +133,7 @@ class WholeLifecycle(ReasoningLifecycle):
     @cached_property
     def _match_judge(self) -> Matcher:
         match = calibrate.section(self.config).match
-        return build_matcher(match, self.shelf, self.run.path / "verdicts.sqlite")
+        return build_matcher(match, self.pool, self.run.path / "verdicts.sqlite")
 
     def _windows(self, rows: StageFolder, split: Split) -> list[Window]:
         found = self._cutter().all(interleave.load_rows(rows, split), self._by_id(split))

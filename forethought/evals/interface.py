@@ -18,7 +18,6 @@ from forethought.monitor import Progress
 from forethought.records import Chunk, Measurement, ThoughtRow, content_id
 from forethought.store import StageFolder
 from forethought.tags import Tags, strip
-from forethought.thoughts.build import tags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +119,7 @@ def _exam(config: Config, material: Material) -> Exam:
     return Exam(
         rows=material.rows,
         chunks={chunk.id: chunk for chunk in material.chunks},
-        tags=tags(config.interleave),
+        tags=Tags(*config.interleave.tags),
         free_tokens=cfg.free_tokens,
         thought_tokens=cfg.thought_tokens,
         text_tokens=cfg.text_tokens,

@@ -179,7 +179,8 @@ class Context:
 
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]
-        return build(config, self.pool, self.run.path / "verdicts.sqlite")
+        key = f"judges.{name}" if name in self.config.judges else f"evaluate.judges.{name}"
+        return build(config, self.pool, self.run.path / "verdicts.sqlite", key)
 
     def _chunks(self, split: Split) -> list[Chunk]:
         chunks = self.done(f"{SHARED}/chunk").load(f"chunks.{split}", Chunk)

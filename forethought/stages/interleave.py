@@ -16,8 +16,17 @@ from forethought.engine import Scorer
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, content_id, from_dict
 from forethought.stats import Interval
 from forethought.store import StageFolder, StoreError, atomic_write
-from forethought.thoughts import build
-from forethought.thoughts.dataset import FEW_PLACES, Ledger, augment, finished, measurements, row, statistics, usable
+from forethought.tags import Tags
+from forethought.thoughts.dataset import (
+    FEW_PLACES,
+    ThoughtCounts,
+    augment,
+    finished_row,
+    make_row,
+    measurements,
+    statistics,
+    usable,
+)
 from forethought.thoughts.export import FILES, card, parquet
 from forethought.thoughts.places import by_surprise, candidates, spaced
 from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher
@@ -68,45 +77,44 @@ def run(
     """
     cfg = _section(config)
     folder.write_config(stage_config(config, material))
-    found: dict[Split, tuple[dict[str, Interval], Ledger]] = {}
+    found: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
     total, done = sum(map(len, material.chunks.values())), 0
     for split, chunks in material.chunks.items():
-        ledger, rows = Ledger(), list[ThoughtRow]()
+        counts, rows = ThoughtCounts(), list[ThoughtRow]()
         folder.truncate(f"rows.{split}", lambda row: False)
         for start in range(0, len(chunks), BATCH):
-            made = make_rows(cfg, material, chunks[start : start + BATCH], split, ledger)
+            made = make_rows(cfg, material, chunks[start : start + BATCH], split, counts)
             folder.append(f"rows.{split}", made)
             rows += made
             done += len(chunks[start : start + BATCH])
-            kept = f", {ledger.accepted} of {ledger.offered} thoughts kept" if ledger.offered else ""
+            kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
             progress(done, total, f"{split}: {len(rows)} rows{kept}")
-        _demand(split, rows, ledger)
-        found[split] = (statistics(rows, chunks, ledger, config.seed), ledger)
-        atomic_write(folder.path / FILES[split], parquet(rows, build.tags(cfg)))
-    atomic_write(folder.path / "README.md", card(config.name, material.teacher.name, build.tags(cfg), found))
+        _demand(split, rows, counts)
+        found[split] = (statistics(rows, chunks, counts, config.seed), counts)
+        atomic_write(folder.path / FILES[split], parquet(rows, Tags(*cfg.tags)))
+    atomic_write(folder.path / "README.md", card(config.name, material.teacher.name, Tags(*cfg.tags), found))
     measure(_figures(found, material))
-    counts = {split.value: ledger.plain() for split, (_, ledger) in found.items()}
-    folder.finish({"chunks": material.identity, "policy": material.policy}, {"ledgers": counts})
+    by_split = {split.value: counts.to_dict() for split, (_, counts) in found.items()}
+    folder.finish({"chunks": material.identity, "policy": material.policy}, {"ledgers": by_split})
 
 
 def make_rows(
-    cfg: InterleaveConfig, material: Material, chunks: Sequence[Chunk], split: Split, ledger: Ledger
+    cfg: InterleaveConfig, material: Material, chunks: Sequence[Chunk], split: Split, counts: ThoughtCounts
 ) -> list[ThoughtRow]:
-    """Return the rows of a batch of chunks; those that give none are counted in ``ledger``."""
-    wanted, rules, tags = build.wanted(cfg), build.rules(cfg), build.tags(cfg)
+    """Return the rows of a batch of chunks; those that give none are counted in ``counts``."""
     drafts = []
     for chunk in chunks:
         places = candidates(chunk, material.tokenizer, cfg.gap, cfg.clauses)
-        if usable(chunk, places, tags, wanted.fewest, ledger):
+        if usable(chunk, places, cfg, counts):
             drafts.append(Draft(chunk=chunk, places=places))
     if cfg.positions == "surprise":
         ranked = by_surprise([d.chunk for d in drafts], [d.places for d in drafts], material.scorer, material.bos)
         for draft, best in zip(drafts, ranked, strict=True):
-            draft.places = spaced(best, wanted.most, wanted.gap)
+            draft.places = spaced(best, cfg.thoughts[1], cfg.gap)
     if split is Split.RLMT:
-        return _places_only(cfg, material.teacher, drafts, ledger)
-    augment(drafts, material.teacher, rules, wanted, ledger)
-    return [made for draft in drafts if (made := finished(draft, wanted, ledger)) is not None]
+        return _places_only(cfg, material.teacher, drafts, counts)
+    augment(drafts, material.teacher, cfg, counts)
+    return [made for draft in drafts if (made := finished_row(draft, cfg, counts)) is not None]
 
 
 def load_rows(folder: StageFolder, split: Split) -> list[ThoughtRow]:
@@ -148,22 +156,25 @@ def stage_config(config: Config, material: Material) -> str:
     )
 
 
-def _places_only(cfg: InterleaveConfig, teacher: Teacher, drafts: Sequence[Draft], ledger: Ledger) -> list[ThoughtRow]:
-    wanted = build.wanted(cfg)
+def _places_only(
+    cfg: InterleaveConfig, teacher: Teacher, drafts: Sequence[Draft], counts: ThoughtCounts
+) -> list[ThoughtRow]:
     chosen: list[list[Place]] = [draft.places for draft in drafts]
     if isinstance(teacher, ChunkTeacher):
-        chosen = [spaced(places, wanted.most, wanted.gap) for places in teacher.choose(drafts, 0)]
+        chosen = [spaced(places, cfg.thoughts[1], cfg.gap) for places in teacher.choose(drafts, 0)]
     rows = []
     for draft, places in zip(drafts, chosen, strict=True):
         if places:
-            rows.append(row(draft.chunk, places))
+            rows.append(make_row(draft.chunk, places))
         else:
-            ledger.dropped[FEW_PLACES] += 1
+            counts.dropped[FEW_PLACES] += 1
     return rows
 
 
-def _figures(found: Mapping[Split, tuple[dict[str, Interval], Ledger]], material: Material) -> Iterable[Measurement]:
-    for split, (figures, ledger) in found.items():
+def _figures(
+    found: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]], material: Material
+) -> Iterable[Measurement]:
+    for split, (figures, counts) in found.items():
         blank = Measurement(
             stage="interleave",
             arm=split.value,
@@ -174,13 +185,13 @@ def _figures(found: Mapping[Split, tuple[dict[str, Interval], Ledger]], material
             unit="",
             subject=material.teacher.identity,
         )
-        yield from measurements(figures, ledger, blank)
+        yield from measurements(figures, counts, blank)
 
 
-def _demand(split: Split, rows: Sequence[ThoughtRow], ledger: Ledger) -> None:
+def _demand(split: Split, rows: Sequence[ThoughtRow], counts: ThoughtCounts) -> None:
     if not rows:
         raise NoThoughtsError(
-            f"no row of {split} is left: {json.dumps(ledger.plain())}. Take a stronger teacher, allow fewer thoughts "
+            f"no row of {split} is left: {json.dumps(counts.to_dict())}. Take a stronger teacher, allow fewer thoughts "
             "(interleave.thoughts), a smaller interleave.gap, or longer chunks (chunk.prefix_tokens)"
         )
 

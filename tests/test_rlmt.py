@@ -33,7 +33,7 @@ from forethought.stages import rlmt
 from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer, tiny_model
-from forethought.thoughts.dataset import row
+from forethought.thoughts.dataset import make_row
 from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
 from forethought.thoughts.windows import Cutter, Window, contest
 
@@ -56,7 +56,7 @@ def chunk(number: int) -> Chunk:
 
 
 CHUNKS = {f"c{number}": chunk(number) for number in range(8)}
-ROWS = [row(one, [Place(position=19, token=19), Place(position=34, token=34)], []) for one in CHUNKS.values()]
+ROWS = [make_row(one, [Place(position=19, token=19), Place(position=34, token=34)], []) for one in CHUNKS.values()]
 
 
 def cut(**more: Any) -> list[Window]:

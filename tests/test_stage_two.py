@@ -29,9 +29,8 @@ from forethought.stages import interleave, sft
 from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
-from forethought.thoughts.dataset import row
-from forethought.thoughts.stub import StandInTeacher
-from forethought.thoughts.teacher import Draft
+from forethought.thoughts.dataset import make_row
+from forethought.thoughts.teacher import Draft, StubTeacher
 
 THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
@@ -52,7 +51,7 @@ def chunk(text: str, number: int = 0) -> Chunk:
 
 CHUNKS = {f"c{number}": chunk(text, number) for number, text in enumerate(TEXTS)}
 ROWS = [
-    row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
+    make_row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
     for text, one in zip(TEXTS, CHUNKS.values(), strict=True)
     for place in [text.index(".") + 1]
 ]
@@ -376,6 +375,6 @@ def test_until_close(text: bytes, kept: bytes, closed: bool) -> None:
     assert until_close(tuple(text), byte_tokenizer(), THINK) == (tuple(kept), closed)
 
 
-def test_the_stand_in_speaks_of_what_stands_before() -> None:
-    [offers] = StandInTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
-    assert [offer.thought for offer in offers] == ["So far this is about whale. What follows should say more."]
+def test_the_stub_speaks_of_what_stands_before() -> None:
+    [proposals] = StubTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
+    assert [proposal.thought for proposal in proposals] == ["So far this is about whale. What follows should say more."]

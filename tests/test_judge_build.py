@@ -192,7 +192,7 @@ class Plain:
     def rank(self, requests):
         return [
             [
-                Verdict(outcome=Outcome.SCORED, axis=Axis.MATCH, first=i, score=float(text == r.original))
+                Verdict(outcome=Outcome.SCORED, axis=Axis.MATCH, first=i, score=float(text == r.original), judge="?")
                 for i, text in enumerate(r.candidates)
             ]
             for r in requests

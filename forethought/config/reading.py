@@ -42,7 +42,7 @@ class Config(Section):
     judges: dict[str, JudgeConfig] = {}
     """The training judges by name; the scores of several add up."""
     audit: AuditConfig = AuditConfig()
-    """The judges' entrance examination."""
+    """What a judge must show before it may train."""
     improve: ImproveConfig = ImproveConfig()
     """Stage 1."""
     interleave: InterleaveConfig | None = None

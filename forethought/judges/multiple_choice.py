@@ -15,6 +15,7 @@ from forethought.engine import endpoint as server
 from forethought.judges.base import JudgeError
 from forethought.llm import TRANSPORT
 from forethought.llm.generate import GenerationConfig, Generator, Reply, chat_frame
+from forethought.llm.prompts import PromptTemplate
 from forethought.models.model import Model
 from forethought.records import content_id
 
@@ -33,6 +34,12 @@ class ChoiceRequest:
     branches: tuple[str, ...]
     """How each goes on and ends."""
 
+    @classmethod
+    def of(cls, prompt: PromptTemplate, field: str, texts: Sequence[str], values: Mapping[str, str]) -> ChoiceRequest:
+        """Return the questions in which ``field`` is each of ``texts``, and the other fields are ``values``."""
+        splits = [prompt.split(field, {**values, field: text}) for text in texts]
+        return cls(splits[0][0], tuple(rest for _, rest in splits))
+
 
 @dataclass(frozen=True, slots=True)
 class ChoiceProbs:
@@ -47,15 +54,10 @@ class ChoiceProbs:
 class ChoiceModel(Protocol):
     """Something that answers multiple-choice questions."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Hash of the model and of how it is asked."""
-        ...
+    name: str
+    """Short name for tables."""
+    identity: str
+    """Hash of the model and of how it is asked."""
 
     def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
         """Return a distribution per branch."""

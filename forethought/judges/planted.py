@@ -96,9 +96,7 @@ def _pair(kind: Kind, chunk: Chunk, worse: str, key: Key) -> Planted:
 
 def _foreign(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
     others = [chunk.suffix for chunk in chunks if chunk.document_id != chunks[index].document_id]
-    if not others:
-        return None
-    return others[int(key.generator(f"other/{chunks[index].id}").integers(len(others)))]
+    return others[int(key.generator(f"other/{chunks[index].id}").integers(len(others)))] if others else None
 
 
 def shuffled(text: str, generator: np.random.Generator) -> str | None:

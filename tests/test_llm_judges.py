@@ -317,7 +317,7 @@ def test_a_servers_listed_tokens_are_matched_to_the_choices(reply, probs):
     endpoint = FakeEndpoint(lambda text: reply)
     [[answer]] = EndpointChoiceModel(endpoint).ask([ChoiceRequest("Which, ", ("1 or 2?",))], ["1", "2"])
     assert answer.probs == (None if probs is None else pytest.approx(probs))
-    assert answer.said.startswith(TRANSPORT) == (reply.error is not None)
+    assert answer.reason.startswith(TRANSPORT) == (reply.error is not None)
     conversations, options, _ = endpoint.asked[0]
     assert conversations == [[{"role": "user", "content": "Which, 1 or 2?"}]]
     assert (options.max_tokens, options.top_logprobs) == (1, 20)

@@ -47,7 +47,7 @@ class ChoiceProbs:
 
     probs: tuple[float, ...] | None
     """One per choice, adding up to 1."""
-    said: str = ""
+    reason: str = ""
     """What was written, or why there is no distribution."""
 
 
@@ -174,16 +174,16 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
 
 def _from_replies(replies: Sequence[Reply], choices: Sequence[str]) -> ChoiceProbs:
     votes = [0.0] * len(choices)
-    said = []
+    texts = []
     for reply in replies:
         choice = None if reply.text is None else conclusion(reply.text, choices)
         if choice is not None:
             votes[choice] += 1
-        said.append(reply.reason if reply.text is None else reply.text[-KEPT:])
+        texts.append(reply.reason if reply.text is None else reply.text[-KEPT:])
     if not any(votes):
         first = replies[0]
         return ChoiceProbs(None, first.reason if first.text is None else f"no conclusion in: {first.text[-KEPT:]}")
-    return ChoiceProbs(tuple(vote / sum(votes) for vote in votes), "\n---\n".join(said))
+    return ChoiceProbs(tuple(vote / sum(votes) for vote in votes), "\n---\n".join(texts))
 
 
 def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:

@@ -75,11 +75,11 @@ class PairwiseJudge(QuestionJudge):
             same = first == second
             return self.preferred(question, None) if same else self.unscored(question, "a candidate is empty")
         if answer.probs is None:
-            return self.unscored(question, answer.said)
+            return self.unscored(question, answer.reason)
         first_prob, second_prob = answer.probs
         if first_prob == second_prob:
-            return self.preferred(question, None, answer.said)
-        return self.preferred(question, question[0 if first_prob > second_prob else 1], answer.said)
+            return self.preferred(question, None, answer.reason)
+        return self.preferred(question, question[0 if first_prob > second_prob else 1], answer.reason)
 
 
 def _texts(request: JudgeRequest, question: Question) -> tuple[str, str]:

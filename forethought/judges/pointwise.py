@@ -76,6 +76,8 @@ class PointwiseJudge(QuestionJudge):
         if answer is None:
             return self.unscored(question, "the candidate is empty")
         if answer.probs is None:
-            return self.unscored(question, answer.said)
+            return self.unscored(question, answer.reason)
         grades = self.scale.grades.values()
-        return self.scored(question, sum(p * grade for p, grade in zip(answer.probs, grades, strict=True)), answer.said)
+        return self.scored(
+            question, sum(p * grade for p, grade in zip(answer.probs, grades, strict=True)), answer.reason
+        )

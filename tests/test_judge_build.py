@@ -209,6 +209,11 @@ class Silent(Plain):
         return ["good"]
 
 
+class Deaf(Vowels):
+    def answer(self, requests):
+        return []
+
+
 def nothing():
     return 3
 """
@@ -259,6 +264,11 @@ def test_a_match_judge_of_ones_own_passes_what_reaches_the_threshold(own, pool, 
         ("Silent", {}, r"rank returned \['good'\]; expected, for each of 1 requests, a list of Verdict"),
         ("nothing", {}, r"a judge has `name` \(text\) and `rank\(requests\)`; 3 has name = None"),
         ("Vowels", {"n": 2}, r"Vowels is called as Vowels\(n=2\), but its signature is Vowels\(vowels='aeiou'\)"),
+        (
+            "Deaf",
+            {},
+            r"Deaf.answer is called as Deaf.answer\(requests, questions\), but its signature is .*\(requests\)",
+        ),
         ("Consonants", {}, "has no Consonants. Its public names: .*Plain"),
     ],
 )

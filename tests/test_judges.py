@@ -20,7 +20,7 @@ from forethought.engine import Group
 from forethought.judges import tournament
 from forethought.judges.base import Question, QuestionJudge
 from forethought.judges.cache import CachedJudge
-from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
+from forethought.judges.likelihood import LikelihoodJudge, charge_copies
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
 from forethought.llm import TRANSPORT
@@ -178,7 +178,7 @@ def test_likelihood_per_token_byte_and_text():
 
 
 def test_the_contrast_model_is_subtracted():
-    judge = LikelihoodJudge(local(BytePreference()), contrast=Contrast(local(BytePreference(-1.5)), 0.5))
+    judge = LikelihoodJudge(local(BytePreference()), contrast=local(BytePreference(-1.5)), contrast_weight=0.5)
     assert scores_of(judge, JudgeRequest(prefix="p", candidates=("ee", "x"))) == [[-0.25, -1.0]]
 
 
@@ -223,8 +223,8 @@ def test_a_name_tells_settings_apart():
         LikelihoodJudge(local()).name,
         LikelihoodJudge(local(), "byte").name,
         LikelihoodJudge(local(identity="1")).name,
-        LikelihoodJudge(local(), contrast=Contrast(local())).name,
-        LikelihoodJudge(local(), contrast=Contrast(local(), 0.5)).name,
+        LikelihoodJudge(local(), contrast=local()).name,
+        LikelihoodJudge(local(), contrast=local(), contrast_weight=0.5).name,
     }
     assert len(names) == 5
 

@@ -19,11 +19,11 @@ from benchmarks.measure import Options, interleave, require, seconds
 from benchmarks.peers import GenerateSampler, RowScorer, fastest_rows
 from benchmarks.results import Row, compared
 from forethought import config as configs
+from forethought.algorithms.pools import CandidatePool
 from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.likelihood import LikelihoodJudge
-from forethought.judges.pool import Pool
 from forethought.keys import Key
 from forethought.records import Chunk, Contest
 from forethought.stages import improve
@@ -72,7 +72,7 @@ class OurStep:
     steps: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     """Of each phase of the last step."""
-    pools: Sequence[Pool] = ()
+    pools: Sequence[CandidatePool] = ()
     """Of the last step."""
 
     @contextlib.contextmanager

@@ -28,6 +28,7 @@ LAYERS = [
     {"models"},
     {"language"},
     {"judges", "thoughts"},
+    {"algorithms"},
     {"stages", "evals"},
     {"work"},
     {"rates"},

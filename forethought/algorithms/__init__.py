@@ -1,1 +1,1 @@
-"""What the loops of the stages call: pools and preferences, rewards, advantages, objectives, windows.  No files here."""
+"""What the training loops call: pools and preferences, advantages, windows.  Pure functions of records; no model."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from forethought import models, training
+from forethought.algorithms.pools import CandidatePool, candidate, make_pool, pool_metrics, rank_pools
 from forethought.config import Config, ImproveConfig
 from forethought.engine import Group, Prompt, Sampler, Sampling
 from forethought.engine.losses import Loss, dpo, nll
@@ -23,7 +24,6 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Example, Trainer
 from forethought.judges import Judge
-from forethought.judges.pool import Pool, candidate, judged, metrics, pool
 from forethought.keys import Key
 from forethought.monitor import Metrics, Progress
 from forethought.records import Candidate, Chunk, Origin
@@ -153,7 +153,7 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
     return training.finish(folder, shop.trainer, shop.tokenizer, cfg.steps, inputs)
 
 
-def make_pools(shop: Workshop, step: int, log: Metrics) -> list[Pool]:
+def make_pools(shop: Workshop, step: int, log: Metrics) -> list[CandidatePool]:
     """Return the judged pools of ``step``; what an objective does not need is not sampled, rewritten or judged."""
     cfg, chunks = shop.config, shop.batch(step)
     candidates: list[list[Candidate]] = [[] for _ in chunks]
@@ -173,15 +173,15 @@ def make_pools(shop: Workshop, step: int, log: Metrics) -> list[Pool]:
                     ids = shop.tokenizer(text, add_special_tokens=False)["input_ids"]
                     row.append(candidate(chunk, Origin.REWRITE, text, ids))
     order = Key(shop.seed, "pool order").at(step)
-    pools = [pool(chunk, row, order) for chunk, row in zip(chunks, candidates, strict=True)]
+    pools = [make_pool(chunk, row, order) for chunk, row in zip(chunks, candidates, strict=True)]
     if not ranked:
         return pools
     with log.timer("judge"):
         log.count("judge", sum(len(c.token_ids) for one in pools for c in one.candidates))
-        return judged(pools, shop.material.judges, Key(shop.seed, "ties").at(step))
+        return rank_pools(pools, shop.material.judges, Key(shop.seed, "ties").at(step))
 
 
-def learn_preferences(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+def learn_preferences(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
     """Online DPO: best against worst of every pool that has both."""
     cfg = shop.config
     if cfg.sync_reference_every and step and step % cfg.sync_reference_every == 0:
@@ -199,19 +199,19 @@ def learn_preferences(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesso
     )
 
 
-def learn_best(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+def learn_best(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
     """RF-NLL: next-token loss on the best candidate alone (Tan et al. 2026, arXiv 2601.21343)."""
     return _nll_lesson(
         [(shop.prefix(one.chunk), one.preferred.chosen.token_ids) for one in pools if one.preferred is not None]
     )
 
 
-def learn_rewrites(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+def learn_rewrites(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
     """SFT on the teacher's rewrite."""
     return _nll_lesson([(shop.prefix(one.chunk), c.token_ids) for one in pools for c in one.by_origin(Origin.REWRITE)])
 
 
-def learn_text(shop: Workshop, pools: Sequence[Pool], step: int) -> Lesson:
+def learn_text(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
     """Continued pretraining: next-token loss on every token of the chunk, prefix included."""
     texts = [shop.prefix(one.chunk) + one.chunk.suffix_ids for one in pools]
     return _nll_lesson([(ids[:1], ids[1:]) for ids in texts])
@@ -221,7 +221,7 @@ LESSONS = {"dpo": learn_preferences, "rf-nll": learn_best, "sft-rewrite": learn_
 """The objectives of `improve.objective`."""
 
 
-def describe(pools: Sequence[Pool], cfg: ImproveConfig) -> dict[str, float]:
+def describe(pools: Sequence[CandidatePool], cfg: ImproveConfig) -> dict[str, float]:
     """Return the metrics of a step's pools: how they were judged, and what the rollouts look like.
 
     ``rewritten`` is the share of the pools for which the teacher, if there is one, wrote a usable rewrite.
@@ -233,7 +233,7 @@ def describe(pools: Sequence[Pool], cfg: ImproveConfig) -> dict[str, float]:
     if not rollouts:
         return found
     texts = [words(rollout.text) for rollout in rollouts]
-    return (found | metrics(pools)) | {
+    return (found | pool_metrics(pools)) | {
         "distinct_2": distinct_n(texts, 2),
         "repetition": sum(map(repetition, texts)) / len(texts),
         "rollout_characters": sum(len(rollout.text) for rollout in rollouts) / len(rollouts),

@@ -12,11 +12,12 @@ from typing import cast
 from forethought.config import ModelConfig
 from forethought.engine import ThinkingSampler
 from forethought.evals import thinking
-from forethought.evals.windows import STAGE, Player, Task
+from forethought.evals.windows import Player, Task
 from forethought.graph import LINEAGES, RLMT, THINK, Arm, among, arms
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
+from forethought.metrics import EVALUATE_RLMT
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.monitor import Progress
 from forethought.reasoning import ReasoningLifecycle
@@ -93,9 +94,9 @@ class WholeLifecycle(ReasoningLifecycle):
             seed=self.config.seed,
         )
         entrants = self._entrants()
-        folder = self._folder(SHARED, STAGE, thinking.stage_config(self.config, entrants, task))
+        folder = self._folder(SHARED, EVALUATE_RLMT, thinking.stage_config(self.config, entrants, task))
         if not folder.done:
-            with self._measured(STAGE, SHARED), Progress(STAGE) as progress:
+            with self._measured(EVALUATE_RLMT, SHARED), Progress(EVALUATE_RLMT) as progress:
                 found = thinking.run(self.config, folder, entrants, task, progress)
                 self.run.measure(found)
                 folder.finish({one.name: one.identity for one in entrants}, {"figures": len(found)})

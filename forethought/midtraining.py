@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import ModelConfig
 from forethought.engine import ThinkingSampler
 from forethought.evals import thinking
@@ -25,7 +26,6 @@ from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
 from forethought.store import SHARED, StageFolder
 from forethought.tags import Tags
-from forethought.thoughts.windows import Cutter, Window
 
 
 class WholeLifecycle(ReasoningLifecycle):
@@ -149,9 +149,9 @@ class WholeLifecycle(ReasoningLifecycle):
         heldout = interleave.load_rows(rows, Split.HELDOUT)
         return self._cutter().one_each(heldout, self._by_id(Split.HELDOUT), Key(self.config.seed, "held-out windows"))
 
-    def _cutter(self) -> Cutter:
+    def _cutter(self) -> WindowCutter:
         cfg = calibrate.section(self.config)
-        return Cutter(tokenizer=self.base.tokenizer, suffix_tokens=cfg.suffix_tokens, cut=cfg.cut)
+        return WindowCutter(tokenizer=self.base.tokenizer, suffix_tokens=cfg.suffix_tokens, cut=cfg.cut)
 
     def _by_id(self, split: Split) -> dict[str, Chunk]:
         return {one.id: one for one in self._chunks(split)}

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought import metrics
+from forethought.algorithms.windows import Window
 from forethought.engine import Group
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import COPIES, IGNORES, controls
@@ -23,7 +24,6 @@ from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.tags import Tags
 from forethought.testing import BOS_ID, byte_tokenizer
-from forethought.thoughts.windows import Window
 
 THINK = Tags("<think>", "</think>")
 CODEC = ThoughtTokens.of(byte_tokenizer(), THINK)

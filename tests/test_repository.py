@@ -28,6 +28,7 @@ LAYERS = [
     {"testing", "training"},
     {"models"},
     {"language"},
+    {"algorithms"},
     {"judges", "thoughts"},
     {"stages", "evals"},
     {"work"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forethought.algorithms.windows import Window
 from forethought.engine import Prompt, Sampling, Thinking
 from forethought.evals.windows import Player
 from forethought.keys import Key
@@ -15,7 +16,6 @@ from forethought.metrics import COPIES, IGNORES
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Completion, Rollout, StopReason
 from forethought.testing import UniformScorer
-from forethought.thoughts.windows import Window
 
 
 class ScriptedThinker:

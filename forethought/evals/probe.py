@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forethought.algorithms.windows import Window
 from forethought.evals.windows import Ledger, Player, Scored, Task, Thoughts, gains, means, predict
 from forethought.keys import Key
 from forethought.metrics import (
@@ -36,7 +37,6 @@ from forethought.metrics import (
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.text import copied, words
-from forethought.thoughts.windows import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from forethought.algorithms.windows import Window, match_request
 from forethought.engine import Group, Prompt, Sampling, Scorer, Thinking, ThinkingSampler
 from forethought.judges.match import Matcher
 from forethought.keys import Key
@@ -14,7 +15,6 @@ from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.stats import Interval, bootstrap_mean, detectable_n, paired_bootstrap
 from forethought.tags import Tags, strip
-from forethought.thoughts.windows import Window, contest
 
 WINDOWS_PER_CALL = 32
 
@@ -153,7 +153,7 @@ def gains(player: Player, task: Task, inserts: Sequence[Sequence[tuple[int, ...]
 
 def score(task: Task, suffixes: list[list[str]]) -> Scored:
     """Return the judge's scores of predictions."""
-    contests = [contest(window, row, task.longer) for window, row in zip(task.windows, suffixes, strict=True)]
+    contests = [match_request(window, row, task.longer) for window, row in zip(task.windows, suffixes, strict=True)]
     scores = task.matcher.scores(contests)
     rewards = [[task.matcher.passes(one) for one in row] for row in scores]
     return Scored(suffixes=suffixes, scores=scores, rewards=rewards)

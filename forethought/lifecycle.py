@@ -29,6 +29,7 @@ from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
 from forethought.language.shelf import Computing, Shelf
 from forethought.machine import MachineError, dtype_for, machine
+from forethought.metrics import PEAK_MEMORY, RUN, STAGE_SECONDS
 from forethought.monitor import Progress, peak_memory
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve, interleave, sft
@@ -388,11 +389,11 @@ class Lifecycle:
         cuda = self.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
         figures = {
-            "seconds": (time.perf_counter() - start, "seconds since the stage was last started"),
-            "peak_memory_bytes": (float(peak), "bytes; of the GPU" if cuda else "bytes; of the process so far"),
+            STAGE_SECONDS: (time.perf_counter() - start, "seconds since the stage was last started"),
+            PEAK_MEMORY: (float(peak), "bytes; of the GPU" if cuda else "bytes; of the process so far"),
         }
         self.run.measure(
-            Measurement(stage="run", arm=arm, metric=m, condition=stage, value=v, n=1, unit=u, subject=name)
+            Measurement(stage=RUN, arm=arm, metric=m, condition=stage, value=v, n=1, unit=u, subject=name)
             for m, (v, u) in figures.items()
         )
         if self.board is not None:

@@ -9,14 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import ModelConfig
 from forethought.engine import ThinkingSampler
 from forethought.evals import thinking
-from forethought.evals.windows import STAGE, Player, Task
+from forethought.evals.windows import Player, Task
 from forethought.graph import LINEAGES, RLMT, THINK, Arm, among, arms
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
+from forethought.metrics import EVALUATE_RLMT
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.monitor import Progress
 from forethought.reasoning import ReasoningLifecycle
@@ -24,7 +26,6 @@ from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
 from forethought.store import SHARED, StageFolder
 from forethought.tags import Tags
-from forethought.thoughts.windows import Cutter, Window
 
 
 class WholeLifecycle(ReasoningLifecycle):
@@ -93,9 +94,9 @@ class WholeLifecycle(ReasoningLifecycle):
             seed=self.config.seed,
         )
         entrants = self._entrants()
-        folder = self._folder(SHARED, STAGE, thinking.stage_config(self.config, entrants, task))
+        folder = self._folder(SHARED, EVALUATE_RLMT, thinking.stage_config(self.config, entrants, task))
         if not folder.done:
-            with self._measured(STAGE, SHARED), Progress(STAGE) as progress:
+            with self._measured(EVALUATE_RLMT, SHARED), Progress(EVALUATE_RLMT) as progress:
                 found = thinking.run(self.config, folder, entrants, task, progress)
                 self.run.measure(found)
                 folder.finish({one.name: one.identity for one in entrants}, {"figures": len(found)})
@@ -148,9 +149,9 @@ class WholeLifecycle(ReasoningLifecycle):
         heldout = interleave.load_rows(rows, Split.HELDOUT)
         return self._cutter().one_each(heldout, self._by_id(Split.HELDOUT), Key(self.config.seed, "held-out windows"))
 
-    def _cutter(self) -> Cutter:
+    def _cutter(self) -> WindowCutter:
         cfg = calibrate.section(self.config)
-        return Cutter(tokenizer=self.base.tokenizer, suffix_tokens=cfg.suffix_tokens, cut=cfg.cut)
+        return WindowCutter(tokenizer=self.base.tokenizer, suffix_tokens=cfg.suffix_tokens, cut=cfg.cut)
 
     def _by_id(self, split: Split) -> dict[str, Chunk]:
         return {one.id: one for one in self._chunks(split)}

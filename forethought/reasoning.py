@@ -24,6 +24,7 @@ from forethought.evals.reasoning.task import Task, TaskError
 from forethought.evals.reasoning.writers import EndpointWriter, LocalWriter
 from forethought.graph import REASONING, Arm, arms
 from forethought.lifecycle import Lifecycle
+from forethought.metrics import MACRO
 from forethought.monitor import Progress
 from forethought.records import Measurement, content_id
 from forethought.store import SHARED, StageFolder
@@ -108,7 +109,7 @@ class ReasoningLifecycle(Lifecycle):
         opened = functools.cache(entrant.open)  # one load for all tasks, let go of with the arm
         once = Entrant(name=entrant.name, identity=entrant.identity, open=opened, thinks=entrant.thinks)
         for one in missing:
-            with Progress(figures.STAGE) as progress:
+            with Progress(REASONING) as progress:
                 answer(self.config, folders[one.name], one, once, progress)
         rows = {name: list(folder.read(LOG)) for name, folder in folders.items()}
         return figures.Result(entrant=entrant, rows=rows)
@@ -116,15 +117,15 @@ class ReasoningLifecycle(Lifecycle):
     def _publish(self, found: list[Measurement], entrants: Sequence[Entrant], tasks: Sequence[Task]) -> None:
         """Put the figures in the run's table, instead of what was measured before of the same arms and tasks."""
         arms = {entrant.name for entrant in entrants}
-        names = {one.name for one in tasks} | {figures.MACRO}
-        before = [one for one in self.run.measurements() if one.stage == figures.STAGE and one.arm in arms]
+        names = {one.name for one in tasks} | {MACRO}
+        before = [one for one in self.run.measurements() if one.stage == REASONING and one.arm in arms]
         others = [one for one in before if one.condition.partition("/")[0] not in names]
         there, new = set(before), {_place(one) for one in found}
         if all(_place(one) in new for one in before if one not in others):
             self.run.measure(one for one in found if one not in there)
             return
         # Some figures have no successor: another number of samples, an interface less.
-        self.run.drop(lambda row: row["stage"] == figures.STAGE and row["arm"] in arms)
+        self.run.drop(lambda row: row["stage"] == REASONING and row["arm"] in arms)
         self.run.measure([*others, *found])
 
     def _taking_part(self, cfg: ReasoningConfig) -> list[Entrant]:

@@ -19,6 +19,7 @@ CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
 LAYERS = [
     {"records", "keys", "stats"},
+    {"metrics"},
     {"files", "text", "differences", "machine", "tags"},
     {"config", "store"},
     {"graph"},
@@ -27,6 +28,7 @@ LAYERS = [
     {"testing", "training"},
     {"models"},
     {"language"},
+    {"algorithms"},
     {"judges", "thoughts"},
     {"algorithms"},
     {"stages", "evals"},
@@ -50,12 +52,25 @@ LAYERS = [
 """A module imports from the layers above it in this list and from its own part, never from a sibling."""
 
 LIGHT = {
-    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "monitor", "board", "report"),
+    *(
+        "config",
+        "records",
+        "metrics",
+        "keys",
+        "files",
+        "differences",
+        "store",
+        "graph",
+        "stats",
+        "monitor",
+        "board",
+        "report",
+    ),
     *("text", "terminal", "commands", "cli", "__main__"),
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 
-LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 6
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 8
 EXCEPTIONS: dict[str, str] = {
     "forethought/cli.py:evaluate": "an option of a command is a parameter, and this command has two groups of them",
 }
@@ -145,7 +160,7 @@ def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "from forethought.stages.improve import x\nfrom forethought.stages import rlmt\nimport forethought.records\n"
         "from forethought import cli, store\nfrom forethought.evals.nll import y\n"
         "def lazy():\n    from forethought.lifecycle import z\n"
-        "def wide(self, a, b, c, *, d, e, f): pass\n" + "\n" * 400
+        "def wide(self, a, b, c, *, d, e, f, g, h): pass\n" + "\n" * 400
     )
     assert wrong_imports(path) == [
         "forethought.stages.improve.x",
@@ -156,7 +171,7 @@ def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
     assert over_budget(path) == [
         "forethought/stages/sft.py",
-        "forethought/stages/sft.py:wide (1 lines, 7 parameters)",
+        "forethought/stages/sft.py:wide (1 lines, 9 parameters)",
     ]
 
 

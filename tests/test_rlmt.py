@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from forethought import config
+from forethought.algorithms.windows import Window, WindowCutter, match_request
 from forethought.config import Config, ConfigError, RLMTConfig
 from forethought.engine.branches import Group
 from forethought.engine.losses import policy_gradient
@@ -35,7 +36,6 @@ from forethought.tags import Tags
 from forethought.testing import byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import row
 from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
-from forethought.thoughts.windows import Cutter, Window, contest
 
 THINK = Tags("<think>", "</think>")
 TEXT = "The whale is big. It sings, too, in the deep sea."
@@ -60,7 +60,7 @@ ROWS = [row(one, [Place(position=19, token=19), Place(position=34, token=34)], [
 
 
 def cut(**more: Any) -> list[Window]:
-    return Cutter(**({"tokenizer": byte_tokenizer(), "suffix_tokens": 12} | more)).all(ROWS, CHUNKS)
+    return WindowCutter(**({"tokenizer": byte_tokenizer(), "suffix_tokens": 12} | more)).all(ROWS, CHUNKS)
 
 
 WINDOWS = cut()
@@ -76,11 +76,11 @@ def test_windows_are_slices_of_the_text() -> None:
         assert len(window.suffix_ids) == 12
     assert len(cut(suffix_tokens=20)) == 8  # the later place has too little text behind it
     assert {window.prefix[2:] for window in cut(cut="raw")} == {TEXT[:10]}
-    one_each = Cutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(ROWS, CHUNKS, Key(0, "x"))
+    one_each = WindowCutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(ROWS, CHUNKS, Key(0, "x"))
     assert [window.document_id for window in one_each] == [one.document_id for one in ROWS]
     assert len({len(window.prefix) for window in one_each}) == 2
-    assert contest(WINDOWS[0], ["a"], longer=False).original == WINDOWS[0].suffix
-    assert contest(WINDOWS[0], ["a"], longer=True).original == WINDOWS[0].reference
+    assert match_request(WINDOWS[0], ["a"], longer=False).original == WINDOWS[0].suffix
+    assert match_request(WINDOWS[0], ["a"], longer=True).original == WINDOWS[0].reference
 
 
 def test_advantages_are_measured_from_the_group_or_from_a_blank_thought() -> None:

@@ -6,9 +6,9 @@ from forethought.config import RLMTConfig
 from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored, served, times, trained
 from forethought.costs.judges import matching
 from forethought.costs.loads import saving
-from forethought.evals.probe import CONDITIONS
 from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.graph import LINEAGES, REASONING, arms
+from forethought.metrics import PROBE
 from forethought.stages.calibrate import OTHERS
 
 ALIVE = 0.6
@@ -124,10 +124,10 @@ def examining(at: Setting) -> list[Phase]:
             at.policy, windows, own.samples, (at.prefix + TAGS, cfg.thought_tokens + cfg.suffix_tokens), many
         )
         inserted = REPLY * cfg.thought_tokens + TAGS
-        shown = len(CONDITIONS) * own.probe_samples
+        shown = len(PROBE) * own.probe_samples
         gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)
         sizes = at.prefix + inserted, cfg.suffix_tokens
-        predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(len(CONDITIONS))
+        predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(len(PROBE))
         gate = (
             plain.times(len(taking) - thinking)
             + thought.times(thinking)
@@ -137,7 +137,7 @@ def examining(at: Setting) -> list[Phase]:
         probe = (gains + predicted).times(thinking) + matching(at, windows, shown).times(thinking + scripted)
         return gate + probe
 
-    judged = len(taking) * most * own.samples + thinking * len(CONDITIONS) * most * own.probe_samples
+    judged = len(taking) * most * own.samples + thinking * len(PROBE) * most * own.probe_samples
     amount = f"{len(taking)} arms on up to {most:,} held-out windows, up to {judged:,} scored suffixes"
     return [Phase(name="gate and probe", amount=amount, cost=known(cost), steps=at.of("evaluate-rlmt"))]
 

@@ -14,15 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from forethought import text
+from forethought import metrics, text
 from forethought.engine import Prompt, Sampler, Sampling
 from forethought.judges import Judge
 from forethought.judges.tournament import scores
 from forethought.keys import Key
+from forethought.metrics import GREEDY, MATCHED, SAMPLED
 from forethought.records import Chunk, Contest, Measurement, Outcome, Verdict
 from forethought.stats import Interval, bootstrap_mean, paired_bootstrap, sign_test, wilson
-
-SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
 
 Texts = tuple[Sequence[str], Sequence[str]]
 """The policy's and the base's text of each chunk."""
@@ -260,7 +259,7 @@ def count(duels: Sequence[Duel], documents: Sequence[str], blank: Measurement, s
     The sign test counts documents, which are independent, and leaves ties out.
     """
     unscored = [float(duel.points is None) for duel in duels]
-    found = [_filled(blank, "unscored_rate", *rate(unscored, documents, seed))]
+    found = [_filled(blank, metrics.UNSCORED_RATE, *rate(unscored, documents, seed))]
     scored = [(duel.points, document) for duel, document in zip(duels, documents, strict=True)]
     points = [point for point, _ in scored if point is not None]
     owners = [document for point, document in scored if point is not None]
@@ -271,11 +270,11 @@ def count(duels: Sequence[Duel], documents: Sequence[str], blank: Measurement, s
         balance[owner] += point - 0.5
     wins, losses = (sum(sign * one > 0 for one in balance.values()) for sign in (1, -1))
     unit = "p, exact and two-sided; n documents without ties"
-    p_value = replace(blank, metric="sign_test_p", value=sign_test(wins, losses), n=wins + losses, unit=unit)
+    p_value = replace(blank, metric=metrics.SIGN_TEST, value=sign_test(wins, losses), n=wins + losses, unit=unit)
     ties = [float(point == 0.5) for point in points]
     return [
-        _filled(blank, "win_rate", *rate(points, owners, seed)),
-        _filled(blank, "tie_rate", *rate(ties, owners, seed)),
+        _filled(blank, metrics.WIN_RATE, *rate(points, owners, seed)),
+        _filled(blank, metrics.TIE_RATE, *rate(ties, owners, seed)),
         p_value,
         *found,
     ]
@@ -325,29 +324,29 @@ def _describe(
         blank = _blank(side, other, condition)
         words = [text.words(one) for one in drawn.texts]
         per_text = [
-            ("repetition", [text.repetition(one) for one in words], "share of a text's word 4-grams; n texts"),
-            ("characters", [float(len(one)) for one in drawn.texts], "characters; n texts"),
+            (metrics.REPETITION, [text.repetition(one) for one in words], "share of a text's word 4-grams; n texts"),
+            (metrics.CHARACTERS, [float(len(one)) for one in drawn.texts], "characters; n texts"),
         ]
         if condition != GREEDY:  # Greedy text is not drawn: it has no entropy.
-            per_text.append(("entropy", list(drawn.surprise), "nats per token; n texts"))
+            per_text.append((metrics.ENTROPY, list(drawn.surprise), "nats per token; n texts"))
         for metric, values, unit in per_text:
             interval = bootstrap_mean(values, seed, clusters=documents)
             found.append(_filled(blank, metric, interval, f"{unit}, bootstrap over documents"))
         distinct = text.distinct_interval(words, 2, documents)
-        found.append(_filled(blank, "distinct_2", distinct, "share of all word 2-grams; n texts, jackknife"))
+        found.append(_filled(blank, metrics.DISTINCT, distinct, "share of all word 2-grams; n texts, jackknife"))
     if condition == MATCHED:
         blank = _blank(policy.side, base.side, condition)
         found.append(
             replace(
                 blank,
-                metric="matching_temperature",
+                metric=metrics.MATCHING_TEMPERATURE,
                 value=pair[1].temperature,
                 n=len(documents),
                 unit="temperature of the base; n texts",
             )
         )
         gap = paired_bootstrap(pair[0].surprise, pair[1].surprise, seed, clusters=documents)
-        found.append(_filled(blank, "entropy_gap", gap, "nats per token; n texts, bootstrap over documents"))
+        found.append(_filled(blank, metrics.ENTROPY_GAP, gap, "nats per token; n texts, bootstrap over documents"))
     return found
 
 
@@ -367,7 +366,7 @@ def _texts(pairs: Mapping[str, tuple[Drawn, Drawn]], index: int) -> dict[str, An
 
 def _blank(side: Side, other: Side, condition: str, judge: str = "") -> Measurement:
     return Measurement(
-        stage="evaluate",
+        stage=metrics.EVALUATE,
         arm=side.arm,
         against=other.arm,
         metric="",

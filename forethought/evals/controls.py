@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forethought.algorithms.windows import Window
 from forethought.engine import Prompt, Sampling, Thinking
 from forethought.evals.windows import Player
 from forethought.keys import Key
+from forethought.metrics import COPIES, IGNORES
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Completion, Rollout, StopReason
 from forethought.testing import UniformScorer
-from forethought.thoughts.windows import Window
-
-COPIES, IGNORES = "control: copies its thought", "control: ignores its thought"
 
 
 class ScriptedThinker:

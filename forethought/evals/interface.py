@@ -13,6 +13,7 @@ from forethought.evals.arm import Arm
 from forethought.evals.continuation import ComparisonSettings, Continuations, Side, compare
 from forethought.evals.thoughts import Answers, Exam, Thinker, changes, examine, figures
 from forethought.judges import Judge
+from forethought.metrics import EVALUATE_SFT
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.monitor import Progress
 from forethought.records import Chunk, Measurement, ThoughtRow, content_id
@@ -111,7 +112,7 @@ def _compared(
     chunks = material.chunks[: cfg.thoughts.prefixes]
     sides = [Continuations(Side(arm.name, arm.sampler, arm.identity), chunks, settings) for arm in (policy, base)]
     comparison = compare(sides[0], sides[1], material.judges, lambda note: progress(0, 0, note))
-    return [dataclasses.replace(one, stage="evaluate-sft") for one in comparison.measurements]
+    return [dataclasses.replace(one, stage=EVALUATE_SFT) for one in comparison.measurements]
 
 
 def _exam(config: Config, material: Material) -> Exam:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from forethought.engine import Group, Scorer
+from forethought.metrics import EVALUATE, SUFFIX_NLL, SUFFIX_NLL_CHANGE
 from forethought.records import Chunk, Measurement
 from forethought.stats import Interval, bootstrap_mean, paired_bootstrap
 
@@ -90,16 +91,16 @@ def nll_measurements(
     arm: str, identity: str, nll: SuffixNLL, base: tuple[str, SuffixNLL] | None = None, seed: int = 0
 ) -> list[Measurement]:
     """Return ``suffix_nll`` of an arm and, given ``(name, nll)`` of another, ``suffix_nll_change`` against it."""
-    found = [_measurement(arm, identity, "suffix_nll", "", nll.interval(seed))]
+    found = [_measurement(arm, identity, SUFFIX_NLL, "", nll.interval(seed))]
     if base is not None:
         name, before = base
-        found.append(_measurement(arm, identity, "suffix_nll_change", name, nll.change(before, seed)))
+        found.append(_measurement(arm, identity, SUFFIX_NLL_CHANGE, name, nll.change(before, seed)))
     return found
 
 
 def _measurement(arm: str, identity: str, metric: str, against: str, interval: Interval) -> Measurement:
     return Measurement(
-        stage="evaluate",
+        stage=EVALUATE,
         arm=arm,
         against=against,
         metric=metric,

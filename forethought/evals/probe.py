@@ -14,21 +14,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forethought.algorithms.windows import Window
 from forethought.evals.windows import Ledger, Player, Scored, Task, Thoughts, gains, means, predict
 from forethought.keys import Key
+from forethought.metrics import (
+    BLANK,
+    GENERIC,
+    NEAR,
+    NO_TAGS,
+    OWN,
+    PROBE,
+    PROBE_COPIED,
+    PROBE_GAIN,
+    PROBE_REWARD,
+    PROBE_SCORE,
+    PROBE_SPECIFIC,
+    SHUFFLED,
+    SWAPPED,
+    TEACHER,
+    own_against,
+)
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.text import copied, words
-from forethought.thoughts.windows import Window
-
-OWN, BLANK, GENERIC = "own thought", "blank thought", "generic thought"
-SWAPPED, NEAR = "thought about another window", "thought about a like window"
-TEACHER, SHUFFLED, NO_TAGS = "teacher's thought", "own words shuffled", "no tags"
-CONDITIONS = (OWN, BLANK, GENERIC, SWAPPED, NEAR, TEACHER, SHUFFLED, NO_TAGS)
-
-REWARD, SCORE, GAIN, COPIED = "probe reward", "probe score", "probe gain", "probe copied"
-SPECIFIC = "probe specific gain"
-"""The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +98,7 @@ def inserts(
         found[NEAR] = [own[other] for other in nearest(task.windows)]
     if all(window.thought for window in task.windows):
         found[TEACHER] = [[Insert.saying(codec, window.thought) for _ in count] for window in task.windows]
-    return {name: found[name] for name in CONDITIONS if name in found}
+    return {name: found[name] for name in PROBE if name in found}
 
 
 def probe(player: Player, task: Task, inserted: dict[str, list[list[Insert]]]) -> dict[str, Probed]:
@@ -122,16 +130,16 @@ def figures(ledger: Ledger, probed: dict[str, Probed]) -> list[Measurement]:
     over = "n held-out windows, bootstrap over documents"
     found: list[Measurement] = []
     for name, one in probed.items():
-        found += ledger.mean(REWARD, one.rewards, f"share of predictions that match; {over}", name)
-        found += ledger.mean(SCORE, one.scores, f"mean score; {over}", name)
-        found += ledger.mean(GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
-        found += ledger.mean(COPIED, one.copied, f"share of word 3-grams; {over}", name)
+        found += ledger.mean(PROBE_REWARD, one.rewards, f"share of predictions that match; {over}", name)
+        found += ledger.mean(PROBE_SCORE, one.scores, f"mean score; {over}", name)
+        found += ledger.mean(PROBE_GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
+        found += ledger.mean(PROBE_COPIED, one.copied, f"share of word 3-grams; {over}", name)
         if name == OWN:
             continue
-        versus, own = f"own against {name}", probed[OWN]
-        found += ledger.difference(REWARD, (own.rewards, one.rewards), f"share, paired by window; {over}", versus)
-        found += ledger.difference(SCORE, (own.scores, one.scores), f"score, paired by window; {over}", versus)
-        found += ledger.difference(GAIN, (own.gains, one.gains), f"nats per token, paired; {over}", versus)
+        versus, own = own_against(name), probed[OWN]
+        found += ledger.difference(PROBE_REWARD, (own.rewards, one.rewards), f"share, paired by window; {over}", versus)
+        found += ledger.difference(PROBE_SCORE, (own.scores, one.scores), f"score, paired by window; {over}", versus)
+        found += ledger.difference(PROBE_GAIN, (own.gains, one.gains), f"nats per token, paired; {over}", versus)
     return found
 
 
@@ -143,9 +151,9 @@ def compare(ledger: Ledger, probed: dict[str, Probed], other: tuple[str, dict[st
     name, before = other
     beside = ledger.against(name)
     over = "nats per token, paired by window; n held-out windows, bootstrap over documents"
-    found = beside.difference(GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
+    found = beside.difference(PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
     if SWAPPED in probed and SWAPPED in before:
-        found += beside.difference(SPECIFIC, (specific(probed), specific(before)), over)
+        found += beside.difference(PROBE_SPECIFIC, (specific(probed), specific(before)), over)
     return found
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forethought.evals.windows import Ledger, Scored, Task, Thoughts, means
+from forethought.metrics import CLOSE_RATE, GATE_REWARD, GATE_SCORE, GATE_UNSCORED, ORACLE, THOUGHT_TOKENS
 from forethought.records import Measurement
-
-REWARD = "gate reward"
-SCORE = "gate score"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +30,16 @@ def summarise(ledger: Ledger, scored: Scored, thoughts: Thoughts | None) -> tupl
     unscored = [sum(one is None for one in row) / len(row) for row in scored.rewards]
     over = f"n held-out windows, {samples} samples each, bootstrap over documents"
     found = [
-        *ledger.mean(REWARD, result.rewards, f"share of predictions that match; {over}"),
-        *ledger.mean(SCORE, result.scores, f"mean score; {over}"),
-        *ledger.mean(f"oracle@{samples}", best, f"share of windows of which a prediction matches; {over}"),
-        *ledger.mean("gate unscored", unscored, f"share of predictions without a verdict; {over}"),
+        *ledger.mean(GATE_REWARD, result.rewards, f"share of predictions that match; {over}"),
+        *ledger.mean(GATE_SCORE, result.scores, f"mean score; {over}"),
+        *ledger.mean(ORACLE.at(samples), best, f"share of windows of which a prediction matches; {over}"),
+        *ledger.mean(GATE_UNSCORED, unscored, f"share of predictions without a verdict; {over}"),
     ]
     if thoughts is not None:
         closed = [sum(row) / len(row) for row in thoughts.closed]
         lengths = [sum(row) / len(row) for row in thoughts.lengths]
-        found += ledger.mean("close rate", closed, f"share of thoughts that the policy closed itself; {over}")
-        found += ledger.mean("thought tokens", lengths, f"tokens of a thought; {over}")
+        found += ledger.mean(CLOSE_RATE, closed, f"share of thoughts that the policy closed itself; {over}")
+        found += ledger.mean(THOUGHT_TOKENS, lengths, f"tokens of a thought; {over}")
     return result, found
 
 
@@ -51,8 +49,8 @@ def compare(ledger: Ledger, result: Result, other: tuple[str, Result]) -> list[M
     beside = ledger.against(name)
     unit = "paired by window; n windows, bootstrap over documents"
     return [
-        *beside.difference(REWARD, (result.rewards, before.rewards), f"share of predictions; {unit}"),
-        *beside.difference(SCORE, (result.scores, before.scores), f"score; {unit}"),
+        *beside.difference(GATE_REWARD, (result.rewards, before.rewards), f"share of predictions; {unit}"),
+        *beside.difference(GATE_SCORE, (result.scores, before.scores), f"score; {unit}"),
     ]
 
 

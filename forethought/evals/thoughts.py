@@ -11,24 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forethought import metrics
 from forethought.engine import Group, Prompt, Sampler, Sampling, Scorer
 from forethought.evals.nll import SuffixNLL
 from forethought.keys import Key
+from forethought.metrics import NOTHING, OWN, PER_ROW, PER_TOKEN, RAW_TEXT, TAGGED, TEACHER
 from forethought.models.thought_tokens import ThoughtTokens, as_group, plain
 from forethought.records import Chunk, Measurement, SpanKind, ThoughtRow
 from forethought.stats import Interval, bootstrap_mean, paired_bootstrap
 from forethought.tags import Tags, parse
 
 ROWS_PER_CALL = 64
-PLAIN = "raw text"
-"""NLL of the raw chunk, beside that of its text among thoughts."""
-TAGGED = "thought with tags"
-"""NLL of thoughts and their tags together: what it takes to think at all, at this place."""
-NONE, OWN, TEACHER = "none", "own thought", "teacher's thought"
-"""What stands before the text that is scored after a place."""
 
 KindNLL = Mapping[str, SuffixNLL]
-"""NLL by kind of token, of :data:`TAGGED` and of :data:`PLAIN`."""
+"""NLL by kind of token, of :data:`TAGGED` and of :data:`RAW_TEXT`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +124,8 @@ def nll_by_kind(thinker: Thinker, exam: Exam) -> dict[str, SuffixNLL]:
     augmented = [thinker.codec.tokens(row, exam.chunks[row.chunk_id]) for row in exam.rows]
     raw = [plain(row, exam.chunks[row.chunk_id]) for row in exam.rows]
     kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
-    found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (PLAIN, TAGGED, *SpanKind)}
-    for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (PLAIN,)))):
+    found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
+    for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (RAW_TEXT,)))):
         groups = [as_group(row.ids, thinker.bos) for row in rows]
         for index, (row, logprobs) in enumerate(zip(rows, _logprobs(thinker.scorer, groups), strict=True)):
             for kind, logprob in zip(row.kinds[-len(logprobs) :], logprobs, strict=True):
@@ -165,27 +161,37 @@ def figures(arm: Thinker, answers: Answers, exam: Exam) -> list[Measurement]:
     owners, seed = exam.documents(), exam.seed
     found = []
     for name, nll in answers.nll.items():
-        found.append(_filled(blank, f"{name} NLL", "per token", nll.interval(seed)))
-        found.append(_filled(blank, f"{name} NLL", "per row", bootstrap_mean(_per_row(nll), seed, clusters=owners)))
-    gap = answers.nll[SpanKind.TEXT.value].change(answers.nll[PLAIN], seed)
-    found.append(_filled(blank, "text NLL change", "among thoughts against none", gap))
+        found.append(_filled(blank, metrics.NLL[name], PER_TOKEN, nll.interval(seed)))
+        found.append(_filled(blank, metrics.NLL[name], PER_ROW, bootstrap_mean(_per_row(nll), seed, clusters=owners)))
+    gap = answers.nll[SpanKind.TEXT.value].change(answers.nll[RAW_TEXT], seed)
+    found.append(_filled(blank, metrics.NLL[SpanKind.TEXT].change, metrics.AMONG_THOUGHTS, gap))
     free = owners[: len(answers.opened)]
     writers = [index for index, opened in enumerate(answers.opened) if opened]
     rates = [
-        ("opens", answers.opened, free, "share of free continuations that open a thought"),
-        ("well-formed", _picked(answers.well_formed, writers), _picked(free, writers), "share of those that open one"),
-        ("closes", _picked(answers.closed, writers), _picked(free, writers), "share of the thoughts that they open"),
-        ("closes when asked", answers.closed_when_asked, owners, "share of thoughts that were opened for it"),
+        (metrics.OPENS, answers.opened, free, "share of free continuations that open a thought"),
+        (
+            metrics.WELL_FORMED,
+            _picked(answers.well_formed, writers),
+            _picked(free, writers),
+            "share of those that open one",
+        ),
+        (
+            metrics.CLOSES,
+            _picked(answers.closed, writers),
+            _picked(free, writers),
+            "share of the thoughts that they open",
+        ),
+        (metrics.CLOSES_WHEN_ASKED, answers.closed_when_asked, owners, "share of thoughts that were opened for it"),
     ]
     for metric, values, clusters, unit in rates:
         if values:
             interval = bootstrap_mean(values, seed, clusters=clusters)
             found.append(_filled(blank, metric, "", interval, f"{unit}; bootstrap over documents"))
     for condition, values in answers.after.items():
-        found.append(_filled(blank, "next-text NLL", condition, bootstrap_mean(values, seed, clusters=owners)))
-        if condition != NONE:
-            change = paired_bootstrap(values, answers.after[NONE], seed, clusters=owners)
-            found.append(_filled(blank, "next-text NLL change", f"{condition} against {NONE}", change))
+        found.append(_filled(blank, metrics.NEXT_TEXT, condition, bootstrap_mean(values, seed, clusters=owners)))
+        if condition != NOTHING:
+            change = paired_bootstrap(values, answers.after[NOTHING], seed, clusters=owners)
+            found.append(_filled(blank, metrics.NEXT_TEXT.change, metrics.against_nothing(condition), change))
     return found
 
 
@@ -201,9 +207,9 @@ def changes(arm: tuple[Thinker, Answers], other: tuple[Thinker, Answers], exam: 
         old = answers_before.nll[name]
         if nll.tokens != old.tokens:
             continue
-        found.append(_filled(blank, f"{name} NLL change", "per token", nll.change(old, exam.seed)))
+        found.append(_filled(blank, metrics.NLL[name].change, PER_TOKEN, nll.change(old, exam.seed)))
         per_row = paired_bootstrap(_per_row(nll), _per_row(old), exam.seed, clusters=exam.documents())
-        found.append(_filled(blank, f"{name} NLL change", "per row", per_row))
+        found.append(_filled(blank, metrics.NLL[name].change, PER_ROW, per_row))
     return found
 
 
@@ -234,7 +240,7 @@ def _think(thinker: Thinker, exam: Exam) -> tuple[tuple[float, ...], dict[str, t
     drawn = thinker.sampler.sample(prompts, 1, sampling, Key(exam.seed, "asked thoughts"))
     cut = [until_close(one.token_ids, codec.tokenizer, exam.tags) for [one] in drawn]
     own = [codec.open + ids + (() if closed else codec.close) for ids, closed in cut]
-    inserts: dict[str, list[tuple[int, ...]]] = {NONE: [()] * len(own), OWN: own, TEACHER: taught}
+    inserts: dict[str, list[tuple[int, ...]]] = {NOTHING: [()] * len(own), OWN: own, TEACHER: taught}
     after = {}
     for condition, thoughts in inserts.items():
         groups = [Group(prefix=h + t, branches=(n,)) for h, t, n in zip(heads, thoughts, nexts, strict=True)]
@@ -261,7 +267,9 @@ def _picked(values: Sequence[Any], indices: Sequence[int]) -> list[Any]:
 
 
 def _blank(arm: Thinker) -> Measurement:
-    return Measurement(stage="evaluate-sft", arm=arm.name, metric="", value=0.0, n=0, unit="", subject=arm.identity)
+    return Measurement(
+        stage=metrics.EVALUATE_SFT, arm=arm.name, metric="", value=0.0, n=0, unit="", subject=arm.identity
+    )
 
 
 def _filled(

@@ -6,17 +6,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from forethought.algorithms.windows import Window, match_request
 from forethought.engine import Group, Prompt, Sampling, Scorer, Thinking, ThinkingSampler
 from forethought.judges.match import Matcher
 from forethought.keys import Key
+from forethought.metrics import EVALUATE_RLMT, Metric
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.stats import Interval, bootstrap_mean, detectable_n, paired_bootstrap
 from forethought.tags import Tags, strip
-from forethought.thoughts.windows import Window, contest
 
-STAGE = "evaluate-rlmt"
-"""The stage that these figures belong to."""
 WINDOWS_PER_CALL = 32
 
 Cells = list[list[float | None]]
@@ -154,7 +153,7 @@ def gains(player: Player, task: Task, inserts: Sequence[Sequence[tuple[int, ...]
 
 def score(task: Task, suffixes: list[list[str]]) -> Scored:
     """Return the judge's scores of predictions."""
-    contests = [contest(window, row, task.longer) for window, row in zip(task.windows, suffixes, strict=True)]
+    contests = [match_request(window, row, task.longer) for window, row in zip(task.windows, suffixes, strict=True)]
     scores = task.matcher.scores(contests)
     rewards = [[task.matcher.passes(one) for one in row] for row in scores]
     return Scored(suffixes=suffixes, scores=scores, rewards=rewards)
@@ -175,7 +174,7 @@ class Ledger:
     blank: Measurement
     """What all figures share."""
 
-    def mean(self, metric: str, values: Sequence[float | None], unit: str, condition: str = "") -> list[Measurement]:
+    def mean(self, metric: Metric, values: Sequence[float | None], unit: str, condition: str = "") -> list[Measurement]:
         """Return the mean over windows, bootstrapped over documents; nothing if no window has a value."""
         known = [(v, d) for v, d in zip(values, self.task.documents, strict=True) if v is not None]
         if not known:
@@ -184,7 +183,11 @@ class Ledger:
         return [self._filled(metric, interval, unit, condition)]
 
     def difference(
-        self, metric: str, pair: tuple[Sequence[float | None], Sequence[float | None]], unit: str, condition: str = ""
+        self,
+        metric: Metric,
+        pair: tuple[Sequence[float | None], Sequence[float | None]],
+        unit: str,
+        condition: str = "",
     ) -> list[Measurement]:
         """Return the paired difference over windows that both sides have, and how many windows would resolve it."""
         known = [
@@ -196,14 +199,14 @@ class Ledger:
             return []
         left, right, owners = (list(column) for column in zip(*known, strict=True))
         interval = paired_bootstrap(left, right, self.task.seed, clusters=owners)
-        found = [self._filled(f"{metric} difference", interval, unit, condition)]
+        found = [self._filled(metric.difference, interval, unit, condition)]
         apart = [a - b for a, b in zip(left, right, strict=True)]
         spread = (sum((one - interval.value) ** 2 for one in apart) / max(1, len(apart) - 1)) ** 0.5
         if interval.value and spread:
             needed = float(detectable_n(interval.value, spread))
             note = "windows that would resolve a difference as large as this one (5% level, 80% power)"
             whole = Interval(value=needed, low=needed, high=needed, n=interval.n)
-            found.append(self._filled(f"{metric} windows needed", whole, note, condition))
+            found.append(self._filled(metric.needed("windows"), whole, note, condition))
         return found
 
     def against(self, name: str) -> Ledger:
@@ -223,7 +226,7 @@ class Ledger:
 def ledger(player: Player, task: Task) -> Ledger:
     """Return the ledger of a player."""
     blank = Measurement(
-        stage=STAGE,
+        stage=EVALUATE_RLMT,
         arm=player.name,
         metric="",
         judge=task.matcher.name,

@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forethought import stats
+from forethought import metrics, stats
 from forethought.config import AuditConfig
 from forethought.judges import Judge, tournament
 from forethought.judges.planted import Planted
 from forethought.records import Measurement, Verdict
-
-STAGE = "audit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +46,18 @@ class AuditReport:
     def measurements(self) -> list[Measurement]:
         """Return the figures as records: stage ``audit``, arm the judge's name, condition the kind of pair."""
         single = {
-            "unscored": (self.unscored, "share of verdicts"),
-            "consistency": (self.consistency, "share of pairs seen in both orders"),
-            "first_position": (self.first_position, "share of decided verdicts"),
-            "ties": (self.ties, "share of pairs"),
-            "length_bias": (self.length_bias, "share of wrong pairs of unequal length"),
+            metrics.AUDIT_UNSCORED: (self.unscored, "share of verdicts"),
+            metrics.CONSISTENCY: (self.consistency, "share of pairs seen in both orders"),
+            metrics.FIRST_POSITION: (self.first_position, "share of decided verdicts"),
+            metrics.TIES: (self.ties, "share of pairs"),
+            metrics.LENGTH_BIAS: (self.length_bias, "share of wrong pairs of unequal length"),
         }
-        figures = [("accuracy", kind, found, "share of pairs") for kind, found in self.accuracy.items()]
+        figures: list[tuple[str, str, stats.Interval, str]]
+        figures = [(metrics.ACCURACY, kind, found, "share of pairs") for kind, found in self.accuracy.items()]
         figures += [(metric, "", found, unit) for metric, (found, unit) in single.items() if found is not None]
         return [
             Measurement(
-                stage=STAGE,
+                stage=metrics.AUDIT,
                 arm=self.judge,
                 metric=metric,
                 condition=condition,

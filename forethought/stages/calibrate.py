@@ -15,6 +15,7 @@ from forethought.config import Config, RLMTConfig
 from forethought.engine import Prompt, Sampler, Sampling
 from forethought.judges.match import Matcher, calibrate
 from forethought.keys import Key
+from forethought.metrics import BASE_PASSES, CALIBRATE, THRESHOLD, UNRELATED_PASSES
 from forethought.records import Chunk, Contest, Measurement, content_id
 from forethought.stats import Interval, bootstrap_mean
 from forethought.store import StageFolder
@@ -60,9 +61,9 @@ def run(
     if threshold is None:
         flat = [one for row in unrelated for one in row]
         threshold = calibrate(flat, related, cfg.match.max_unrelated, cfg.match.base_rate)
-    found = {
-        "base rollouts that pass": [float(one >= threshold) for one in related],
-        "unrelated suffixes that pass": [sum(one >= threshold for one in row) / len(row) for row in unrelated if row],
+    found: dict[str, list[float]] = {
+        BASE_PASSES: [float(one >= threshold) for one in related],
+        UNRELATED_PASSES: [sum(one >= threshold for one in row) / len(row) for row in unrelated if row],
     }
     figures = {name: bootstrap_mean(values, config.seed) for name, values in found.items() if values}
     measure(_figures(figures, threshold, material))
@@ -125,10 +126,10 @@ def section(config: Config) -> RLMTConfig:
 
 def _figures(found: dict[str, Interval], threshold: float, material: Material) -> Iterable[Measurement]:
     n = len(material.chunks)
-    rows = {"threshold": Interval(value=threshold, low=threshold, high=threshold, n=n), **found}
+    rows = {THRESHOLD: Interval(value=threshold, low=threshold, high=threshold, n=n), **found}
     for metric, one in rows.items():
         yield Measurement(
-            stage="calibrate",
+            stage=CALIBRATE,
             arm="base",
             metric=metric,
             judge=material.matcher.judge.name,
@@ -136,6 +137,6 @@ def _figures(found: dict[str, Interval], threshold: float, material: Material) -
             low=one.low,
             high=one.high,
             n=one.n,
-            unit="score" if metric == "threshold" else "share; n chunks of the improve split, bootstrap over them",
+            unit="score" if metric == THRESHOLD else "share; n chunks of the improve split, bootstrap over them",
             subject=material.policy,
         )

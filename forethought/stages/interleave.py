@@ -13,6 +13,7 @@ from typing import Any
 
 from forethought.config import Config, InterleaveConfig
 from forethought.engine import Scorer
+from forethought.metrics import INTERLEAVE
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, content_id, from_dict
 from forethought.stats import Interval
 from forethought.store import StageFolder, StoreError, atomic_write
@@ -165,7 +166,7 @@ def _places_only(cfg: InterleaveConfig, teacher: Teacher, drafts: Sequence[Draft
 def _figures(found: Mapping[Split, tuple[dict[str, Interval], Ledger]], material: Material) -> Iterable[Measurement]:
     for split, (figures, ledger) in found.items():
         blank = Measurement(
-            stage="interleave",
+            stage=INTERLEAVE,
             arm=split.value,
             metric="",
             judge=material.teacher.name,

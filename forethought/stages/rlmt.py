@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from forethought import models, training
+from forethought.algorithms.windows import Window, match_request
 from forethought.config import Config, ModelConfig, RLMTConfig
 from forethought.engine import Group, Prompt, Sampling, Thinking, ThinkingSampler
 from forethought.engine.losses import policy_gradient
@@ -32,7 +33,6 @@ from forethought.records import Rollout, content_id
 from forethought.store import StageFolder
 from forethought.tags import Tags, strip
 from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
-from forethought.thoughts.windows import Window, contest
 
 Timer = Callable[[str], AbstractContextManager[None]]
 """Measures a phase."""
@@ -193,7 +193,7 @@ def matches(
 ) -> list[list[float | None]]:
     """Return 1 for each prediction that matches, 0 for another, ``None`` where the judge did not say."""
     longer = shop.config.match.kind == "llm"
-    contests = [contest(window, row, longer) for window, row in zip(windows, predictions, strict=True)]
+    contests = [match_request(window, row, longer) for window, row in zip(windows, predictions, strict=True)]
     matcher = shop.material.matcher
     return [[matcher.passes(score) for score in row] for row in matcher.scores(contests)]
 

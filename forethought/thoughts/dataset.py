@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from forethought import metrics
 from forethought.records import Chunk, Measurement, Place, ThoughtRow, content_id
 from forethought.stats import Interval, bootstrap_mean, wilson
 from forethought.tags import Tags, raw, spans
@@ -130,36 +131,36 @@ def statistics(rows: Sequence[ThoughtRow], chunks: Sequence[Chunk], ledger: Ledg
     """
     texts = {chunk.id: chunk.prefix + chunk.suffix for chunk in chunks}
     exact = sum(raw(spans(one)) == texts[one.chunk_id] for one in rows)
-    found = {"rows": _count(len(rows), ledger.chunks)}
+    found: dict[str, Interval] = {metrics.ROWS: _count(len(rows), ledger.chunks)}
     if rows:
         owners = [one.document_id for one in rows]
-        found["exact_preservation"] = wilson(exact, len(rows))
+        found[metrics.EXACT] = wilson(exact, len(rows))
         places = [float(len(one.places)) for one in rows]
-        found["places_per_row"] = bootstrap_mean(places, seed, clusters=owners)
+        found[metrics.PLACES] = bootstrap_mean(places, seed, clusters=owners)
         relative = [(place.position / len(one.text), one.document_id) for one in rows for place in one.places]
-        found["relative_position"] = bootstrap_mean([at for at, _ in relative], seed, clusters=[o for _, o in relative])
+        found[metrics.POSITION] = bootstrap_mean([at for at, _ in relative], seed, clusters=[o for _, o in relative])
     said = [(thought, one, place) for one in rows for thought, place in zip(one.thoughts, one.places, strict=False)]
     if said:
         owners = [one.document_id for _, one, _ in said]
         lengths = [float(len(thought.split())) for thought, _, _ in said]
-        found["words_per_thought"] = bootstrap_mean(lengths, seed, clusters=owners)
+        found[metrics.WORDS] = bootstrap_mean(lengths, seed, clusters=owners)
         passages = [(t, Passage(before=o.text[: p.position], after=o.text[p.position :])) for t, o, p in said]
-        found["kept_leak"] = bootstrap_mean([leak(*one) for one in passages], seed, clusters=owners)
+        found[metrics.KEPT_LEAK] = bootstrap_mean([leak(*one) for one in passages], seed, clusters=owners)
     if ledger.offered:
-        found["accepted"] = wilson(ledger.accepted, ledger.offered)
-        found["leak_rate"] = wilson(ledger.rejected[str(Rejection.LEAK)], ledger.offered)
+        found[metrics.ACCEPTED] = wilson(ledger.accepted, ledger.offered)
+        found[metrics.LEAK_RATE] = wilson(ledger.rejected[str(Rejection.LEAK)], ledger.offered)
     return found
 
 
-UNITS = {
-    "rows": "rows; n chunks that were tried",
-    "exact_preservation": "share of rows whose text spans join to the raw chunk; Wilson",
-    "places_per_row": "per row; n rows, bootstrap over documents",
-    "relative_position": "share of the text before the place; n places, bootstrap over documents",
-    "words_per_thought": "words; n thoughts, bootstrap over documents",
-    "kept_leak": "share of a kept thought's word 3-grams that only the coming text has; n thoughts, bootstrap",
-    "accepted": "share of offered thoughts; Wilson",
-    "leak_rate": "share of offered thoughts; Wilson",
+UNITS: dict[str, str] = {
+    metrics.ROWS: "rows; n chunks that were tried",
+    metrics.EXACT: "share of rows whose text spans join to the raw chunk; Wilson",
+    metrics.PLACES: "per row; n rows, bootstrap over documents",
+    metrics.POSITION: "share of the text before the place; n places, bootstrap over documents",
+    metrics.WORDS: "words; n thoughts, bootstrap over documents",
+    metrics.KEPT_LEAK: "share of a kept thought's word 3-grams that only the coming text has; n thoughts, bootstrap",
+    metrics.ACCEPTED: "share of offered thoughts; Wilson",
+    metrics.LEAK_RATE: "share of offered thoughts; Wilson",
 }
 """What the figures of :func:`statistics` are measured in."""
 
@@ -169,10 +170,12 @@ def measurements(found: dict[str, Interval], ledger: Ledger, blank: Measurement)
     figures = [_filled(blank, metric, interval, UNITS[metric]) for metric, interval in found.items()]
     for reason, count in sorted(ledger.rejected.items()):
         named = dataclasses.replace(blank, condition=reason)
-        figures.append(_filled(named, "rejected", wilson(count, ledger.offered), "share of offered thoughts; Wilson"))
+        figures.append(
+            _filled(named, metrics.REJECTED, wilson(count, ledger.offered), "share of offered thoughts; Wilson")
+        )
     for reason, count in sorted(ledger.dropped.items()):
         named = dataclasses.replace(blank, condition=reason)
-        figures.append(_filled(named, "dropped", wilson(count, ledger.chunks), "share of chunks; Wilson"))
+        figures.append(_filled(named, metrics.DROPPED, wilson(count, ledger.chunks), "share of chunks; Wilson"))
     return figures
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from forethought.algorithms.windows import Window
 from forethought.config import RLMTConfig
 from forethought.records import Rollout
 from forethought.text import copied, distinct_n, words
-from forethought.thoughts.windows import Window
 
 STD_EPS = 1e-4
 """Added to a group's standard deviation (GRPO), as TRL does."""

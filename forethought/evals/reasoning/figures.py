@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forethought.evals.reasoning.run import PLAIN, THOUGHT, Entrant, Row
+from forethought import metrics as names
+from forethought.evals.reasoning.run import Entrant, Row
 from forethought.evals.reasoning.task import Task
 from forethought.keys import Key
+from forethought.metrics import EXTRACTED, GOLD_BITS, MACRO, NO_ANSWER, PLAIN, REASONING, STRICT, THOUGHT, TRUNCATED
 from forethought.records import Measurement
 from forethought.stats import Interval, detectable_n, macro_bootstrap, pass_at_k
-
-STAGE = "reasoning"
-MACRO = "macro"
-BITS, NO_ANSWER, TRUNCATED, EXTRACTED = "gold_bits_per_byte", "no_answer_rate", "truncation_rate", "extraction_rate"
 
 Values = dict[str, float]
 """One value for each problem."""
@@ -30,7 +28,7 @@ Values = dict[str, float]
 class Metric:
     """A number of each problem."""
 
-    name: str
+    name: names.Metric
     """What it is called."""
     unit: str
     """What it is."""
@@ -46,10 +44,13 @@ def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
     """Return what is measured with ``samples`` answers to each problem."""
     return [
         Metric(
-            name=f"mean@{samples}", unit="share of answers that are right", of=lambda r: _mean(r["right"]), graded=True
+            name=names.MEAN.at(samples),
+            unit="share of answers that are right",
+            of=lambda r: _mean(r["right"]),
+            graded=True,
         ),
         Metric(
-            name=f"mean@{samples}",
+            name=names.MEAN.at(samples),
             unit="share of answers that are right and in the form of the examples",
             of=lambda r: _mean([a * b for a, b in zip(r["right"], r["formatted"], strict=True)]),
             graded=True,
@@ -57,7 +58,7 @@ def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
         ),
         *(
             Metric(
-                name=f"pass@{k}",
+                name=names.PASS.at(k),
                 unit=f"chance that one of {k} answers is right, unbiased",
                 of=lambda r, k=k: pass_at_k(len(r["right"]), sum(r["right"]), k),  # type: ignore[misc]
                 graded=True,
@@ -65,7 +66,7 @@ def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
             for k in passes
         ),
         Metric(
-            name=f"majority@{samples}",
+            name=names.MAJORITY.at(samples),
             unit="share of problems whose most frequent answer is right, ties by lot",
             of=lambda r: majority(r["votes"]),
             graded=True,
@@ -77,7 +78,7 @@ def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
         ),
         Metric(name=TRUNCATED, unit="share of answers cut at the cap", of=lambda r: _mean(r["truncated"])),
         Metric(name=EXTRACTED, unit="share of answers in the form of the examples", of=lambda r: _mean(r["formatted"])),
-        Metric(name=BITS, unit="bits per UTF-8 byte of the worked solution", of=lambda r: r["gold_bits_per_byte"]),
+        Metric(name=GOLD_BITS, unit="bits per UTF-8 byte of the worked solution", of=lambda r: r["gold_bits_per_byte"]),
     ]
 
 
@@ -174,7 +175,7 @@ class _Book:
         return found
 
     def _one(self, name: str, strata: Sequence[Sequence[float]], grader: str) -> list[Measurement]:
-        judge = (f"{grader}, strict" if self.metric.strict else grader) if self.metric.graded else ""
+        judge = (grader + STRICT if self.metric.strict else grader) if self.metric.graded else ""
         interval = macro_bootstrap(strata, Key(self.seed, "reasoning intervals").integer() % 2**32)
         found = [self._filled(self.metric.name, name, judge, interval, self.unit)]
         spread = float(np.std(strata[0], ddof=1)) if len(strata[0]) > 1 else 0.0
@@ -182,12 +183,12 @@ class _Book:
             needed = float(detectable_n(interval.value, spread))
             note = "problems that would resolve a difference as large as this one (5% level, 80% power)"
             whole = Interval(value=needed, low=needed, high=needed, n=interval.n)
-            found.append(self._filled(f"{self.metric.name} problems needed", name, judge, whole, note))
+            found.append(self._filled(self.metric.name.needed("problems"), name, judge, whole, note))
         return found
 
     def _filled(self, metric: str, name: str, judge: str, interval: Interval, unit: str) -> Measurement:
         return Measurement(
-            stage=STAGE,
+            stage=REASONING,
             arm=self.entrant.name,
             against=self.against,
             metric=metric,

@@ -11,11 +11,9 @@ from forethought.config import Config, ReasoningConfig
 from forethought.evals.reasoning.task import Grade, Problem, Task
 from forethought.evals.reasoning.writers import Asked, Request, Writer, Written
 from forethought.keys import Key
+from forethought.metrics import PLAIN, THOUGHT
 from forethought.monitor import Progress
 from forethought.store import StageFolder
-
-PLAIN, THOUGHT = "plain", "thought"
-"""The two interfaces: the answer follows the problem, or a thought that the prompt opens."""
 
 LOG = "answers"
 """Name of the log of a stage folder."""

@@ -42,7 +42,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cutter:
+class WindowCutter:
     """How windows are cut."""
 
     tokenizer: Any
@@ -89,7 +89,7 @@ class Cutter:
         return found
 
 
-def contest(window: Window, predictions: Sequence[str], longer: bool) -> Contest:
+def match_request(window: Window, predictions: Sequence[str], longer: bool) -> Contest:
     """Return what a match judge is shown; ``longer``: all that comes next, not only as much as was predicted."""
     original = window.reference if longer else window.suffix
     return Contest(prefix=window.prefix, candidates=tuple(predictions), original=original)

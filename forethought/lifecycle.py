@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -341,7 +341,7 @@ class Lifecycle:
             forbidden=models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size),
         )
 
-    def _folder(self, arm: str, stage: str, config: str, part_of: str = "") -> StageFolder:
+    def _folder(self, arm: str, stage: str, config: Mapping[str, Any], part_of: str = "") -> StageFolder:
         """Return the folder of a stage, made with ``config`` or empty; what another config made moves aside.
 
         ``part_of`` names the step of the graph to which a folder belongs that is not one itself.

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import cast
@@ -54,7 +53,7 @@ class ReasoningLifecycle(Lifecycle):
         entrants, tasks = self._taking_part(self._reasoning()), self.demand_tasks()
         folders = self._answers(entrants, tasks)
         made = {name: {task: one.read_json("config") for task, one in row.items()} for name, row in folders.items()}
-        folder = self._folder(SHARED, REASONING, json.dumps(made | {"k": self._reasoning().passes}))
+        folder = self._folder(SHARED, REASONING, made | {"k": self._reasoning().passes})
         if not folder.done:
             found = self._answer(entrants, tasks, folders)
             folder.finish({one.name: one.identity for one in entrants}, {"figures": found})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,17 +96,17 @@ def demand(folder: StageFolder, config: Config) -> None:
         )
 
 
-def stage_config(config: Config, chunks: Sequence[Chunk], judges: Mapping[str, Judge], writer: Writer) -> str:
-    """Return, as JSON, what the audit depends on; whether a failure is tolerated is not part of it."""
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "chunks": content_id([chunk.id for chunk in chunks]),
-            "policy": writer.identity,
-            "judges": {name: judge.name for name, judge in judges.items()},
-            "audit": config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
-        }
-    )
+def stage_config(
+    config: Config, chunks: Sequence[Chunk], judges: Mapping[str, Judge], writer: Writer
+) -> dict[str, Any]:
+    """Return what the audit depends on; whether a failure is tolerated is not part of it."""
+    return {
+        "seed": config.seed,
+        "chunks": content_id([chunk.id for chunk in chunks]),
+        "policy": writer.identity,
+        "judges": {name: judge.name for name, judge in judges.items()},
+        "audit": config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
+    }
 
 
 def _row(name: str, report: AuditReport) -> dict[str, Any]:

@@ -6,7 +6,6 @@ that is neither free nor out of reach.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,20 +95,18 @@ def threshold_of(folder: StageFolder) -> float:
     return float(manifest["summary"]["threshold"])
 
 
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what the threshold depends on."""
+def stage_config(config: Config, material: Material) -> dict[str, Any]:
+    """Return what the threshold depends on."""
     cfg = section(config)
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": material.policy,
-            "judge": material.matcher.judge.name,
-            "chunks": content_id([chunk.id for chunk in material.chunks]),
-            "suffix_tokens": cfg.suffix_tokens,
-            "match": cfg.match.model_dump(mode="json", include={"threshold", "max_unrelated", "base_rate"}),
-        }
-    )
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "policy": material.policy,
+        "judge": material.matcher.judge.name,
+        "chunks": content_id([chunk.id for chunk in material.chunks]),
+        "suffix_tokens": cfg.suffix_tokens,
+        "match": cfg.match.model_dump(mode="json", include={"threshold", "max_unrelated", "base_rate"}),
+    }
 
 
 def section(config: Config) -> RLMTConfig:

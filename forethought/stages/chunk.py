@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from forethought.config import ChunkConfig, Config
 from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
 from forethought.keys import Key
-from forethought.records import Chunk, Document, Split, content_id, from_dict
+from forethought.records import Chunk, Document, Split, content_id
 from forethought.store import StageFolder, StoreError
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def load_chunks(folder: StageFolder, split: Split) -> list[Chunk]:
     """
     if folder.manifest() is None:
         raise StoreError(f"{folder.path}: no finished chunks here. Run `forethought chunk CONFIG` first")
-    return [from_dict(Chunk, row) for row in folder.read(f"chunks.{split}")]
+    return folder.load(f"chunks.{split}", Chunk)
 
 
 def spread(chunks: Sequence[Chunk], key: Key) -> list[Chunk]:
@@ -114,11 +113,11 @@ def spread(chunks: Sequence[Chunk], key: Key) -> list[Chunk]:
     return [chunk for _, _, chunk in sorted(rows, key=lambda row: row[:2])]
 
 
-def stage_config(config: Config) -> str:
-    """Return, as JSON, the part of the config on which chunks depend: other changes do not make them stale."""
+def stage_config(config: Config) -> dict[str, Any]:
+    """Return the part of the config on which chunks depend: other changes do not make them stale."""
     policy = {"model": config.policy.model, "revision": config.policy.revision}
     corpus, chunk = config.corpus.model_dump(mode="json"), config.chunk.model_dump(mode="json")
-    return json.dumps({"seed": config.seed, "policy": policy, "corpus": corpus, "chunk": chunk})
+    return {"seed": config.seed, "policy": policy, "corpus": corpus, "chunk": chunk}
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:

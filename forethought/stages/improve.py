@@ -8,7 +8,6 @@ arXiv 2601.21343, section 1).  The paper's other objectives are a config word aw
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,15 +247,15 @@ def suffix_nll(shop: Workshop) -> float:
     return -sum(float(row.sum()) for (row,) in found) / sum(len(chunk.suffix_ids) for chunk in chunks)
 
 
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what this arm's weights depend on: other changes do not make them stale."""
+def stage_config(config: Config, material: Material) -> dict[str, Any]:
+    """Return what this arm's weights depend on: other changes do not make them stale."""
     judged_by = [judge.name for judge in material.judges]
     parts = {
         "policy": config.policy.model_dump(mode="json"),
         "improve": config.improve.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
     }
     shared = {"seed": config.seed, "dtype": config.dtype, "chunks": material.identity, "judges": judged_by}
-    return json.dumps(parts | shared)
+    return parts | shared
 
 
 def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:

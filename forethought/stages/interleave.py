@@ -13,7 +13,7 @@ from typing import Any
 
 from forethought.config import Config, InterleaveConfig
 from forethought.engine import Scorer
-from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, content_id, from_dict
+from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, content_id
 from forethought.stats import Interval
 from forethought.store import StageFolder, StoreError, atomic_write
 from forethought.thoughts import build
@@ -117,7 +117,7 @@ def load_rows(folder: StageFolder, split: Split) -> list[ThoughtRow]:
     """
     if folder.manifest() is None:
         raise StoreError(f"{folder.path}: no finished thoughts here. Run `forethought interleave CONFIG` first")
-    return [from_dict(ThoughtRow, one) for one in folder.read(f"rows.{split}")]
+    return folder.load(f"rows.{split}", ThoughtRow)
 
 
 def describe(folder: StageFolder) -> list[str]:
@@ -133,19 +133,17 @@ def describe(folder: StageFolder) -> list[str]:
     return lines
 
 
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what the rows depend on."""
+def stage_config(config: Config, material: Material) -> dict[str, Any]:
+    """Return what the rows depend on."""
     cfg = _section(config)
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": material.policy,
-            "teacher": material.teacher.identity,
-            "chunks": {split.value: content_id([c.id for c in chunks]) for split, chunks in material.chunks.items()},
-            "interleave": cfg.model_dump(mode="json", exclude={"teacher", "rows", "heldout_rows", "rlmt_rows"}),
-        }
-    )
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "policy": material.policy,
+        "teacher": material.teacher.identity,
+        "chunks": {split.value: content_id([c.id for c in chunks]) for split, chunks in material.chunks.items()},
+        "interleave": cfg.model_dump(mode="json", exclude={"teacher", "rows", "heldout_rows", "rlmt_rows"}),
+    }
 
 
 def _places_only(cfg: InterleaveConfig, teacher: Teacher, drafts: Sequence[Draft], ledger: Ledger) -> list[ThoughtRow]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -310,20 +310,18 @@ def monitored(shop: Workshop) -> dict[str, float | None]:
     return {"rlmt/heldout_reward": sum(known) / len(known) if known else None}
 
 
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what this arm's weights depend on: other changes do not make them stale."""
+def stage_config(config: Config, material: Material) -> dict[str, Any]:
+    """Return what this arm's weights depend on: other changes do not make them stale."""
     assert config.rlmt is not None
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": material.identity,
-            "rows": material.data,
-            "windows": content_id([[one.id for one in some] for some in (material.windows, material.heldout)]),
-            "judge": material.matcher.name,
-            "rlmt": config.rlmt.model_dump(mode="json", exclude={"match", "checkpoint_every"}),
-        }
-    )
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "policy": material.identity,
+        "rows": material.data,
+        "windows": content_id([[one.id for one in some] for some in (material.windows, material.heldout)]),
+        "judge": material.matcher.name,
+        "rlmt": config.rlmt.model_dump(mode="json", exclude={"match", "checkpoint_every"}),
+    }
 
 
 def open_workshop(config: Config, material: Material) -> Workshop:

@@ -7,7 +7,6 @@ order, for as many steps, without thoughts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,18 +139,16 @@ def open_workshop(config: Config, material: Material) -> Workshop:
     )
 
 
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what this arm's weights depend on: other changes do not make them stale."""
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": material.identity,
-            "rows": material.data,
-            "thoughts": material.thoughts,
-            "sft": _section(config).model_dump(mode="json", exclude={"control", "checkpoint_every"}),
-        }
-    )
+def stage_config(config: Config, material: Material) -> dict[str, Any]:
+    """Return what this arm's weights depend on: other changes do not make them stale."""
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "policy": material.identity,
+        "rows": material.data,
+        "thoughts": material.thoughts,
+        "sft": _section(config).model_dump(mode="json", exclude={"control", "checkpoint_every"}),
+    }
 
 
 class NoSFTError(ValueError):

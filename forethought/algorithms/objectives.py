@@ -61,9 +61,7 @@ class Objective:
 def dpo_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:
     """Online DPO (Tan et al. 2026, arXiv 2601.21343, section 1.2): best against worst of every pool that has both."""
     pairs = [(pool.prefix_ids(bos), pool.preferred) for pool in pools if pool.preferred is not None]
-    groups = [
-        Group(prefix=prefix, branches=(pair.chosen.token_ids, pair.rejected.token_ids)) for prefix, pair in pairs
-    ]
+    groups = [Group(prefix=prefix, branches=(pair.chosen.token_ids, pair.rejected.token_ids)) for prefix, pair in pairs]
     loss = functools.partial(dpo, beta=cfg.beta, nll_weight=cfg.nll_weight)
     return LossBatch(examples=[Example(group=group) for group in groups], loss=loss, normaliser=len(groups))
 
@@ -76,9 +74,7 @@ def rf_nll_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: Impr
 
 def rewrite_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:
     """SFT on the teacher's rewrite."""
-    return nll_batch(
-        [(pool.prefix_ids(bos), c.token_ids) for pool in pools for c in pool.by_origin(Origin.REWRITE)]
-    )
+    return nll_batch([(pool.prefix_ids(bos), c.token_ids) for pool in pools for c in pool.by_origin(Origin.REWRITE)])
 
 
 def continued_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:

@@ -14,7 +14,7 @@ from forethought.engine import Group
 from forethought.judges.match import Matcher
 from forethought.models.model import Model
 
-RewardsPG = list[list[float | None]]
+RewardsPG = Sequence[Sequence[float | None]]
 """One per window P and rollout G; ``None`` where nobody could say."""
 
 
@@ -95,7 +95,7 @@ def gains(groups: Sequence[RolloutGroup], windows: Sequence[Window], model: Mode
 REWARDS = {
     "binary": Reward(of=match),
     "gain-over-blank": Reward(of=match, blank_baseline=True),
-    "information-gain": Reward(of=information_gain, thought_only=True),  # type: ignore[arg-type]
-    "specific-gain": Reward(of=specific_gain, thought_only=True),  # type: ignore[arg-type]
+    "information-gain": Reward(of=information_gain, thought_only=True),
+    "specific-gain": Reward(of=specific_gain, thought_only=True),
 }
 """The values of `rlmt.reward`."""

@@ -82,9 +82,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float | None]:
     rewards = [reward for group in groups for reward in group.rewards]
     known = [[reward for reward in group.rewards if reward is not None] for group in groups]
     drawn = [p for r in rollouts for p, own in zip(r.logprobs, r.drawn, strict=True) if own]
-    truncated = [
-        reward for r, reward in zip(rollouts, rewards, strict=True) if reward is not None and not r.closed
-    ]
+    truncated = [reward for r, reward in zip(rollouts, rewards, strict=True) if reward is not None and not r.closed]
     return {
         "reward": _mean([reward for row in known for reward in row]),
         "reward_variance": _mean([float(np.var(row)) for row in known if row]),

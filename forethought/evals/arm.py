@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,18 +96,16 @@ def finish(folder: StageFolder, arms: tuple[Arm, Arm], measurements: Sequence[Me
     folder.finish({"policy": policy.identity, "base": base.identity}, {"figures": figures})
 
 
-def stage_config(config: Config, trained: str, judges: Mapping[str, Judge], chunks: Sequence[Chunk]) -> str:
-    """Return, as JSON, what the figures depend on."""
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": trained,
-            "judges": {name: judge.name for name, judge in judges.items()},
-            "chunks": _name(chunks),
-            "evaluate": config.evaluate.model_dump(mode="json", exclude={"judges", "thoughts"}),
-        }
-    )
+def stage_config(config: Config, trained: str, judges: Mapping[str, Judge], chunks: Sequence[Chunk]) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "policy": trained,
+        "judges": {name: judge.name for name, judge in judges.items()},
+        "chunks": _name(chunks),
+        "evaluate": config.evaluate.model_dump(mode="json", exclude={"judges", "thoughts"}),
+    }
 
 
 def _figure(one: Measurement) -> list[Any]:

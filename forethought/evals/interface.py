@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,19 +77,17 @@ def run(
     return found
 
 
-def stage_config(config: Config, entries: Sequence[Entry], material: Material) -> str:
-    """Return, as JSON, what the figures depend on."""
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "arms": {entry.name: entry.identity for entry in entries},
-            "judges": {name: judge.name for name, judge in material.judges.items()},
-            "rows": content_id([row.id for row in material.rows]),
-            "thoughts": config.evaluate.thoughts.model_dump(mode="json"),
-            "entropy_tolerance": config.evaluate.entropy_tolerance,
-        }
-    )
+def stage_config(config: Config, entries: Sequence[Entry], material: Material) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "arms": {entry.name: entry.identity for entry in entries},
+        "judges": {name: judge.name for name, judge in material.judges.items()},
+        "rows": content_id([row.id for row in material.rows]),
+        "thoughts": config.evaluate.thoughts.model_dump(mode="json"),
+        "entropy_tolerance": config.evaluate.entropy_tolerance,
+    }
 
 
 def _compared(

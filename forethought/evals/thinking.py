@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from forethought.config import Config, ThinkingEvaluateConfig
 from forethought.evals import probe, reward_gate
@@ -63,19 +63,17 @@ def run(
     return found
 
 
-def stage_config(config: Config, entrants: Sequence[Entrant], task: Task) -> str:
-    """Return, as JSON, what the figures depend on."""
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "arms": {entrant.name: entrant.identity for entrant in entrants},
-            "judge": task.matcher.name,
-            "windows": content_id([window.id for window in task.windows]),
-            "tokens": [task.thought_tokens, task.suffix_tokens],
-            "thinking": config.thinking.model_dump(mode="json"),
-        }
-    )
+def stage_config(config: Config, entrants: Sequence[Entrant], task: Task) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "arms": {entrant.name: entrant.identity for entrant in entrants},
+        "judge": task.matcher.name,
+        "windows": content_id([window.id for window in task.windows]),
+        "tokens": [task.thought_tokens, task.suffix_tokens],
+        "thinking": config.thinking.model_dump(mode="json"),
+    }
 
 
 def _probed(

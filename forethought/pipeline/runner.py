@@ -18,10 +18,11 @@ from forethought.engine import heap
 from forethought.engine.backends.selection import decided
 from forethought.graph import Selection, Step, after, graph, needs
 from forethought.machine import MachineError, dtype_for, machine
-from forethought.metrics import PEAK_MEMORY, RUN, SECONDS
+from forethought.metrics import PEAK_MEMORY, RUN, STAGE_SECONDS
 from forethought.monitor import peak_memory
 from forethought.records import Measurement
 from forethought.stages.base import Context, Stage
+from forethought.stages.session import remove_checkpoints
 from forethought.store import Run, StageFolder, StoreError
 
 
@@ -96,13 +97,19 @@ class Lifecycle:
             missing = [step.name for step in needs(self.selection.steps, graph(self.config)) if step.name not in done]
             if missing:
                 names = ",".join(missing)
-                raise NotMadeError(f"these steps are needed and not done: {names}. Do them first: `forethought run "
-                                   f"CONFIG --only {names}`")
+                raise NotMadeError(
+                    f"these steps are needed and not done: {names}. Do them first: `forethought run "
+                    f"CONFIG --only {names}`"
+                )
         self.run.save_config(self.config.model_dump(mode="json"))
         for step in self.selection.steps:
-            stage_class(step)(self.context, step).check_before_all()
+            stage_class(step)(self.context, step).validate()
         for step in self.selection.steps:
-            self.make(step)
+            if self.selection.asks:
+                self._make_needed(step)
+                stage_class(step)(self.context, step).ask()  # type: ignore[attr-defined]
+            else:
+                self.make(step)
 
     def make(self, step: Step | str) -> StageFolder:
         """Do one step, after those that it needs, and return its folder; what is done already is not done again.
@@ -113,18 +120,16 @@ class Lifecycle:
         step = self.step(step) if isinstance(step, str) else step
         if step.name in self._made:
             return self._made[step.name]
-        for needed in (*step.gates, *step.inputs):
-            if self._has(needed):
-                self.make(needed)
+        self._make_needed(step)
         stage = stage_class(step)(self.context, step)
+        stage.check()
         folder = self._folder(step.arm, step.stage, stage.depends_on(), step.name)
         if not folder.done:
             with self._measured(step):
-                stage.check()
                 stage.run(folder)
             for line in stage.report(folder):
                 self.say(line)
-        stage.tidy(folder)
+        remove_checkpoints(folder)  # a process may have been killed before it did
         self._made[step.name] = folder
         return folder
 
@@ -151,8 +156,11 @@ class Lifecycle:
             "torch": torch.__version__,
         }
 
-    def _has(self, name: str) -> bool:
-        return any(step.name == name for step in graph(self.config))
+    def _make_needed(self, step: Step) -> None:
+        steps = {one.name for one in graph(self.config)}
+        for name in (*step.gates, *step.inputs):
+            if name in steps:
+                self.make(name)
 
     def _folder(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
         """Return the folder of a stage, made with ``depends_on`` or empty; what another config made is archived.
@@ -199,7 +207,7 @@ class Lifecycle:
         yield
         peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
         figures = {
-            SECONDS: (time.perf_counter() - start, "seconds since the stage was last started"),
+            STAGE_SECONDS: (time.perf_counter() - start, "seconds since the stage was last started"),
             PEAK_MEMORY: (float(peak), "bytes; of the GPU" if cuda else "bytes; of the process so far"),
         }
         self.run.measure(

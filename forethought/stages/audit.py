@@ -45,9 +45,7 @@ class Audit(Stage):
             folder.append(log, content)
         self.context.measure(figure for report in reports.values() for figure in report.measurements())
         failed = {name: list(report.failures) for name, report in reports.items() if not report.passed}
-        folder.finish(
-            {"policy": self.context.base.identity}, {"failures": failed, "left_out": planting.left_out}
-        )
+        folder.finish({"policy": self.context.base.identity}, {"failures": failed, "left_out": planting.left_out})
 
     def rollouts(self) -> list[str]:
         """Return one continuation of each chunk by the untrained policy, as long as the suffixes."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import Config, ModelConfig, TrainingConfig
 from forethought.costs import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
@@ -62,7 +63,7 @@ class Context:
         """Return what ``make`` returned when it was first called for ``key`` in this process."""
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]  # type: ignore[no-any-return]
+        return self._kept[key]
 
     def remembered(self, key: Mapping[str, Any], make: Callable[[], str]) -> str:
         """Return what ``make`` returned when it was first called for ``key`` in this run, by whatever process.
@@ -75,7 +76,7 @@ class Context:
         if name not in known:
             known[name] = make()
             self.run.keep_hash(name, known[name])
-        return known[name]  # type: ignore[no-any-return]
+        return known[name]
 
     def folder(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
         """Return a folder of ``stage`` of ``arm`` that belongs to the step ``part_of`` and is none of the graph."""
@@ -119,6 +120,49 @@ class Context:
     def rows(self, split: Split) -> list[ThoughtRow]:
         """Return the rows with thoughts (of the `rlmt` split, with places only) that interleaving made."""
         return self.once(("rows", split), lambda: self.done(f"{SHARED}/interleave").load(f"rows.{split}", ThoughtRow))
+
+    @cached_property
+    def rlmt_windows(self) -> list[Window]:
+        """Every window of the `rlmt` split.
+
+        Raises:
+            StageError: if there is none.
+        """
+        windows = self._cutter.all(self.rows(Split.RLMT), self.chunks_by_id(Split.RLMT))
+        if not windows:
+            raise StageError(
+                f"no {Split.RLMT} row has {self._cutter.suffix_tokens} tokens of text behind a place: "
+                "lower rlmt.suffix_tokens, take longer chunks, or set rlmt.cut = 'raw'"
+            )
+        return windows
+
+    @cached_property
+    def heldout_windows(self) -> list[Window]:
+        """One window of each held-out row that has any."""
+        key = Key(self.config.seed, "held-out windows")
+        return self._cutter.one_each(self.rows(Split.HELDOUT), self.chunks_by_id(Split.HELDOUT), key)
+
+    def window_ids(self, windows: str, count: int | None = None) -> str:
+        """Return a hash of the ids of ``rlmt`` and ``heldout`` windows, or of the first ``count`` ``heldout`` ones."""
+        assert self.config.rlmt is not None
+        key = {
+            "windows": windows,
+            "count": count,
+            "rows": self.identity(f"{SHARED}/interleave"),
+            "seed": self.config.seed,
+            "suffix_tokens": self.config.rlmt.suffix_tokens,
+            "cut": self.config.rlmt.cut,
+        }
+        if windows == "heldout":
+            return self.remembered(key, lambda: content_id([w.id for w in self.heldout_windows[:count]]))
+        both = lambda: [[w.id for w in some] for some in (self.rlmt_windows, self.heldout_windows)]  # noqa: E731
+        return self.remembered(key, lambda: content_id(both()))
+
+    @cached_property
+    def _cutter(self) -> WindowCutter:
+        assert self.config.rlmt is not None
+        rlmt = self.config.rlmt
+        return WindowCutter(tokenizer=self.tokenizer, suffix_tokens=rlmt.suffix_tokens, cut=rlmt.cut)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -217,8 +261,11 @@ class Stage(ABC):
     def run(self, folder: StageFolder) -> None:
         """Do what is missing in ``folder`` and finish it (:meth:`StageFolder.finish`)."""
 
+    def validate(self) -> None:  # noqa: B027  most stages have nothing to validate
+        """Refuse what the config alone shows to be impossible, before any stage of the run begins."""
+
     def check(self) -> None:  # noqa: B027  most stages have nothing to check
-        """Refuse to run, before anything is trained or read, with the way out."""
+        """Refuse what earlier steps show to be wrong, before this stage begins."""
 
     def report(self, folder: StageFolder) -> list[str]:
         """Return what to say of a stage that has just been done, a line each."""

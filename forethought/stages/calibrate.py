@@ -64,14 +64,14 @@ class Calibrate(Stage):
             threshold = calibrate(flat, related, match.max_unrelated, match.base_rate)
         passing = {
             BASE_PASSES: [float(score >= threshold) for score in related],
-            UNRELATED_PASSES: [
-                sum(score >= threshold for score in row) / len(row) for row in unrelated if row
-            ],
+            UNRELATED_PASSES: [sum(score >= threshold for score in row) / len(row) for row in unrelated if row],
         }
         unit = "share; n chunks of the improve split, bootstrap over them"
         known = Interval(value=threshold, low=threshold, high=threshold, n=len(self.chunks))
         figures = [(THRESHOLD, known, "score")]
-        figures += [(name, bootstrap_mean(values, self.config.seed), unit) for name, values in passing.items() if values]
+        figures += [
+            (name, bootstrap_mean(values, self.config.seed), unit) for name, values in passing.items() if values
+        ]
         self.context.measure(self._measurement(*figure) for figure in figures)
         folder.finish({"policy": self.context.base.identity}, {"threshold": threshold, "judge": matcher.judge.name})
 

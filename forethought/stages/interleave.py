@@ -91,8 +91,8 @@ class Interleave(Stage):
                     progress(done, total, f"{split}: {len(rows)} rows{kept}")
                 if not rows:
                     raise NoThoughtsError(
-                        f"no row of {split} is left: {json.dumps(ledger.plain())}. Take a stronger teacher, allow fewer "
-                        "thoughts (interleave.thoughts), a smaller interleave.gap, or longer chunks "
+                        f"no row of {split} is left: {json.dumps(ledger.plain())}. Take a stronger teacher, allow "
+                        "fewer thoughts (interleave.thoughts), a smaller interleave.gap, or longer chunks "
                         "(chunk.prefix_tokens)"
                     )
                 found[split] = (statistics(rows, some, ledger, config.seed), ledger)

@@ -57,7 +57,7 @@ class RLMT(Stage):
             "dtype": self.config.dtype,
             "policy": self.context.arm(self.arm.start).identity,
             "rows": self.context.identity(ROWS),
-            "windows": self.context.window_ids,
+            "windows": self.context.window_ids("all"),
             "judge": self.context.matcher.name,
             "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every"}),
         }
@@ -101,9 +101,13 @@ class RLMT(Stage):
                     examples = [self.example(policy, group) for group in learnt]
                     packed = [example.group for example in examples]
                     if cfg.kl_weight:
-                        examples = with_rows(examples, reference=reference.logprobs(packed, as_trained=True))
+                        rows = reference.logprobs(packed, as_trained=True)
+                        examples = [
+                            dataclasses.replace(e, reference=tuple(r)) for e, r in zip(examples, rows, strict=True)
+                        ]
                     if cfg.updates > 1:
-                        examples = with_rows(examples, old=policy.logprobs(packed, as_trained=True))
+                        rows = policy.logprobs(packed, as_trained=True)
+                        examples = [dataclasses.replace(e, old=tuple(r)) for e, r in zip(examples, rows, strict=True)]
                     for _ in range(cfg.updates if examples else 0):
                         update = trainer.step(examples, loss, step=step, normaliser=denominator)
                 if examples:
@@ -137,9 +141,7 @@ class RLMT(Stage):
                 rewards=tuple(rewards),
                 blank=blank,
                 # Without its baseline a group teaches nothing.
-                advantages=(0.0,) * k
-                if reward.blank_baseline and blank is None
-                else advantage.of(rewards, blank),
+                advantages=(0.0,) * k if reward.blank_baseline and blank is None else advantage.of(rewards, blank),
             )
             for group, rewards, blank in zip(groups, rewards_PG, blanks_P, strict=True)
         ]
@@ -186,12 +188,6 @@ class RLMT(Stage):
         groups = self.rollout_groups(policy, windows, self.cfg.monitor_samples, key)
         known = [reward for group in groups for reward in group.rewards if reward is not None]
         return {"heldout_reward": sum(known) / len(known) if known else None}
-
-
-def with_rows(examples: Sequence[Example], **logprobs: Sequence[Sequence[np.ndarray]]) -> list[Example]:
-    """Return ``examples`` with log-probabilities of every branch token, as their field ``reference`` or ``old``."""
-    [(field, rows)] = logprobs.items()
-    return [dataclasses.replace(e, **{field: tuple(row)}) for e, row in zip(examples, rows, strict=True)]
 
 
 STAGE = RLMT

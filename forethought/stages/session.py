@@ -72,9 +72,7 @@ class Session:
         self._reference = reference.policy.model if reference is not None else None
         self._shown: dict[str, Metric] = {}
         cuda = trainer.policy.device.type == "cuda"
-        self._metrics = Metrics(
-            folder, stage.config.log, torch.cuda.max_memory_allocated if cuda else peak_memory
-        )
+        self._metrics = Metrics(folder, stage.config.log, torch.cuda.max_memory_allocated if cuda else peak_memory)
         self._progress = Progress(f"{folder.arm}: {folder.stage}", cfg.steps)
         self._open = ExitStack()
         self._first = self._resume(rows)
@@ -90,9 +88,10 @@ class Session:
     def __iter__(self) -> Iterator[int]:
         if self._first == 0:
             self._write(0, self._measured())
-        for self.step in range(self._first, self._cfg.steps):
-            yield self.step
-            done, every = self.step + 1, self._cfg.checkpoint_every
+        for step in range(self._first, self._cfg.steps):
+            self.step = step
+            yield step
+            done, every = step + 1, self._cfg.checkpoint_every
             if every and done % every == 0 and done < self._cfg.steps:
                 with self.timer("checkpoint"):  # after the step's row, which a kill in between would lose
                     self._save(done)

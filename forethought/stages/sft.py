@@ -32,7 +32,9 @@ class SFT(Stage):
     def cfg(self) -> SFTConfig:
         """The settings."""
         if self.config.sft is None:
-            raise StageError("there is no [sft] table in the config: add it, with [interleave] and [interleave.teacher]")
+            raise StageError(
+                "there is no [sft] table in the config: add it, with [interleave] and [interleave.teacher]"
+            )
         return self.config.sft
 
     def depends_on(self) -> dict[str, Any]:
@@ -59,9 +61,7 @@ class SFT(Stage):
         # Both arms are measured on held-out text with its thoughts.
         heldout = [with_thoughts(row, chunks[row.chunk_id]) for row in context.rows(Split.HELDOUT)[: cfg.monitor_rows]]
         trainer = policy.trainer(cfg, as_drawn=False)
-        with Session(
-            self, folder, cfg, policy, trainer, monitor=lambda: nll_by_kind(policy, heldout)
-        ) as session:
+        with Session(self, folder, cfg, policy, trainer, monitor=lambda: nll_by_kind(policy, heldout)) as session:
             for step in session:
                 # A row is a branch of its first token, which nothing predicts.
                 groups = [as_group(row.ids, policy.bos) for row in session.batch(rows, cfg.rows_per_step)]

@@ -16,13 +16,13 @@ from typing import cast
 
 from forethought.config import ModelConfig, ReasoningConfig
 from forethought.engine import ThinkingSampler
-from forethought.engine.endpoint import Endpoint
 from forethought.evals.reasoning import figures
 from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.evals.reasoning.run import LOG, Entrant, answer, stage_config, stage_name
 from forethought.evals.reasoning.task import Task, TaskError
 from forethought.evals.reasoning.writers import EndpointWriter, LocalWriter
 from forethought.graph import REASONING, Arm, arms
+from forethought.language.endpoint import Endpoint
 from forethought.lifecycle import Lifecycle
 from forethought.monitor import Progress
 from forethought.records import Measurement, content_id

@@ -179,8 +179,6 @@ def test_distinct_is_pooled_over_texts() -> None:
     assert text.distinct_n([[1, 2, 3], [1, 2, 3]], 2) == 0.5
     assert text.distinct_n([["a", "b"], ["b", "a"]], 2) == 1.0
     assert text.distinct_n([[1], []], 2) == 0.0
-    assert text.mean_length(["abc", "a"]) == 2.0
-    assert text.mean_length([]) == 0.0
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=8), min_size=1, max_size=8))

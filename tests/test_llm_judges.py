@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from forethought.config import JudgeConfig
 from forethought.engine import Group
-from forethought.engine.endpoint import Reply
 from forethought.judges import pairwise, tournament
 from forethought.judges.askers import (
     Answer,
@@ -27,6 +26,7 @@ from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.keys import Key
 from forethought.language.base import TRANSPORT
+from forethought.language.endpoint import Reply
 from forethought.language.local import LocalModel
 from forethought.language.prompt import Prompt, load
 from forethought.language.writers import EndpointWriter, LocalWriter, Style, Written

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from forethought.engine import Group
-from forethought.engine.endpoint import ChatOptions, Endpoint, Reply
 from forethought.judges.base import JudgeError
 from forethought.language.base import TRANSPORT
+from forethought.language.endpoint import ChatOptions, Endpoint, Reply
 from forethought.language.local import LocalModel
 from forethought.language.writers import Style, Writer, Written
 from forethought.records import content_id

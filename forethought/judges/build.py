@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
-from forethought.engine.endpoint import Endpoint
 from forethought.judges import Judge, pairwise, rewrite
 from forethought.judges.askers import Asker, EndpointLetterAsker, LocalLetterAsker, WrittenAsker
 from forethought.judges.base import QuestionJudge
@@ -18,6 +17,7 @@ from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.judges.rewrite import Rewriter
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
+from forethought.language.endpoint import Endpoint
 from forethought.language.prompt import load as load_prompt
 from forethought.language.shelf import Shelf, needed, writer
 from forethought.language.writers import Style

@@ -28,8 +28,6 @@ class CachedJudge:
         self.judge = judge
         self.cache = cache
         self.batch = batch
-        self.hits = 0
-        self.misses = 0
 
     @property
     def name(self) -> str:
@@ -64,8 +62,6 @@ class CachedJudge:
             self.name,
             [(key, _pack(verdict)) for key, verdict in answered.values() if not _passing(verdict)],
         )
-        self.misses += len(answered)
-        self.hits += sum(map(len, asked)) - len(answered)
         return [
             [
                 answered[index, question][1] if (index, question) in answered else self._unpack(known[key], question)

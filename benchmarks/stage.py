@@ -25,7 +25,7 @@ from forethought.corpus.sources import documents
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.keys import Key
-from forethought.records import Chunk, Contest
+from forethought.records import Chunk, JudgeRequest
 from forethought.stages import improve
 
 QUICK = {
@@ -180,7 +180,9 @@ def same_scores(ours: OurStep, peer: Assembled, judges: Judges) -> str:
     """Check on real pools that both judges score alike, and give the peer its fastest batch size."""
     ours.step()
     contests = [
-        Contest(prefix=one.chunk.prefix, candidates=tuple(c.text for c in one.candidates), original=one.chunk.suffix)
+        JudgeRequest(
+            prefix=one.chunk.prefix, candidates=tuple(c.text for c in one.candidates), original=one.chunk.suffix
+        )
         for one in ours.pools
     ]
     part = judges.noted.groups[:2]

@@ -176,10 +176,10 @@ class Candidate(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest(Record):
+class JudgeRequest(Record):
     """What a judge is shown: a prefix and unlabelled candidate texts.
 
-    Example: ``Contest(prefix="The whale is a", candidates=(" fish.", " marine mammal."), original=" marine mammal.")``
+    Example: ``JudgeRequest(prefix="The whale is a", candidates=(" fish.", " mammal."), original=" mammal.")``
     """
 
     prefix: str
@@ -200,7 +200,7 @@ class Verdict(Record):
     outcome: Outcome
     axis: Axis
     first: int
-    """Index in the contest of the candidate judged, or of the one shown first."""
+    """Index in the request of the candidate judged, or of the one shown first."""
     second: int | None = None
     """Index of the candidate shown second; ``None`` for a pointwise verdict."""
     score: float | None = None

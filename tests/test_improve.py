@@ -23,9 +23,9 @@ from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
-from forethought.language.local import LocalModel
+from forethought.llm.local import LocalModel
 from forethought.monitor import Metrics
-from forethought.records import Axis, Chunk, Contest, Origin, Split, Verdict
+from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
 from forethought.stages import chunk as chunk_stage
 from forethought.stages import improve
 from forethought.store import Run, StageFolder
@@ -225,11 +225,11 @@ class Undecided(QuestionJudge):
         super().__init__("undecided", "undecided")
         self.calls, self.interrupt_at = 0, interrupt_at
 
-    def questions(self, contest: Contest) -> list[tuple[int, int | None]]:
+    def questions(self, contest: JudgeRequest) -> list[tuple[int, int | None]]:
         return pointwise_questions(contest)
 
     def answer(
-        self, contests: Sequence[Contest], questions: Sequence[Sequence[tuple[int, int | None]]]
+        self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
     ) -> list[list[Verdict]]:
         self.calls += 1
         if self.calls == self.interrupt_at + 1:

@@ -14,14 +14,14 @@ from forethought.judges.build import build, build_rewriter
 from forethought.judges.cache import CachedJudge
 from forethought.judges.planted import plant
 from forethought.keys import Key
-from forethought.language.endpoint import EndpointError
-from forethought.language.shelf import Shelf
+from forethought.llm.endpoint import EndpointError
+from forethought.llm.shelf import Shelf
 from forethought.models import ModelError
-from forethought.records import Chunk, Contest, Outcome, Split, content_id
+from forethought.records import Chunk, JudgeRequest, Outcome, Split, content_id
 from forethought.testing import byte_tokenizer
 
 TINY = ModelConfig(model="tiny-llama")
-CONTEST = Contest(
+CONTEST = JudgeRequest(
     prefix="The whale is a", candidates=(" fish.", " marine mammal.", " stone"), original=" marine mammal."
 )
 
@@ -62,7 +62,7 @@ def test_a_model_is_loaded_once(shelf):
 def test_the_likelihood_of_a_contest_is_that_of_its_candidates_alone(shelf):
     judge = build(JudgeConfig(model=TINY), shelf)
     together = tournament.scores(3, judge.rank([CONTEST])[0])
-    alone = [judge.rank([Contest(prefix=CONTEST.prefix, candidates=(c,))])[0][0].score for c in CONTEST.candidates]
+    alone = [judge.rank([JudgeRequest(prefix=CONTEST.prefix, candidates=(c,))])[0][0].score for c in CONTEST.candidates]
     assert together == pytest.approx(alone, abs=1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 from forethought.algorithms.pools import candidate, make_pool, pool_metrics, rank_pools
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.keys import Key
-from forethought.records import Axis, Chunk, Contest, Origin, Split, Verdict
+from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
 
 
 def literal_chunk(name: str) -> Chunk:
@@ -34,11 +34,11 @@ class Grades(QuestionJudge):
         super().__init__("grades", sorted(grades))
         self.grades = grades
 
-    def questions(self, contest: Contest) -> list[tuple[int, int | None]]:
+    def questions(self, contest: JudgeRequest) -> list[tuple[int, int | None]]:
         return pointwise_questions(contest)
 
     def answer(
-        self, contests: Sequence[Contest], questions: Sequence[Sequence[tuple[int, int | None]]]
+        self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
     ) -> list[list[Verdict]]:
         return [
             [

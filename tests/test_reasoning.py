@@ -26,7 +26,7 @@ from forethought.evals.reasoning.run import Entrant, votes
 from forethought.evals.reasoning.task import Grade, Reading, TaskError
 from forethought.evals.reasoning.writers import Asked, EndpointWriter, LocalWriter, Request, cut
 from forethought.keys import Key
-from forethought.language.endpoint import Endpoint
+from forethought.llm.endpoint import Endpoint
 from forethought.records import Measurement
 from forethought.report.reasoning import resolution, tables
 from forethought.stats import bootstrap_mean, macro_bootstrap

@@ -18,31 +18,29 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
 LAYERS = [
-    {"records", "keys", "stats"},
+    {"records", "keys", "stats", "user_code"},
     {"metrics"},
     {"files", "text", "differences", "machine", "tags"},
     {"config", "store"},
     {"graph"},
     {"corpus", "engine", "monitor"},
     {"board"},
-    {"testing", "training"},
+    {"testing"},
     {"models"},
-    {"language"},
-    {"algorithms"},
+    {"llm"},
     {"judges", "thoughts"},
     {"algorithms"},
-    {"stages", "evals"},
+    {"evals"},
     {"work"},
     {"rates"},
     {"costs"},
     {"footprint"},
-    {"lifecycle"},
-    {"reasoning"},
-    {"midtraining"},
+    {"stages"},
+    {"pipeline"},
     {"plan"},
     {"budget"},
     {"report"},
-    {"takeaway"},
+    {"export"},
     {"doctor"},
     {"terminal"},
     {"commands"},
@@ -52,21 +50,8 @@ LAYERS = [
 """A module imports from the layers above it in this list and from its own part, never from a sibling."""
 
 LIGHT = {
-    *(
-        "config",
-        "records",
-        "metrics",
-        "keys",
-        "files",
-        "differences",
-        "store",
-        "graph",
-        "stats",
-        "monitor",
-        "board",
-        "report",
-    ),
-    *("text", "terminal", "commands", "cli", "__main__"),
+    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "monitor", "board", "report"),
+    *("text", "user_code", "terminal", "commands", "cli", "__main__"),
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 

@@ -13,7 +13,7 @@ from typing import Any
 from forethought.judges import Judge
 from forethought.judges.tournament import preference, statistics, totals
 from forethought.keys import Key
-from forethought.records import Candidate, Chunk, Contest, Origin, Preference, Verdict, content_id, to_dict
+from forethought.records import Candidate, Chunk, JudgeRequest, Origin, Preference, Verdict, content_id, to_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,9 @@ def rank_pools(pools: Sequence[CandidatePool], judges: Sequence[Judge], ties: Ke
     ``ties`` picks among equals at either extreme.
     """
     requests = [
-        Contest(prefix=pool.chunk.prefix, candidates=tuple(c.text for c in pool.candidates), original=pool.chunk.suffix)
+        JudgeRequest(
+            prefix=pool.chunk.prefix, candidates=tuple(c.text for c in pool.candidates), original=pool.chunk.suffix
+        )
         for pool in pools
     ]
     per_judge = [(judge.name, judge.rank(requests)) for judge in judges]

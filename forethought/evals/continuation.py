@@ -20,7 +20,7 @@ from forethought.judges import Judge
 from forethought.judges.tournament import scores
 from forethought.keys import Key
 from forethought.metrics import GREEDY, MATCHED, SAMPLED
-from forethought.records import Chunk, Contest, Measurement, Outcome, Verdict
+from forethought.records import Chunk, JudgeRequest, Measurement, Outcome, Verdict
 from forethought.stats import Interval, bootstrap_mean, paired_bootstrap, sign_test, wilson
 
 Texts = tuple[Sequence[str], Sequence[str]]
@@ -238,14 +238,14 @@ def duel(judge: Judge, chunks: Sequence[Chunk], texts: Mapping[str, Texts], seed
     coin = Key(seed=seed, purpose="contest order")
     duels = {condition: [Duel(points=0.5, reason="the same text")] * len(chunks) for condition in texts}
     places: list[tuple[str, int, int]] = []
-    contests: list[Contest] = []
+    contests: list[JudgeRequest] = []
     for index, chunk in enumerate(chunks):
         swapped = bool(coin.uniforms(chunk.id, 0, 1)[0] < 0.5)
         for condition, (policy, base) in texts.items():
             pair = (policy[index], base[index])
             if pair[0] != pair[1]:
                 candidates = pair[::-1] if swapped else pair
-                contests.append(Contest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
+                contests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
                 places.append((condition, index, int(swapped)))
     for (condition, index, place), verdicts in zip(places, judge.rank(contests) if contests else [], strict=True):
         duels[condition][index] = _decide(verdicts, policy=place)

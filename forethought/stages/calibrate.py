@@ -14,7 +14,7 @@ from forethought.engine import Prompt
 from forethought.judges.match import calibrate
 from forethought.keys import Key
 from forethought.metrics import BASE_PASSES, THRESHOLD, UNRELATED_PASSES
-from forethought.records import Chunk, Contest, Measurement, Split
+from forethought.records import Chunk, JudgeRequest, Measurement, Split
 from forethought.stages.base import Stage, StageError
 from forethought.stats import Interval, bootstrap_mean
 from forethought.store import BASE, StageFolder
@@ -87,7 +87,7 @@ class Calibrate(Stage):
             others = [i for i, other in enumerate(self.chunks) if other.document_id != chunk.document_id]
             shifted = [others[(index + step) % len(others)] for step in range(min(OTHERS, len(others)))]
             candidates = (texts[index], *(texts[other] for other in shifted))
-            requests.append(Contest(prefix=chunk.prefix, candidates=candidates, original=true))
+            requests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=true))
         scored = self.context.match_judge.scores(requests)
         related = [row[0] for row in scored if row[0] is not None]
         return related, [[score for score in row[1:] if score is not None] for row in scored]

@@ -11,7 +11,7 @@ from forethought.engine import Group, Prompt, Sampling, Scorer, Thinking, Thinki
 from forethought.engine.sampler import stops
 from forethought.evals.reasoning.task import TaskError
 from forethought.keys import Key
-from forethought.language.endpoint import Endpoint, TextOptions
+from forethought.llm.endpoint import Endpoint, TextOptions
 from forethought.models.thought_tokens import ThoughtTokens, encode
 from forethought.records import StopReason
 from forethought.tags import Tags, strip

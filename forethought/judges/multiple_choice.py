@@ -12,10 +12,10 @@ import numpy as np
 
 from forethought.engine import Group
 from forethought.judges.base import JudgeError
-from forethought.language.base import TRANSPORT
-from forethought.language.endpoint import ChatOptions, Endpoint, Reply
-from forethought.language.local import LocalModel
-from forethought.language.writers import Style, Writer, Written
+from forethought.llm.base import TRANSPORT
+from forethought.llm.endpoint import ChatOptions, Endpoint, Reply
+from forethought.llm.generate import Style, Writer, Written
+from forethought.llm.local import LocalModel
 from forethought.records import content_id
 
 TOP_LOGPROBS = 20

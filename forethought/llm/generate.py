@@ -8,9 +8,9 @@ from typing import Protocol
 
 from forethought.engine import Prompt, Sampling
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT, LanguageError
-from forethought.language.endpoint import ChatOptions, Endpoint, Reply
-from forethought.language.local import LocalModel
+from forethought.llm.base import TRANSPORT, LanguageError
+from forethought.llm.endpoint import ChatOptions, Endpoint, Reply
+from forethought.llm.local import LocalModel
 from forethought.records import content_id
 
 

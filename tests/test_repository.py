@@ -14,18 +14,20 @@ from forethought import config
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "forethought").rglob("*.py"))
+OFFLINE = sorted((ROOT / "forethought_offline").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
 LAYERS = [
     {"records", "keys", "stats"},
-    {"files", "text", "differences", "machine"},
+    {"files", "text", "differences", "machine", "offline"},
     {"config", "store"},
     {"graph"},
     {"corpus", "engine", "monitor"},
     {"board"},
-    {"testing", "training"},
+    {"training"},
     {"models"},
+    {"testing"},
     {"language"},
     {"judges", "thoughts"},
     {"stages", "evals"},
@@ -54,10 +56,10 @@ LIGHT = {
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 
-LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 6
-EXCEPTIONS: dict[str, str] = {
-    "forethought/cli.py:evaluate": "an option of a command is a parameter, and this command has two groups of them",
-}
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 8
+COMMANDS = ("forethought/cli.py", "forethought/commands.py")
+"""Where a function may have any number of parameters: each is an option of a command."""
+EXCEPTIONS: dict[str, str] = {}
 """Functions (``path:name``) and files (``path``) over a budget, with the reason; best left empty."""
 
 
@@ -110,6 +112,12 @@ def test_imports_point_one_way(path: Path) -> None:
     assert wrong_imports(path) == []
 
 
+def test_production_imports_no_stand_ins_and_the_second_package_only_models_and_rows() -> None:
+    importers = [path for path in MODULES if "testing" in {part for part, _ in imports_of(path)}]
+    assert importers == []
+    assert {part for path in OFFLINE for part, _ in imports_of(path)} == {"models", "corpus", "offline"}
+
+
 def test_the_package_itself_exposes_only_what_is_below_the_command_line() -> None:
     assert {part for part, _ in imports_of(ROOT / "forethought" / "__init__.py")} <= set().union(*LAYERS) - {
         "cli",
@@ -126,12 +134,13 @@ def over_budget(path: Path) -> list[str]:
         arguments = node.args
         parameters = len([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs])
         lines = (node.end_lineno or 0) - node.lineno + 1
-        if lines > LONGEST_FUNCTION or parameters > MOST_PARAMETERS:
+        too_wide = parameters > MOST_PARAMETERS and name_of(path) not in COMMANDS
+        if lines > LONGEST_FUNCTION or too_wide:
             found[f"{name_of(path)}:{node.name} ({lines} lines, {parameters} parameters)"] = lines
     return [name for name in found if name.partition(" ")[0] not in EXCEPTIONS]
 
 
-@pytest.mark.parametrize("path", [*MODULES, *BENCHMARKS], ids=name_of)
+@pytest.mark.parametrize("path", [*MODULES, *OFFLINE, *BENCHMARKS], ids=name_of)
 def test_budgets(path: Path) -> None:
     assert over_budget(path) == []
 
@@ -144,7 +153,7 @@ def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "from forethought.stages.improve import x\nfrom forethought.stages import rlmt\nimport forethought.records\n"
         "from forethought import cli, store\nfrom forethought.evals.nll import y\n"
         "def lazy():\n    from forethought.lifecycle import z\n"
-        "def wide(self, a, b, c, *, d, e, f): pass\n" + "\n" * 400
+        "def wide(self, a, b, c, d, *, e, f, g, h): pass\n" + "\n" * 400
     )
     assert wrong_imports(path) == [
         "forethought.stages.improve.x",
@@ -155,7 +164,7 @@ def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
     assert over_budget(path) == [
         "forethought/stages/sft.py",
-        "forethought/stages/sft.py:wide (1 lines, 7 parameters)",
+        "forethought/stages/sft.py:wide (1 lines, 9 parameters)",
     ]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from forethought.engine import Prompt, Sampling, Thinking
 from forethought.evals.windows import Player
 from forethought.keys import Key
+from forethought.models.tiny import UniformScorer
 from forethought.records import Completion, Rollout, StopReason
-from forethought.testing import UniformScorer
 from forethought.thoughts.tokens import Codec
 from forethought.thoughts.windows import Window
 

@@ -16,11 +16,13 @@ from forethought.judges.multiple_choice import Answer, Asked
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.llm.local import LocalModel
 from forethought.llm.prompts import load as load_prompt
-from forethought.models.catalogue import ModelError
-from forethought.models.embedding import MINILM, LetterEmbedder, installed, load_embedder
+from forethought.models import ModelError
+from forethought.models.embedding import LetterEmbedder, load_embedder
 from forethought.records import JudgeRequest, Outcome
 from forethought.testing import ScriptedSampler, byte_tokenizer
+from forethought_offline import EMBEDDERS
 
+MINILM = "all-minilm-l6-v2"
 CPU = torch.device("cpu")
 
 
@@ -128,7 +130,7 @@ def test_an_embedder_that_is_not_there_is_named_with_the_way_out(tmp_path: objec
         load_embedder(str(tmp_path), CPU)
 
 
-@pytest.mark.skipif(installed() is None, reason=f"{MINILM} is not installed")
+@pytest.mark.skipif(EMBEDDERS[MINILM].file() is None, reason=f"{MINILM} is not installed")
 def test_meaning_is_near_whatever_the_words_and_the_batch() -> None:
     embedder = load_embedder(MINILM, CPU)
     texts = [

@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for path in tracked():
         inside = path.relative_to(ROOT)
-        if inside.parts[0] in ("forethought", "pyproject.toml", "README.md", "LICENSE"):
+        if inside.parts[0] in ("forethought", "forethought_offline", "pyproject.toml", "README.md", "LICENSE"):
             (source / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, source / inside)
     pip("wheel", "--no-build-isolation", "--wheel-dir", target, source)
@@ -40,8 +40,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_of_the_package_is_inside(wheel: Path) -> None:
-    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("forethought/")}
-    assert inside == {str(path.relative_to(ROOT)) for path in tracked() if path.is_relative_to(ROOT / "forethought")}
+    packages = ("forethought/", "forethought_offline/")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(packages)}
+    assert inside == {name for path in tracked() if (name := str(path.relative_to(ROOT))).startswith(packages)}
     assert {f"forethought/configs/{name}.toml" for name in ("article", "demo", "laptop", "paper", "smoke")} < inside
     assert {"forethought/configs/smoke.jsonl", "forethought/py.typed"} < inside
     folders = {name.rpartition("/")[0] for name in inside if not name.endswith(".py")}

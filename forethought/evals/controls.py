@@ -14,8 +14,8 @@ from forethought.evals.windows import Player
 from forethought.keys import Key
 from forethought.metrics import COPIES, IGNORES
 from forethought.models.thought_tokens import ThoughtTokens
+from forethought.models.tiny import UniformScorer
 from forethought.records import Completion, Rollout, StopReason
-from forethought.testing import UniformScorer
 
 
 class ScriptedThinker:

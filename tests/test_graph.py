@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from smoke_runs import CONFIG
+from helpers.smoke_runs import CONFIG
 
 from forethought import config, graph
 from forethought.config import Config

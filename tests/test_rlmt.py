@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, Finished, cli, rows
+from helpers.smoke_runs import CONFIG, SMALL, Finished, cli, rows
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
 

@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Returns copies of finished smoke runs: a run is made by the worker that needs it first, once for all of them."""
-    from smoke_runs import SMALL, lifecycle
+    from helpers.smoke_runs import SMALL, lifecycle
 
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_onednn as fused_tests
 import torch
-from test_engine import ARCHITECTURES, ids, ragged_groups
-from test_onednn import flat
-from test_sampler import assert_drawn_from
+from helpers import engine
+from helpers.engine import ARCHITECTURES, assert_drawn_from, flat, ids, ragged_groups
 from transformers import PreTrainedModel
 
 from forethought.engine.backends import amx, amx_library
@@ -64,7 +62,7 @@ PROMPTS = [
 
 def model_of(architecture: str) -> PreTrainedModel:
     """A tiny model with heads as wide as the kernels ask for; ``qwen2`` has biases."""
-    return fused_tests.model_of(architecture, amx.PANEL)
+    return engine.model_of(architecture, amx.PANEL)
 
 
 def native_and_exact(architecture: str) -> tuple[Policy, Policy]:

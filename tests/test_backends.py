@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kinds import DTYPES
-from small_disk import on_small_disk
-from test_engine import ARCHITECTURES, ids, ragged_groups
-from test_onednn import flat, model_of
-from test_trainer import DPO, make_trainer, pairs
+from helpers.dtypes import DTYPES
+from helpers.engine import ARCHITECTURES, DPO, flat, ids, make_trainer, model_of, pairs, ragged_groups
+from helpers.small_disk import on_small_disk
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from forethought.engine import head as heads

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from planted_rates import plant
-from smoke_runs import SMALL, cli
+from helpers.planted_rates import plant
+from helpers.smoke_runs import SMALL, cli
 
 from forethought import budget, plan, rates
 from forethought.budget import BudgetError, Wish, seconds

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from helpers.smoke_runs import CONFIG, SMALL, Finished, cli, rows, smoke
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL, Finished, cli, rows, smoke
 
 from forethought import __version__
 from forethought import cli as command_line

@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from small_disk import on_small_disk
+from helpers.small_disk import on_small_disk
 
 from forethought import models
 from forethought.config import ModelConfig

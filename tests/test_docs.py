@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from helpers.commands import UsageError, parsed
 from pages import LINK, PAGES, PRESENT, ROOT, SPAN, Block, blocks, name_of, shell_lines, tables
 from typer.testing import CliRunner
 
@@ -25,9 +25,6 @@ SECTIONS = (
     "log",
 )
 """Tables of a config whose keys pages may name."""
-
-UsageError = typer.BadParameter.__mro__[1]
-"""Typer's own copy of click's class, which has no public name."""
 
 BASE: dict[str, Any] = {"name": "docs", "policy": {"model": "tiny-llama"}, "judges": {"shorter": {"kind": "shorter"}}}
 """What a snippet that is no whole config is laid over."""
@@ -54,18 +51,6 @@ def named_files(page: Path) -> dict[str, str]:
     """Return the snippets of ``page`` that begin with a file name (``# my.toml``)."""
     texts = [block.text for block in SNIPPETS if block.page == page]
     return {found[1]: text for text in texts if (found := re.match(r"# (\S+\.toml)\n", text))}
-
-
-def parsed(line: str) -> tuple[str, dict[str, Any]]:
-    """Return the command and the parameters of a command line, without running it; raise UsageError if it is wrong."""
-    arguments = shlex.split(line)[1:]
-    group: Any = typer.main.get_command(app)
-    if arguments[0].startswith("-"):
-        return arguments[0], {}
-    command = group.get_command(None, arguments[0])
-    if command is None:
-        raise UsageError(f"no such command: {arguments[0]}")
-    return arguments[0], command.make_context(arguments[0], arguments[1:]).params
 
 
 def test_there_is_something_to_check() -> None:

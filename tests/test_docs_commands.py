@@ -15,11 +15,11 @@ from unittest import mock
 
 import datasets
 import pytest
+from helpers.commands import parsed
+from helpers.smoke_runs import CONFIG, SMALL, Finished, cli
 from pages import ROOT, SPAN, blocks, shell_lines, tables
 from rich.console import Group
 from rich.table import Table
-from smoke_runs import CONFIG, SMALL, Finished, cli
-from test_docs import parsed
 
 from forethought.config.shipped import config_names
 from forethought.evals.reasoning.catalogue import TASKS

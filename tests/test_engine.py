@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.engine import ARCHITECTURES, CPU, ids, ragged_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,21 +17,6 @@ from forethought.engine.head import Head
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.testing import tiny_model
-
-ARCHITECTURES = ("llama", "qwen3", "gemma3")
-CPU = torch.device("cpu")
-
-
-def ids(seed: int, count: int, vocabulary: int = 250) -> tuple[int, ...]:
-    return tuple(int(x) for x in np.random.default_rng(seed).integers(0, vocabulary, count))
-
-
-def ragged_groups() -> list[Group]:
-    """Two groups of unlike lengths, longer than tiny-gemma3's sliding window of 16."""
-    return [
-        Group(prefix=ids(0, 23), branches=(ids(1, 9), ids(2, 20), ids(3, 1))),
-        Group(prefix=ids(4, 5), branches=(ids(5, 18),)),
-    ]
 
 
 def separate_logprobs(model, group: Group, branch: tuple[int, ...]) -> torch.Tensor:

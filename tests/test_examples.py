@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kinds import DTYPES, closeness
+from helpers.dtypes import DTYPES, closeness
 
 import forethought
 

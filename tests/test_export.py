@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, Finished, cli
+from helpers.smoke_runs import CONFIG, SMALL, Finished, cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from forethought.midtraining import WholeLifecycle
-from smoke_runs import CONFIG
+from helpers.smoke_runs import CONFIG
 
 from forethought import config, graph
 from forethought.config import Config

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, lifecycle
+from helpers.smoke_runs import CONFIG, SMALL, lifecycle
 
 from forethought import config, models
 from forethought.algorithms.pools import pool_metrics

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kinds import DTYPES
-from smoke_runs import CONFIG, SMALL, Finished, Kill, Moment, lifecycle, made, rows, smoke
-from test_endpoint import Server, completion, nobody
+from helpers.dtypes import DTYPES
+from helpers.endpoint import Server, completion, nobody
+from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, Moment, assert_same, lifecycle, made, rows, smoke
 
 from forethought.keys import Key
 from forethought.store import Run
@@ -88,11 +88,6 @@ def test_a_killed_run_ends_as_if_it_had_not_been(kill: Kill, whole: dict[str, An
     assert_same(made(tmp_path / "run"), whole)
     assert not list(tmp_path.rglob("step_*"))
     assert not list(tmp_path.rglob(".*.tmp"))
-
-
-def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
 @pytest.mark.slow

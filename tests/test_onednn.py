@@ -5,34 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kinds import DTYPES, closeness
-from test_engine import ARCHITECTURES, ids, ragged_groups
-from test_trainer import DPO, make_trainer, pairs
-from transformers import PreTrainedModel, Qwen2Config
+from helpers.dtypes import DTYPES, closeness
+from helpers.engine import ARCHITECTURES, DPO, flat, ids, make_trainer, model_of, pairs, ragged_groups
 
 from forethought.engine.backends import onednn
 from forethought.engine.branches import Group
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.testing import random_model, tiny_config
-
-
-def model_of(architecture: str, head_dim: int = 16) -> PreTrainedModel:
-    config = tiny_config("llama" if architecture == "qwen2" else architecture)
-    config.head_dim = head_dim
-    if architecture != "qwen2":
-        return random_model(config, 0)
-    shape = {**config.to_dict(), "hidden_size": head_dim * config.num_attention_heads}
-    kept = {name: shape[name] for name in shape if name.endswith(("_size", "_heads", "_layers", "_id", "_range"))}
-    model = random_model(Qwen2Config(**kept), 0)
-    for layer in model.get_decoder().layers:
-        torch.nn.init.normal_(layer.self_attn.q_proj.bias)  # Qwen2's projections have one, zero at first
-        torch.nn.init.normal_(layer.self_attn.v_proj.bias)
-    return model
-
-
-def flat(scorer: TorchScorer, groups: list[Group]) -> np.ndarray:
-    return np.concatenate([row for rows in scorer.logprobs(groups) for row in rows])
 
 
 @pytest.mark.parametrize("piece", [7, 1024])

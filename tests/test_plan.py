@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from planted_rates import PLANTED, plant
+from helpers.planted_rates import PLANTED, plant
+from helpers.smoke_runs import CONFIG
 from rich.console import Console
-from smoke_runs import CONFIG
 
 from forethought import config, machine, plan, rates
 from forethought.config import JudgeConfig, ModelConfig

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 import typer
+from helpers.small_disk import on_small_disk
+from helpers.smoke_runs import CONFIG, ROOT, cli
 from safetensors import SafetensorError
-from small_disk import on_small_disk
-from smoke_runs import CONFIG, ROOT, cli
 
 from forethought import files, monitor
 from forethought.config import LogConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted_rates import PLANTED, plant
+from helpers.planted_rates import PLANTED, plant
 
 from forethought import config, machine, models, rates
 from forethought.config import ModelConfig

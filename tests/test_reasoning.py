@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.endpoint import Server
+from helpers.smoke_runs import CONFIG, SMALL, Kill, cli, rows
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL, Kill, cli, rows
-from test_endpoint import Server
 
 from forethought.config import ConfigError, EndpointConfig, build, reasoning_overrides
 from forethought.engine.policy import Policy

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.repository import ROOT, tracked
 
 from forethought import config
 
-ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "forethought").rglob("*.py"))
 OFFLINE = sorted((ROOT / "forethought_offline").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -168,6 +168,18 @@ def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
+TESTS = sorted((ROOT / "tests").glob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name_of)
+def test_no_test_module_imports_another(path: Path) -> None:
+    """What they share is in tests/helpers/: a test that changes breaks no other."""
+    nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert named & {other.stem for other in TESTS} == set()
+
+
 def test_configs_are_shipped() -> None:
     assert {"smoke", "demo", "laptop", "article", "paper"} <= {path.stem for path in CONFIGS}
 
@@ -208,16 +220,6 @@ def test_help_answers_at_once_and_without_torch() -> None:
     assert "Usage" in shown
     assert "heavy: []" in shown
     assert seconds < 1
-
-
-def tracked() -> list[Path]:
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    ).stdout
-    return [path for name in names.decode().split("\0") if name and (path := ROOT / name).is_file()]
 
 
 PRIVATE = re.compile(

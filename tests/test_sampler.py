@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kinds import DTYPES
-from test_engine import ARCHITECTURES, ids
+from helpers.dtypes import DTYPES
+from helpers.engine import ARCHITECTURES, assert_drawn_from, ids
 
 from forethought.engine.backends.onednn import OneDNNBackend
 from forethought.engine.backends.selection import forget
@@ -111,20 +111,6 @@ def head_with(logits_V: torch.Tensor) -> Head:
     """A head whose logits, for a hidden state of 1, are ``logits_V``; -inf forbids a token."""
     forbidden = torch.isinf(logits_V)
     return Head(weight=logits_V.masked_fill(forbidden, 0.0)[:, None], forbidden=forbidden)
-
-
-def assert_drawn_from(logits_V: torch.Tensor, chosen: torch.Tensor, logprobs: torch.Tensor) -> None:
-    """Chi-square on the draws ``chosen``; 99.99% bound by Wilson-Hilferty."""
-    draws = len(chosen)
-    expected = logits_V.double().softmax(-1).numpy() * draws
-    counts = np.bincount(chosen.numpy(), minlength=len(logits_V))
-    assert counts[expected == 0].sum() == 0
-    common = expected >= 5
-    chi2 = ((counts - expected)[common] ** 2 / expected[common]).sum()
-    degrees = common.sum() - 1
-    assert degrees > 100
-    assert chi2 < degrees * (1 - 2 / (9 * degrees) + 3.72 * np.sqrt(2 / (9 * degrees))) ** 3
-    np.testing.assert_allclose(logprobs.exp() * draws, expected[chosen], rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, Finished, cli, smoke
+from helpers.smoke_runs import CONFIG, SMALL, Finished, cli, smoke
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.smoke_runs import SMALL, Finished, Kill, cli, lifecycle
 from rich.console import Console
-from smoke_runs import SMALL, Finished, Kill, cli, lifecycle
 
 from forethought.records import Measurement
 from forethought.report import compare, status

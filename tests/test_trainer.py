@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_engine import CPU, ids
+from helpers.engine import CPU, DPO, ids, make_trainer, pairs
 from transformers import AutoModelForCausalLM
 
 from forethought.engine import checkpoint
@@ -19,30 +18,6 @@ from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.testing import byte_tokenizer, tiny_model
 
 SCHEDULE = Schedule(peak=1e-3, warmup=2, total=10, min_ratio=0.1)
-DPO = functools.partial(dpo, beta=0.1)
-
-
-def make_trainer(
-    architecture: str = "llama",
-    *,
-    micro_tokens: int = 4096,
-    dtype: torch.dtype = torch.float32,
-    peak: float = 1e-3,
-    eps: float = 1e-8,
-) -> Trainer:
-    policy = Policy(tiny_model(architecture).to(dtype))
-    schedule = Schedule(peak=peak, warmup=0, total=10, min_ratio=0.1)
-    return Trainer(policy, schedule, Adam(eps=eps), micro_tokens=micro_tokens)
-
-
-def pairs(count: int = 4) -> list[Example]:
-    return [
-        Example(
-            group=Group(prefix=ids(i, 5 + i), branches=(ids(100 + i, 7), ids(200 + i, 7))),
-            reference=(np.full(7, -5.5, np.float32), np.full(7, -5.4, np.float32)),
-        )
-        for i in range(count)
-    ]
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:

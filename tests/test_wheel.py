@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_repository import ROOT, tracked
+from helpers.repository import ROOT, tracked
 
 from forethought.config import load
 from forethought.stages.chunk import stage_config

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from forethought.cli import app
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "forethought" / "configs" / "smoke.toml"
 
 SMALL = (
@@ -202,3 +202,8 @@ def made(folder: Path) -> dict[str, Any]:
     )
     found["curves"] = summary["curves"]
     return found
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []

@@ -292,7 +292,7 @@ def _config(asked: Asked) -> Config:
     """Return the config that is meant: with the schedule of a budget, or the one that a run was begun with."""
     overrides, wished = asked.set_ or (), isinstance(asked, AskedRun) and asked.budget
     if wished:
-        from forethought import budget
+        from forethought.pipeline import budget
 
         wish = budget.Wish(path=asked.config, overrides=overrides, budget=wished, run=asked.run_)
         return budget.chosen(wish, say)
@@ -310,8 +310,8 @@ def _config(asked: Asked) -> Config:
 
 
 def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
+    from forethought.pipeline.plan import estimate
     from forethought.pipeline.runner import Lifecycle
-    from forethought.plan import estimate
     from forethought.report.summary import write_summary
 
     steps = selection.steps
@@ -333,7 +333,7 @@ def _report(opened: Run) -> None:
 
 
 def _plan(config: Config, place: Path) -> None:
-    from forethought.plan import plan
+    from forethought.pipeline.plan import plan
 
     out.print(plan(config, place, say))
 

@@ -36,8 +36,8 @@ def doctor() -> None:
     """Examine this machine: arithmetic, kernels, memory, packages, models; exit code 1 if something is missing."""
 
     def work() -> None:
-        from forethought.budget import demo
         from forethought.doctor import examine, render
+        from forethought.pipeline.budget import demo
 
         logging.getLogger("forethought.engine.backends").setLevel(logging.WARNING)  # the table says it
         checks = examine(demo)

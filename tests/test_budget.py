@@ -11,8 +11,9 @@ from click.testing import Result
 from helpers.planted_rates import plant
 from helpers.smoke_runs import SMALL, cli
 
-from forethought import budget, plan, rates
-from forethought.budget import BudgetError, Wish, seconds
+from forethought import rates
+from forethought.pipeline import budget, plan
+from forethought.pipeline.budget import BudgetError, Wish, seconds
 from forethought.config import ConfigError, ModelConfig, build, load, shipped
 from forethought.stats import resolvable, wilson
 
@@ -60,7 +61,7 @@ def taken(path: Path) -> dict[str, object]:
 
 def took(path: Path, schedule: str) -> float:
     """Return the estimate of a schedule, seconds."""
-    from forethought import plan
+    from forethought.pipeline import plan
 
     return plan.total(load(path, (), schedule), rates.here(load(path, (), schedule), lambda line: None))
 

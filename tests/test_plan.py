@@ -12,12 +12,13 @@ from helpers.planted_rates import PLANTED, plant
 from helpers.smoke_runs import CONFIG
 from rich.console import Console
 
-from forethought import config, machine, plan, rates
+from forethought import config, machine, rates
+from forethought.pipeline import plan
 from forethought.config import JudgeConfig, ModelConfig
 from forethought.corpus.rows import CorpusError
 from forethought.costs import judges
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
-from forethought.footprint import footprints
+from forethought.costs.footprint import footprints
 from forethought.models import ModelError
 from forethought.models.size import parameters, shape, shape_of
 from forethought_offline import MODELS

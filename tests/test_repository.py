@@ -57,6 +57,8 @@ LIGHT = {
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 8
+COMMANDS = ("forethought/cli.py", "forethought/commands.py")
+"""Where a function may have any number of parameters: each is an option of a command."""
 EXCEPTIONS: dict[str, str] = {
     "forethought/cli.py:evaluate": "an option of a command is a parameter, and this command has two groups of them",
 }

@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from forethought.costs.base import Cost, Phase, Setting, drawn, known
+from forethought.costs.judges import judging
 from forethought.engine import Prompt
+from forethought.graph import Step
 from forethought.judges.audit import AuditReport, audit
 from forethought.judges.planted import plant
 from forethought.keys import Key
@@ -54,6 +57,22 @@ class Audit(Stage):
         longest = max(len(chunk.suffix_ids) for chunk in self.chunks)
         rows = base.sample(prompts, max_tokens=longest, key=Key(self.config.seed, "audit rollouts"))
         return [completion.text for [completion] in rows]
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the rollouts of the untrained policy, and the verdicts on planted pairs."""
+        cfg, kinds = at.config.audit, len(at.config.audit.min_accuracy)
+
+        def cost() -> Cost:
+            total = drawn(at.policy, cfg.prefixes, 1, (at.prefix, at.suffix), at.config.improve.sample_rows)
+            for name, judge in at.config.judges.items():
+                # Who scores texts does so with all texts behind a prefix; who compares pairs is asked about each.
+                together = (cfg.prefixes, kinds + 1) if judge.kind == "likelihood" else (cfg.prefixes * kinds, 2)
+                total += judging(at, name, *together, at.suffix)
+            return total
+
+        amount = f"up to {cfg.prefixes * kinds:,} planted pairs for each judge"
+        return [Phase(name="audit", amount=amount, cost=known(cost))]
 
     def report(self, folder: StageFolder) -> list[str]:
         """Return what each judge missed."""

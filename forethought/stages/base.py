@@ -15,14 +15,14 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import Config, ModelConfig, TrainingConfig
-from forethought.costs import Phase, Setting
+from forethought.costs.base import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
 from forethought.judges.build import build, build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
 from forethought.models import load_tokenizer
-from forethought.models.model import Compute, Model, ModelPool
+from forethought.models.model import Compute, Model
 from forethought.records import Chunk, Measurement, Split, ThoughtRow, content_id
 from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
 from forethought.tags import Tags
@@ -57,7 +57,11 @@ class Context:
         self.say = say
         self._folder = folder
         self._kept: dict[Any, Any] = {}
-        self.pool = ModelPool(Compute.of(config), say)
+        from forethought import models as _m
+        from forethought.llm.shelf import Computing, Shelf
+
+        _d = _m.resolve_device(config.device)
+        self.pool = Shelf(_d, _m.resolve_dtype(config.dtype, _d), config.seed, say, Computing.of(config))
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """Return what ``make`` returned when it was first called for ``key`` in this process."""

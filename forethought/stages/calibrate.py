@@ -10,7 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from forethought.config import RLMTConfig
+from forethought.costs.base import Phase, Setting, drawn, known
+from forethought.costs.judges import matching
 from forethought.engine import Prompt
+from forethought.graph import Step
 from forethought.judges.match import calibrate
 from forethought.keys import Key
 from forethought.metrics import BASE_PASSES, THRESHOLD, UNRELATED_PASSES
@@ -91,6 +94,18 @@ class Calibrate(Stage):
         scored = self.context.match_judge.scores(requests)
         related = [row[0] for row in scored if row[0] is not None]
         return related, [[score for score in row[1:] if score is not None] for row in scored]
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the continuations of the untrained policy, and their comparison with true suffixes."""
+        cfg = at.config.rlmt
+        assert cfg is not None
+        chunks = cfg.match.calibration_chunks
+        # An embedder reads every text once; who compares two texts sees each with each.
+        compared = 1 if cfg.match.kind == "similarity" else 1 + OTHERS
+        sizes, rows = (at.prefix, cfg.suffix_tokens), at.config.improve.sample_rows
+        cost = known(lambda: drawn(at.policy, chunks, 1, sizes, rows) + matching(at, chunks, compared))
+        return [Phase(name="calibrate", amount=f"{chunks:,} suffixes against those of {OTHERS} others", cost=cost)]
 
     def report(self, folder: StageFolder) -> list[str]:
         """Return the threshold."""

@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
+from forethought.costs.base import Cost, Phase, Setting
+from forethought.costs.corpus import reading_seconds
+from forethought.graph import Step
 from forethought.keys import Key
 from forethought.monitor import Progress
 from forethought.records import Chunk, Document, Split, content_id
@@ -84,6 +87,12 @@ class ChunkStage(Stage):
         key = Key(seed=self.config.seed, purpose="chunk")
         for document in documents(self.config.corpus, rows):
             yield document, chunks(document, self.context.tokenizer, self.config.chunk, key, places)
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the reading and cutting of the corpus."""
+        seconds = reading_seconds(at.config.corpus)
+        return [Phase(name="chunk", amount="the text, once", cost=None if seconds is None else Cost(seconds=seconds))]
 
     def report(self, folder: StageFolder) -> list[str]:
         """Return what was read, skipped and made, a line each."""

@@ -7,14 +7,19 @@ arXiv 2601.21343, section 1).  The paper's other objectives are a config word aw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from forethought.algorithms.objectives import OBJECTIVES, Objective
 from forethought.algorithms.pools import CandidatePool, candidate, make_pool, pool_metrics, rank_pools
-from forethought.config import ImproveConfig
+from forethought.config import ImproveConfig, RewriteConfig
+from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored, times, trained
+from forethought.costs.judges import FRAME, INSTRUCTIONS, judging, verdicts, written
+from forethought.costs.loads import saving
 from forethought.engine import Group, Prompt
+from forethought.graph import Step, arm_of
 from forethought.judges.build import build_rewriter
 from forethought.models.model import Model
 from forethought.records import Candidate, Chunk, Completion, Origin, Split
@@ -134,6 +139,31 @@ class Improve(Stage):
                 session.log(metrics, show=("selection_rate", "margin", "loss"))
             session.finish({"chunks": context.identity(CHUNKS), "policy": policy.identity})
 
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return rollouts, rewrites, verdicts, updates and measurements of one arm."""
+        cfg = at.config.improve
+        objective = OBJECTIVES["continued" if arm_of(step.arm).control else cfg.objective]
+        pools, many = cfg.steps * cfg.prefixes_per_step, at.config.candidates_per_prefix
+        phases = []
+        if cfg.rewrite is not None and objective.rewrites:
+            cost = known(functools.partial(rewriting, at, cfg.rewrite))
+            phases.append(Phase(name="rewrite", amount=f"{pools:,} rewrites", cost=cost))
+        if objective.ranks:
+            amount = f"{pools * cfg.rollouts:,} rollouts of {at.suffix} tokens after {pools:,} prefixes"
+            cost = known(lambda: sampling(at))
+            phases.append(Phase(name="sample", amount=amount, cost=cost))
+            for name, judge in at.config.judges.items():
+                cost = known(functools.partial(judging, at, name, pools, many, at.suffix))
+                amount = f"{pools * verdicts(judge, many):,} verdicts"
+                phases.append(Phase(name=f"judge: {name}", amount=amount, cost=cost))
+        branches = (2 if objective.reference else 1) * at.suffix
+        amount = f"{cfg.steps:,} steps, up to {pools * (at.config.chunk.prefix_tokens[1] + branches):,} tokens"
+        phases.append(Phase(name="update", amount=amount, cost=known(lambda: updates(at, objective))))
+        count = times(cfg.monitor_every, cfg.steps)
+        amount = f"{count} times the NLL of {cfg.monitor_chunks} held-out suffixes; checkpoints"
+        return [*phases, Phase(name="monitor", amount=amount, cost=known(lambda: monitoring(at, count)))]
+
     def teacher(self) -> Any:
         """Return who rewrites suffixes, or ``None``."""
         if self.cfg.rewrite is None:
@@ -181,6 +211,39 @@ def suffix_nll(model: Model, chunks: Sequence[Chunk]) -> float:
     groups = [Group(prefix=model.bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in chunks]
     rows = model.logprobs(groups)
     return -sum(float(row.sum()) for (row,) in rows) / sum(len(chunk.suffix_ids) for chunk in chunks)
+
+
+def rewriting(at: Setting, teacher: RewriteConfig) -> Cost:
+    """Return the cost of one rewrite of each suffix."""
+    cfg, sizes = at.config.improve, (INSTRUCTIONS + FRAME + at.chunk, 1.5 * at.suffix)
+    once = written(at, "rewrite teacher", teacher, cfg.prefixes_per_step, sizes, cfg.sample_rows)
+    return once.times(cfg.steps)
+
+
+def sampling(at: Setting) -> Cost:
+    """Return the cost of all rollouts."""
+    cfg, sizes = at.config.improve, (at.prefix, at.suffix)
+    return drawn(at.policy, cfg.prefixes_per_step, cfg.rollouts, sizes, cfg.sample_rows).times(cfg.steps)
+
+
+def updates(at: Setting, objective: Objective) -> Cost:
+    """Return the cost of all optimiser steps, with the reference's log-probabilities where there is a reference."""
+    cfg = at.config.improve
+    pools = cfg.steps * cfg.prefixes_per_step
+    if not (objective.ranks or objective.rewrites):  # every token of the chunk is predicted
+        return trained(at.policy, pools, 1, at.chunk - 1, cfg.steps)
+    branches = (2 if objective.reference else 1) * at.suffix
+    total = trained(at.policy, pools, at.prefix, branches, cfg.steps)
+    if objective.reference:
+        total += scored(at.policy, cfg.prefixes_per_step, at.prefix, branches, cfg.micro_tokens).times(cfg.steps)
+    return total
+
+
+def monitoring(at: Setting, count: int) -> Cost:
+    """Return the cost of ``count`` measurements of held-out text, and of the checkpoints."""
+    cfg = at.config.improve
+    once = scored(at.policy, at.heldout(cfg.monitor_chunks), at.prefix, at.suffix, cfg.micro_tokens)
+    return once.times(count) + saving(at.policy, cfg.checkpoint_every, cfg.steps)
 
 
 STAGE = Improve

@@ -12,6 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from forethought.config import InterleaveConfig
+from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored
+from forethought.costs.judges import FRAME, written
+from forethought.graph import Step
 from forethought.monitor import Progress
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
 from forethought.stages.base import Stage, StageError
@@ -25,6 +28,12 @@ from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher
 
 BATCH = 16
 """Chunks that are worked on at once."""
+
+
+AGAIN = 0.4
+"""Share of the places for which a teacher is asked once more; an estimate for the plan."""
+TOLD = 100
+"""Tokens of a teacher's instructions behind the text, which are read once for each request; about."""
 
 
 class NoThoughtsError(StageError):
@@ -121,6 +130,15 @@ class Interleave(Stage):
         augment(drafts, self.teacher, rules, wanted, ledger)
         return [made for draft in drafts if (made := finished(draft, wanted, ledger)) is not None]
 
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the places in the text, and the teacher's thoughts at them."""
+        cfg = at.config.interleave
+        assert cfg is not None
+        rows = None if cfg.rows is None else cfg.rows + cfg.heldout_rows
+        amount = f"up to {cfg.thoughts[1]} thoughts for {'every chunk' if rows is None else f'{rows:,} chunks'}"
+        return [Phase(name="interleave", amount=amount, cost=known(lambda: thoughts(at, cfg)))]
+
     def report(self, folder: StageFolder) -> list[str]:
         """Return, per split, what became of the chunks and of the thoughts, a line each."""
         lines = []
@@ -158,6 +176,27 @@ class Interleave(Stage):
                 subject=self.teacher.identity,
             )
             yield from measurements(figures, ledger, blank)
+
+
+def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
+    """Return the cost of all places and thoughts."""
+    share, improve = at.config.chunk, at.config.improve
+    chunks = at.chunks(share.sft_share, cfg.rows) + at.heldout(cfg.heldout_rows)
+    placed = chunks + (at.chunks(share.rlmt_share, cfg.rlmt_rows) if share.rlmt_share else 0)
+    total = Cost()
+    if cfg.positions == "surprise":
+        total = scored(at.policy, placed, 1, at.chunk - 1, improve.micro_tokens)
+    if cfg.teacher.kind == "stand-in":
+        return total
+    by_chunk = cfg.positions == "teacher"
+    each = 1 if by_chunk else cfg.thoughts[1]
+    reply = REPLY * cfg.teacher.max_tokens * (cfg.thoughts[1] if by_chunk else 1)
+    sizes = TOLD + FRAME + at.chunk, reply
+    asked, rows = each * (placed if by_chunk else chunks), min(improve.sample_rows, BATCH * each)
+    once = written(at, "thought teacher", cfg.teacher, asked, sizes, rows)
+    few = max(1, round(min(improve.sample_rows, AGAIN * BATCH * each)))
+    again = written(at, "thought teacher", cfg.teacher, AGAIN * asked, sizes, few)
+    return total + once + again.times(cfg.teacher.retries)
 
 
 def _line(counts: Mapping[str, int]) -> str:

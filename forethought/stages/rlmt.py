@@ -19,9 +19,13 @@ from forethought.algorithms.rewards import REWARDS, MatchTask, Reward
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics
 from forethought.algorithms.windows import Window
 from forethought.config import RLMTConfig
+from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored, times, trained
+from forethought.costs.judges import matching
+from forethought.costs.loads import saving
 from forethought.engine import Prompt
 from forethought.engine.losses import policy_gradient
 from forethought.engine.trainer import Example
+from forethought.graph import Step
 from forethought.keys import Key
 from forethought.models.model import Model
 from forethought.stages.base import Stage, StageError
@@ -29,6 +33,9 @@ from forethought.stages.session import Session
 from forethought.store import SHARED, StageFolder
 
 ROWS = f"{SHARED}/interleave"
+
+VARYING = 0.6
+"""Share of the groups whose rewards differ where a reward is 0 or 1; an estimate for the plan."""
 
 Timer = Callable[[str], AbstractContextManager[None]]
 
@@ -168,6 +175,29 @@ class RLMT(Stage):
             per_rollout_mean=ADVANTAGES[self.cfg.advantage].per_rollout_mean,
         )
 
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return rollouts, rewards, updates and measurements of one arm."""
+        cfg = at.config.rlmt
+        assert cfg is not None
+        windows, monitored = cfg.steps * cfg.windows_per_step, times(cfg.monitor_every, cfg.steps)
+        thoughts, batch = windows * cfg.rollouts, (cfg.windows_per_step, cfg.rollouts)
+        thought_only = REWARDS[cfg.reward].thought_only
+        longest = cfg.thought_tokens + (1 if thought_only else cfg.suffix_tokens)
+        tokens = thoughts * longest + windows * at.config.chunk.prefix_tokens[1]
+        judged = f"{thoughts:,} thoughts, by the policy's own likelihood" if thought_only else f"{thoughts:,} suffixes"
+        heldout = f"{monitored} times {cfg.monitor_samples} thoughts about {cfg.monitor_windows} held-out windows"
+        amounts = {
+            "sample": (
+                f"{cfg.steps:,} steps, {thoughts:,} thoughts with suffixes after {windows:,} prefixes",
+                lambda: rollout_cost(at, cfg, *batch).times(cfg.steps),
+            ),
+            "reward": (judged, lambda: reward_cost(at, cfg, *batch).times(cfg.steps)),
+            "update": (f"up to {tokens:,} tokens", lambda: update_cost(at, cfg).times(cfg.steps)),
+            "monitor": (heldout, lambda: monitor_cost(at, cfg, monitored)),
+        }
+        return [Phase(name=name, amount=amount, cost=known(cost)) for name, (amount, cost) in amounts.items()]
+
     def divergence(self, policy: Model, reference: Model, groups: Sequence[RolloutGroup]) -> float:
         """Return the estimate ``exp(d) - d - 1`` of the divergence from the SFT model, nats per drawn token."""
         examples = [self.example(policy, g) for g in groups if any(reward is not None for reward in g.rewards)]
@@ -188,6 +218,56 @@ class RLMT(Stage):
         groups = self.rollout_groups(policy, windows, self.cfg.monitor_samples, key)
         known = [reward for group in groups for reward in group.rewards if reward is not None]
         return {"heldout_reward": sum(known) / len(known) if known else None}
+
+
+def rollout_cost(at: Setting, cfg: RLMTConfig, windows: float, k: float) -> Cost:
+    """Return the cost of ``k`` thoughts with suffixes for each window, and of the suffixes after a blank thought."""
+    suffix = 1 if REWARDS[cfg.reward].thought_only else cfg.suffix_tokens
+    total = drawn(at.policy, windows, k, (at.prefix + TAGS, cfg.thought_tokens + suffix), cfg.sample_rows)
+    if REWARDS[cfg.reward].blank_baseline:
+        total += drawn(at.policy, windows, cfg.blanks, (at.prefix + TAGS, cfg.suffix_tokens), cfg.sample_rows)
+    return total
+
+
+def reward_cost(at: Setting, cfg: RLMTConfig, windows: float, k: float) -> Cost:
+    """Return the cost of saying what ``k`` rollouts of each window earn."""
+    if not REWARDS[cfg.reward].thought_only:
+        return matching(at, windows, k + (cfg.blanks if REWARDS[cfg.reward].blank_baseline else 0))
+    with_thought = k * (REPLY * cfg.thought_tokens + cfg.suffix_tokens)
+    thought = scored(at.policy, windows, at.prefix, with_thought, cfg.micro_tokens)
+    plain = scored(at.policy, windows, at.prefix, cfg.suffix_tokens, cfg.micro_tokens)
+    return (thought + plain).times(2 if cfg.reward == "specific-gain" else 1)
+
+
+def update_cost(at: Setting, cfg: RLMTConfig) -> Cost:
+    """Return the cost of learning from one batch, groups that are drawn again included."""
+    reward = REWARDS[cfg.reward]
+    always = reward.thought_only or reward.blank_baseline
+    learnt = cfg.windows_per_step * (1.0 if always else VARYING)
+    before = scored(at.policy, learnt, at.prefix, branch_tokens(cfg), cfg.micro_tokens)
+    total = trained(at.policy, cfg.updates * learnt, at.prefix, branch_tokens(cfg), cfg.updates)
+    total += before.times(int(cfg.kl_weight > 0) + int(cfg.updates > 1))
+    again = (cfg.windows_per_step - learnt) * sum(0.7**attempt for attempt in range(cfg.resample))
+    if again and not reward.thought_only:
+        total += rollout_cost(at, cfg, again, cfg.rollouts) + reward_cost(at, cfg, again, cfg.rollouts)
+    return total
+
+
+def monitor_cost(at: Setting, cfg: RLMTConfig, count: int) -> Cost:
+    """Return the cost of measuring held-out reward and the divergence from the start, and of checkpoints."""
+    windows, k = at.heldout(cfg.monitor_windows), cfg.monitor_samples
+    once = rollout_cost(at, cfg, windows, k) + reward_cost(at, cfg, windows, k)
+    total = once.times(count) + saving(at.policy, cfg.checkpoint_every, cfg.steps)
+    if not cfg.kl_weight:
+        both = scored(at.policy, cfg.windows_per_step, at.prefix, branch_tokens(cfg), cfg.micro_tokens).times(2)
+        total += both.times(count - 1)
+    return total
+
+
+def branch_tokens(cfg: RLMTConfig) -> float:
+    """Return how many tokens of a group are trained on, about."""
+    suffix = 0 if REWARDS[cfg.reward].thought_only else cfg.suffix_tokens
+    return cfg.rollouts * (0.8 * cfg.thought_tokens + suffix)
 
 
 STAGE = RLMT

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from forethought.config import SFTConfig
+from forethought.costs.base import Cost, Phase, Setting, known, scored, times, trained
+from forethought.costs.loads import saving
 from forethought.engine.losses import nll
 from forethought.engine.trainer import Example
+from forethought.graph import Step, arm_of
 from forethought.models.model import Model
 from forethought.models.thought_tokens import Tokens, add_tags, as_group, plain
 from forethought.records import SpanKind, Split
@@ -74,6 +77,26 @@ class SFT(Stage):
                     )
                 session.log({"tokens": float(tokens), **metrics}, show=("loss", "thought_nll"))
             session.finish({"rows": context.identity(ROWS), "policy": policy.identity})
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the training of one arm; with thoughts there is more to learn than without."""
+        cfg, interleave = at.config.sft, at.config.interleave
+        assert cfg is not None
+        assert interleave is not None
+        rows, thinks, with_thoughts = cfg.steps * cfg.rows_per_step, arm_of(step.arm).thinks, at.chunk + at.thoughts
+        monitored = times(cfg.monitor_every, cfg.steps)
+
+        def cost() -> Cost:
+            length = with_thoughts if thinks else at.chunk
+            heldout = scored(at.policy, at.heldout(cfg.monitor_rows), 1, with_thoughts - 1, cfg.micro_tokens)
+            update = trained(at.policy, rows, 1, length - 1, cfg.steps)
+            return update + heldout.times(monitored) + saving(at.policy, cfg.checkpoint_every, cfg.steps)
+
+        longest = at.config.chunk.prefix_tokens[1] + at.suffix
+        if thinks:
+            longest += interleave.thoughts[1] * interleave.teacher.max_tokens
+        return [Phase(name="sft", amount=f"{cfg.steps:,} steps, up to {rows * longest:,} tokens", cost=known(cost))]
 
 
 def nll_by_kind(model: Model, rows: Sequence[Tokens]) -> dict[str, float | None]:

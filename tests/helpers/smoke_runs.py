@@ -70,7 +70,7 @@ _server.set_forkserver_preload(
         "forethought.cli",
         "forethought.lifecycle",
         "forethought.midtraining",
-        "forethought.plan",
+        "forethought.pipeline.plan",
         "forethought.reasoning",
         "forethought.report.examples",
         "forethought.report.page",

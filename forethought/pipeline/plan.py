@@ -15,12 +15,12 @@ from rich.text import Text
 from forethought import machine, models, rates
 from forethought.config import Config, ModelConfig
 from forethought.corpus import sources
-from forethought.costs import Phase, Setting, UnknownError, phases
-from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
-from forethought.costs.loads import models_of
-from forethought.footprint import Footprint, largest
+from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN, Phase, Setting, UnknownError
+from forethought.costs.footprint import Footprint, largest
+from forethought.costs.loads import converting, loading, models_of
 from forethought.graph import graph
 from forethought.models import embedding
+from forethought.pipeline.runner import stage_class
 from forethought.store import Run
 from forethought.work import Rates
 
@@ -65,17 +65,26 @@ def estimate(config: Config, pace: Rates | None = None) -> dict[str, float]:
     """
     pace = pace or rates.known(config)
     seconds: dict[str, float] = {}
-    for phase in phases(setting(config)):
-        whole, taken = sum(phase.steps.values()), phase.seconds(pace)
-        for step, share in phase.steps.items():
-            if taken and whole:
-                seconds[step] = seconds.get(step, 0.0) + taken * share / whole
+    for name, phase in phases(setting(config)):
+        if name and (taken := phase.seconds(pace)):
+            seconds[name] = seconds.get(name, 0.0) + taken
     return seconds
+
+
+def phases(at: Setting, pending: Sequence[str] = ()) -> list[tuple[str, Phase]]:
+    """Return what a run does, each line with the name of its step: the sum of what its stages say.
+
+    ``pending``: roles whose models are converted first, before any step.
+    """
+    rows = [("", phase) for phase in converting(at, pending)]
+    for step in graph(at.config):
+        rows += [(step.name, phase) for phase in (*loading(at, step), *stage_class(step).cost(at, step))]
+    return rows
 
 
 def total(config: Config, pace: Rates) -> float:
     """Return about how many seconds a whole run takes; what is not known is left out."""
-    return sum(phase.seconds(pace) or 0.0 for phase in phases(setting(config), pending(config)))
+    return sum(phase.seconds(pace) or 0.0 for _, phase in phases(setting(config), pending(config)))
 
 
 def setting(config: Config) -> Setting:
@@ -101,11 +110,11 @@ def pending(config: Config) -> list[str]:
     return list(found.values())
 
 
-def warnings(at: Setting, found: Sequence[Phase], pace: Rates) -> list[str]:
+def warnings(at: Setting, found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
     """Return what must be known before anything else: more memory than there is, or more than a day."""
     short = too_large(at)
     lines = [f"NOT ENOUGH MEMORY: {short}"] if short else []
-    seconds = sum(phase.seconds(pace) or 0.0 for phase in found)
+    seconds = sum(phase.seconds(pace) or 0.0 for _, phase in found)
     if seconds > DAY:
         lines.append(f"THIS TAKES ABOUT {seconds / DAY:.1f} DAYS here: fewer steps or prefixes, or a smaller model")
     return lines
@@ -153,24 +162,27 @@ def _listing(config: Config) -> Table:
     return listing
 
 
-def _table(found: Iterable[Phase], pace: Rates) -> Table:
-    work = Table("phase", "amount", "about", box=None)
-    for phase in found:
+def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
+    work = Table("step", "phase", "amount", "about", box=None)
+    before = ""
+    for step, phase in found:
         seconds = phase.seconds(pace)
         assumed = " (assumed)" if phase.cost is not None and phase.cost.requests else ""
-        work.add_row(phase.name, phase.amount, "not known" if seconds is None else clock(seconds) + assumed)
+        about = "not known" if seconds is None else clock(seconds) + assumed
+        work.add_row(step if step != before else "", phase.name, phase.amount, about)
+        before = step
     return work
 
 
-def _sums(found: Sequence[Phase], pace: Rates) -> list[str]:
-    seconds = [phase.seconds(pace) for phase in found]
-    unknown = [phase.name for phase, taken in zip(found, seconds, strict=True) if taken is None]
+def _sums(found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
+    seconds = [phase.seconds(pace) for _, phase in found]
+    unknown = [f"{step}: {phase.name}" for (step, phase), taken in zip(found, seconds, strict=True) if taken is None]
     lacking = f", without what is not known: {', '.join(unknown)}" if unknown else ""
     lines = [f"\nabout {clock(sum(one or 0.0 for one in seconds))} in all, within a factor of two{lacking}"]
     kinds = {"sampling": pace.sample, "scoring": pace.score, "training": pace.train}
     shown = ", ".join(f"{name} {one.rate / 1e9:,.1f}" for name, one in kinds.items())
     lines.append(f"speed here, GFLOP/s: {shown}; {pace.how}")
-    requests = sum(phase.cost.requests for phase in found if phase.cost is not None)
+    requests = sum(phase.cost.requests for _, phase in found if phase.cost is not None)
     if requests:
         lines.append(
             f"{requests:,} requests to servers are taken to last {SECONDS_PER_REQUEST:g} s and {SECONDS_PER_TOKEN:g} s "

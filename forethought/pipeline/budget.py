@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought import plan, rates
+from forethought import rates
+from forethought.pipeline import plan
 from forethought.config import Config, load
 from forethought.models import ModelError
 from forethought.pipeline.runner import settled

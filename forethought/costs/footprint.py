@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from forethought.costs.base import TAGS, Setting
-from forethought.costs.loads import first_use, kept_on_shelf
+from forethought.costs.loads import first_use, kept_models
 from forethought.engine.backends.onednn import LARGEST
 from forethought.graph import CONTINUED, graph
 from forethought.models import Shape
@@ -73,7 +73,7 @@ def _loaded(at: Setting, step: str) -> list[tuple[Shape, bool]]:
     """Return the judges and teachers that were needed up to a step, and whether this step is the first to need them."""
     order = [one.name for one in graph(at.config)]
     found = []
-    for roles in kept_on_shelf(at.config).values():
+    for roles in kept_models(at.config).values():
         first = min((first_use(at.config, role) for role in roles), key=order.index)
         if order.index(first) <= order.index(step):
             found.append((at.shape(roles[0]), first == step))

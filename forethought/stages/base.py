@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import Config, ModelConfig, TrainingConfig
 from forethought.costs import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
@@ -121,6 +122,35 @@ class Context:
         return self.once(("rows", split), lambda: self.done(f"{SHARED}/interleave").load(f"rows.{split}", ThoughtRow))
 
     @cached_property
+    def rlmt_windows(self) -> list[Window]:
+        """All windows of the `rlmt` split.
+
+        Raises:
+            StageError: if there is none.
+        """
+        windows = self._cutter.all(self.rows(Split.RLMT), self.chunks_by_id(Split.RLMT))
+        if not windows:
+            raise StageError(
+                f"no {Split.RLMT} row has {self._cutter.suffix_tokens} tokens of text behind a place: "
+                "lower rlmt.suffix_tokens, take longer chunks, or set rlmt.cut = 'raw'"
+            )
+        return windows
+
+    @cached_property
+    def heldout_windows(self) -> list[Window]:
+        """One window of each held-out row that has any."""
+        key = Key(self.config.seed, "held-out windows")
+        return self._cutter.one_each(self.rows(Split.HELDOUT), self.chunks_by_id(Split.HELDOUT), key)
+
+    @property
+    def windows_key(self) -> dict[str, Any]:
+        """What enters the windows of stage 3: part of the keys under which their hashes are remembered."""
+        assert self.config.rlmt is not None
+        made_by = {stage: self.identity(f"{SHARED}/{stage}") for stage in ("chunk", "interleave")}
+        cut = {"suffix_tokens": self.config.rlmt.suffix_tokens, "cut": self.config.rlmt.cut}
+        return {"windows of": made_by, "seed": self.config.seed} | cut
+
+    @cached_property
     def tokenizer(self) -> Any:
         """The policy's tokenizer, without its weights."""
         return load_tokenizer(self.config.policy, self.say)
@@ -136,9 +166,9 @@ class Context:
         """The policy before any training, which writes raw text; shared by all stages."""
         return self.once("base", lambda: self.load(BASE))
 
-    def arm(self, name: str) -> Model:
+    def arm(self, name: str, tags: Tags | None = None) -> Model:
         """Return the base or a trained arm; its weights are loaded when they are first needed, and not kept here."""
-        return self.base if name == BASE else self.load(name)
+        return self.base.with_tags(tags) if name == BASE else self.load(name, tags=tags)
 
     def load(self, name: str, section: TrainingConfig | None = None, tags: Tags | None = None) -> Model:
         """Return a fresh model with the weights of an arm, computing in batches as a training section says."""
@@ -176,6 +206,12 @@ class Context:
     def measure(self, measurements: Iterable[Measurement]) -> None:
         """Put figures into the run's one table."""
         self.run.measure(measurements)
+
+    @property
+    def _cutter(self) -> WindowCutter:
+        cfg = self.config.rlmt
+        assert cfg is not None
+        return WindowCutter(tokenizer=self.tokenizer, suffix_tokens=cfg.suffix_tokens, cut=cfg.cut)
 
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]

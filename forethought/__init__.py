@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from forethought.engine.scorer import TorchScorer
     from forethought.engine.trainer import Adam, Example, Schedule, Trainer
     from forethought.keys import Key
-    from forethought.midtraining import WholeLifecycle as Lifecycle
     from forethought.models import load as load_model
+    from forethought.pipeline.runner import Lifecycle
     from forethought.store import Run
 
 __version__ = "0.1.0"
@@ -60,7 +60,7 @@ _HOMES = {
     "Example": "engine.trainer:Example",
     "Group": "engine.branches:Group",
     "Key": "keys:Key",
-    "Lifecycle": "midtraining:WholeLifecycle",
+    "Lifecycle": "pipeline.runner:Lifecycle",
     "ModelConfig": "config:ModelConfig",
     "Policy": "engine.policy:Policy",
     "Prompt": "engine.branches:Prompt",

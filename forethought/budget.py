@@ -11,8 +11,8 @@ from typing import Any
 
 from forethought import plan, rates
 from forethought.config import Config, load
-from forethought.lifecycle import settled
 from forethought.models import ModelError
+from forethought.pipeline.runner import settled
 from forethought.store import Run
 from forethought.work import Rates
 

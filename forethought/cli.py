@@ -189,7 +189,7 @@ def evaluate(asked: AskedEvaluate) -> None:
     def choose(config: Config) -> graph.Selection:
         steps = [one for one in graph.graph(config) if one.stage.startswith("evaluate") or one.stage == graph.REASONING]
         if reasoning:
-            return graph.Selection(steps=(graph.asked(config),))
+            return graph.Selection(steps=(graph.asked(config),), asks=True)
         return graph.Selection(steps=tuple(step for step in steps if step.arm != graph.CONTINUED))
 
     _work(dataclasses.replace(asked, set_=[*reasoning, *(asked.set_ or ())]), choose)
@@ -267,7 +267,7 @@ def _steps(name: str) -> Callable[[Config], graph.Selection]:
 def _work(asked: Asked, choose: Callable[[Config], graph.Selection]) -> None:
     def work() -> None:
         refuse_windows()
-        from forethought.lifecycle import settled
+        from forethought.pipeline.runner import settled
 
         config = _config(asked)
         place = asked.run_ or Path("runs") / config.name
@@ -310,7 +310,7 @@ def _config(asked: Asked) -> Config:
 
 
 def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
-    from forethought.midtraining import WholeLifecycle
+    from forethought.pipeline.runner import Lifecycle
     from forethought.plan import estimate
     from forethought.report.summary import write_summary
 
@@ -320,7 +320,7 @@ def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
     board = Board(names, err, estimate(config))
     try:
         with board.live():
-            WholeLifecycle(config, opened, selection=selection, say=say, board=board).everything()
+            Lifecycle(config, opened, selection=selection, say=say, board=board).everything()
     except BaseException:  # after a whole run the page writes it
         write_summary(opened)
         raise

@@ -80,7 +80,7 @@ def export(
     """Write an arm as a Hugging Face folder with a model card and an example that needs transformers only."""
 
     def work() -> None:
-        from forethought.takeaway import model
+        from forethought.export import model
 
         program = model.converter(converter) if gguf else None
         model.export(Run.open(folder), arm, target, say)
@@ -100,7 +100,7 @@ def export_data(
     """Write preferences, text with thoughts, and prompts of a run as data sets that TRL and `datasets` load."""
 
     def work() -> None:
-        from forethought.takeaway.data import export_data as write
+        from forethought.export.data import export_data as write
 
         for name, rows in write(Run.open(folder), target, "jsonl" if jsonl else "parquet").items():
             out.print(f"{target / name}: {rows} rows", soft_wrap=True, highlight=False)
@@ -122,17 +122,17 @@ def try_(
     """Show thought and continuation of arms of a run side by side."""
 
     def work() -> None:
-        from forethought.takeaway import trying
-        from forethought.takeaway.arms import TakeawayError, config_of, tags_of
+        from forethought.export import try_arms
+        from forethought.export.arms import ExportError, config_of, tags_of
 
         if len(words) > 2:
-            raise TakeawayError(
+            raise ExportError(
                 f'write [ARM[,ARM]] "TEXT" after the run folder, the text in quotes; got {len(words)} words'
             )
         opened, text = Run.open(folder), words[-1]
         names = [name.strip() for name in words[0].split(",")] if len(words) == 2 else []
-        wish = trying.Wish(temperature=temperature, tokens=tokens, samples=samples, seed=seed)
-        said = trying.ask(opened, names, text, wish, say)
-        out.print(trying.render(text, said, tags_of(config_of(opened))))
+        wish = try_arms.Wish(temperature=temperature, tokens=tokens, samples=samples, seed=seed)
+        said = try_arms.ask(opened, names, text, wish, say)
+        out.print(try_arms.render(text, said, tags_of(config_of(opened))))
 
     guard(work)

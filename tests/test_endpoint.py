@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from forethought.config import EndpointConfig
-from forethought.engine.endpoint import ChatOptions, Endpoint, EndpointError
+from forethought.llm.endpoint import ChatOptions, Endpoint, EndpointError
 
 SECRET = "sk-very-secret-123"
 OPTIONS = ChatOptions(max_tokens=8)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from forethought.midtraining import WholeLifecycle
 from smoke_runs import CONFIG
 
 from forethought import config, graph
 from forethought.config import Config
 from forethought.graph import STEPS, SelectionError
-from forethought.midtraining import WholeLifecycle
 
 ARMS = ("base-think", "base-rlmt", "self-improved", "self-improved-think", "self-improved-rlmt")
 

@@ -14,6 +14,7 @@ import torch
 from smoke_runs import CONFIG, SMALL, lifecycle
 
 from forethought import config, models
+from forethought.algorithms.pools import pool_metrics
 from forethought.config import Config, LogConfig
 from forethought.engine import Group
 from forethought.engine.policy import Policy
@@ -21,11 +22,10 @@ from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
-from forethought.judges.pool import metrics
 from forethought.judges.shorter import ShorterJudge
-from forethought.language.local import LocalModel
+from forethought.llm.local import LocalModel
 from forethought.monitor import Metrics
-from forethought.records import Axis, Chunk, Contest, Origin, Split, Verdict
+from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
 from forethought.stages import chunk as chunk_stage
 from forethought.stages import improve
 from forethought.store import Run, StageFolder
@@ -225,11 +225,11 @@ class Undecided(QuestionJudge):
         super().__init__("undecided", "undecided")
         self.calls, self.interrupt_at = 0, interrupt_at
 
-    def questions(self, contest: Contest) -> list[tuple[int, int | None]]:
+    def questions(self, contest: JudgeRequest) -> list[tuple[int, int | None]]:
         return pointwise_questions(contest)
 
     def answer(
-        self, contests: Sequence[Contest], questions: Sequence[Sequence[tuple[int, int | None]]]
+        self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
     ) -> list[list[Verdict]]:
         self.calls += 1
         if self.calls == self.interrupt_at + 1:
@@ -304,6 +304,6 @@ def test_a_model_from_scratch_loses_against_the_text_where_a_pretrained_one_does
         overrides = (f"policy.model={literate}", f"policy.init={init}", "improve.prefixes_per_step=16")
         folder = Run.create_or_open(tmp_path).stage(init, "improve")
         shop = workshop(chunks, *overrides, judges=[judge])
-        rates[init] = metrics(improve.make_pools(shop, 0, Metrics(folder, LogConfig())))["selection_rate"]
+        rates[init] = pool_metrics(improve.make_pools(shop, 0, Metrics(folder, LogConfig())))["selection_rate"]
     assert rates["scratch"] <= 0.1
     assert rates["pretrained"] >= rates["scratch"] + 0.15

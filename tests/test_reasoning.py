@@ -17,7 +17,6 @@ from smoke_runs import CONFIG, SMALL, Kill, cli, rows
 from test_endpoint import Server
 
 from forethought.config import ConfigError, EndpointConfig, build, reasoning_overrides
-from forethought.engine.endpoint import Endpoint
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
@@ -27,6 +26,7 @@ from forethought.evals.reasoning.run import Entrant, votes
 from forethought.evals.reasoning.task import Grade, Reading, TaskError
 from forethought.evals.reasoning.writers import Asked, EndpointWriter, LocalWriter, Request, cut
 from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint
 from forethought.records import Measurement
 from forethought.report.reasoning import resolution, tables
 from forethought.stats import bootstrap_mean, macro_bootstrap

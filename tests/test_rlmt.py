@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
 from smoke_runs import CONFIG, SMALL, Finished, cli, rows
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import nanstd
@@ -35,7 +36,6 @@ from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import row
-from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
 
 THINK = Tags("<think>", "</think>")
 TEXT = "The whale is big. It sings, too, in the deep sea."

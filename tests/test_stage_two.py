@@ -30,7 +30,7 @@ from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import row
-from forethought.thoughts.standin import StandInTeacher
+from forethought.thoughts.stub import StandInTeacher
 from forethought.thoughts.teacher import Draft
 
 THINK = Tags("<think>", "</think>")

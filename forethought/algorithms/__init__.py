@@ -1,1 +1,1 @@
-"""What the loops of the stages call: pure functions of data and log-probabilities, which load and write nothing."""
+"""What the training loops call: pools and preferences, advantages, windows.  Pure functions of records; no model."""

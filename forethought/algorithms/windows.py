@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from forethought.keys import Key
-from forethought.records import Chunk, Contest, ThoughtRow, content_id
+from forethought.records import Chunk, JudgeRequest, ThoughtRow, content_id
 
 Cut = Literal["place", "raw"]
 
@@ -89,7 +89,7 @@ class WindowCutter:
         return found
 
 
-def match_request(window: Window, predictions: Sequence[str], longer: bool) -> Contest:
+def match_request(window: Window, predictions: Sequence[str], longer: bool) -> JudgeRequest:
     """Return what a match judge is shown; ``longer``: all that comes next, not only as much as was predicted."""
     original = window.reference if longer else window.suffix
-    return Contest(prefix=window.prefix, candidates=tuple(predictions), original=original)
+    return JudgeRequest(prefix=window.prefix, candidates=tuple(predictions), original=original)

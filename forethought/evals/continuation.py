@@ -22,7 +22,7 @@ from forethought.judges.tournament import scores
 from forethought.keys import Key
 from forethought.metrics import EVALUATE, GREEDY, MATCHED, SAMPLED
 from forethought.models.model import Model
-from forethought.records import Chunk, Contest, Measurement, Outcome, Verdict
+from forethought.records import Chunk, JudgeRequest, Measurement, Outcome, Verdict
 from forethought.stats import Interval, bootstrap_mean, sign_test, wilson
 
 Texts = tuple[Sequence[str], Sequence[str]]
@@ -214,14 +214,14 @@ def judge_pairs(
     order = Key(seed=seed, purpose="contest order")
     results = {condition: [PairResult(points=0.5, reason="the same text")] * len(chunks) for condition in texts}
     places: list[tuple[str, int, int]] = []
-    contests: list[Contest] = []
+    contests: list[JudgeRequest] = []
     for index, chunk in enumerate(chunks):
         swapped = bool(order.uniforms(chunk.id, 0, 1)[0] < 0.5)
         for condition, (policy, base) in texts.items():
             pair = (policy[index], base[index])
             if pair[0] != pair[1]:
                 candidates = pair[::-1] if swapped else pair
-                contests.append(Contest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
+                contests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
                 places.append((condition, index, int(swapped)))
     for (condition, index, place), verdicts in zip(places, judge.rank(contests) if contests else [], strict=True):
         results[condition][index] = _decide(verdicts, policy=place)

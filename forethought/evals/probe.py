@@ -149,7 +149,7 @@ def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
 
 
 def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Probed]) -> list[Measurement]:
-    """Return how an arm's own thoughts help it more than those of the arm that ``recorder`` compares with help that one.
+    """Return how much more an arm's own thoughts help it than those of the arm it is compared with help that one.
 
     Both rewards by likelihood are measured here, on held-out windows: the information gain and the specific gain.
     """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from forethought.language.base import LanguageError
-from forethought.records import Axis, Contest, Outcome, Verdict, content_id
+from forethought.llm.base import LanguageError
+from forethought.records import Axis, JudgeRequest, Outcome, Verdict, content_id
 
 Question = tuple[int, int | None]
 """A candidate's index (pointwise), or the indices of an ordered pair: first shown, second shown."""
@@ -31,17 +31,17 @@ class QuestionJudge(ABC):
         return self._name
 
     @abstractmethod
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         """Return what this judge asks about a contest."""
 
     @abstractmethod
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Return, per contest, one verdict per question, in the order of the questions.
 
         A verdict depends on the judge and on the texts of its own question, never on its neighbours.
         """
 
-    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
+    def rank(self, contests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """Return the verdicts of each contest: one per candidate (pointwise), or one per ordered pair."""
         return self.answer(contests, [self.questions(contest) for contest in contests])
 
@@ -72,6 +72,6 @@ class QuestionJudge(ABC):
         )
 
 
-def pointwise_questions(contest: Contest) -> list[Question]:
+def pointwise_questions(contest: JudgeRequest) -> list[Question]:
     """Return one question per candidate."""
     return [(index, None) for index in range(len(contest.candidates))]

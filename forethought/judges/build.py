@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
-from forethought.engine.endpoint import Endpoint
 from forethought.judges import Judge, pairwise, rewrite
-from forethought.judges.askers import Asker, EndpointLetterAsker, LocalLetterAsker, WrittenAsker
 from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge
 from forethought.judges.match import HALF, LikelihoodGainJudge, Matcher, SimilarityJudge
+from forethought.judges.multiple_choice import Asker, EndpointLetterAsker, LocalLetterAsker, WrittenAsker
 from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.judges.rewrite import Rewriter
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.language.prompt import load as load_prompt
-from forethought.language.shelf import Shelf, needed, writer
-from forethought.language.writers import Style
+from forethought.llm.endpoint import Endpoint
+from forethought.llm.generate import Style
+from forethought.llm.prompts import load as load_prompt
+from forethought.llm.shelf import Shelf, needed, writer
 from forethought.models.embedding import load_embedder
 
 

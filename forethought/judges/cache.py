@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 
 from forethought.judges.base import Question, QuestionJudge
-from forethought.language.base import TRANSPORT
-from forethought.language.cache import Cache
-from forethought.records import Contest, Outcome, Verdict, content_id
+from forethought.llm.base import TRANSPORT
+from forethought.llm.cache import Cache
+from forethought.records import JudgeRequest, Outcome, Verdict, content_id
 
 
 class VerdictCache(Cache):
@@ -28,22 +28,20 @@ class CachedJudge:
         self.judge = judge
         self.cache = cache
         self.batch = batch
-        self.hits = 0
-        self.misses = 0
 
     @property
     def name(self) -> str:
         """The name of the judge behind the cache."""
         return self.judge.name
 
-    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
+    def rank(self, contests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """Return the verdicts of each contest; see :class:`forethought.judges.Judge`."""
         verdicts: list[list[Verdict]] = []
         for start in range(0, len(contests), self.batch):
             verdicts.extend(self._rank(contests[start : start + self.batch]))
         return verdicts
 
-    def _rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
+    def _rank(self, contests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         asked = [
             [(question, _key(self.name, contest, question)) for question in self.judge.questions(contest)]
             for contest in contests
@@ -64,8 +62,6 @@ class CachedJudge:
             self.name,
             [(key, _pack(verdict)) for key, verdict in answered.values() if not _passing(verdict)],
         )
-        self.misses += len(answered)
-        self.hits += sum(map(len, asked)) - len(answered)
         return [
             [
                 answered[index, question][1] if (index, question) in answered else self._unpack(known[key], question)
@@ -100,6 +96,6 @@ def _pack(verdict: Verdict) -> str:
     )
 
 
-def _key(judge: str, contest: Contest, question: Question) -> str:
+def _key(judge: str, contest: JudgeRequest, question: Question) -> str:
     first, second = (None if index is None else contest.candidates[index] for index in question)
     return content_id(judge, contest.prefix, contest.original, first, second)

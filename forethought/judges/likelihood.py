@@ -15,8 +15,8 @@ import numpy as np
 
 from forethought.engine import Group
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.local import LocalModel
-from forethought.records import Axis, Contest, Verdict
+from forethought.llm.local import LocalModel
+from forethought.records import Axis, JudgeRequest, Verdict
 
 Normalise = Literal["token", "byte", "none"]
 
@@ -54,11 +54,11 @@ class LikelihoodJudge(QuestionJudge):
         self.contrast = contrast
         self.copy_cost = copy_cost
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         """Return one question per candidate."""
         return pointwise_questions(contest)
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each candidate; texts after one prefix are computed together, and equal ones once, so that they tie."""
         wanted: dict[str, dict[str, None]] = {}
         for contest, asked in zip(contests, questions, strict=True):

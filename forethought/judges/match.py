@@ -14,9 +14,9 @@ import numpy as np
 from forethought.engine import Group
 from forethought.judges import Judge
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.local import LocalModel
+from forethought.llm.local import LocalModel
 from forethought.models.embedding import Embedder
-from forethought.records import Axis, Contest, Outcome, Verdict
+from forethought.records import Axis, JudgeRequest, Outcome, Verdict
 
 HALF = 0.5
 """Threshold of a language model's YES."""
@@ -31,11 +31,11 @@ class SimilarityJudge(QuestionJudge):
         super().__init__(f"similarity-{embedder.name}", "similarity", embedder.identity)
         self.embedder = embedder
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         """Return one question per prediction."""
         return pointwise_questions(contest)
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Compare each prediction with the true text; an empty prediction has nothing in common with anything."""
         pairs = list(zip(contests, questions, strict=True))
         asked = [contest.candidates[first] for contest, row in pairs for first, _ in row]
@@ -64,11 +64,11 @@ class LikelihoodGainJudge(QuestionJudge):
         super().__init__(f"gain-{model.name}", "likelihood gain", model.identity)
         self.model = model
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         """Return one question per prediction."""
         return pointwise_questions(contest)
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each prediction; one that leaves no room in the model's context is unscored."""
         groups: list[Group] = []
         for contest, row in zip(contests, questions, strict=True):
@@ -90,7 +90,7 @@ class LikelihoodGainJudge(QuestionJudge):
             results.append(found)
         return results
 
-    def _group(self, contest: Contest, text: str) -> Group:
+    def _group(self, contest: JudgeRequest, text: str) -> Group:
         encode = self.model.encode
         head = self.model.bos + (encode(text.strip() + "\n\n") if text.strip() else ()) + encode(contest.prefix)
         return Group(prefix=head, branches=(encode(_true(contest)),))
@@ -110,7 +110,7 @@ class Matcher:
         """The judge's name and the threshold."""
         return f"{self.judge.name} >= {self.threshold:.3f}"
 
-    def scores(self, contests: Sequence[Contest]) -> list[list[float | None]]:
+    def scores(self, contests: Sequence[JudgeRequest]) -> list[list[float | None]]:
         """Return each prediction's score; ``None`` where the judge gave none, which is never a zero."""
         return [
             [one.score if one.outcome is Outcome.SCORED else None for one in verdicts]
@@ -142,7 +142,7 @@ def _bar(scores: Sequence[float], share: float) -> float:
     return float(np.nextafter(ranked[allowed], np.inf))
 
 
-def _true(contest: Contest) -> str:
+def _true(contest: JudgeRequest) -> str:
     if contest.original is None:
         raise ValueError("a match judge compares with the true suffix, and a contest has none")
     return contest.original

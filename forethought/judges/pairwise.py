@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from forethought.judges import tournament
-from forethought.judges.askers import Answer, Asked, Asker
 from forethought.judges.base import JudgeError, Question, QuestionJudge
-from forethought.language.prompt import Prompt
-from forethought.records import Axis, Contest, Verdict
+from forethought.judges.multiple_choice import Answer, Asked, Asker
+from forethought.llm.prompts import Prompt
+from forethought.records import Axis, JudgeRequest, Verdict
 
 FIELDS = ("prefix", "first", "second")
 CHOICES = ("1", "2")
@@ -31,7 +31,7 @@ class PairwiseJudge(QuestionJudge):
         self.prompt = prompt
         self.kind = kind
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         """Return the ordered pairs of the tournament.
 
         Raises:
@@ -47,7 +47,7 @@ class PairwiseJudge(QuestionJudge):
             )
         return list(tournament.pairs(count, "pivot", contest.candidates.index(contest.original)))
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Ask for each pair of different texts once; all pairs with the same first text are asked together."""
         plan: dict[tuple[str, str], dict[str, None]] = {}
         for contest, asked in zip(contests, questions, strict=True):
@@ -74,7 +74,7 @@ class PairwiseJudge(QuestionJudge):
         splits = [self.prompt.split("second", {**shared, "second": second}) for second in seconds]
         return Asked(splits[0][0], tuple(rest for _, rest in splits))
 
-    def _verdict(self, question: Question, contest: Contest, answer: Answer | None) -> Verdict:
+    def _verdict(self, question: Question, contest: JudgeRequest, answer: Answer | None) -> Verdict:
         if answer is None:
             first, second = _texts(contest, question)
             return (
@@ -88,7 +88,7 @@ class PairwiseJudge(QuestionJudge):
         return self.preferred(question, question[0 if first_share > second_share else 1], answer.said)
 
 
-def _texts(contest: Contest, question: Question) -> tuple[str, str]:
+def _texts(contest: JudgeRequest, question: Question) -> tuple[str, str]:
     first, second = question
     if second is None:
         raise ValueError(f"a pairwise judge was asked about the single candidate {first}")

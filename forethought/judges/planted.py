@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from forethought.keys import Key
-from forethought.records import Chunk, Contest
+from forethought.records import Chunk, JudgeRequest
 
 Kind = Literal["other_document", "shuffled", "repeated", "corrupted", "rollout"]
 
@@ -40,7 +40,7 @@ class Planted:
     """How the worse side was made."""
     chunk_id: str
     """The chunk that it is about."""
-    contest: Contest
+    contest: JudgeRequest
     """What the judge is shown: two candidates, in a random order."""
     original: int
     """Index of the author's suffix."""
@@ -96,7 +96,7 @@ def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> 
 def _pair(kind: Kind, chunk: Chunk, worse: str, key: Key) -> Planted:
     place = int(key.generator(f"place/{kind}/{chunk.id}").integers(2))
     candidates = (chunk.suffix, worse) if place == 0 else (worse, chunk.suffix)
-    contest = Contest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
+    contest = JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
     return Planted(kind=kind, chunk_id=chunk.id, contest=contest, original=place)
 
 

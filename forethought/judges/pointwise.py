@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from forethought.judges.askers import Answer, Asked, Asker
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.prompt import Prompt
-from forethought.records import Axis, Contest, Verdict
+from forethought.judges.multiple_choice import Answer, Asked, Asker
+from forethought.llm.prompts import Prompt
+from forethought.records import Axis, JudgeRequest, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class PointwiseJudge(QuestionJudge):
         self.prompt = prompt
         self.scale = SCALES[axis]
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         """Return one question per candidate."""
         return pointwise_questions(contest)
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Grade each candidate; equal texts of a contest are asked about once.
 
         Raises:
@@ -72,7 +72,7 @@ class PointwiseJudge(QuestionJudge):
             for index, (contest, asked) in enumerate(zip(contests, questions, strict=True))
         ]
 
-    def _asked(self, contest: Contest, texts: Sequence[str]) -> Asked:
+    def _asked(self, contest: JudgeRequest, texts: Sequence[str]) -> Asked:
         if "original" in self.scale.fields and contest.original is None:
             raise ValueError(f"the {self.axis} judge compares with the original suffix, and a contest has none")
         values = {"prefix": contest.prefix, "original": contest.original or ""}

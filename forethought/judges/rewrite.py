@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from forethought.language.prompt import Prompt
-from forethought.language.writers import Style, Writer, Written
+from forethought.llm.generate import Style, Writer, Written
+from forethought.llm.prompts import Prompt
 from forethought.records import Chunk
 
 FIELDS = ("prefix", "suffix", "join", "words")

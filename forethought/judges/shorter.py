@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.records import Axis, Contest, Verdict
+from forethought.records import Axis, JudgeRequest, Verdict
 
 
 class ShorterJudge(QuestionJudge):
@@ -16,11 +16,11 @@ class ShorterJudge(QuestionJudge):
     def __init__(self) -> None:
         super().__init__("shorter", "shorter", 1)
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         """Return one question per candidate."""
         return pointwise_questions(contest)
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each candidate by ``-len(text)``."""
         return [
             [self.scored(question, -float(len(contest.candidates[question[0]]))) for question in asked]

@@ -167,11 +167,6 @@ class Statistics:
         return self.ties / self.pairs if self.pairs else None
 
     @property
-    def first_rate(self) -> float | None:
-        """Share of the decided pairwise verdicts that name the candidate shown first; 0.5 is unbiased."""
-        return self.first_wins / self.decided if self.decided else None
-
-    @property
     def consistency(self) -> float | None:
         """Share of the pairs judged in both orders in which both orders say the same."""
         return self.consistent / self.both_orders if self.both_orders else None

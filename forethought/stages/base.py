@@ -63,7 +63,7 @@ class Context:
         """Return what ``make`` returned when it was first called for ``key`` in this process."""
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]  # type: ignore[no-any-return]
+        return self._kept[key]
 
     def remembered(self, key: Mapping[str, Any], make: Callable[[], str]) -> str:
         """Return what ``make`` returned when it was first called for ``key`` in this run, by whatever process.
@@ -76,7 +76,7 @@ class Context:
         if name not in known:
             known[name] = make()
             self.run.keep_hash(name, known[name])
-        return known[name]  # type: ignore[no-any-return]
+        return known[name]
 
     def folder(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
         """Return a folder of ``stage`` of ``arm`` that belongs to the step ``part_of`` and is none of the graph."""
@@ -123,7 +123,7 @@ class Context:
 
     @cached_property
     def rlmt_windows(self) -> list[Window]:
-        """All windows of the `rlmt` split.
+        """Every window of the `rlmt` split.
 
         Raises:
             StageError: if there is none.
@@ -142,13 +142,27 @@ class Context:
         key = Key(self.config.seed, "held-out windows")
         return self._cutter.one_each(self.rows(Split.HELDOUT), self.chunks_by_id(Split.HELDOUT), key)
 
-    @property
-    def windows_key(self) -> dict[str, Any]:
-        """What enters the windows of stage 3: part of the keys under which their hashes are remembered."""
+    def window_ids(self, windows: str, count: int | None = None) -> str:
+        """Return a hash of the ids of ``rlmt`` and ``heldout`` windows, or of the first ``count`` ``heldout`` ones."""
         assert self.config.rlmt is not None
-        made_by = {stage: self.identity(f"{SHARED}/{stage}") for stage in ("chunk", "interleave")}
-        cut = {"suffix_tokens": self.config.rlmt.suffix_tokens, "cut": self.config.rlmt.cut}
-        return {"windows of": made_by, "seed": self.config.seed} | cut
+        key = {
+            "windows": windows,
+            "count": count,
+            "rows": self.identity(f"{SHARED}/interleave"),
+            "seed": self.config.seed,
+            "suffix_tokens": self.config.rlmt.suffix_tokens,
+            "cut": self.config.rlmt.cut,
+        }
+        if windows == "heldout":
+            return self.remembered(key, lambda: content_id([w.id for w in self.heldout_windows[:count]]))
+        both = lambda: [[w.id for w in some] for some in (self.rlmt_windows, self.heldout_windows)]  # noqa: E731
+        return self.remembered(key, lambda: content_id(both()))
+
+    @cached_property
+    def _cutter(self) -> WindowCutter:
+        assert self.config.rlmt is not None
+        rlmt = self.config.rlmt
+        return WindowCutter(tokenizer=self.tokenizer, suffix_tokens=rlmt.suffix_tokens, cut=rlmt.cut)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -207,12 +221,6 @@ class Context:
         """Put figures into the run's one table."""
         self.run.measure(measurements)
 
-    @property
-    def _cutter(self) -> WindowCutter:
-        cfg = self.config.rlmt
-        assert cfg is not None
-        return WindowCutter(tokenizer=self.tokenizer, suffix_tokens=cfg.suffix_tokens, cut=cfg.cut)
-
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]
         return build(config, self.pool, self.run.path / "verdicts.sqlite")
@@ -253,8 +261,11 @@ class Stage(ABC):
     def run(self, folder: StageFolder) -> None:
         """Do what is missing in ``folder`` and finish it (:meth:`StageFolder.finish`)."""
 
+    def validate(self) -> None:  # noqa: B027  most stages have nothing to validate
+        """Refuse what the config alone shows to be impossible, before any stage of the run begins."""
+
     def check(self) -> None:  # noqa: B027  most stages have nothing to check
-        """Refuse to run, before anything is trained or read, with the way out."""
+        """Refuse what earlier steps show to be wrong, before this stage begins."""
 
     def report(self, folder: StageFolder) -> list[str]:
         """Return what to say of a stage that has just been done, a line each."""

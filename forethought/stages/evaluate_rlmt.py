@@ -15,7 +15,7 @@ from forethought.graph import Arm, Step, among, arms
 from forethought.metrics import EVALUATE_RLMT, PROBE
 from forethought.models.model import Model
 from forethought.monitor import Progress
-from forethought.records import Measurement, content_id
+from forethought.records import Measurement
 from forethought.stages.base import Stage
 from forethought.store import StageFolder
 
@@ -29,15 +29,12 @@ class EvaluateRLMT(Stage):
         """Return the arms' weights, the match judge, the held-out windows and the settings."""
         cfg, count = self.config.rlmt, self.config.thinking.windows
         assert cfg is not None
-        key = self.context.windows_key | {"heldout": count}
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
             "arms": {arm.model.name: arm.model.identity for arm in self.arms()},
             "judge": self.context.matcher.name,
-            "windows": self.context.remembered(
-                key, lambda: content_id([window.id for window in self.context.heldout_windows[:count]])
-            ),
+            "windows": self.context.window_ids("heldout", count),
             "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
             "thinking": self.config.thinking.model_dump(mode="json"),
         }
@@ -121,8 +118,8 @@ class EvaluateRLMT(Stage):
         def cost() -> Cost:
             windows, many, micro = at.heldout(most), at.config.improve.sample_rows, at.config.improve.micro_tokens
             plain = drawn(at.policy, windows, own.samples, (at.prefix, cfg.suffix_tokens), many)
-            sizes = at.prefix + TAGS, cfg.thought_tokens + cfg.suffix_tokens
-            thought = drawn(at.policy, windows, own.samples, sizes, many)
+            length = cfg.thought_tokens + cfg.suffix_tokens
+            thought = drawn(at.policy, windows, own.samples, (at.prefix + TAGS, length), many)
             inserted = REPLY * cfg.thought_tokens + TAGS
             shown = len(PROBE) * own.probe_samples
             gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)

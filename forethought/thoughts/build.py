@@ -6,13 +6,13 @@ from pathlib import Path
 
 from forethought.config import InterleaveConfig
 from forethought.keys import Key
-from forethought.language.cache import Cache, CachedWriter
-from forethought.language.shelf import Shelf, writer
-from forethought.language.writers import Style
+from forethought.llm.cache import Cache, CachedWriter
+from forethought.llm.generate import Style
+from forethought.llm.shelf import Shelf, writer
 from forethought.tags import Tags
 from forethought.thoughts.checks import Rules
 from forethought.thoughts.dataset import Wanted
-from forethought.thoughts.standin import StandInTeacher
+from forethought.thoughts.stub import StandInTeacher
 from forethought.thoughts.teacher import Asking, ChunkTeacher, PlaceTeacher, Teacher
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forethought.language.prompt import Prompt, load
-from forethought.language.writers import Style, Writer, Written
+from forethought.llm.generate import Style, Writer, Written
+from forethought.llm.prompts import Prompt, load
 from forethought.records import Chunk, Place, content_id
 from forethought.tags import Tags
 from forethought.thoughts.checks import Rejection, clean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,21 +46,19 @@ def stage_name(task: str) -> str:
     return f"reasoning-{task}"
 
 
-def stage_config(config: Config, task: Task, entrant: Entrant) -> str:
-    """Return, as JSON, what the answers depend on."""
+def stage_config(config: Config, task: Task, entrant: Entrant) -> dict[str, Any]:
+    """Return what the answers depend on."""
     assert config.reasoning is not None
     drawn = {"samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": entrant.identity,
-            "task": task.identity,
-            "problems": config.reasoning.count(task.name),
-            "interfaces": entrant.interfaces,
-            "reasoning": config.reasoning.model_dump(mode="json", include=drawn),
-        }
-    )
+    return {
+        "seed": config.seed,
+        "dtype": config.dtype,
+        "policy": entrant.identity,
+        "task": task.identity,
+        "problems": config.reasoning.count(task.name),
+        "interfaces": entrant.interfaces,
+        "reasoning": config.reasoning.model_dump(mode="json", include=drawn),
+    }
 
 
 def answer(config: Config, folder: StageFolder, task: Task, entrant: Entrant, progress: Progress) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from forethought.engine import Group, Prompt, Sampling, Scorer, Thinking, ThinkingSampler
-from forethought.engine.endpoint import Endpoint, TextOptions
 from forethought.engine.sampler import stops
 from forethought.evals.reasoning.task import TaskError
 from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint, TextOptions
 from forethought.models.thought_tokens import ThoughtTokens, encode
 from forethought.records import StopReason
 from forethought.tags import Tags, strip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forethought.engine import Sampler, Scorer
-from forethought.language.base import LanguageError
+from forethought.llm.base import LanguageError
 
 PLACE = "@@REQUEST@@"
 """Stands for a text while the chat template is taken apart around it, so that no text ever passes through it."""

@@ -16,9 +16,9 @@ from smoke_runs import CONFIG, SMALL, Finished, cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from forethought.export import arms, try_arms
 from forethought.records import Split, ThoughtRow, from_dict
 from forethought.store import Run
-from forethought.takeaway import arms, trying
 from forethought.testing import byte_tokenizer, tiny_model
 
 FEWER = (*SMALL, "improve.control=false", "sft.control=false")
@@ -250,21 +250,21 @@ def test_two_arms_side_by_side(done: Path) -> None:
 
 def test_samples_seeds_and_temperature(done: Path) -> None:
     run = Run.open(done)
-    wish = trying.Wish(samples=3, tokens=6, thought_tokens=4)
-    said = trying.ask(run, ["self-improved-think", "base"], "The town of", wish)
+    wish = try_arms.Wish(samples=3, tokens=6, thought_tokens=4)
+    said = try_arms.ask(run, ["self-improved-think", "base"], "The town of", wish)
     assert {name: len(rows) for name, rows in said.items()} == {"self-improved-think": 3, "base": 3}
     assert all(one.thought is None for one in said["base"])
     assert all(one.thought is not None for one in said["self-improved-think"])
     assert len({one.text for one in said["base"]}) > 1
-    other = trying.ask(run, ["base"], "The town of", trying.Wish(samples=3, tokens=6, seed=1))
+    other = try_arms.ask(run, ["base"], "The town of", try_arms.Wish(samples=3, tokens=6, seed=1))
     assert other["base"] != said["base"]
-    greedy = trying.ask(run, ["base"], "The town of", trying.Wish(samples=2, tokens=6, temperature=0.0))
+    greedy = try_arms.ask(run, ["base"], "The town of", try_arms.Wish(samples=2, tokens=6, temperature=0.0))
     assert greedy["base"][0] == greedy["base"][1]
 
 
 def test_without_later_stages_the_last_arms_are_asked(tmp_path: Path) -> None:
     assert cli("run", CONFIG, "--run", tmp_path / "run", "--until", "improve", *sets(FEWER)).exit_code == 0
-    said = trying.ask(Run.open(tmp_path / "run"), [], "The town of", trying.Wish(tokens=3))
+    said = try_arms.ask(Run.open(tmp_path / "run"), [], "The town of", try_arms.Wish(tokens=3))
     assert list(said) == ["base", "self-improved"]
 
 

@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from forethought.engine import Group
-from forethought.engine.endpoint import ChatOptions, Endpoint, Reply
 from forethought.judges.base import JudgeError
-from forethought.language.base import TRANSPORT
-from forethought.language.local import LocalModel
-from forethought.language.writers import Style, Writer, Written
+from forethought.llm.base import TRANSPORT
+from forethought.llm.endpoint import ChatOptions, Endpoint, Reply
+from forethought.llm.generate import Style, Writer, Written
+from forethought.llm.local import LocalModel
 from forethought.records import content_id
 
 TOP_LOGPROBS = 20

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from forethought.config import Config, EndpointConfig, ModelConfig
-from forethought.engine.endpoint import Endpoint
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.keys import Key
-from forethought.language.local import LocalModel
-from forethought.language.writers import EndpointWriter, LocalWriter, Writer
+from forethought.llm.endpoint import Endpoint
+from forethought.llm.generate import EndpointWriter, LocalWriter, Writer
+from forethought.llm.local import LocalModel
 from forethought.models.load import bos_ids, load
 
 

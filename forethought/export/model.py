@@ -14,12 +14,12 @@ import torch
 
 from forethought import models
 from forethought.config import Config
+from forethought.export.arms import ExportError, Trained, config_of, find, tags_of
+from forethought.export.card import card
 from forethought.files import publish
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.store import Run
 from forethought.tags import Tags
-from forethought.takeaway.arms import TakeawayError, Trained, config_of, find, tags_of
-from forethought.takeaway.card import card
 
 CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
 """What llama.cpp's converter is called on the PATH."""
@@ -29,7 +29,7 @@ def export(run: Run, name: str, target: Path, say: Callable[[str], None]) -> Non
     """Write arm ``name`` to ``target``: weights, tokenizer, card, generate.py, and the config of the run.
 
     Raises:
-        TakeawayError: if there is no such arm, or if ``target`` holds something.
+        ExportError: if there is no such arm, or if ``target`` holds something.
     """
     demand_empty(target)
     models.quiet()
@@ -45,24 +45,24 @@ def export(run: Run, name: str, target: Path, say: Callable[[str], None]) -> Non
 
 
 def demand_empty(target: Path) -> None:
-    """Raise :class:`TakeawayError` unless ``target`` is not there or an empty folder."""
+    """Raise :class:`ExportError` unless ``target`` is not there or an empty folder."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise TakeawayError(f"{target}: there is something already. Choose another folder, or empty it first")
+        raise ExportError(f"{target}: there is something already. Choose another folder, or empty it first")
 
 
 def converter(given: Path | None) -> Path:
     """Return llama.cpp's converter.
 
     Raises:
-        TakeawayError: if it is not where it was said to be, or nowhere on the PATH.
+        ExportError: if it is not where it was said to be, or nowhere on the PATH.
     """
     if given is not None:
         if not given.is_file():
-            raise TakeawayError(f"--converter {given}: no such file")
+            raise ExportError(f"--converter {given}: no such file")
         return given
     found = next(filter(None, map(shutil.which, CONVERTERS)), None)
     if found is None:
-        raise TakeawayError(
+        raise ExportError(
             f"--gguf: {CONVERTERS[0]} is not on the PATH. It comes with llama.cpp; put it there, or name it with "
             "--converter PATH. Nothing was exported"
         )
@@ -73,7 +73,7 @@ def to_gguf(folder: Path, program: Path, name: str) -> Path:
     """Convert an exported folder with llama.cpp's converter and return the file.
 
     Raises:
-        TakeawayError: if the converter fails, with the end of what it said.
+        ExportError: if the converter fails, with the end of what it said.
     """
     target = folder / f"{name}.gguf"
     own = program.suffix == ".py"
@@ -81,7 +81,7 @@ def to_gguf(folder: Path, program: Path, name: str) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not target.is_file():
         said = (done.stderr or done.stdout).strip()[-800:]
-        raise TakeawayError(f"{program} failed ({done.returncode}); the folder {folder} is complete without it: {said}")
+        raise ExportError(f"{program} failed ({done.returncode}); the folder {folder} is complete without it: {said}")
     return target
 
 

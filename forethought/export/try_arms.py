@@ -14,12 +14,12 @@ from forethought.config import Config
 from forethought.engine import Prompt, Sampling, Thinking
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
+from forethought.export.arms import ExportError, Trained, arms, config_of, find, tags_of
 from forethought.graph import IMPROVED, RLMT
 from forethought.keys import Key
 from forethought.models.thought_tokens import ThoughtTokens, encode
 from forethought.store import BASE, Run
 from forethought.tags import Tags, strip
-from forethought.takeaway.arms import TakeawayError, Trained, arms, config_of, find, tags_of
 
 FAVOURITES = (f"{BASE}-{RLMT}", f"{IMPROVED}-{RLMT}")
 """Who is asked unless somebody is named."""
@@ -59,10 +59,10 @@ def ask(
     """Return what each arm says to ``text``; without ``names`` the last two lineages, else the last arms there are.
 
     Raises:
-        TakeawayError: if an arm is not there, or the text is empty.
+        ExportError: if an arm is not there, or the text is empty.
     """
     if not text:
-        raise TakeawayError("the text is empty: give a beginning, in quotes")
+        raise ExportError("the text is empty: give a beginning, in quotes")
     models.quiet()
     config = config_of(run)
     if not names:

@@ -13,7 +13,7 @@ TRAINS = ("improve", "sft", "rlmt")
 """Stages that end with a model."""
 
 
-class TakeawayError(ValueError):
+class ExportError(ValueError):
     """Something that cannot be taken from this run, or not be put there; the message says why and the way out."""
 
 
@@ -35,11 +35,11 @@ def config_of(run: Run) -> Config:
     """Return the config that the run was last asked for.
 
     Raises:
-        TakeawayError: if the folder does not hold it (older versions did not write it).
+        ExportError: if the folder does not hold it (older versions did not write it).
     """
     kept = run.config()
     if kept is None:
-        raise TakeawayError(
+        raise ExportError(
             f"{run.path}: run.json, the config of the run, is not there. `forethought run CONFIG --run {run.path}` "
             "writes it; what is done is not run again"
         )
@@ -68,11 +68,11 @@ def find(run: Run, config: Config, name: str) -> Trained:
     """Return the arm ``name``.
 
     Raises:
-        TakeawayError: if it is not there, with the arms that are.
+        ExportError: if it is not there, with the arms that are.
     """
     found = arms(run, config)
     if name not in found:
-        raise TakeawayError(f"{name}: {run.path} has no such arm, or it is not done. Done: {', '.join(found)}")
+        raise ExportError(f"{name}: {run.path} has no such arm, or it is not done. Done: {', '.join(found)}")
     return found[name]
 
 

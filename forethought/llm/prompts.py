@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from forethought.language.base import LanguageError
+from forethought.llm.base import LanguageError
 
 JUDGES = "forethought.judges"
 """The package whose ``prompts`` folder holds the judges' prompts and the rewrite teacher's."""

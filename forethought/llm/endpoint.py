@@ -1,4 +1,4 @@
-"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): requests at once, none lost."""
+"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): concurrent requests, retries."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from forethought.config import EndpointConfig
 Message = Mapping[str, str]
 """``{"role": ..., "content": ...}``."""
 
-LONGEST_WAIT = 120.0
-"""Seconds; a server that asks for a longer pause is asked again after this."""
-REFUSED = (401, 403, 404)
-"""Statuses that no request of the same kind will get around."""
-SHOWN = 300
+MAX_WAIT = 120.0
+"""Seconds before a retry, at most, even if the server asks for a longer pause."""
+FATAL_STATUSES = (401, 403, 404)
+"""Statuses that concern the key, the path or the model, hence every request of the same kind."""
+ERROR_CHARACTERS = 300
 """Characters of a server's error text that are kept."""
 
 
 class EndpointError(ValueError):
-    """A server that answers no request at all."""
+    """The server answered no request at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,11 @@ class ChatOptions:
     """How a reply is drawn."""
 
     max_tokens: int
-    """Replies are cut here."""
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
-    """Nucleus."""
     top_logprobs: int = 0
-    """So many likeliest first tokens are returned with their log-probabilities."""
+    """How many of the likeliest first tokens are returned with their log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +48,10 @@ class TextOptions:
     """How a text is continued."""
 
     max_tokens: int
-    """Continuations are cut here."""
     temperature: float = 1.0
     """0 is greedy."""
     stop: tuple[str, ...] = ()
-    """Texts that end a continuation, and are no part of it; servers take four at most."""
+    """Texts that end a continuation and are not part of it; servers accept at most four."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,6 @@ class Reply:
     """A server's answer to one request, or why there is none."""
 
     text: str = ""
-    """What the model wrote."""
     top_logprobs: Mapping[str, float] | None = None
     """Log-probabilities of the likeliest first tokens (nats), if they were asked for and the server gives them."""
     finish: str = ""
@@ -70,11 +66,11 @@ class Reply:
     error: str | None = None
     """Why there is no answer, after all retries."""
     fatal: bool = False
-    """Whether the error concerns the server as a whole: nobody listens, or the key, the path or the model is wrong."""
+    """Whether the error concerns the whole server: it is not running, or the key, the path or the model is wrong."""
 
 
-class _TryError(Exception):
-    """One try that failed."""
+class _RequestError(Exception):
+    """One request that failed."""
 
     def __init__(self, reason: str, *, again: bool, fatal: bool = False, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -88,7 +84,7 @@ class Endpoint:
     """A server.  The API key is read from the environment for each request and kept nowhere."""
 
     def __init__(self, config: EndpointConfig, backoff: float = 1.0) -> None:
-        """``backoff``: seconds before the first retry; each later one waits twice as long, give or take a quarter."""
+        """``backoff``: seconds before the first retry; each later one waits twice as long, plus or minus a quarter."""
         self.config = config
         self.backoff = backoff
         self._base = config.base_url.rstrip("/")
@@ -99,22 +95,21 @@ class Endpoint:
     def chat(
         self, conversations: Sequence[Sequence[Message]], options: ChatOptions, seeds: Sequence[int] | None = None
     ) -> list[Reply]:
-        """Return one reply per conversation, in their order; a request that fails for good is a reply with an error.
+        """Return one reply per conversation, in order; a request whose retries all fail gives a reply with an error.
 
         Raises:
-            EndpointError: when no request was answered, and at least one because nobody listens or the server refuses
-                all of its kind.
+            EndpointError: if no request was answered, and at least one error concerns the whole server.
         """
-        return self._all("/chat/completions", [self._body(messages, options) for messages in conversations], seeds)
+        return self._send_all("/chat/completions", [self._body(messages, options) for messages in conversations], seeds)
 
     def complete(self, texts: Sequence[str], options: TextOptions, seeds: Sequence[int] | None = None) -> list[Reply]:
-        """Return one continuation per text, in their order, by `/completions`; errors are as in :meth:`chat`."""
+        """Return one continuation per text, in order, from `/completions`; errors are as in :meth:`chat`."""
         shared = {"model": self.config.model, "max_tokens": options.max_tokens, "temperature": options.temperature}
         if options.stop:
             shared["stop"] = list(options.stop)
-        return self._all("/completions", [{**shared, "prompt": text} for text in texts], seeds)
+        return self._send_all("/completions", [{**shared, "prompt": text} for text in texts], seeds)
 
-    def _all(self, path: str, bodies: list[dict[str, Any]], seeds: Sequence[int] | None) -> list[Reply]:
+    def _send_all(self, path: str, bodies: list[dict[str, Any]], seeds: Sequence[int] | None) -> list[Reply]:
         for body, seed in zip(bodies, seeds or (), strict=seeds is not None):
             body["seed"] = seed
         if not bodies:
@@ -125,16 +120,16 @@ class Endpoint:
             ThreadPoolExecutor(min(self.config.concurrency, len(bodies))) as pool,
         ):
             try:
-                replies = list(pool.map(lambda body: self._persist(client, path, body, stop), bodies))
+                replies = list(pool.map(lambda body: self._with_retries(client, path, body, stop), bodies))
             except BaseException:
-                # Interrupted: requests that wait for a retry give up, those that have not begun never do.
+                # Interrupted: requests that wait for a retry stop waiting, those that have not begun never start.
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         # Nothing was answered, and a reason concerns the whole server: other requests may have failed in other ways.
         fatal = [reply.error for reply in replies if reply.fatal]
         if fatal and all(reply.error is not None for reply in replies):
-            raise EndpointError(self._hopeless(fatal[0] or ""))
+            raise EndpointError(self._no_answer_message(fatal[0] or ""))
         return replies
 
     def _body(self, messages: Sequence[Message], options: ChatOptions) -> dict[str, Any]:
@@ -149,39 +144,39 @@ class Endpoint:
             body |= {"logprobs": True, "top_logprobs": options.top_logprobs}
         return body
 
-    def _persist(self, client: httpx.Client, path: str, body: dict[str, Any], stop: threading.Event) -> Reply:
-        """Try until it works, the retries are used up, or another request found the server out of reach."""
+    def _with_retries(self, client: httpx.Client, path: str, body: dict[str, Any], stop: threading.Event) -> Reply:
+        """Retry until it works, the retries are used up, or another request could not reach the server."""
         # Jitter spreads the retries over time; it touches no result, so it needs no key.
         jitter = random.Random()
         tries = self.config.retries + 1
         for number in range(tries):
             try:
-                return self._once(client, path, body)
-            except _TryError as failure:
+                return self._post(client, path, body)
+            except _RequestError as failure:
                 last = number + 1 == tries or not failure.again
                 pause = max(failure.wait, self.backoff * 2**number * jitter.uniform(0.75, 1.25))
-                if last or stop.wait(min(pause, LONGEST_WAIT)):
+                if last or stop.wait(min(pause, MAX_WAIT)):
                     if failure.fatal:
                         stop.set()
                     after = f" (after {number + 1} tries)" if number else ""
                     return Reply(error=self._redact(failure.reason) + after, fatal=failure.fatal)
         raise AssertionError("unreachable: the last try returns")
 
-    def _once(self, client: httpx.Client, path: str, body: dict[str, Any]) -> Reply:
+    def _post(self, client: httpx.Client, path: str, body: dict[str, Any]) -> Reply:
         key = self._key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             response = client.post(self._base + path, json=body, headers=headers)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise _TryError(f"request cannot be sent: {error}", again=False, fatal=True) from None
+            raise _RequestError(f"request cannot be sent: {error}", again=False, fatal=True) from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _TryError(f"no connection: {error}", again=True, fatal=True) from None
+            raise _RequestError(f"no connection: {error}", again=True, fatal=True) from None
         except httpx.TimeoutException:
-            raise _TryError(f"no answer within {self.config.timeout:g} s", again=True) from None
+            raise _RequestError(f"no answer within {self.config.timeout:g} s", again=True) from None
         except httpx.TransportError as error:
-            raise _TryError(f"connection lost: {error}", again=True) from None
+            raise _RequestError(f"connection lost: {error}", again=True) from None
         except UnicodeEncodeError as error:
-            raise _TryError(f"request cannot be written as UTF-8: {error.reason}", again=False) from None
+            raise _RequestError(f"request cannot be written as UTF-8: {error.reason}", again=False) from None
         if response.status_code != 200:
             raise _refusal(response)
         return _read(response)
@@ -193,7 +188,7 @@ class Endpoint:
         key = self._key()
         return text.replace(key, "[key]") if key else text
 
-    def _hopeless(self, reason: str) -> str:
+    def _no_answer_message(self, reason: str) -> str:
         config = self.config
         key = "is set" if self._key() else "is not set"
         return (
@@ -203,11 +198,11 @@ class Endpoint:
         )
 
 
-def _refusal(response: httpx.Response) -> _TryError:
+def _refusal(response: httpx.Response) -> _RequestError:
     status = response.status_code
     again = status in (408, 425, 429) or status >= 500
-    reason = f"status {status}: {response.text[:SHOWN]}"
-    return _TryError(reason, again=again, fatal=status in REFUSED, wait=_retry_after(response))
+    reason = f"status {status}: {response.text[:ERROR_CHARACTERS]}"
+    return _RequestError(reason, again=again, fatal=status in FATAL_STATUSES, wait=_retry_after(response))
 
 
 def _retry_after(response: httpx.Response) -> float:
@@ -235,6 +230,6 @@ def _read(response: httpx.Response) -> Reply:
         if not isinstance(text, str):
             raise TypeError(f"content is {type(text).__name__}")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        reason = f"not a completion ({type(error).__name__}: {error}): {response.text[:SHOWN]}"
-        raise _TryError(reason, again=True) from None
+        reason = f"not a completion ({type(error).__name__}: {error}): {response.text[:ERROR_CHARACTERS]}"
+        raise _RequestError(reason, again=True) from None
     return Reply(text=text, top_logprobs=top, finish=str(choice.get("finish_reason") or ""))

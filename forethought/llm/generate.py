@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from forethought.engine import Prompt, Sampling
-from forethought.engine.endpoint import ChatOptions, Endpoint, Reply
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT, LanguageError
-from forethought.language.local import LocalModel
+from forethought.llm.base import TRANSPORT, LanguageError
+from forethought.llm.endpoint import ChatOptions, Endpoint, Reply
+from forethought.llm.local import LocalModel
 from forethought.records import content_id
 
 

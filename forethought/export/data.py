@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from forethought.config import Config
+from forethought.export.arms import ExportError, config_of, tags_of
+from forethought.export.model import demand_empty
 from forethought.files import publish
 from forethought.graph import IMPROVED
-from forethought.records import Split, ThoughtRow, from_dict
+from forethought.records import Split, ThoughtRow
 from forethought.store import SHARED, Run
 from forethought.tags import Tags, render, spans
-from forethought.takeaway.arms import TakeawayError, config_of, tags_of
-from forethought.takeaway.model import demand_empty
 
 Kind = Literal["parquet", "jsonl"]
 Rows = list[dict[str, Any]]
@@ -40,13 +40,13 @@ def export_data(run: Run, target: Path, kind: Kind = "parquet") -> dict[str, int
     """Write every data set that the run has to ``target`` with a card; return their rows by ``name/split``.
 
     Raises:
-        TakeawayError: if ``target`` holds something, or the run has no data yet.
+        ExportError: if ``target`` holds something, or the run has no data yet.
     """
     demand_empty(target)
     config = config_of(run)
     found = {name: rows for name, rows in data(run, config).items() if rows}
     if not found:
-        raise TakeawayError(f"{run.path}: neither improve nor interleave has made anything yet")
+        raise ExportError(f"{run.path}: neither improve nor interleave has made anything yet")
     with publish(target) as partial:
         for (name, split), rows in found.items():
             path = partial / name / f"{split}.{kind}"
@@ -88,7 +88,7 @@ def _preferences(run: Run) -> Iterator[dict[str, Any]]:
 
 def _rows(run: Run, split: Split) -> list[ThoughtRow]:
     folder = run.look(SHARED, "interleave")
-    return [from_dict(ThoughtRow, row) for row in folder.read(f"rows.{split}")] if folder.done else []
+    return folder.load(f"rows.{split}", ThoughtRow) if folder.done else []
 
 
 def _augmented(row: ThoughtRow, tags: Tags) -> dict[str, Any]:

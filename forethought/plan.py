@@ -15,9 +15,10 @@ from rich.text import Text
 from forethought import machine, models, rates
 from forethought.config import Config, ModelConfig
 from forethought.corpus import sources
-from forethought.costs import Phase, Setting, UnknownError, phases
+from forethought.costs import Phase, Setting, UnknownError
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
 from forethought.costs.loads import models_of
+from forethought.costs.stages import phases
 from forethought.footprint import Footprint, largest
 from forethought.graph import graph
 from forethought.models import embedding

@@ -4,6 +4,5 @@ Lengths are typical ones where the config only bounds them.  What was assumed st
 """
 
 from forethought.costs.base import Cost, Phase, Setting, UnknownError
-from forethought.costs.stages import phases
 
-__all__ = ["Cost", "Phase", "Setting", "UnknownError", "phases"]
+__all__ = ["Cost", "Phase", "Setting", "UnknownError"]

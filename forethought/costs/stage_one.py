@@ -1,20 +1,13 @@
-"""What stage 1 computes: the audit, the rollouts and their verdicts, the updates, the comparison with the base."""
+"""What stage 1 computes: the audit, the rollouts and their verdicts, the updates."""
 
 from __future__ import annotations
-
-import math
 
 from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored, times, trained
 from forethought.costs.corpus import reading_seconds
 from forethought.costs.judges import FRAME, INSTRUCTIONS, judging, verdicts, written
 from forethought.costs.loads import saving
-from forethought.evals.continuation import MATCHING_STEPS
 from forethought.graph import CONTINUED, IMPROVED
 from forethought.store import SHARED
-
-APART = 0.4
-"""Nats per token by which the entropies of policy and base differ at first, about; each temperature that is tried
-halves it."""
 
 
 def chunking(at: Setting) -> list[Phase]:
@@ -77,35 +70,6 @@ def controlling(at: Setting) -> list[Phase]:
     update = known(lambda: updating(at, "continued"))
     phase = Phase(name="control arm", amount=f"up to {tokens:,} tokens", cost=update, steps=steps)
     return [phase, _monitored(at, "control arm: monitor", steps)]
-
-
-def evaluating(at: Setting) -> list[Phase]:
-    """Return the comparison of each trained arm with the base, whose own text is drawn once."""
-    cfg, count = at.config.evaluate, at.arms("improve")
-
-    def cost() -> Cost:
-        tokens = cfg.new_tokens or at.suffix
-        own = len({"sampled", "greedy"} & set(cfg.conditions)) or 1
-        matched = "entropy-matched" in cfg.conditions
-        once = drawn(at.policy, cfg.prefixes, 1, (at.prefix, tokens), at.config.improve.sample_rows)
-        nll = scored(at.policy, at.heldout(cfg.nll_chunks), at.prefix, at.suffix, at.config.improve.micro_tokens)
-        found = (once.times(own) + nll).times(count + 1) + once.times(
-            tried(cfg.entropy_tolerance) * count if matched else 0
-        )
-        for name, judge in {**at.config.judges, **cfg.judges}.items():
-            shown = (1, 2 * own + int(matched)) if judge.kind == "likelihood" else (len(cfg.conditions), 2)
-            found += judging(at, name, count * cfg.prefixes * shown[0], shown[1], tokens)
-        return found
-
-    duels = cfg.prefixes * len(cfg.conditions) * count
-    ways = f"{cfg.prefixes} prefixes, {len(cfg.conditions)} ways, {count} arms"
-    amount = f"up to {duels:,} pairs for each judge: {ways}"
-    return [Phase(name="evaluate", amount=amount, cost=known(cost), steps=at.of("evaluate"))]
-
-
-def tried(tolerance: float) -> int:
-    """Return how many temperatures are tried, about, until the entropies differ by ``tolerance`` nats at most."""
-    return max(1, min(MATCHING_STEPS, round(math.log2(APART / tolerance))))
 
 
 def rewriting(at: Setting) -> Cost:

@@ -8,7 +8,6 @@ from forethought.costs.judges import matching
 from forethought.costs.loads import saving
 from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.graph import LINEAGES, REASONING, arms
-from forethought.metrics import PROBE
 from forethought.stages.calibrate import OTHERS
 
 ALIVE = 0.6
@@ -105,41 +104,6 @@ def monitored(at: Setting, cfg: RLMTConfig, watched: int) -> Cost:
         branches = cfg.rollouts * (0.8 * cfg.thought_tokens + (0 if cfg.dense else cfg.suffix_tokens))
         found += scored(at.policy, cfg.windows_per_step, at.prefix, branches, cfg.micro_tokens).times(2 * (watched - 1))
     return found
-
-
-def examining(at: Setting) -> list[Phase]:
-    """Return the reward gate of all arms, and the probe of those that think."""
-    cfg, own = at.config.rlmt, at.config.thinking
-    if cfg is None:
-        return []
-    taking = [arm for arm in arms(at.config) if not arm.control]
-    thinking = sum(arm.thinks for arm in taking)
-    rows = at.config.interleave.heldout_rows if at.config.interleave is not None else own.windows
-    most = min(own.windows, rows)
-
-    def cost() -> Cost:
-        windows, many, micro = at.heldout(most), at.config.improve.sample_rows, at.config.improve.micro_tokens
-        plain = drawn(at.policy, windows, own.samples, (at.prefix, cfg.suffix_tokens), many)
-        thought = drawn(
-            at.policy, windows, own.samples, (at.prefix + TAGS, cfg.thought_tokens + cfg.suffix_tokens), many
-        )
-        inserted = REPLY * cfg.thought_tokens + TAGS
-        shown = len(PROBE) * own.probe_samples
-        gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)
-        sizes = at.prefix + inserted, cfg.suffix_tokens
-        predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(len(PROBE))
-        gate = (
-            plain.times(len(taking) - thinking)
-            + thought.times(thinking)
-            + matching(at, windows, own.samples).times(len(taking))
-        )
-        scripted = 2 if own.controls else 0
-        probe = (gains + predicted).times(thinking) + matching(at, windows, shown).times(thinking + scripted)
-        return gate + probe
-
-    judged = len(taking) * most * own.samples + thinking * len(PROBE) * most * own.probe_samples
-    amount = f"{len(taking)} arms on up to {most:,} held-out windows, up to {judged:,} scored suffixes"
-    return [Phase(name="gate and probe", amount=amount, cost=known(cost), steps=at.of("evaluate-rlmt"))]
 
 
 def reasoning(at: Setting) -> list[Phase]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from forethought.costs.base import REPLY, Cost, Phase, Setting, drawn, known, scored, times, trained
-from forethought.costs.judges import FRAME, judging, written
+from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored, times, trained
+from forethought.costs.judges import FRAME, written
 from forethought.costs.loads import saving
-from forethought.graph import CONTINUED, RAW, arms
+from forethought.graph import RAW, arms
 from forethought.stages.interleave import BATCH
 
 AGAIN = 0.4
@@ -68,36 +68,4 @@ def tuning(at: Setting) -> list[Phase]:
     if raw:
         amount = f"{len(raw)} of these arms, without thoughts"
         found.append(Phase(name="sft: raw", amount=amount, cost=known(lambda: cost(len(raw), at.chunk)), steps=raw))
-    return found
-
-
-def evaluating_thoughts(at: Setting) -> list[Phase]:
-    """Return the exam of all arms of stage 2 and their starts, and the comparison of the two that think."""
-    cfg, own = at.config.interleave, at.config.evaluate.thoughts
-    if cfg is None or at.config.sft is None:
-        return []
-    taking = sum(arm.stage != "rlmt" and arm.name != CONTINUED for arm in arms(at.config))
-
-    def cost() -> Cost:
-        micro, rows = at.config.improve.micro_tokens, at.config.improve.sample_rows
-        kept = at.heldout(cfg.heldout_rows)
-        free = drawn(at.policy, min(own.prefixes, kept), 1, (at.prefix, own.free_tokens), rows)
-        asked = drawn(at.policy, kept, 1, (0.5 * at.chunk, own.thought_tokens), rows)
-        after = scored(at.policy, 3 * kept, 0.5 * at.chunk + own.thought_tokens / 2, own.text_tokens, micro)
-        whole = scored(at.policy, kept, 1, 2 * at.chunk + at.thoughts, micro)
-        found = (free + asked + after + whole).times(taking)
-        return found + _compared(at)
-
-    amount = f"{taking} arms on up to {cfg.heldout_rows:,} held-out rows"
-    return [Phase(name="evaluate sft", amount=amount, cost=known(cost), steps=at.of("evaluate-sft"))]
-
-
-def _compared(at: Setting) -> Cost:
-    own = at.config.evaluate.thoughts
-    ways, rows = len(own.conditions), at.config.improve.sample_rows
-    prefixes = at.heldout(own.prefixes)
-    found = drawn(at.policy, prefixes, 1, (at.prefix, own.free_tokens), rows).times(2 * ways)
-    for name, judge in {**at.config.judges, **at.config.evaluate.judges}.items():
-        shown = (1, 2 * ways) if judge.kind == "likelihood" else (ways, 2)
-        found += judging(at, name, prefixes * shown[0], shown[1], own.free_tokens)
     return found

@@ -62,9 +62,8 @@ class Evaluate(Stage):
             )
 
             def nll(model: Model) -> NLL:
-                return suffix_nll(
-                    model, for_nll, lambda done, total: progress(done, total, f"{model.name}: suffix NLL")
-                )
+                note = f"{model.name}: suffix NLL"
+                return suffix_nll(model, for_nll, lambda done, total: progress(done, total, note))
 
             before, after = context.once((EVALUATE, "nll"), lambda: nll(base)), nll(policy)
         owners = [chunk.document_id for chunk in for_nll]

@@ -27,16 +27,14 @@ class EvaluateSFT(Stage):
 
     def depends_on(self) -> dict[str, Any]:
         """Return the arms' weights, the judges, the held-out rows and the settings."""
-        evaluate = self.config.evaluate
-        made_by = {"rows": Split.HELDOUT, "interleave": self.context.identity(f"{SHARED}/interleave")}
-        rows = self.context.remembered(
-            made_by, lambda: content_id([one.id for one in self.context.rows(Split.HELDOUT)])
-        )
+        evaluate, context = self.config.evaluate, self.context
+        made_by = {"rows": Split.HELDOUT, "interleave": context.identity(f"{SHARED}/interleave")}
+        rows = context.remembered(made_by, lambda: content_id([row.id for row in context.rows(Split.HELDOUT)]))
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
             "arms": {arm.model.name: arm.model.identity for arm in self.arms()},
-            "judges": {name: judge.name for name, judge in self.context.comparing_judges.items()},
+            "judges": {name: judge.name for name, judge in context.comparing_judges.items()},
             "rows": rows,
             "thoughts": evaluate.thoughts.model_dump(mode="json"),
             "entropy_tolerance": evaluate.entropy_tolerance,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from forethought import rates
-from forethought.pipeline import plan
 from forethought.config import Config, load
 from forethought.models import ModelError
+from forethought.pipeline import plan
 from forethought.pipeline.runner import settled
 from forethought.store import Run
 from forethought.work import Rates

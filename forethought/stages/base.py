@@ -184,9 +184,9 @@ class Context:
         """The policy before any training, which writes raw text; shared by all stages."""
         return self.once("base", lambda: self.load(BASE))
 
-    def arm(self, name: str) -> Model:
+    def arm(self, name: str, tags: Tags | None = None) -> Model:
         """Return the base or a trained arm; its weights are loaded when they are first needed, and not kept here."""
-        return self.base if name == BASE else self.load(name)
+        return self.base.with_tags(tags) if name == BASE else self.load(name, tags=tags)
 
     def load(self, name: str, section: TrainingConfig | None = None, tags: Tags | None = None) -> Model:
         """Return a fresh model with the weights of an arm, computing in batches as a training section says."""

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from forethought import models
-from forethought.board import Board
 from forethought.config import Config, ModelConfig
 from forethought.engine import heap
 from forethought.engine.backends.selection import decided
@@ -29,7 +28,8 @@ from forethought.judges.rewrite import Rewriter
 from forethought.keys import Key
 from forethought.language.shelf import Computing, Shelf
 from forethought.machine import MachineError, dtype_for, machine
-from forethought.monitor import Progress, peak_memory
+from forethought.metric_log import peak_memory
+from forethought.progress import RunProgress, StageProgress
 from forethought.records import Chunk, Measurement, Split
 from forethought.stages import audit, chunk, improve, interleave, sft
 from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
@@ -69,7 +69,7 @@ class Lifecycle:
         *,
         selection: Selection | None = None,
         say: Callable[[str], None] = print,
-        board: Board | None = None,
+        board: RunProgress | None = None,
     ) -> None:
         """Make a lifecycle of ``config`` in ``run``.
 
@@ -148,10 +148,8 @@ class Lifecycle:
         folder = self._folder(SHARED, "chunk", chunk.stage_config(self.config))
         if not folder.done:
             tokenizer = models.load_tokenizer(self.config.policy, self.say)
-            with self._measured("chunk", SHARED), Progress("chunk") as progress:
-                summary = chunk.run(
-                    self.config, folder, tokenizer, lambda done, total, note: progress(done, total or 0, note)
-                )
+            with self._measured("chunk", SHARED), StageProgress("chunk") as progress:
+                summary = chunk.run(self.config, folder, tokenizer, progress)
             for line in chunk.describe(summary):
                 self.say(line)
         return folder
@@ -203,7 +201,7 @@ class Lifecycle:
         folder = self._folder(arm, "evaluate", wanted)
         if not folder.done:
             policy = self._arm(arm, ModelConfig(model=str(checkpoint)), identity=trained)
-            with self._measured("evaluate", arm), Progress(f"{arm}: evaluate") as progress:
+            with self._measured("evaluate", arm), StageProgress(f"{arm}: evaluate") as progress:
                 found = evaluation.run(self.config, folder, (policy, self.base), chunks, judges, progress)
                 self.run.measure(found)
                 evaluation.finish(folder, (policy, self.base), found)
@@ -227,7 +225,7 @@ class Lifecycle:
         )
         folder = self._folder(SHARED, "interleave", interleave.stage_config(self.config, material))
         if not folder.done:
-            with self._measured("interleave", SHARED), Progress("interleave") as progress:
+            with self._measured("interleave", SHARED), StageProgress("interleave") as progress:
                 interleave.run(self.config, folder, material, self.run.measure, progress)
             for line in interleave.describe(folder):
                 self.say(line)
@@ -268,7 +266,7 @@ class Lifecycle:
         entries = self._entries()
         folder = self._folder(SHARED, "evaluate-sft", interface.stage_config(self.config, entries, material))
         if not folder.done:
-            with self._measured("evaluate-sft", SHARED), Progress("evaluate-sft") as progress:
+            with self._measured("evaluate-sft", SHARED), StageProgress("evaluate-sft") as progress:
                 found = interface.run(self.config, folder, entries, material, progress)
                 self.run.measure(found)
                 folder.finish({entry.name: entry.identity for entry in entries}, {"figures": len(found)})

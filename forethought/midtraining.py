@@ -17,7 +17,7 @@ from forethought.graph import LINEAGES, RLMT, THINK, Arm, among, arms
 from forethought.judges.build import build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.reasoning import ReasoningLifecycle
 from forethought.records import Chunk, Split
 from forethought.stages import calibrate, interleave, rlmt
@@ -95,7 +95,7 @@ class WholeLifecycle(ReasoningLifecycle):
         entrants = self._entrants()
         folder = self._folder(SHARED, STAGE, thinking.stage_config(self.config, entrants, task))
         if not folder.done:
-            with self._measured(STAGE, SHARED), Progress(STAGE) as progress:
+            with self._measured(STAGE, SHARED), StageProgress(STAGE) as progress:
                 found = thinking.run(self.config, folder, entrants, task, progress)
                 self.run.measure(found)
                 folder.finish({one.name: one.identity for one in entrants}, {"figures": len(found)})

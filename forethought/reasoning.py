@@ -23,7 +23,7 @@ from forethought.evals.reasoning.task import Task, TaskError
 from forethought.evals.reasoning.writers import EndpointWriter, LocalWriter
 from forethought.graph import REASONING, Arm, arms
 from forethought.lifecycle import Lifecycle
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.records import Measurement, content_id
 from forethought.store import SHARED, StageFolder
 from forethought.thoughts.format import Tags
@@ -107,7 +107,7 @@ class ReasoningLifecycle(Lifecycle):
         opened = functools.cache(entrant.open)  # one load for all tasks, let go of with the arm
         once = Entrant(name=entrant.name, identity=entrant.identity, open=opened, thinks=entrant.thinks)
         for one in missing:
-            with Progress(figures.STAGE) as progress:
+            with StageProgress(figures.STAGE) as progress:
                 answer(self.config, folders[one.name], one, once, progress)
         rows = {name: list(folder.read(LOG)) for name, folder in folders.items()}
         return figures.Result(entrant=entrant, rows=rows)

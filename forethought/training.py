@@ -18,7 +18,7 @@ from forethought.engine import checkpoint
 from forethought.engine.policy import Policy
 from forethought.engine.trainer import Adam, Schedule, Trainer
 from forethought.keys import Key
-from forethought.monitor import peak_memory
+from forethought.metric_log import peak_memory
 from forethought.store import StageFolder, hash_file
 
 T = TypeVar("T")

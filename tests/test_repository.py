@@ -22,8 +22,7 @@ LAYERS = [
     {"files", "text", "differences", "machine"},
     {"config", "store"},
     {"graph"},
-    {"corpus", "engine", "monitor"},
-    {"board"},
+    {"corpus", "engine", "metric_log", "progress"},
     {"testing", "training"},
     {"models"},
     {"language"},
@@ -49,8 +48,8 @@ LAYERS = [
 """A module imports from the layers above it in this list and from its own part, never from a sibling."""
 
 LIGHT = {
-    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "monitor", "board", "report"),
-    *("text", "terminal", "commands", "cli", "__main__"),
+    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "metric_log", "progress"),
+    *("report", "text", "terminal", "commands", "cli", "__main__"),
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 

@@ -11,7 +11,7 @@ from forethought.engine import Sampler, Scorer
 from forethought.evals.continuation import ComparisonSettings, Continuations, Side, compare
 from forethought.evals.nll import SuffixNLL, nll_measurements, suffix_nll
 from forethought.judges import Judge
-from forethought.monitor import Progress
+from forethought.progress import Progress
 from forethought.records import Chunk, Measurement, content_id
 from forethought.store import StageFolder
 

@@ -12,7 +12,7 @@ from forethought.evals.arm import Arm
 from forethought.evals.continuation import ComparisonSettings, Continuations, Side, compare
 from forethought.evals.thoughts import Answers, Exam, Thinker, changes, examine, figures
 from forethought.judges import Judge
-from forethought.monitor import Progress
+from forethought.progress import Progress
 from forethought.records import Chunk, Measurement, ThoughtRow, content_id
 from forethought.store import StageFolder
 from forethought.thoughts.build import tags

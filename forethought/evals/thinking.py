@@ -10,7 +10,7 @@ from forethought.config import Config, ThinkingEvaluateConfig
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import controls
 from forethought.evals.windows import Opener, Player, Task, Thoughts, ledger, play
-from forethought.monitor import Progress
+from forethought.progress import Progress
 from forethought.records import Measurement, content_id
 from forethought.store import StageFolder
 

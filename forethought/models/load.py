@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[str], None]
 
 _DEVICES = "write auto, cpu, cuda, cuda:N or mps"
 
@@ -55,7 +54,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     seed: int = 0,
-    progress: Progress = _log.info,
+    progress: Callable[[str], None] = _log.info,
 ) -> LoadedModel:
     """Load what ``config`` names, converting or downloading it first if need be.
 
@@ -92,7 +91,7 @@ def load(
     return LoadedModel(config.model, model.to(device).eval(), tokenizer, identity)
 
 
-def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, progress: Callable[[str], None] = _log.info) -> PreTrainedTokenizerBase:
     """Return the tokenizer of what ``config`` names, without loading weights (a conversion still happens once).
 
     Raises:
@@ -180,7 +179,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = Non
     )
 
 
-def _files(config: ModelConfig, source: Source, progress: Progress) -> tuple[Path, str]:
+def _files(config: ModelConfig, source: Source, progress: Callable[[str], None]) -> tuple[Path, str]:
     """Return a model folder and its identity, after a conversion or download where one is due."""
     from forethought.models.convert import convert_file, convert_package
 
@@ -203,7 +202,7 @@ def content_identity(folder: Path) -> str:
     return _short(*(f"{name}:{sha256_of([folder / name])}" for name in names))
 
 
-def _download(config: ModelConfig, progress: Progress) -> Path:
+def _download(config: ModelConfig, progress: Callable[[str], None]) -> Path:
     patterns = [*_HUB_FILES, *(["*.py"] if config.trust_remote_code else [])]
     progress(f"{config.model}: looking it up on the hub")
     try:

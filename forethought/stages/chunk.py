@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -14,6 +14,7 @@ from forethought.config import ChunkConfig, Config
 from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
 from forethought.keys import Key
+from forethought.progress import Progress, silent
 from forethought.records import Chunk, Document, Split, content_id
 from forethought.store import StageFolder, StoreError
 
@@ -25,18 +26,6 @@ _BATCH = 1000
 
 class EmptySplitError(ValueError):
     """A split that should have documents has no chunk."""
-
-
-class Progress(Protocol):
-    """What is told about the progress of a stage."""
-
-    def __call__(self, done: int, total: int | None, note: str) -> None:
-        """Take the number of documents done, of how many if that is known, and what was found so far."""
-        ...
-
-
-def silent(done: int, total: int | None, note: str) -> None:
-    """Tell nobody."""
 
 
 def run(

@@ -24,7 +24,8 @@ from forethought.engine.trainer import Example, Trainer
 from forethought.judges import Judge
 from forethought.judges.pool import Pool, candidate, judged, metrics, pool
 from forethought.keys import Key
-from forethought.monitor import Metrics, Progress
+from forethought.metric_log import MetricLog
+from forethought.progress import StageProgress
 from forethought.records import Candidate, Chunk, Origin
 from forethought.store import StageFolder
 from forethought.text import distinct_n, repetition, words
@@ -125,8 +126,8 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
     shop, identity = open_workshop(config, material)
     start = training.resume(folder, shop.trainer, ["pools"], _synced(shop))
     with (
-        Metrics(folder, config.log, training.peak(shop.trainer)) as log,
-        Progress(f"{folder.arm}: improve", cfg.steps) as progress,
+        MetricLog(folder, config.log, training.peak(shop.trainer)) as log,
+        StageProgress(f"{folder.arm}: improve", cfg.steps) as progress,
     ):
         if start == 0:
             with log.timer("monitor"):
@@ -152,7 +153,7 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
     return training.finish(folder, shop.trainer, shop.tokenizer, cfg.steps, inputs)
 
 
-def make_pools(shop: Workshop, step: int, log: Metrics) -> list[Pool]:
+def make_pools(shop: Workshop, step: int, log: MetricLog) -> list[Pool]:
     """Return the judged pools of ``step``; what an objective does not need is not sampled, rewritten or judged."""
     cfg, chunks = shop.config, shop.batch(step)
     candidates: list[list[Candidate]] = [[] for _ in chunks]

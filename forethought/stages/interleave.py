@@ -13,6 +13,7 @@ from typing import Any
 
 from forethought.config import Config, InterleaveConfig
 from forethought.engine import Scorer
+from forethought.progress import Progress, silent
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, content_id
 from forethought.stats import Interval
 from forethought.store import StageFolder, StoreError, atomic_write
@@ -50,16 +51,12 @@ class Material:
     """Stands before every text."""
 
 
-Progress = Callable[[int, int, str], None]
-"""Told how many chunks are done, of how many, and what was found."""
-
-
 def run(
     config: Config,
     folder: StageFolder,
     material: Material,
     measure: Callable[[Iterable[Measurement]], None],
-    progress: Progress = lambda done, total, note: None,
+    progress: Progress = silent,
 ) -> None:
     """Make the rows of every split; write logs, parquet files and the dataset card, and hand figures to ``measure``.
 

@@ -26,7 +26,8 @@ from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Example, Trainer
 from forethought.judges.match import Matcher
 from forethought.keys import Key
-from forethought.monitor import Metrics, Progress
+from forethought.metric_log import MetricLog
+from forethought.progress import StageProgress
 from forethought.records import Rollout, content_id
 from forethought.store import StageFolder
 from forethought.thoughts.format import Tags, strip
@@ -110,8 +111,8 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
     cfg = shop.config
     start = training.resume(folder, shop.trainer, ["groups"])
     with (
-        Metrics(folder, config.log, training.peak(shop.trainer)) as log,
-        Progress(f"{folder.arm}: rlmt", cfg.steps) as progress,
+        MetricLog(folder, config.log, training.peak(shop.trainer)) as log,
+        StageProgress(f"{folder.arm}: rlmt", cfg.steps) as progress,
     ):
         if start == 0:
             with log.timer("monitor"):
@@ -140,7 +141,7 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
     return training.finish(folder, shop.trainer, shop.coded.tokenizer, cfg.steps, inputs)
 
 
-def make_groups(shop: Workshop, step: int, log: Metrics) -> tuple[list[Drawn], dict[str, float | None]]:
+def make_groups(shop: Workshop, step: int, log: MetricLog) -> tuple[list[Drawn], dict[str, float | None]]:
     """Return the rewarded groups of ``step``; those without variance are drawn anew as often as the config says."""
     cfg = shop.config
     windows = training.batch(shop.material.windows, cfg.windows_per_step, step, shop.seed)

@@ -19,7 +19,8 @@ from forethought.engine.losses import nll
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Example, Trainer
-from forethought.monitor import Metrics, Progress
+from forethought.metric_log import MetricLog
+from forethought.progress import StageProgress
 from forethought.records import Chunk, SpanKind, ThoughtRow
 from forethought.store import StageFolder
 from forethought.thoughts.format import Tags
@@ -78,8 +79,8 @@ def run(config: Config, folder: StageFolder, material: Material) -> Path:
     shop = open_workshop(config, material)
     start = training.resume(folder, shop.trainer)
     with (
-        Metrics(folder, config.log, training.peak(shop.trainer)) as log,
-        Progress(f"{folder.arm}: sft", cfg.steps) as progress,
+        MetricLog(folder, config.log, training.peak(shop.trainer)) as log,
+        StageProgress(f"{folder.arm}: sft", cfg.steps) as progress,
     ):
         if start == 0:
             with log.timer("monitor"):

@@ -10,7 +10,7 @@ from forethought.config import Config, ReasoningConfig
 from forethought.evals.reasoning.task import Grade, Problem, Task
 from forethought.evals.reasoning.writers import Asked, Request, Writer, Written
 from forethought.keys import Key
-from forethought.monitor import Progress
+from forethought.progress import Progress
 from forethought.store import StageFolder
 
 PLAIN, THOUGHT = "plain", "thought"

@@ -46,12 +46,7 @@ class MetricLog(contextlib.ExitStack):
     """
 
     def __init__(self, folder: StageFolder, config: LogConfig, peak: Callable[[], int] = peak_memory) -> None:
-        """Open the sinks.
-
-        Args:
-            folder: the stage that is measured.
-            config: which sinks there are.
-            peak: peak memory in bytes, 0 if not known; on CUDA pass ``torch.cuda.max_memory_allocated``.
+        """Open the sinks; ``peak`` gives peak memory in bytes, 0 if not known (``torch.cuda.max_memory_allocated``).
 
         Raises:
             ConfigError: if a sink's package is missing, with the command that installs it.

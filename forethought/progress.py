@@ -116,13 +116,14 @@ class RunProgress(rich.progress.Progress):
 
         The estimates of the steps that are left, scaled by what the finished ones took against theirs.
         """
-        measured = {name: took for name, took in self._done.items() if took and self._estimates.get(name)}
+        done, bars = self._done.copy(), self.tasks  # the thread that draws asks, too
+        measured = {name: took for name, took in done.items() if took and self._estimates.get(name)}
         expected = sum(self._estimates[name] for name in measured)
         scale = sum(measured.values()) / expected if expected else 1.0
-        left = {name: scale * self._estimates.get(name, 0.0) for name in self._names if name not in self._done}
+        left = {name: scale * self._estimates.get(name, 0.0) for name in self._names if name not in done}
         if self._current is not None:
             name, start = self._current
-            own = self.tasks[-1].time_remaining if self.tasks else None
+            own = bars[-1].time_remaining if bars else None
             left[name] = max(0.0, left.get(name, 0.0) - (self._clock() - start)) if own is None else own
         return sum(left.values()) or None
 
@@ -161,7 +162,11 @@ class StageProgress:
     """
 
     def __init__(
-        self, title: str, total: int = 0, console: Terminal = STDERR, clock: Callable[[], float] = time.monotonic
+        self,
+        title: str,
+        total: int | None = None,
+        console: Terminal = STDERR,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console, self._clock = console, clock
         self._note, self._rates, self._last_line = "", dict[str, float](), -math.inf

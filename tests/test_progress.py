@@ -65,7 +65,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
 
 def test_as_a_callback() -> None:
     clock, console = Clock(), plain()
-    progress = StageProgress("improve", 0, console, clock)
+    progress = StageProgress("improve", None, console, clock)
     progress(1, 3, "verdicts")
     clock.now += 10
     progress(2, 3)
@@ -84,7 +84,7 @@ def test_an_unknown_total_is_fine() -> None:
 
 def test_steps_of_minutes_have_a_pace_and_a_new_count_has_its_own() -> None:
     clock, console = Clock(), plain()
-    progress = StageProgress("evaluate", 0, console, clock)
+    progress = StageProgress("evaluate", None, console, clock)
     for done in (40, 41, 42):
         progress(done, 50, "policy")
         clock.now += 300

@@ -15,11 +15,11 @@ import typer
 from rich.table import Table
 
 from forethought import __version__, commands, graph
-from forethought.board import Board
 from forethought.config import Config, load, reasoning_overrides
 from forethought.config.shipped import config_names
+from forethought.progress import STDERR, RunProgress
 from forethought.store import Run
-from forethought.terminal import err, guard, out, refuse_windows, say
+from forethought.terminal import guard, out, refuse_windows, say
 
 app = typer.Typer(
     name="forethought",
@@ -317,10 +317,10 @@ def _make(config: Config, opened: Run, selection: graph.Selection) -> None:
     steps = selection.steps
     needed = () if selection.alone else graph.needs(steps, graph.graph(config))
     names = [step.name for step in graph.graph(config) if step in steps or step in needed]
-    board = Board(names, err, estimate(config))
+    progress = RunProgress(names, STDERR, estimate(config))
     try:
-        with board.live():
-            Lifecycle(config, opened, selection=selection, say=say, board=board).everything()
+        with progress:
+            Lifecycle(config, opened, selection=selection, say=say, board=progress).everything()
     except BaseException:  # after a whole run the page writes it
         write_summary(opened)
         raise
@@ -349,7 +349,7 @@ def _show(opened: Run, examples: int) -> None:
 def main() -> None:
     """Entry point of the ``forethought`` command."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # no run ends because a terminal cannot show a sparkline
+        if isinstance(stream, io.TextIOWrapper):  # no run ends because a terminal cannot show a character
             stream.reconfigure(errors="replace")
     app(prog_name="forethought")
 

@@ -177,12 +177,12 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = system_error(error)
-        if found is None:
+        cause = system_error(error)
+        if cause is None:
             raise
-        if found.errno not in FULL:
+        if cause.errno not in FULL:
             raise StoreError(
-                f"{path}: cannot write: {found.strerror or found}. Make the folder writable, or use another one"
+                f"{path}: cannot write: {cause.strerror or cause}. Make the folder writable, or use another one"
             ) from error
         size = f" to write {needed:,} bytes" if needed else ""
         raise StoreError(
@@ -266,7 +266,7 @@ def _whole_lines(handle: Any) -> int:
 
 
 def restore(final_dir: Path) -> None:
-    """Put right a publish that was killed half-way."""
+    """Finish or undo a publish that was killed half-way."""
     old = _hidden(final_dir, "old")
     if old.exists() and not final_dir.exists():
         old.rename(final_dir)

@@ -93,6 +93,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._figures = self.path / "measurements.jsonl"
         self.machine: Callable[[], Mapping[str, Any]] = dict
         """Tells what computes here: manifests record it when a stage is done."""
 
@@ -135,7 +136,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing to this run; what a killed one left half-done is put right.
+        """Keep other processes from writing to this run; what a killed one left half-done is repaired.
 
         The kernel drops the lock with the process, so a ``kill -9`` never leaves a stale one.
 
@@ -153,26 +154,26 @@ class Run:
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
         """Add figures to the run's one table; a figure measured again replaces the earlier one."""
-        append_jsonl(self.path / "measurements.jsonl", measurements)
+        append_jsonl(self._figures, measurements)
 
     def measurements(self) -> list[Measurement]:
         """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first."""
         latest: dict[tuple[str, ...], Measurement] = {}
-        for figure in read_records(self.path / "measurements.jsonl", Measurement):
+        for figure in read_records(self._figures, Measurement):
             key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
             latest[key] = figure
         return list(latest.values())
 
     def drop(self, gone: Callable[[Mapping[str, Any]], bool]) -> None:
         """Take figures out of the run's one table."""
-        keep_rows(self.path / "measurements.jsonl", lambda row: not gone(row))
+        keep_rows(self._figures, lambda row: not gone(row))
 
     def set_aside(self, folder: StageFolder) -> Path:
         """Move a stage and its figures out of the way, and return where it now is.
 
         At a kill the stage is here or there: as long as it is here, the next :meth:`lock` gives its figures back.
         """
-        mine = [row for row in read_jsonl(self.path / "measurements.jsonl") if _owns(folder, row)]
+        mine = [row for row in read_jsonl(self._figures) if _owns(folder, row)]
         atomic_write(folder.path / f"{_FIGURES}.jsonl", b"".join(map(encode, mine)))
         self.drop(lambda row: _owns(folder, row))
         place = self._aside(folder, folder.read_json("config"))
@@ -187,7 +188,7 @@ class Run:
 
     def bring_back(self, folder: StageFolder, config: Config) -> bool:
         """Put what ``config`` had made before into a folder that holds nothing; return whether there was any."""
-        place = self._aside(folder, config)
+        place = self._aside(folder, _stored(config))
         if not place.exists():
             return False
         with writing(folder.path):
@@ -225,7 +226,7 @@ class Run:
     def _give_back(self, folder: StageFolder) -> None:
         kept = folder.path / f"{_FIGURES}.jsonl"
         if kept.exists():
-            append_jsonl(self.path / "measurements.jsonl", read_jsonl(kept))
+            append_jsonl(self._figures, read_jsonl(kept))
             remove(kept)
 
     def _settle(self) -> None:

@@ -12,9 +12,9 @@ from helpers.planted_rates import plant
 from helpers.smoke_runs import SMALL, cli
 
 from forethought import rates
+from forethought.config import ConfigError, ModelConfig, build, load, shipped
 from forethought.pipeline import budget, plan
 from forethought.pipeline.budget import BudgetError, Wish, seconds
-from forethought.config import ConfigError, ModelConfig, build, load, shipped
 from forethought.stats import resolvable, wilson
 
 SCHEDULES = """

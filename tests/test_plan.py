@@ -13,7 +13,6 @@ from helpers.smoke_runs import CONFIG
 from rich.console import Console
 
 from forethought import config, machine, rates
-from forethought.pipeline import plan
 from forethought.config import JudgeConfig, ModelConfig
 from forethought.corpus.rows import CorpusError
 from forethought.costs import judges
@@ -21,6 +20,7 @@ from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
 from forethought.costs.footprint import footprints
 from forethought.models import ModelError
 from forethought.models.size import parameters, shape, shape_of
+from forethought.pipeline import plan
 from forethought_offline import MODELS
 
 TINY = ModelConfig(model="tiny-llama")

@@ -18,7 +18,7 @@ from helpers.small_disk import on_small_disk
 from helpers.smoke_runs import CONFIG, ROOT, cli
 from safetensors import SafetensorError
 
-from forethought import files, monitor
+from forethought import files, metric_log
 from forethought.config import LogConfig
 from forethought.engine import heap
 from forethought.evals.reasoning import verifier
@@ -120,10 +120,10 @@ def test_a_run_on_a_disk_that_is_only_for_reading_says_so(tmp_path: Path) -> Non
 def test_without_resource_peak_memory_is_not_known_and_not_zero(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "resource", None)
-    assert monitor.peak_memory() == 0
+    monkeypatch.setattr(metric_log, "resource", None)
+    assert metric_log.peak_memory() == 0
     folder = Run.create_or_open(tmp_path / "run").stage("base", "improve")
-    assert monitor.Metrics(folder, LogConfig()).log(1, {}) == {"step": 1, "improve/peak_memory_gib": None}
+    assert metric_log.MetricLog(folder, LogConfig()).log(1, {}) == {"step": 1, "improve/peak_memory_gib": None}
 
 
 def test_without_resource_the_verifier_still_compares() -> None:

@@ -24,8 +24,7 @@ LAYERS = [
     {"files", "text", "differences", "machine", "tags", "offline"},
     {"config", "store"},
     {"graph"},
-    {"corpus", "engine", "monitor"},
-    {"board"},
+    {"corpus", "engine", "metric_log", "progress"},
     {"models"},
     {"testing"},
     {"llm"},
@@ -51,8 +50,8 @@ LAYERS = [
 """A module imports from the layers above it in this list and from its own part, never from a sibling."""
 
 LIGHT = {
-    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "monitor", "board", "report"),
-    *("text", "user_code", "terminal", "commands", "cli", "__main__"),
+    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "metric_log", "progress"),
+    *("report", "text", "user_code", "terminal", "commands", "cli", "__main__"),
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 

@@ -187,5 +187,5 @@ def test_runs_that_are_equal(done: Path) -> None:
 def test_without_kept_configs_those_of_the_stages_are_compared(two: tuple[Run, Run]) -> None:
     for run, value in zip(two, ("1", "2"), strict=True):
         (run.path / "run.json").unlink()
-        run.stage("shared", "chunk").write_config({"seed": value})
+        run.stage("shared", "chunk").write_config({"seed": int(value)})
     assert compare.config_differences(*two) == [("shared/chunk.seed", 1, 2)]

@@ -24,15 +24,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from forethought.files import FULL, flush_folder, system_error
 from forethought.models.resolve import ModelError, cache_folder, sha256_of
 
-Progress = Callable[[str], None]
-
 _BLOCK = 1 << 22
 _BYTES_PER_WEIGHT = 2
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 """What the system says of a cache that cannot be written to, or is no folder."""
 
 
-def convert_file(path: Path, progress: Progress) -> Path:
+def convert_file(path: Path, progress: Callable[[str], None]) -> Path:
     """Return the folder of the converted form of the GGUF file ``path``, converting it if need be.
 
     Raises:
@@ -43,7 +41,7 @@ def convert_file(path: Path, progress: Progress) -> Path:
     return folder if folder.is_dir() else convert(path.stem, [path], folder, progress)
 
 
-def convert(name: str, files: Sequence[Path], folder: Path, progress: Progress) -> Path:
+def convert(name: str, files: Sequence[Path], folder: Path, progress: Callable[[str], None]) -> Path:
     """Write the converted form of the GGUF file that ``files`` make when joined, and return ``folder``.
 
     Raises:
@@ -67,7 +65,7 @@ def convert(name: str, files: Sequence[Path], folder: Path, progress: Progress) 
     return folder
 
 
-def _write(name: str, files: Sequence[Path], target: Path, progress: Progress) -> None:
+def _write(name: str, files: Sequence[Path], target: Path, progress: Callable[[str], None]) -> None:
     _need_space(target, sum(path.stat().st_size for path in files), name)
     source = files[0] if len(files) == 1 else _join(files, target / "joined.gguf")
     progress(f"{name}: converting, once, about a minute")

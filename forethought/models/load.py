@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[str], None]
 
 _DEVICES = "write auto, cpu, cuda, cuda:N or mps"
 
 _log = logging.getLogger(__name__)
-log_line: Progress = _log.info
+log_line: Callable[[str], None] = _log.info
 """Where what takes long is told by default."""
 
 _MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
@@ -54,7 +53,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     seed: int = 0,
-    progress: Progress = _log.info,
+    progress: Callable[[str], None] = _log.info,
 ) -> LoadedModel:
     """Load what ``config`` names, converting or downloading it first if need be.
 
@@ -91,7 +90,7 @@ def load(
     return LoadedModel(config.model, model.to(device).eval(), tokenizer, name)
 
 
-def identity(config: ModelConfig, seed: int = 0, progress: Progress = _log.info) -> str:
+def identity(config: ModelConfig, seed: int = 0, progress: Callable[[str], None] = _log.info) -> str:
     """Return the identity that :func:`load` would give, without loading weights (a conversion still happens once).
 
     Raises:
@@ -105,7 +104,7 @@ def identity(config: ModelConfig, seed: int = 0, progress: Progress = _log.info)
     return _short(name, "scratch", str(seed)) if scratch else name
 
 
-def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, progress: Callable[[str], None] = _log.info) -> PreTrainedTokenizerBase:
     """Return the tokenizer of what ``config`` names, without loading weights (a conversion still happens once).
 
     Raises:
@@ -191,7 +190,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = Non
     )
 
 
-def _files(config: ModelConfig, source: Source, progress: Progress) -> tuple[Path, str]:
+def _files(config: ModelConfig, source: Source, progress: Callable[[str], None]) -> tuple[Path, str]:
     """Return a model folder and its identity, after a conversion or download where one is due."""
     if source.package is not None:
         return source.package.convert(progress), source.package.identity
@@ -214,7 +213,7 @@ def content_identity(folder: Path) -> str:
     return _short(*(f"{name}:{sha256_of([folder / name])}" for name in names))
 
 
-def _download(config: ModelConfig, progress: Progress) -> Path:
+def _download(config: ModelConfig, progress: Callable[[str], None]) -> Path:
     patterns = [*_HUB_FILES, *(["*.py"] if config.trust_remote_code else [])]
     progress(f"{config.model}: looking it up on the hub")
     try:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from forethought import models
-from forethought.board import Board
 from forethought.config import Config
 from forethought.engine import heap
 from forethought.engine.backends.selection import decided
 from forethought.graph import Selection, Step, after, graph, needs
 from forethought.machine import MachineError, dtype_for, machine
+from forethought.metric_log import peak_memory
 from forethought.metrics import PEAK_MEMORY, RUN, STAGE_SECONDS
-from forethought.monitor import peak_memory
+from forethought.progress import RunProgress
 from forethought.records import Measurement
 from forethought.stages.base import Context, Stage
 from forethought.stages.session import remove_checkpoints
@@ -64,7 +64,7 @@ class Lifecycle:
         *,
         selection: Selection | None = None,
         say: Callable[[str], None] = print,
-        board: Board | None = None,
+        board: RunProgress | None = None,
     ) -> None:
         """Make a lifecycle of ``config`` in ``run``.
 

@@ -16,7 +16,7 @@ from forethought.costs.base import Cost, Phase, Setting
 from forethought.costs.corpus import reading_seconds
 from forethought.graph import Step
 from forethought.keys import Key
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.records import Chunk, Document, Split, content_id
 from forethought.stages.base import Stage, StageError
 from forethought.store import StageFolder
@@ -61,7 +61,7 @@ class ChunkStage(Stage):
         splits = {split.value: Counter[str](documents=0, chunks=0, prefix_tokens=0, suffix_tokens=0) for split in Split}
         corpus = hashlib.sha256()
         pending: list[Chunk] = []
-        with Progress(self.name) as progress:
+        with StageProgress(self.name) as progress:
             for document, made in self.cut(rows, places):
                 corpus.update(document.id.encode())
                 if made:

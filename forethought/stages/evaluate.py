@@ -13,7 +13,7 @@ from forethought.evals.recorder import Recorder
 from forethought.graph import IMPROVED, Step
 from forethought.metrics import EVALUATE, GREEDY, MATCHED, SAMPLED
 from forethought.models.model import Model
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.records import Measurement, Split, content_id
 from forethought.stages.base import Stage
 from forethought.store import StageFolder
@@ -53,7 +53,7 @@ class Evaluate(Stage):
         )
         # What the base writes and its NLL serve the comparison of every arm.
         written = context.once((EVALUATE, "continuations"), lambda: Continuations(base, compared, settings))
-        with Progress(f"{self.arm.name}: evaluate") as progress:
+        with StageProgress(f"{self.arm.name}: evaluate") as progress:
             comparison = compare(
                 Continuations(policy, compared, settings),
                 written,

@@ -14,7 +14,7 @@ from forethought.evals.windows import Rollouts, Scored, WindowEval, predict_at_o
 from forethought.graph import Arm, Step, among, arms
 from forethought.metrics import EVALUATE_RLMT, PROBE
 from forethought.models.model import Model
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.records import Measurement
 from forethought.stages.base import Stage
 from forethought.store import StageFolder
@@ -54,7 +54,7 @@ class EvaluateRLMT(Stage):
         probes: dict[str, dict[str, probe.Probed]] = {}
         taking = self.arms()
         folder.truncate("examples", lambda row: False)
-        with Progress(EVALUATE_RLMT) as progress:
+        with StageProgress(EVALUATE_RLMT) as progress:
             for number, arm in enumerate(taking):
                 model, recorder = arm.model, evaluation.recorder(arm.model)
                 progress(number, len(taking), f"{model.name}: gate")

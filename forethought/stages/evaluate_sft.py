@@ -14,7 +14,7 @@ from forethought.evals.thoughts import Answers, ThoughtEval, changes, examine, f
 from forethought.graph import CONTINUED, RLMT, Arm, Step, among, arms
 from forethought.metrics import EVALUATE_SFT
 from forethought.models.model import Model
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.records import Measurement, Split, content_id
 from forethought.stages.base import Stage
 from forethought.store import SHARED, StageFolder
@@ -63,7 +63,7 @@ class EvaluateSFT(Stage):
         answers: dict[str, Answers] = {}
         taking = self.arms()
         folder.truncate("examples", lambda row: False)
-        with Progress(EVALUATE_SFT) as progress:
+        with StageProgress(EVALUATE_SFT) as progress:
             for number, arm in enumerate(taking):
                 name, recorder = arm.model.name, evaluation.recorder(arm.model)
                 progress(number, len(taking), f"{name}: thoughts")

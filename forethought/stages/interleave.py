@@ -15,7 +15,7 @@ from forethought.config import InterleaveConfig
 from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored
 from forethought.costs.judges import FRAME, written
 from forethought.graph import Step
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
 from forethought.stages.base import Stage, StageError
 from forethought.stats import Interval
@@ -87,7 +87,7 @@ class Interleave(Stage):
         chunks = {split: self.context.chunks(split)[:count] for split, count in self.counts.items()}
         found: dict[Split, tuple[dict[str, Interval], Ledger]] = {}
         total, done = sum(map(len, chunks.values())), 0
-        with Progress(self.name) as progress:
+        with StageProgress(self.name) as progress:
             for split, some in chunks.items():
                 ledger, rows = Ledger(), list[ThoughtRow]()
                 folder.truncate(f"rows.{split}", lambda row: False)

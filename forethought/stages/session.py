@@ -14,8 +14,9 @@ from forethought.config import TrainingConfig
 from forethought.engine import checkpoint
 from forethought.engine.trainer import Trainer
 from forethought.keys import Key
+from forethought.metric_log import MetricLog, peak_memory
 from forethought.models.model import Model
-from forethought.monitor import Metrics, Progress, peak_memory
+from forethought.progress import StageProgress
 from forethought.stages.base import Stage
 from forethought.store import StageFolder, hash_file
 
@@ -72,8 +73,8 @@ class Session:
         self._reference = reference.policy.model if reference is not None else None
         self._shown: dict[str, Metric] = {}
         cuda = trainer.policy.device.type == "cuda"
-        self._metrics = Metrics(folder, stage.config.log, torch.cuda.max_memory_allocated if cuda else peak_memory)
-        self._progress = Progress(f"{folder.arm}: {folder.stage}", cfg.steps)
+        self._metrics = MetricLog(folder, stage.config.log, torch.cuda.max_memory_allocated if cuda else peak_memory)
+        self._progress = StageProgress(f"{folder.arm}: {folder.stage}", cfg.steps)
         self._open = ExitStack()
         self._first = self._resume(rows)
 

@@ -11,7 +11,7 @@ from forethought.evals.reasoning.task import Grade, Problem, Task
 from forethought.evals.reasoning.writers import Asked, Request, Writer, Written
 from forethought.keys import Key
 from forethought.metrics import PLAIN, THOUGHT
-from forethought.monitor import Progress
+from forethought.progress import Progress
 from forethought.store import StageFolder
 
 LOG = "answers"

@@ -1,6 +1,5 @@
-"""Metrics, their sinks and live progress."""
+"""Rows of metrics and their sinks."""
 
-import io
 import math
 import sys
 import time
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from forethought.config import ConfigError, LogConfig
-from forethought.monitor import Metrics, Progress, Terminal, clock_time, peak_memory, sparkline
+from forethought.metric_log import MetricLog, peak_memory
 from forethought.store import Run, StageFolder
 
 
@@ -24,7 +23,7 @@ def folder(tmp_path: Path) -> StageFolder:
 
 
 def test_a_row_holds_values_phases_and_memory(folder: StageFolder) -> None:
-    with Metrics(folder, LogConfig(), peak=lambda: 3 * 2**30) as metrics:
+    with MetricLog(folder, LogConfig(), peak=lambda: 3 * 2**30) as metrics:
         with metrics.timer("sample"):
             time.sleep(0.02)
         with metrics.timer("sample"):
@@ -56,7 +55,7 @@ def test_a_row_holds_values_phases_and_memory(folder: StageFolder) -> None:
 
 
 def test_a_phase_that_fails_is_timed_all_the_same(folder: StageFolder) -> None:
-    metrics = Metrics(folder, LogConfig())
+    metrics = MetricLog(folder, LogConfig())
     with pytest.raises(KeyError), metrics.timer("train"):
         raise KeyError
     assert "improve/seconds_train" in metrics.log(1, {})
@@ -74,7 +73,7 @@ def test_tensorboard_gets_the_scalars(folder: StageFolder) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with Metrics(folder, LogConfig(tensorboard=True)) as metrics:
+    with MetricLog(folder, LogConfig(tensorboard=True)) as metrics:
         metrics.log(1, {"improve/margin": 0.25})
         metrics.log(2, {"improve/margin": None})
         metrics.log(3, {"improve/margin": 0.75})
@@ -93,7 +92,7 @@ def test_trackers_get_the_same_rows(folder: StageFolder, monkeypatch: pytest.Mon
     module = types.ModuleType(package)
     module.init = lambda **options: calls.append(options) or tracker_run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, package, module)
-    with Metrics(folder, LogConfig(**{package: "words"})) as metrics:
+    with MetricLog(folder, LogConfig(**{package: "words"})) as metrics:
         metrics.log(4, {"improve/margin": 0.5})
     options, *rest = calls
     assert rest == [(4, 0.5), "finish"]
@@ -111,110 +110,4 @@ def test_a_missing_sink_names_the_command(
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "tensorboard.summary", raising=False)
     with pytest.raises(ConfigError, match=f"pip install {package}"):
-        Metrics(folder, LogConfig(**{package: value}))
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def plain(clock: Clock) -> tuple[Progress, io.StringIO]:
-    out = io.StringIO()
-    return Progress("improve", total=100, console=Terminal(file=out, force_terminal=False), clock=clock), out
-
-
-def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
-    clock = Clock()
-    progress, out = plain(clock)
-    with progress:
-        for done in range(20, 101):
-            progress.update(done, margin=done / 100, nothing=None)
-            clock.now += 1
-    lines = out.getvalue().splitlines()
-    assert lines[0] == "improve  20/100 (20%)  margin 0.2"
-    assert lines[1] == "improve  25/100 (25%)  1:15 left  margin 0.25"
-    assert lines[-1] == "improve  100/100 (100%)  0:00 left  margin 1"
-    assert len(lines) == 17
-
-
-def test_as_a_callback() -> None:
-    clock = Clock()
-    progress, out = plain(clock)
-    progress(1, 3, "verdicts")
-    clock.now += 10
-    progress(2, 3)
-    progress(3, 3, "done")
-    assert out.getvalue() == (
-        "improve  1/3 (33%)  verdicts\nimprove  2/3 (67%)  0:10 left\nimprove  3/3 (100%)  0:00 left  done\n"
-    )
-
-
-def test_an_unknown_total_is_fine() -> None:
-    out = io.StringIO()
-    with Progress("read", console=Terminal(file=out, force_terminal=False)) as progress:
-        progress.update(7)
-    assert out.getvalue() == "read  7\n"
-
-
-def test_on_a_terminal_there_is_a_bar_with_sparklines() -> None:
-    out = io.StringIO()
-    clock = Clock()
-    console = Terminal(file=out, force_terminal=True, width=100)
-    with Progress("improve", total=10, console=console, clock=clock) as progress:
-        for done in range(1, 9):
-            clock.now += 30
-            progress.update(done, margin=float(done))
-    head, rates = out.getvalue()[out.getvalue().rindex("improve") :].splitlines()[:2]
-    assert "8/10" in head
-    assert "1:00 left" in head
-    assert "margin  8" in rates
-    assert "▁▂▃▄▅▆▇█" in rates
-
-
-def test_a_bar_within_a_bar_is_fine() -> None:
-    console = Terminal(file=io.StringIO(), force_terminal=True)
-    with Progress("outer", total=2, console=console) as outer, Progress("inner", total=2, console=console) as inner:
-        inner.update(2)
-        outer.update(1)
-
-
-class Closed(io.StringIO):
-    encoding = "ascii"
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
-
-    def flush(self) -> None:
-        raise BrokenPipeError
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_closed_terminal_does_not_stop_the_run(terminal: bool) -> None:
-    with Progress("improve", total=2, console=Terminal(file=Closed(), force_terminal=terminal)) as progress:
-        progress.update(1, loss=math.inf)
-        progress(5, 2)
-        progress.update(0)
-
-
-def test_an_ascii_terminal_does_not_stop_the_run() -> None:
-    raw = io.BytesIO()
-    out = io.TextIOWrapper(raw, encoding="ascii")
-    for terminal in (True, False):
-        with Progress("größer", total=2, console=Terminal(file=out, force_terminal=terminal)) as progress:
-            progress.update(1, loss=1.0)
-
-
-@pytest.mark.parametrize(
-    ("values", "width", "shown"),
-    [([], 5, ""), ([3.0], 5, "▁"), ([2.0, 2.0], 5, "▁▁"), ([0.0, 7.0], 5, "▁█"), ([0, 0, 4, 4, 7, 7], 3, "▁▅█")],
-)
-def test_sparkline(values: list[float], width: int, shown: str) -> None:
-    assert sparkline(values, width) == shown
-
-
-@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3661, "1:01:01")])
-def test_clock_time(seconds: float, shown: str) -> None:
-    assert clock_time(seconds) == shown
+        MetricLog(folder, LogConfig(**{package: value}))

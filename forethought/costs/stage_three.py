@@ -1,20 +1,17 @@
-"""What stage 3 and the evaluations behind it compute: thoughts that are rewarded, reward gate, probe, benchmarks."""
+"""What stage 3 and the evaluations behind it compute: thoughts that are rewarded, reward gate, probe."""
 
 from __future__ import annotations
 
 from forethought.config import RLMTConfig
-from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored, served, times, trained
+from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored, times, trained
 from forethought.costs.judges import matching
 from forethought.costs.loads import saving
 from forethought.evals.probe import CONDITIONS
-from forethought.evals.reasoning.catalogue import task as task_of
-from forethought.graph import LINEAGES, REASONING, arms
+from forethought.graph import LINEAGES, arms
 from forethought.stages.calibrate import OTHERS
 
 ALIVE = 0.6
 """Share of the groups whose rewards differ where a reward is 0 or 1; the others are not trained on."""
-HEADER, SOLUTION, LARGE = 300, 80, 500
-"""Tokens of worked examples and a problem, tokens of its solution, problems of a task that is asked whole; about."""
 
 
 def calibrating(at: Setting) -> list[Phase]:
@@ -140,27 +137,3 @@ def examining(at: Setting) -> list[Phase]:
     judged = len(taking) * most * own.samples + thinking * len(CONDITIONS) * most * own.probe_samples
     amount = f"{len(taking)} arms on up to {most:,} held-out windows, up to {judged:,} scored suffixes"
     return [Phase(name="gate and probe", amount=amount, cost=known(cost), steps=at.of("evaluate-rlmt"))]
-
-
-def reasoning(at: Setting) -> list[Phase]:
-    """Return the reasoning benchmarks."""
-    cfg = at.config.reasoning
-    if cfg is None:
-        return []
-    taking = [arm for arm in arms(at.config) if cfg.arms is None or arm.name in cfg.arms]
-    asked = {"trained": sum(arm.thinks for arm in taking), "all": len(taking), "none": 0}[cfg.thoughts]
-    problems = sum(cfg.count(task_of(name).name) or LARGE for name in cfg.tasks)
-
-    def cost() -> Cost:
-        answer, thought = REPLY * cfg.max_tokens, cfg.thought_tokens + REPLY * cfg.max_tokens
-        plain, deep = (
-            drawn(at.policy, problems, cfg.samples, (HEADER, size), cfg.sample_rows) for size in (answer, thought)
-        )
-        gold = scored(at.policy, problems, HEADER, SOLUTION, at.config.improve.micro_tokens)
-        found = (plain + gold).times(len(taking) + len(cfg.models)) + deep.times(asked)
-        if cfg.endpoint is not None:
-            found += served(problems * cfg.samples, cfg.endpoint.concurrency, answer)
-        return found
-
-    amount = f"{len(taking)} arms on up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
-    return [Phase(name="reasoning", amount=amount, cost=known(cost), steps=at.of(REASONING))]

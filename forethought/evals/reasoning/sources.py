@@ -84,6 +84,6 @@ def _packaged(task: str, package: Package, folder: Path) -> list[Row]:
 
 
 def _read(path: Path) -> Iterator[Row]:
-    open_text: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]
+    open_text: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open
     with open_text(path, "rt", encoding="utf-8", newline="") as lines:
         yield from csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,9 @@ class Lifecycle:
         for step in self.selection.steps:
             if self.selection.asks:
                 self._make_needed(step)
-                stage_class(step)(self.context, step).ask()  # type: ignore[attr-defined]
+                stage: Any = stage_class(step)(self.context, step)
+                with self._measured(step) if stage.pending else nullcontext():
+                    stage.ask()
             else:
                 self.make(step)
 

@@ -14,17 +14,13 @@ class Check:
     """What came of the examination of one task."""
 
     task: str
-    """Its name."""
     problems: int
-    """How many there are."""
     right: int
-    """Right answers that were graded as right: two a problem, its worked solution and the bare answer."""
+    """Right answers that were graded as right, of ``asked_right``: the worked solution and the bare answer of each."""
     asked_right: int
-    """How many there were."""
     wrong: int
-    """Wrong answers that were graded as right."""
+    """Wrong ones that were graded as right, of ``asked_wrong``: another problem's answer, and for numbers the next."""
     asked_wrong: int
-    """How many there were: another problem's answer, and for numbers the next one."""
     failed: tuple[str, ...]
     """Ids of the problems with a grade that is not as it should be."""
 
@@ -38,14 +34,15 @@ def check(task: Task, where: Where) -> Check:
     """Grade right and wrong answers to all problems of a task.
 
     Raises:
-        TaskError: if its problems cannot be had.
+        TaskError: if its problems could not be read.
     """
     problems = task.load(where)
+    show = task.grader.show
     failed: list[str] = []
     right = wrong = asked_wrong = 0
     for index, problem in enumerate(problems):
-        good = [task.grade(problem, text).right for text in (problem.solution, task.show(problem.gold))]
-        bad = [task.grade(problem, task.show(answer)).right for answer in _wrong(problems, index)]
+        good = [task.grade(problem, text).right for text in (problem.solution, show(problem.gold))]
+        bad = [task.grade(problem, show(answer)).right for answer in _wrong(problems, index)]
         right, wrong, asked_wrong = right + sum(good), wrong + sum(bad), asked_wrong + len(bad)
         if not all(good) or any(bad):
             failed.append(problem.id)
@@ -62,10 +59,10 @@ def check(task: Task, where: Where) -> Check:
 
 def _wrong(problems: Sequence[Problem], index: int) -> Iterator[str]:
     gold = problems[index].gold
-    others = (problems[(index + step) % len(problems)].gold for step in range(1, len(problems)))
-    other = next((one for one in others if _value(one) != _value(gold)), None)
-    if other is not None:
-        yield other
+    for other in (*problems[index + 1 :], *problems[:index]):
+        if _value(other.gold) != _value(gold):
+            yield other.gold
+            break
     value = number(gold)
     if value is not None:
         yield format(value + 1, "f")

@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from forethought import metrics as names
-from forethought.evals.reasoning.run import Entrant, Row
+from forethought import metrics
+from forethought.evals.reasoning.answers import EvalArm
+from forethought.evals.reasoning.rows import Row
 from forethought.evals.reasoning.task import Task
 from forethought.keys import Key
-from forethought.metrics import EXTRACTED, GOLD_BITS, MACRO, NO_ANSWER, PLAIN, REASONING, STRICT, THOUGHT, TRUNCATED
+from forethought.metrics import MACRO, PLAIN, REASONING, STRICT, THOUGHT
 from forethought.records import Measurement
 from forethought.stats import Interval, detectable_n, macro_bootstrap, pass_at_k
 
-Values = dict[str, float]
-"""One value for each problem."""
+Rows = Mapping[str, Mapping[str, Sequence[Row]]]
+"""Rows of each arm to each task, by their names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
+@dataclass(frozen=True, slots=True)
+class ProblemMetric:
     """A number of each problem."""
 
-    name: names.Metric
-    """What it is called."""
+    metric: metrics.Metric
     unit: str
-    """What it is."""
     of: Callable[[Row], float | None]
     """Computes it from a problem's row."""
     graded: bool = False
@@ -40,45 +39,44 @@ class Metric:
     """Whether only answers in the form of the examples count."""
 
 
-def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
+def problem_metrics(samples: int, passes: Sequence[int]) -> list[ProblemMetric]:
     """Return what is measured with ``samples`` answers to each problem."""
+
+    def pass_metric(k: int) -> ProblemMetric:
+        unit = f"chance that one of {k} answers is right, unbiased"
+        return ProblemMetric(
+            metrics.PASS.at(k), unit, lambda row: pass_at_k(len(row["right"]), sum(row["right"]), k), graded=True
+        )
+
+    mean = metrics.MEAN.at(samples)
     return [
-        Metric(
-            name=names.MEAN.at(samples),
-            unit="share of answers that are right",
-            of=lambda r: _mean(r["right"]),
-            graded=True,
-        ),
-        Metric(
-            name=names.MEAN.at(samples),
-            unit="share of answers that are right and in the form of the examples",
-            of=lambda r: _mean([a * b for a, b in zip(r["right"], r["formatted"], strict=True)]),
+        ProblemMetric(mean, "share of answers that are right", lambda row: _mean(row["right"]), graded=True),
+        ProblemMetric(
+            mean,
+            "share of answers that are right and in the form of the examples",
+            lambda row: _mean([a * b for a, b in zip(row["right"], row["formatted"], strict=True)]),
             graded=True,
             strict=True,
         ),
-        *(
-            Metric(
-                name=names.PASS.at(k),
-                unit=f"chance that one of {k} answers is right, unbiased",
-                of=lambda r, k=k: pass_at_k(len(r["right"]), sum(r["right"]), k),  # type: ignore[misc]
-                graded=True,
-            )
-            for k in passes
-        ),
-        Metric(
-            name=names.MAJORITY.at(samples),
-            unit="share of problems whose most frequent answer is right, ties by lot",
-            of=lambda r: majority(r["votes"]),
+        *map(pass_metric, passes),
+        ProblemMetric(
+            metrics.MAJORITY.at(samples),
+            "share of problems whose most frequent answer is right, ties by lot",
+            lambda row: majority(row["votes"]),
             graded=True,
         ),
-        Metric(
-            name=NO_ANSWER,
-            unit="share of answers without an answer",
-            of=lambda r: _mean([v is None for v in r["votes"]]),
+        ProblemMetric(
+            metrics.NO_ANSWER,
+            "share of answers without an answer",
+            lambda row: _mean([vote is None for vote in row["votes"]]),
         ),
-        Metric(name=TRUNCATED, unit="share of answers cut at the cap", of=lambda r: _mean(r["truncated"])),
-        Metric(name=EXTRACTED, unit="share of answers in the form of the examples", of=lambda r: _mean(r["formatted"])),
-        Metric(name=GOLD_BITS, unit="bits per UTF-8 byte of the worked solution", of=lambda r: r["gold_bits_per_byte"]),
+        ProblemMetric(metrics.TRUNCATED, "share of answers cut at the cap", lambda row: _mean(row["truncated"])),
+        ProblemMetric(
+            metrics.EXTRACTED, "share of answers in the form of the examples", lambda row: _mean(row["formatted"])
+        ),
+        ProblemMetric(
+            metrics.GOLD_BITS, "bits per UTF-8 byte of the worked solution", lambda row: row["gold_bits_per_byte"]
+        ),
     ]
 
 
@@ -90,112 +88,85 @@ def majority(votes: Sequence[int | None]) -> float:
     return leading.count(0) / len(leading) if leading else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """An arm's rows by task."""
+def measure(
+    arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], wanted: Sequence[ProblemMetric], seed: int
+) -> list[Measurement]:
+    """Return all figures of all arms, and how each differs from those that it is compared with.
 
-    entrant: Entrant
-    """The arm."""
-    rows: Mapping[str, Sequence[Row]]
-    """Its rows of each task."""
-
-    def values(self, metric: Metric, task: str, interface: str) -> Values:
-        """Return a metric's value for each problem; empty if it was not measured."""
-        found = ((r["problem"], metric.of(r)) for r in self.rows[task] if r["interface"] == interface)
-        return {problem: value for problem, value in found if value is not None}
-
-
-def measure(results: Sequence[Result], tasks: Sequence[Task], wanted: Sequence[Metric], seed: int) -> list[Measurement]:
-    """Return all figures of all arms, and how each differs from those that it is compared with."""
-    by_name = {result.entrant.name: result for result in results}
+    A difference is paired by problem: from another arm's answers by the same interface, or by the plain one if the
+    other is not asked to think; and from the arm's own plain answers.
+    """
+    by_name = {arm.name: arm for arm in arms}
     found: list[Measurement] = []
-    for result in results:
-        entrant = result.entrant
-        others = [by_name[name] for name in entrant.against if name in by_name]
-        for interface in entrant.interfaces:
-            found += _figures(result, interface, tasks, wanted, seed)
-            for other in others:
-                found += _differences(result, (other, interface), tasks, wanted, seed)
-        if entrant.thinks:
-            found += _differences(result, (result, THOUGHT), tasks, wanted, seed)
+    for arm in arms:
+        others = [None, *(by_name[name] for name in arm.against if name in by_name)]
+        compared = [(interface, other) for interface in arm.interfaces for other in others]
+        for interface, other in [*compared, *([(THOUGHT, arm)] if arm.thinks else [])]:
+            for metric in wanted:
+                by_task = {task.name: _values(rows[arm.name][task.name], metric, interface) for task in tasks}
+                unit = f"{metric.unit}; n problems, bootstrap over problems"
+                if other is not None:
+                    theirs = PLAIN if other is arm or interface not in other.interfaces else interface
+                    for task, values in by_task.items():
+                        before = _values(rows[other.name][task], metric, theirs)
+                        by_task[task] = {id: value - before[id] for id, value in values.items() if id in before}
+                    unit = (
+                        f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; "
+                        "bootstrap over problems"
+                    )
+                recorder = _Recorder(arm, other.name if other is not None else "", interface, metric, unit, seed)
+                found += recorder.measurements({name: list(values.values()) for name, values in by_task.items()}, tasks)
     return found
 
 
-def _figures(
-    result: Result, interface: str, tasks: Sequence[Task], wanted: Iterable[Metric], seed: int
-) -> list[Measurement]:
-    found = []
-    for metric in wanted:
-        by_task = {task.name: result.values(metric, task.name, interface) for task in tasks}
-        book = _Book(result.entrant, "", interface, metric, f"{metric.unit}; n problems, bootstrap over problems", seed)
-        found += book.write({name: list(values.values()) for name, values in by_task.items()}, tasks)
-    return found
-
-
-def _differences(
-    result: Result, pair: tuple[Result, str], tasks: Sequence[Task], wanted: Iterable[Metric], seed: int
-) -> list[Measurement]:
-    """Return how an arm's interface differs from another arm's, or from its own plain one, problem by problem."""
-    other, interface = pair
-    itself = other is result
-    theirs = PLAIN if itself or interface not in other.entrant.interfaces else interface
-    found = []
-    for metric in wanted:
-        pairs = [(result.values(metric, t.name, interface), other.values(metric, t.name, theirs)) for t in tasks]
-        by_task = {
-            task.name: [left[problem] - right[problem] for problem in left if problem in right]
-            for task, (left, right) in zip(tasks, pairs, strict=True)
-        }
-        note = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
-        book = _Book(result.entrant, other.entrant.name, interface, metric, note, seed)
-        found += book.write(by_task, tasks)
-    return found
+def _values(rows: Sequence[Row], metric: ProblemMetric, interface: str) -> dict[str, float]:
+    """Return a metric's value for each problem; empty if it was not measured."""
+    values = ((row["problem"], metric.of(row)) for row in rows if row["interface"] == interface)
+    return {problem: value for problem, value in values if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
-class _Book:
-    """Writes one metric of one arm and interface."""
+class _Recorder:
+    """Builds the measurements of one metric of one arm and interface."""
 
-    entrant: Entrant
+    arm: EvalArm
     against: str
     interface: str
-    metric: Metric
+    metric: ProblemMetric
     unit: str
     seed: int
 
-    def write(self, by_task: Mapping[str, Sequence[float]], tasks: Sequence[Task]) -> list[Measurement]:
-        """Return the figure of each task and their macro average; of a difference also how many would resolve it."""
-        known = {name: values for name, values in by_task.items() if values}
-        graders = {task.name: task.grader for task in tasks}
-        found: list[Measurement] = []
-        for name, values in known.items():
-            found += self._one(name, [values], graders[name])
-        if known and len(known) == len(by_task):
-            found += self._one(MACRO, list(known.values()), "each task's")
-        return found
+    def measurements(self, by_task: Mapping[str, Sequence[float]], tasks: Sequence[Task]) -> Iterator[Measurement]:
+        """Yield the figure of each task and their macro average; of a difference also how many would resolve it."""
+        known = {task: by_task[task.name] for task in tasks if by_task[task.name]}
+        for task, values in known.items():
+            interval = self._interval([values])
+            yield self._measurement(self.metric.metric, task.name, task.grader.name, interval, self.unit)
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            if self.against and interval.value and spread:
+                needed = float(detectable_n(interval.value, spread))
+                unit = "problems that would resolve a difference as large as this one (5% level, 80% power)"
+                interval = Interval(value=needed, low=needed, high=needed, n=interval.n)
+                metric = self.metric.metric.needed("problems")
+                yield self._measurement(metric, task.name, task.grader.name, interval, unit)
+        if known and len(known) == len(tasks):
+            interval = self._interval(list(known.values()))
+            yield self._measurement(self.metric.metric, MACRO, "each task's", interval, self.unit)
 
-    def _one(self, name: str, strata: Sequence[Sequence[float]], grader: str) -> list[Measurement]:
-        judge = (grader + STRICT if self.metric.strict else grader) if self.metric.graded else ""
-        interval = macro_bootstrap(strata, Key(self.seed, "reasoning intervals").integer() % 2**32)
-        found = [self._filled(self.metric.name, name, judge, interval, self.unit)]
-        spread = float(np.std(strata[0], ddof=1)) if len(strata[0]) > 1 else 0.0
-        if self.against and name != MACRO and interval.value and spread:
-            needed = float(detectable_n(interval.value, spread))
-            note = "problems that would resolve a difference as large as this one (5% level, 80% power)"
-            whole = Interval(value=needed, low=needed, high=needed, n=interval.n)
-            found.append(self._filled(self.metric.name.needed("problems"), name, judge, whole, note))
-        return found
+    def _interval(self, strata: Sequence[Sequence[float]]) -> Interval:
+        return macro_bootstrap(strata, Key(self.seed, "reasoning intervals").integer() % 2**32)
 
-    def _filled(self, metric: str, name: str, judge: str, interval: Interval, unit: str) -> Measurement:
+    def _measurement(self, metric: str, task: str, grader: str, interval: Interval, unit: str) -> Measurement:
+        judge = grader + STRICT if self.metric.strict else grader
         return Measurement(
             stage=REASONING,
-            arm=self.entrant.name,
+            arm=self.arm.name,
             against=self.against,
             metric=metric,
-            condition=f"{name}/{self.interface}",
-            judge=judge,
+            condition=f"{task}/{self.interface}",
+            judge=judge if self.metric.graded else "",
             unit=unit,
-            subject=self.entrant.identity,
+            subject=self.arm.identity,
             **dataclasses.asdict(interval),
         )
 

@@ -11,7 +11,7 @@ import functools
 import re
 from decimal import Decimal, InvalidOperation
 
-from forethought.evals.reasoning.task import Reading
+from forethought.evals.reasoning.task import Grader, Reading
 from forethought.evals.reasoning.verifier import Verifier
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)|\\boxed\s+(?=[^\s{])")
@@ -120,6 +120,11 @@ def _verified(gold: str, answer: str) -> bool:
 
 @functools.cache
 def _verifier() -> Verifier:
-    made = Verifier()
-    atexit.register(made.close)
-    return made
+    verifier = Verifier()
+    atexit.register(verifier.close)
+    return verifier
+
+
+NUMBER = Grader(name="number", read=read_number, same=same_number, vote=vote_number, show="#### {}".format)
+MATHS = Grader(name="math-verify", read=read_maths, same=same_maths, vote=plainly, show="$\\boxed{{{}}}$.".format)
+LETTER = Grader(name="letter", read=read_letter, same=str.__eq__, vote=str, show="The answer is ({}).".format)

@@ -1,0 +1,204 @@
+"""Who answers: a model in this process, or a server.  Prompts are texts, and answers are cut by their text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from forethought.config import ReasoningConfig
+from forethought.engine import Group, Prompt
+from forethought.evals.reasoning.task import Task, TaskError
+from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint, TextOptions
+from forethought.metrics import PLAIN, THOUGHT
+from forethought.models.model import Model
+from forethought.tags import Tags, strip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A problem as it is asked."""
+
+    id: str
+    """Names its random numbers."""
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was written after a prompt."""
+
+    text: str
+    """Without the thought, and without the text that ended it."""
+    truncated: bool
+    """Whether it reached the limit of tokens."""
+    thought: str = ""
+    """What was thought first."""
+
+
+class Answerer(Protocol):
+    """A model or a server."""
+
+    def answer(
+        self, questions: Sequence[Question], task: Task, config: ReasoningConfig, key: Key, *, thought: bool
+    ) -> list[list[Answer]]:
+        """Return ``config.samples`` answers to each question, after a thought if ``thought``."""
+        ...
+
+    def bits(self, texts: Sequence[tuple[str, str]]) -> list[float] | None:
+        """Return the bits of each (prompt, continuation)'s continuation; ``None`` from one that cannot tell."""
+        ...
+
+    def release(self) -> None:
+        """Let go of weights until the next question."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalArm:
+    """An arm, another model or a server that answers."""
+
+    name: str
+    identity: str
+    """Hash of its weights, or of a server's address and model."""
+    answerer: Answerer
+    against: tuple[str, ...] = ()
+    """Arms that it is compared with, if they answer, too."""
+    thinks: bool = False
+    """Whether it is asked to think first, too."""
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """How it is asked."""
+        return (PLAIN, THOUGHT) if self.thinks else (PLAIN,)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswerer:
+    """A model with tags, loaded when it first answers.  The samples of a prompt are branches of one prefix."""
+
+    model: Model
+
+    def answer(
+        self, questions: Sequence[Question], task: Task, config: ReasoningConfig, key: Key, *, thought: bool
+    ) -> list[list[Answer]]:
+        """See :meth:`Answerer.answer`."""
+        model, eos = self.model, self.model.tokenizer.eos_token_id
+        ended = _ended(model.tokenizer, task.stops)
+        stop_ids = () if eos is None else (eos,)
+        prompts = [Prompt(id=one.id, token_ids=self._ids(one.prompt)) for one in questions]
+        options: dict[str, Any] = {
+            "max_tokens": config.max_tokens,
+            "key": key,
+            "temperature": config.temperature,
+            "stop_ids": stop_ids,
+            "ended": ended,
+        }
+
+        def answer(ids: Sequence[int], thought: str = "") -> Answer:
+            text = model.tokenizer.decode(list(ids), skip_special_tokens=True)
+            truncated = len(ids) == config.max_tokens and ids[-1] not in stop_ids and not ended(ids)
+            return Answer(text=strip(cut(text, task.stops), model.thoughts.tags), truncated=truncated, thought=thought)
+
+        if not thought:
+            completions = model.sample(prompts, config.samples, **options)
+            return [[answer(one.token_ids) for one in row] for row in completions]
+        rollouts = model.think(prompts, config.samples, thought_tokens=config.thought_tokens, **options)
+        return [[answer(one.token_ids[one.thought_tokens :], one.thought) for one in row] for row in rollouts]
+
+    def bits(self, texts: Sequence[tuple[str, str]]) -> list[float]:
+        """See :meth:`Answerer.bits`."""
+        groups = [
+            Group(prefix=self._ids(prompt), branches=(self.model.encode(continuation),))
+            for prompt, continuation in texts
+        ]
+        return [float(-logprobs.sum()) / math.log(2) for [logprobs] in self.model.logprobs(groups)]
+
+    def release(self) -> None:
+        """See :meth:`Answerer.release`."""
+        self.model.release()
+
+    def _ids(self, prompt: str) -> tuple[int, ...]:
+        return self.model.bos + self.model.encode(prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointAnswerer:
+    """A server's `/completions`.  It shares the prefix of equal prompts if it has a prefix cache."""
+
+    endpoint: Endpoint
+    tags: Tags
+
+    def answer(
+        self, questions: Sequence[Question], task: Task, config: ReasoningConfig, key: Key, *, thought: bool
+    ) -> list[list[Answer]]:
+        """See :meth:`Answerer.answer`.
+
+        Raises:
+            TaskError: if the server left a request unanswered; what is missing is not a wrong answer.
+        """
+        n = config.samples
+        texts = [question.prompt for question in questions for _ in range(n)]
+        seeds = [key.integer(question.id, k) % 2**31 for question in questions for k in range(n)]
+
+        def complete(most: int, stops: tuple[str, ...]) -> list[tuple[str, bool]]:
+            options = TextOptions(max_tokens=most, temperature=config.temperature, stop=stops)
+            replies = self.endpoint.complete(texts, options, seeds)
+            errors = [reply.error for reply in replies if reply.error is not None]
+            if errors:
+                reason = "its words are left out, for they may quote a problem" if task.private else errors[0]
+                raise TaskError(
+                    f"{self.endpoint.config.base_url}: {len(errors)} of {len(replies)} requests were not answered "
+                    f"({reason}). What was answered before is kept: run the same command again"
+                )
+            return [(reply.text, reply.finish == "length") for reply in replies]
+
+        thoughts = [""] * len(texts)
+        if thought:
+            texts = [text + self.tags.open for text in texts]
+            thoughts = [
+                cut(text, (self.tags.close,)) for text, _ in complete(config.thought_tokens, (self.tags.close,))
+            ]
+            texts = [text + words + self.tags.close for text, words in zip(texts, thoughts, strict=True)]
+        # A server would end at a newline that only separates an answer from the thought before it.
+        replies = complete(config.max_tokens, tuple(stop for stop in task.stops if stop.strip() or not thought))
+        answers = []
+        for (text, at_limit), words in zip(replies, thoughts, strict=True):
+            kept = cut(text, task.stops)
+            answers.append(Answer(text=strip(kept, self.tags), truncated=at_limit and kept == text, thought=words))
+        return [answers[start : start + n] for start in range(0, len(answers), n)]
+
+    def bits(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Return nothing: servers do not agree on how a given text is scored."""
+
+    def release(self) -> None:
+        """Do nothing: the weights are the server's."""
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """Return ``text`` up to the first of ``stops``.
+
+    A stop that is white space ends words only: a line that has not begun is not over.
+    """
+    blank = len(text) - len(text.lstrip())
+    places = [place for stop in stops if (place := text.find(stop, 0 if stop.strip() else blank)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def _ended(tokenizer: Any, stops: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Return what says of written ids whether one of ``stops`` is now complete.
+
+    The end of the ids is decoded: every token of a stop spells at least one of its bytes.
+    """
+    most = max((len(stop.encode()) for stop in stops), default=0)
+
+    def ended(ids: Sequence[int]) -> bool:
+        end = tokenizer.decode(list(ids[-most:])) if most else ""
+        if not any(stop in end for stop in stops):
+            return False
+        text = tokenizer.decode(list(ids))
+        return cut(text, stops) != text
+
+    return ended

@@ -1,0 +1,240 @@
+"""Reasoning benchmarks: all arms answer the same problems with the same random numbers; one row a problem.
+
+::
+
+    <arm>/reasoning-<task>         answers of one arm to one task
+    shared/reasoning              says that the figures of all arms were measured, together at the end
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from forethought.config import ReasoningConfig
+from forethought.costs.base import REPLY, Cost, Phase, Setting, drawn, known, scored, served
+from forethought.evals.reasoning.answers import EndpointAnswerer, EvalArm, ModelAnswerer
+from forethought.evals.reasoning.catalogue import task as task_of
+from forethought.evals.reasoning.figures import measure, problem_metrics
+from forethought.evals.reasoning.rows import Row, answered
+from forethought.evals.reasoning.task import Task, TaskError
+from forethought.graph import REASONING, Arm, Step, arms
+from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint
+from forethought.metrics import MACRO
+from forethought.models.model import Compute, Model
+from forethought.progress import Progress, StageProgress
+from forethought.records import Measurement, content_id
+from forethought.stages.base import Stage
+from forethought.store import BASE, StageFolder
+
+ENDPOINT = "endpoint"
+"""The arm that is a server."""
+ANSWERS = "answers"
+"""Name of the log of answers."""
+HEADER, SOLUTION, ALL = 300, 80, 500
+"""Assumed by the plan: tokens of worked examples and a problem, tokens of a solution, problems of a whole task."""
+
+
+def stage_name(task: str) -> str:
+    """Return the name of the folder in which an arm's answers to a task are kept."""
+    return f"reasoning-{task}"
+
+
+class Reasoning(Stage):
+    """Asks every arm every task, and measures how they did, task by task and arm against arm."""
+
+    name = REASONING
+
+    def validate(self) -> None:
+        """See :meth:`Stage.validate`.
+
+        Raises:
+            TaskError: if there is no such task or arm, or a task's problems could not be read.
+        """
+        self._chosen()
+        for task in self._tasks:
+            task.some(self._settings.source, 1)
+
+    def depends_on(self) -> dict[str, Any]:
+        """See :meth:`Stage.depends_on`."""
+        by_arm = {
+            arm.name: {task.name: self._answers_depend_on(arm, task) for task in self._tasks} for arm in self._arms
+        }
+        return by_arm | {"k": list(self._settings.passes)}
+
+    def run(self, folder: StageFolder) -> None:
+        """See :meth:`Stage.run`."""
+        figures = self.ask()
+        folder.finish({arm.name: arm.identity for arm in self._arms}, {"figures": figures})
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything is still to be answered."""
+        return any(not folder.done for folders in self._folders.values() for folder in folders.values())
+
+    def ask(self) -> int:
+        """Have what is missing answered, publish the figures, and return how many there are.
+
+        Alone it serves tasks, arms and models that the command line chose: they stand in the run's table beside
+        those of its config, and finish no stage of it.
+
+        Raises:
+            TaskError: if problems could not be read, or a server left some unanswered.
+        """
+        rows = {}
+        for arm in self._arms:
+            folders = self._folders[arm.name]
+            for task in self._tasks:
+                if not folders[task.name].done:
+                    with StageProgress(REASONING) as progress:
+                        self._answer(arm, task, folders[task.name], progress)
+            arm.answerer.release()
+            rows[arm.name] = {name: list(folder.read(ANSWERS)) for name, folder in folders.items()}
+        metrics = problem_metrics(self._settings.samples, self._settings.passes)
+        figures = measure(self._arms, rows, self._tasks, metrics, self.config.seed)
+        self._publish(figures)
+        return len(figures)
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """See :meth:`Stage.cost`."""
+        cfg = at.config.reasoning
+        assert cfg is not None
+        taking = [arm for arm in arms(at.config) if cfg.arms is None or arm.name in cfg.arms]
+        thinking = {"trained": sum(arm.thinks for arm in taking), "all": len(taking), "none": 0}[cfg.thoughts]
+        problems = sum(cfg.count(task_of(name).name) or ALL for name in cfg.tasks)
+
+        def cost() -> Cost:
+            answer, thought = REPLY * cfg.max_tokens, cfg.thought_tokens + REPLY * cfg.max_tokens
+            plain, deep = (
+                drawn(at.policy, problems, cfg.samples, (HEADER, size), cfg.sample_rows) for size in (answer, thought)
+            )
+            gold = scored(at.policy, problems, HEADER, SOLUTION, at.config.improve.micro_tokens)
+            total = (plain + gold).times(len(taking) + len(cfg.models)) + deep.times(thinking)
+            if cfg.endpoint is not None:
+                total += served(problems * cfg.samples, cfg.endpoint.concurrency, answer)
+            return total
+
+        tasks = f"up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
+        amount = f"{len(taking)} arms on {tasks}"
+        return [Phase(name="reasoning", amount=amount, cost=known(cost))]
+
+    def _answer(self, arm: EvalArm, task: Task, folder: StageFolder, progress: Progress) -> None:
+        """Have one arm answer one task; what is in the folder's log already is not asked again."""
+        cfg, key = self._settings, Key(self.config.seed, "reasoning")
+        problems = task.some(cfg.source, cfg.count(task.name))
+        logged = {(row["interface"], row["problem"]) for row in folder.read(ANSWERS)}
+        done, total, size = 0, len(arm.interfaces) * len(problems), max(1, cfg.sample_rows // cfg.samples)
+        for interface in arm.interfaces:
+            for start in range(0, len(problems), size):
+                progress(done, total, f"{arm.name}: {task.name}, {interface}")
+                batch = problems[start : start + size]
+                if any((interface, problem.id) not in logged for problem in batch):
+                    # A batch is computed whole, whatever of it was logged before a kill: how sums are rounded depends
+                    # on what else is in the batch.
+                    rows: Sequence[Row] = answered(arm.answerer, task, batch, cfg, key, interface)
+                    folder.append(ANSWERS, [row for row in rows if (interface, row["problem"]) not in logged])
+                done += len(batch)
+        progress(done, total, f"{arm.name}: {task.name}")
+        folder.finish({"policy": arm.identity}, {"problems": len(problems), "private": task.private})
+
+    def _publish(self, figures: list[Measurement]) -> None:
+        """Put figures in the run's table, instead of what was measured before of the same arms and tasks."""
+        run, arms = self.context.run, {arm.name for arm in self._arms}
+        tasks = {task.name for task in self._tasks} | {MACRO}
+        before = [one for one in run.measurements() if one.stage == REASONING and one.arm in arms]
+        others = [one for one in before if one.condition.partition("/")[0] not in tasks]
+        present, new = set(before), {_row_of(one) for one in figures}
+        if all(_row_of(one) in new for one in before if one not in others):
+            run.measure(one for one in figures if one not in present)
+            return
+        # Some figures have no successor: another number of samples, an interface less.
+        run.drop(lambda row: row["stage"] == REASONING and row["arm"] in arms)
+        run.measure([*others, *figures])
+
+    @cached_property
+    def _folders(self) -> dict[str, dict[str, StageFolder]]:
+        """The folder of each arm's answers to each task."""
+        return {
+            arm.name: {
+                task.name: self.context.folder(
+                    arm.name, stage_name(task.name), self._answers_depend_on(arm, task), self.step.name
+                )
+                for task in self._tasks
+            }
+            for arm in self._arms
+        }
+
+    def _answers_depend_on(self, arm: EvalArm, task: Task) -> dict[str, Any]:
+        drawn = {"samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
+        return {
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "policy": arm.identity,
+            "task": task.identity,
+            "problems": self._settings.count(task.name),
+            "interfaces": list(arm.interfaces),
+            "reasoning": self._settings.model_dump(mode="json", include=drawn),
+        }
+
+    @property
+    def _settings(self) -> ReasoningConfig:
+        if self.config.reasoning is None:
+            raise TaskError("no [reasoning] table in the config: add it, or name --tasks")
+        return self.config.reasoning
+
+    @cached_property
+    def _tasks(self) -> list[Task]:
+        return [task_of(name) for name in self._settings.tasks]
+
+    @cached_property
+    def _arms(self) -> list[EvalArm]:
+        """The arms, models and server that answer; weights are loaded when they first do."""
+        cfg, tags = self._settings, self.context.tags
+        found = []
+        for arm in self._chosen():
+            model = self.context.base.with_tags(tags) if arm.name == BASE else self.context.load(arm.name, tags=tags)
+            found.append(self._eval_arm(model, arm.past + arm.peer, arm.thinks))
+        for name, place in cfg.models.items():
+            compute, say = Compute.of(self.config), self.context.say
+            found.append(self._eval_arm(Model.named(place, compute, name=name, tags=tags, progress=say)))
+        if cfg.endpoint is not None:
+            found.append(
+                EvalArm(
+                    name=ENDPOINT,
+                    identity=content_id(cfg.endpoint.base_url, cfg.endpoint.model),
+                    answerer=EndpointAnswerer(Endpoint(cfg.endpoint), tags),
+                    thinks=cfg.thoughts == "all",
+                )
+            )
+        return found
+
+    def _eval_arm(self, model: Model, against: tuple[str, ...] = (), trained_to_think: bool = False) -> EvalArm:
+        asked = self._settings.thoughts
+        thinks = asked == "all" or (asked == "trained" and trained_to_think)
+        return EvalArm(
+            name=model.name, identity=model.identity, answerer=ModelAnswerer(model), against=against, thinks=thinks
+        )
+
+    def _chosen(self) -> list[Arm]:
+        """Return the run's arms that the config chooses; all by default."""
+        cfg, by_name = self._settings, {arm.name: arm for arm in arms(self.config)}
+        unknown = sorted(set(cfg.arms or ()) - set(by_name))
+        if unknown:
+            raise TaskError(f"reasoning.arms: this run has no {', '.join(unknown)}; it has {', '.join(by_name)}")
+        taken = sorted({*by_name, ENDPOINT} & set(cfg.models))
+        if taken:
+            raise TaskError(f"reasoning.models: {', '.join(taken)} is the name of an arm; choose another")
+        chosen = [arm for name, arm in by_name.items() if cfg.arms is None or name in cfg.arms]
+        if not chosen and not cfg.models and cfg.endpoint is None:
+            raise TaskError("reasoning: no arm, model or endpoint selected; name one in arms, models or endpoint")
+        return chosen
+
+
+def _row_of(one: Measurement) -> tuple[str, ...]:
+    return one.arm, one.against, one.metric, one.condition, one.judge
+
+
+STAGE = Reasoning

@@ -1,8 +1,8 @@
-"""Judges, their entrance examination, and the teacher that rewrites."""
+"""Judges, their audit, and the teacher that rewrites."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,12 +10,31 @@ from forethought.config.base import Positive, Section, Share
 from forethought.config.sources import EndpointConfig, ModelConfig
 
 
+def check_custom(kind: str, path: str | None, options: dict[str, Any]) -> None:
+    """Check that a section has ``path`` if, and ``path`` or ``options`` only if, its kind is ``custom``.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if kind == "custom" and path is None:
+        raise ValueError(
+            'kind = "custom" needs `path`, such as path = "my_judges:Fresh" for class Fresh in my_judges.py'
+        )
+    if kind != "custom" and (path is not None or options):
+        raise ValueError(f'kind = "{kind}" takes no `path` and no `options`: set kind = "custom", or remove them')
+
+
 class JudgeConfig(Section):
     """One judge of candidates."""
 
-    kind: Literal["likelihood", "pairwise", "pointwise", "shorter"] = "likelihood"
+    kind: Literal["likelihood", "pairwise", "pointwise", "shorter", "custom"] = "likelihood"
     """`likelihood`: log-probability of the candidate under a stronger model; `pairwise`: an LLM chooses
-    between two; `pointwise`: an LLM grades one (safety, factuality); `shorter`: prefers shorter text (tests)."""
+    between two; `pointwise`: an LLM grades one (safety, factuality); `shorter`: prefers shorter text (tests);
+    `custom`: Python code of one's own."""
+    path: str | None = None
+    """For `custom`: `module:attribute` of a class or function that returns a judge; see docs/extending.md."""
+    options: dict[str, Any] = {}
+    """For `custom`: keyword arguments of it."""
     axis: Literal["quality", "safety", "factuality"] = "quality"
     """What an LLM judge judges: quality is pairwise, safety and factuality are pointwise."""
     model: ModelConfig | None = None
@@ -47,7 +66,8 @@ class JudgeConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> JudgeConfig:
-        if self.kind != "shorter" and (self.model is None) == (self.endpoint is None):
+        check_custom(self.kind, self.path, self.options)
+        if self.kind not in ("shorter", "custom") and (self.model is None) == (self.endpoint is None):
             raise ValueError(f"a {self.kind} judge needs exactly one of `model` and `endpoint`")
         if self.kind == "likelihood" and self.model is None:
             raise ValueError("a likelihood judge needs `model`: endpoints do not score given text reliably")
@@ -74,7 +94,7 @@ class AuditConfig(Section):
         "corrupted": 0.55,
         "rollout": 0.6,
     }
-    """The bar: share of pairs, seen in both orders, in which the original suffix wins (ties half)."""
+    """Least share of pairs, seen in both orders, in which the original suffix wins (ties half)."""
     max_unscored: Share = 0.05
     """Largest share of verdicts that may be unscored."""
     allow_failing: bool = False

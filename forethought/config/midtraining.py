@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from forethought.config.base import Positive, Section, Share
+from forethought.config.judging import check_custom
 from forethought.config.sources import EndpointConfig, ModelConfig
 from forethought.config.stages import TrainingConfig
 
@@ -14,9 +15,14 @@ from forethought.config.stages import TrainingConfig
 class MatchConfig(Section):
     """Who says whether a predicted suffix matches the true one; it never sees the thought."""
 
-    kind: Literal["similarity", "llm", "likelihood-gain"] = "similarity"
+    kind: Literal["similarity", "llm", "likelihood-gain", "custom"] = "similarity"
     """`similarity`: cosine of sentence embeddings; `llm`: a language model says yes or no; `likelihood-gain`: how much
-    likelier a language model finds the true suffix once it has read the prediction."""
+    likelier a language model finds the true suffix once it has read the prediction; `custom`: Python code of one's
+    own."""
+    path: str | None = None
+    """For `custom`: `module:attribute` of a class or function that returns a match judge; see docs/extending.md."""
+    options: dict[str, Any] = {}
+    """For `custom`: keyword arguments of it."""
     embedder: str = "all-minilm-l6-v2"
     """For `similarity`: the installed package of that name, a sentence-transformers folder with mean pooling, or
     `letters`, which counts letters (tests)."""
@@ -47,10 +53,12 @@ class MatchConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> MatchConfig:
+        check_custom(self.kind, self.path, self.options)
         sources = (self.model is not None) + (self.endpoint is not None)
-        if sources != (0 if self.kind == "similarity" else 1):
+        if sources != (0 if self.kind in ("similarity", "custom") else 1):
             raise ValueError(
-                f"kind = {self.kind!r}: `similarity` takes `embedder`, the others exactly one of `model` and `endpoint`"
+                f"kind = {self.kind!r}: `similarity` takes `embedder`, `custom` takes `path`, the others exactly "
+                "one of `model` and `endpoint`"
             )
         if self.kind == "likelihood-gain" and self.model is None:
             raise ValueError("likelihood-gain needs `model`: endpoints do not score given text reliably")

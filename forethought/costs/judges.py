@@ -31,7 +31,7 @@ def judging(at: Setting, name: str, contests: float, candidates: int, tokens: fl
         tokens: of a text.
     """
     judge = {**at.config.judges, **at.config.evaluate.judges}[name]
-    if judge.kind == "shorter":
+    if judge.kind in ("shorter", "custom"):  # what code of the user's own costs is not known
         return Cost()
     if judge.kind == "likelihood":
         roles = [f"judge {name}", *([f"judge {name}, contrast"] if judge.contrast else [])]
@@ -49,6 +49,8 @@ def matching(at: Setting, contests: float, predictions: float) -> Cost:
     assert at.config.rlmt is not None
     match, tokens = at.config.rlmt.match, at.config.rlmt.suffix_tokens
     asked = contests * predictions
+    if match.kind == "custom":
+        return Cost()
     if match.kind == "similarity":
         return Cost(seconds=0.0 if match.embedder == "letters" else (contests + asked) * SECONDS_PER_EMBEDDING)
     if match.kind == "likelihood-gain":

@@ -106,7 +106,7 @@ def _total(column: Sequence[Score]) -> Score:
 
 
 def totals(n: int, per_judge: Sequence[Sequence[Verdict]]) -> list[Score]:
-    """Return the combined scores of one contest's ``n`` candidates from the verdicts of each judge."""
+    """Return the combined scores of one request's ``n`` candidates from the verdicts of each judge."""
     bounded = [all(verdict.axis not in UNBOUNDED for verdict in verdicts) for verdicts in per_judge]
     return combine([scores(n, verdicts) for verdicts in per_judge], bounded)
 
@@ -140,13 +140,12 @@ class Statistics:
     """Counts over the verdicts of one judge; a rate is ``None`` when its denominator is zero."""
 
     verdicts: int
-    """All verdicts."""
     unscored: int
-    """Those that are no vote."""
+    """Verdicts that are no vote."""
     pairs: int
     """Pairs with a result: judged pairs, or pairs of scored candidates."""
     ties: int
-    """Those without a winner."""
+    """Pairs without a winner."""
     decided: int
     """Pairwise verdicts that name a winner."""
     first_wins: int
@@ -172,10 +171,10 @@ class Statistics:
         return self.consistent / self.both_orders if self.both_orders else None
 
 
-def statistics(contests: Iterable[Sequence[Verdict]]) -> Statistics:
-    """Count over the verdicts of several contests, given per contest (indices are those of the contest)."""
+def statistics(requests: Iterable[Sequence[Verdict]]) -> Statistics:
+    """Count over the verdicts of several requests, given per request (indices are those of the request)."""
     count: dict[str, int] = dict.fromkeys(Statistics.__dataclass_fields__, 0)
-    for verdicts in contests:
+    for verdicts in requests:
         count["verdicts"] += len(verdicts)
         count["unscored"] += sum(verdict.outcome is Outcome.UNSCORED for verdict in verdicts)
         pairwise = [verdict for verdict in verdicts if verdict.second is not None]

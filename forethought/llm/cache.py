@@ -5,63 +5,95 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal, TypeVar
 
-from forethought.llm.base import TRANSPORT, LanguageError
-from forethought.llm.generate import Style, Writer, Written
+from forethought.llm import TRANSPORT, LanguageError
+from forethought.llm.generate import GenerationConfig, Generator, Reply
 from forethought.records import content_id
 
+T = TypeVar("T")
 
-class Cache:
-    """An SQLite file that holds a text for each key.
+COLUMNS = {"replies": ("writer", "reply"), "verdicts": ("judge", "verdict")}
+"""Of each table, after its key: who said it, and what."""
+BATCH = 16
+"""Requests that are asked and stored together: a killed process loses one batch at most.
+
+The size is fixed, so what is computed together, and the last bit of a score, does not depend on where it was killed.
+"""
+
+
+class TextCache:
+    """A table of an SQLite file that holds a text for each key.
 
     A batch is one transaction in write-ahead mode, so that ``kill -9`` leaves whole batches.  Threads may share an
     instance, and processes may share the file.
     """
 
-    what, table, columns = "reply", "replies", ("writer", "reply")
-    """What is kept, for messages; where; and the names of its source and text."""
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, table: Literal["replies", "verdicts"]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._table = table
+        source, self._text = COLUMNS[table]
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path, timeout=60.0, check_same_thread=False)
-        columns = f"key TEXT PRIMARY KEY, {self.columns[0]} TEXT NOT NULL, {self.columns[1]} TEXT NOT NULL"
+        columns = f"key TEXT PRIMARY KEY, {source} TEXT NOT NULL, {self._text} TEXT NOT NULL"
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             with self._database:
-                self._database.execute(f"CREATE TABLE IF NOT EXISTS {self.table} ({columns}) WITHOUT ROWID")
+                self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) WITHOUT ROWID")
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise LanguageError(
-                f"{path}: not a usable {self.what} cache ({error}). Move it away to start a new one"
+                f"{path}: not a usable {self._text} cache ({error}). Move it away to start a new one"
             ) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
         """Return the stored texts among ``keys``."""
-        found: dict[str, str] = {}
-        select = f"SELECT key, {self.columns[1]} FROM {self.table} WHERE key IN"
+        stored: dict[str, str] = {}
+        select = f"SELECT key, {self._text} FROM {self._table} WHERE key IN"
         with self._lock:
             for start in range(0, len(keys), 500):
                 some = keys[start : start + 500]
-                found.update(self._database.execute(f"{select} ({','.join('?' * len(some))})", some))
-        return found
+                stored.update(self._database.execute(f"{select} ({','.join('?' * len(some))})", some))
+        return stored
 
     def put(self, source: str, rows: Sequence[tuple[str, str]]) -> None:
-        """Store ``(key, text)`` rows from ``source`` in one transaction; what is there already stays."""
+        """Store ``(key, text)`` rows from ``source`` in one transaction; a key that is there already keeps its text."""
+        insert = f"INSERT OR IGNORE INTO {self._table} VALUES (?, ?, ?)"
         try:
             with self._lock, self._database:
-                self._database.executemany(
-                    f"INSERT OR IGNORE INTO {self.table} VALUES (?, ?, ?)", [(key, source, text) for key, text in rows]
-                )
+                self._database.executemany(insert, [(key, source, text) for key, text in rows])
         except sqlite3.OperationalError as error:
             raise LanguageError(
-                f"{self._path}: {len(rows)} {self.table} cannot be stored: {error}. If the disk is full, free some "
+                f"{self._path}: {len(rows)} {self._table} cannot be stored: {error}. If the disk is full, free some "
                 "space; the same command goes on where it was"
             ) from error
+
+    def complete(
+        self,
+        source: str,
+        keys: Sequence[str],
+        compute: Callable[[list[int]], Sequence[T]],
+        pack: Callable[[T], str | None],
+        unpack: Callable[[int, str], T],
+    ) -> list[T]:
+        """Return the value of each key, of which the unknown ones are computed and stored.
+
+        Args:
+            source: who computes.
+            keys: content hashes of what is asked.
+            compute: returns the values of some indices of ``keys``, in their order.
+            pack: makes a text of a value, or ``None`` of one that is not to be kept.
+            unpack: makes the value of an index from its text.
+        """
+        known = self.get(keys)
+        missing = [index for index, key in enumerate(keys) if key not in known]
+        fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
+        self.put(source, [(keys[index], text) for index, value in fresh.items() if (text := pack(value)) is not None])
+        return [fresh[i] if i in fresh else unpack(i, known[key]) for i, key in enumerate(keys)]
 
     def close(self) -> None:
         """Close the file."""
@@ -69,51 +101,32 @@ class Cache:
             self._database.close()
 
 
-class CachedWriter:
-    """A writer that asks another one only what the cache does not know.
+class CachedGenerator:
+    """A generator that asks another one only what the cache does not know."""
 
-    Requests are written and stored in batches of fixed size, so that a killed process loses one batch at most, and
-    what is computed together does not depend on where it was killed.
-    """
-
-    def __init__(self, writer: Writer, cache: Cache, batch: int = 16) -> None:
-        self.writer = writer
+    def __init__(self, generator: Generator, cache: TextCache) -> None:
+        self.generator = generator
         self.cache = cache
-        self.batch = batch
+        self.name = generator.name
+        self.identity = generator.identity
 
-    @property
-    def name(self) -> str:
-        """Name of the writer behind the cache."""
-        return self.writer.name
+    def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
+        """See :class:`~forethought.llm.generate.Generator`."""
+        starts = range(0, len(requests), BATCH)
+        return [row for start in starts for row in self._batch(requests[start : start + BATCH], repeats, config)]
 
-    @property
-    def identity(self) -> str:
-        """Identity of the writer behind the cache."""
-        return self.writer.identity
+    def _batch(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
+        return self.cache.complete(
+            self.name,
+            [content_id(self.identity, config.identity, repeats, request) for request in requests],
+            lambda missing: self.generator.generate([requests[index] for index in missing], repeats, config),
+            _pack,
+            lambda index, text: [Reply(*reply) for reply in json.loads(text)],
+        )
 
-    def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        """See :class:`~forethought.llm.generate.Writer`."""
-        replies: list[list[Written]] = []
-        for start in range(0, len(requests), self.batch):
-            replies += self._write(requests[start : start + self.batch], repeats, style)
-        return replies
 
-    def _write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        keys = [content_id(self.identity, str(style), repeats, request) for request in requests]
-        known = {key: json.loads(text) for key, text in self.cache.get(keys).items()}
-        # A batch is all or nothing, unless a server failed on some of it.
-        missing = [index for index, key in enumerate(keys) if key not in known]
-        fresh = dict(zip(missing, self._asked([requests[index] for index in missing], repeats, style), strict=True))
-        stored = [
-            (keys[index], json.dumps([[reply.text, reply.reason] for reply in row]))
-            for index, row in fresh.items()
-            if not any(reply.reason.startswith(TRANSPORT) for reply in row)
-        ]
-        self.cache.put(self.name, stored)
-        return [
-            fresh[index] if index in fresh else [Written(text, reason) for text, reason in known[key]]
-            for index, key in enumerate(keys)
-        ]
-
-    def _asked(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        return self.writer.write(requests, repeats, style) if requests else []
+def _pack(replies: Sequence[Reply]) -> str | None:
+    # A batch is all or nothing, unless a server failed on some of it.
+    if any(reply.reason.startswith(TRANSPORT) for reply in replies):
+        return None
+    return json.dumps([[reply.text, reply.reason] for reply in replies])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from forethought.llm.base import LanguageError
+from forethought.llm import LanguageError
 
 JUDGES = "forethought.judges"
 """The package whose ``prompts`` folder holds the judges' prompts and the rewrite teacher's."""
@@ -18,15 +18,14 @@ SECTION = re.compile(r"^=== (\w+) ===\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt's text.
+class PromptTemplate:
+    """A prompt with fields that are still empty.
 
-    Example: ``Prompt("Is $first better than $second?").split("second", {"first": "$second", "second": "b"})``
+    Example: ``PromptTemplate("Is $first better than $second?").split("second", {"first": "$second", "second": "b"})``
     gives ``("Is $second better than ", "b?")``.
     """
 
     text: str
-    """The template."""
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Return the text with every field replaced by its value, whatever the value contains."""
@@ -35,12 +34,12 @@ class Prompt:
     def split(self, field: str, values: Mapping[str, str]) -> tuple[str, str]:
         """Return the filled text before the first use of ``field``, which branches share, and from there on."""
         start = self.text.index(f"${field}")
-        return Prompt(self.text[:start]).fill(values), Prompt(self.text[start:]).fill(values)
+        return PromptTemplate(self.text[:start]).fill(values), PromptTemplate(self.text[start:]).fill(values)
 
 
-def load(
+def load_prompt(
     name: str, fields: tuple[str, ...], mode: str | None = None, path: str | None = None, home: str = JUDGES
-) -> Prompt:
+) -> PromptTemplate:
     """Read the prompt ``name`` that the package ``home`` ships, or the file ``path``.
 
     A file may end in sections such as ``=== letter ===`` and ``=== written ===``; the one called ``mode`` is put
@@ -73,4 +72,4 @@ def load(
         raise LanguageError(
             f"{where}: a prompt for {name} uses ${', $'.join(fields)}; missing: {missing}, unknown: {unknown}"
         )
-    return Prompt(text.rstrip("\n"))
+    return PromptTemplate(text.rstrip("\n"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,33 +57,44 @@ class LetterEmbedder:
 
 
 class BertEmbedder:
-    """A BERT with mean pooling, in float32 on the CPU or a GPU."""
+    """A BERT with mean pooling, in float32 on the CPU or a GPU; loaded when it is first asked."""
 
-    def __init__(self, name: str, identity: str, model: Any, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, name: str, identity: str, files: Callable[[], Mapping[str, bytes]], device: torch.device
+    ) -> None:
         self.name, self.identity = name, identity
-        self.model = model
-        self.tokenizer = tokenizer
+        self._files, self._device = files, device
+
+    @cached_property
+    def parts(self) -> tuple[Any, Tokenizer]:
+        """The network and its tokenizer.
+
+        Raises:
+            ModelError: if the files are no BERT's.
+        """
+        return _bert(self.name, self._files(), self._device)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """See :class:`Embedder`; texts of similar length share a batch, so that little is padded."""
-        encoded = self.tokenizer.encode_batch(list(texts))
+        model, tokenizer = self.parts
+        encoded = tokenizer.encode_batch(list(texts))
         order = sorted(range(len(texts)), key=lambda index: len(encoded[index].ids))
-        rows = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
+        rows = np.zeros((len(texts), model.config.hidden_size), np.float32)
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             width = max(len(encoded[index].ids) for index in batch)
             ids = torch.tensor([encoded[i].ids + [0] * (width - len(encoded[i].ids)) for i in batch])
             mask = torch.tensor([[1] * len(encoded[i].ids) + [0] * (width - len(encoded[i].ids)) for i in batch])
-            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            ids, mask = ids.to(model.device), mask.to(model.device)
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
             mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             rows[batch] = mean.cpu().numpy()
         return _unit(rows)
 
 
 def load_embedder(name: str, device: torch.device) -> Embedder:
-    """Return the embedder called ``name``: ``letters``, an installed package's, or a model folder.
+    """Return the embedder called ``name``: ``letters``, an installed package's, or a model folder; weights come later.
 
     Raises:
         ModelError: naming what is missing and the way out.
@@ -92,9 +104,13 @@ def load_embedder(name: str, device: torch.device) -> Embedder:
         return LetterEmbedder()
     package = packages().get(name)
     if package is not None:
-        return _bert(name, package.sha256[:12], package.read(_FILES), device)
+        return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), device)
     folder = Path(name).expanduser()
-    return _bert(folder.name, content_identity(folder), {file: (folder / file).read_bytes() for file in _FILES}, device)
+
+    def files() -> dict[str, bytes]:
+        return {file: (folder / file).read_bytes() for file in _FILES}
+
+    return BertEmbedder(folder.name, content_identity(folder), files, device)
 
 
 def packages() -> Mapping[str, PackagedEmbedder]:
@@ -123,7 +139,7 @@ def demand(name: str) -> None:
             )
 
 
-def _bert(name: str, identity: str, files: Mapping[str, bytes], device: torch.device) -> BertEmbedder:
+def _bert(name: str, files: Mapping[str, bytes], device: torch.device) -> tuple[Any, Tokenizer]:
     config = json.loads(files["config.json"])
     if config.get("model_type") != "bert":
         raise ModelError(f"{name}: a {config.get('model_type')} model; an embedder must be a BERT with mean pooling")
@@ -134,7 +150,7 @@ def _bert(name: str, identity: str, files: Mapping[str, bytes], device: torch.de
     tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
     tokenizer.no_padding()
     tokenizer.enable_truncation(min(LONGEST, config["max_position_embeddings"]))
-    return BertEmbedder(name, identity, model.eval().to(device), tokenizer)
+    return model.eval().to(device), tokenizer
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

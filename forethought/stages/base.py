@@ -22,7 +22,7 @@ from forethought.judges.build import build, build_matcher
 from forethought.judges.match import Matcher
 from forethought.keys import Key
 from forethought.models import load_tokenizer
-from forethought.models.model import Compute, Model
+from forethought.models.model import Compute, Model, ModelPool
 from forethought.records import Chunk, Measurement, Split, ThoughtRow, content_id
 from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
 from forethought.tags import Tags
@@ -57,11 +57,8 @@ class Context:
         self.say = say
         self._folder = folder
         self._kept: dict[Any, Any] = {}
-        from forethought import models as _m
-        from forethought.llm.shelf import Computing, Shelf
 
-        _d = _m.resolve_device(config.device)
-        self.pool = Shelf(_d, _m.resolve_dtype(config.dtype, _d), config.seed, say, Computing.of(config))
+        self.pool = ModelPool(Compute.of(config), say)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """Return what ``make`` returned when it was first called for ``key`` in this process."""
@@ -227,7 +224,8 @@ class Context:
 
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]
-        return build(config, self.pool, self.run.path / "verdicts.sqlite")
+        key = f"judges.{name}" if name in self.config.judges else f"evaluate.judges.{name}"
+        return build(config, self.pool, self.run.path / "verdicts.sqlite", key)
 
     def _chunks(self, split: Split) -> list[Chunk]:
         chunks = self.done(f"{SHARED}/chunk").load(f"chunks.{split}", Chunk)

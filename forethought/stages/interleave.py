@@ -20,11 +20,19 @@ from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
 from forethought.stages.base import Stage, StageError
 from forethought.stats import Interval
 from forethought.store import SHARED, StageFolder, atomic_write
-from forethought.thoughts import build
-from forethought.thoughts.dataset import FEW_PLACES, Ledger, augment, finished, measurements, row, statistics, usable
+from forethought.thoughts.dataset import (
+    FEW_PLACES,
+    ThoughtCounts,
+    augment,
+    finished_row,
+    make_row,
+    measurements,
+    statistics,
+    usable,
+)
 from forethought.thoughts.export import FILES, card, parquet
 from forethought.thoughts.places import by_surprise, candidates, spaced
-from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher
+from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher, build_teacher
 
 BATCH = 16
 """Chunks that are worked on at once."""
@@ -55,7 +63,7 @@ class Interleave(Stage):
     @cached_property
     def teacher(self) -> Teacher:
         """Who writes thoughts."""
-        return build.build_teacher(self.cfg, self.context.pool, self.context.run.path / "replies.sqlite")
+        return build_teacher(self.cfg, self.context.pool, self.context.run.path / "replies.sqlite")
 
     @property
     def counts(self) -> dict[Split, int | None]:
@@ -83,52 +91,51 @@ class Interleave(Stage):
         Raises:
             NoThoughtsError: if no row of a split is left, with the counted reasons.
         """
-        tags, config = build.tags(self.cfg), self.config
+        tags, config = self.context.tags, self.config
         chunks = {split: self.context.chunks(split)[:count] for split, count in self.counts.items()}
-        found: dict[Split, tuple[dict[str, Interval], Ledger]] = {}
+        found: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
         total, done = sum(map(len, chunks.values())), 0
         with StageProgress(self.name) as progress:
             for split, some in chunks.items():
-                ledger, rows = Ledger(), list[ThoughtRow]()
+                counts, rows = ThoughtCounts(), list[ThoughtRow]()
                 folder.truncate(f"rows.{split}", lambda row: False)
                 for start in range(0, len(some), BATCH):
-                    made = self.rows(some[start : start + BATCH], split, ledger)
+                    made = self.rows(some[start : start + BATCH], split, counts)
                     folder.append(f"rows.{split}", made)
                     rows += made
                     done += len(some[start : start + BATCH])
-                    kept = f", {ledger.accepted} of {ledger.offered} thoughts kept" if ledger.offered else ""
+                    kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
                     progress(done, total, f"{split}: {len(rows)} rows{kept}")
                 if not rows:
                     raise NoThoughtsError(
-                        f"no row of {split} is left: {json.dumps(ledger.plain())}. Take a stronger teacher, allow "
+                        f"no row of {split} is left: {json.dumps(counts.to_dict())}. Take a stronger teacher, allow "
                         "fewer thoughts (interleave.thoughts), a smaller interleave.gap, or longer chunks "
                         "(chunk.prefix_tokens)"
                     )
-                found[split] = (statistics(rows, some, ledger, config.seed), ledger)
+                found[split] = (statistics(rows, some, counts, config.seed), counts)
                 atomic_write(folder.path / FILES[split], parquet(rows, tags))
         atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, found))
         self.context.measure(self._figures(found))
-        counts = {split.value: ledger.plain() for split, (_, ledger) in found.items()}
+        by_split = {split.value: counts.to_dict() for split, (_, counts) in found.items()}
         inputs = {"chunks": self.context.identity(f"{SHARED}/chunk"), "policy": self.context.base.identity}
-        folder.finish(inputs, {"ledgers": counts})
+        folder.finish(inputs, {"ledgers": by_split})
 
-    def rows(self, chunks: Sequence[Chunk], split: Split, ledger: Ledger) -> list[ThoughtRow]:
-        """Return the rows of a batch of chunks; those that give none are counted in ``ledger``."""
+    def rows(self, chunks: Sequence[Chunk], split: Split, counts: ThoughtCounts) -> list[ThoughtRow]:
+        """Return the rows of a batch of chunks; those that give none are counted in ``counts``."""
         cfg, base = self.cfg, self.context.base
-        wanted, rules, tags = build.wanted(cfg), build.rules(cfg), build.tags(cfg)
         drafts = []
         for chunk in chunks:
             places = candidates(chunk, base.tokenizer, cfg.gap, cfg.clauses)
-            if usable(chunk, places, tags, wanted.fewest, ledger):
+            if usable(chunk, places, cfg, counts):
                 drafts.append(Draft(chunk=chunk, places=places))
         if cfg.positions == "surprise":
             ranked = by_surprise([d.chunk for d in drafts], [d.places for d in drafts], base.scorer, base.bos)
             for draft, best in zip(drafts, ranked, strict=True):
-                draft.places = spaced(best, wanted.most, wanted.gap)
+                draft.places = spaced(best, cfg.thoughts[1], cfg.gap)
         if split is Split.RLMT:
-            return self._places_only(drafts, ledger)
-        augment(drafts, self.teacher, rules, wanted, ledger)
-        return [made for draft in drafts if (made := finished(draft, wanted, ledger)) is not None]
+            return self._places_only(drafts, counts)
+        augment(drafts, self.teacher, cfg, counts)
+        return [made for draft in drafts if (made := finished_row(draft, cfg, counts)) is not None]
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
@@ -150,21 +157,21 @@ class Interleave(Stage):
             lines.append(line)
         return lines
 
-    def _places_only(self, drafts: Sequence[Draft], ledger: Ledger) -> list[ThoughtRow]:
-        wanted, teacher = build.wanted(self.cfg), self.teacher
+    def _places_only(self, drafts: Sequence[Draft], counts: ThoughtCounts) -> list[ThoughtRow]:
+        cfg, teacher = self.cfg, self.teacher
         chosen: list[list[Place]] = [draft.places for draft in drafts]
         if isinstance(teacher, ChunkTeacher):
-            chosen = [spaced(places, wanted.most, wanted.gap) for places in teacher.choose(drafts, 0)]
+            chosen = [spaced(places, cfg.thoughts[1], cfg.gap) for places in teacher.choose(drafts, 0)]
         rows = []
         for draft, places in zip(drafts, chosen, strict=True):
             if places:
-                rows.append(row(draft.chunk, places))
+                rows.append(make_row(draft.chunk, places))
             else:
-                ledger.dropped[FEW_PLACES] += 1
+                counts.dropped[FEW_PLACES] += 1
         return rows
 
-    def _figures(self, found: Mapping[Split, tuple[dict[str, Interval], Ledger]]) -> Iterable[Measurement]:
-        for split, (figures, ledger) in found.items():
+    def _figures(self, found: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]]) -> Iterable[Measurement]:
+        for split, (figures, counts) in found.items():
             blank = Measurement(
                 stage=self.name,
                 arm=split.value,
@@ -175,7 +182,7 @@ class Interleave(Stage):
                 unit="",
                 subject=self.teacher.identity,
             )
-            yield from measurements(figures, ledger, blank)
+            yield from measurements(figures, counts, blank)
 
 
 def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:

@@ -131,8 +131,8 @@ def try_(
             )
         opened, text = Run.open(folder), words[-1]
         names = [name.strip() for name in words[0].split(",")] if len(words) == 2 else []
-        wish = try_arms.Wish(temperature=temperature, tokens=tokens, samples=samples, seed=seed)
-        said = try_arms.ask(opened, names, text, wish, say)
-        out.print(try_arms.render(text, said, tags_of(config_of(opened))))
+        options = try_arms.SamplingOptions(temperature=temperature, tokens=tokens, samples=samples, seed=seed)
+        drawn = try_arms.ask(opened, names, text, options, say)
+        out.print(try_arms.render(text, drawn, tags_of(config_of(opened))))
 
     guard(work)

@@ -1,4 +1,4 @@
-"""What is taken from a run works without it: model folders, data sets, and texts of arms side by side."""
+"""What is exported from a run works without it: model folders, data sets, and texts of arms side by side."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_exported_is_one_message_and_leaves_nothing(done: Path, t
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("keep me")
     for arguments, message in (
-        ([done, "base", tmp_path / "full"], "there is something already"),
+        ([done, "base", tmp_path / "full"], "it exists and is not an empty folder"),
         ([done, "bas", tmp_path / "new"], "no such arm, or it is not done. Done: base, self-improved, base-think"),
         ([tmp_path / "nowhere", "base", tmp_path / "new"], "no such run folder"),
     ):
@@ -229,7 +229,7 @@ def test_trl_takes_the_data_as_it_is(loaded, tmp_path: Path) -> None:
 
 
 def test_data_goes_into_an_empty_folder_only_and_must_be_there(done: Path, data: Path, tmp_path: Path) -> None:
-    assert "there is something already" in cli("export-data", done, data).stderr
+    assert "it exists and is not an empty folder" in cli("export-data", done, data).stderr
     opened = Run.create_or_open(tmp_path / "new")
     opened.save_config(Run.open(done).config())
     refused = cli("export-data", opened.path, tmp_path / "none")
@@ -250,21 +250,21 @@ def test_two_arms_side_by_side(done: Path) -> None:
 
 def test_samples_seeds_and_temperature(done: Path) -> None:
     run = Run.open(done)
-    wish = try_arms.Wish(samples=3, tokens=6, thought_tokens=4)
-    said = try_arms.ask(run, ["self-improved-think", "base"], "The town of", wish)
+    options = try_arms.SamplingOptions(samples=3, tokens=6, thought_tokens=4)
+    said = try_arms.ask(run, ["self-improved-think", "base"], "The town of", options)
     assert {name: len(rows) for name, rows in said.items()} == {"self-improved-think": 3, "base": 3}
     assert all(one.thought is None for one in said["base"])
     assert all(one.thought is not None for one in said["self-improved-think"])
     assert len({one.text for one in said["base"]}) > 1
-    other = try_arms.ask(run, ["base"], "The town of", try_arms.Wish(samples=3, tokens=6, seed=1))
+    other = try_arms.ask(run, ["base"], "The town of", try_arms.SamplingOptions(samples=3, tokens=6, seed=1))
     assert other["base"] != said["base"]
-    greedy = try_arms.ask(run, ["base"], "The town of", try_arms.Wish(samples=2, tokens=6, temperature=0.0))
+    greedy = try_arms.ask(run, ["base"], "The town of", try_arms.SamplingOptions(samples=2, tokens=6, temperature=0.0))
     assert greedy["base"][0] == greedy["base"][1]
 
 
 def test_without_later_stages_the_last_arms_are_asked(tmp_path: Path) -> None:
     assert cli("run", CONFIG, "--run", tmp_path / "run", "--until", "improve", *sets(FEWER)).exit_code == 0
-    said = try_arms.ask(Run.open(tmp_path / "run"), [], "The town of", try_arms.Wish(tokens=3))
+    said = try_arms.ask(Run.open(tmp_path / "run"), [], "The town of", try_arms.SamplingOptions(tokens=3))
     assert list(said) == ["base", "self-improved"]
 
 

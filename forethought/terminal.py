@@ -48,7 +48,7 @@ def guard() -> Iterator[None]:
 def refuse_windows() -> None:
     """End a command that writes a run on native Windows, which has neither the locks nor the flushed folders."""
     if sys.platform == "win32":
-        say("error: forethought runs on Linux, macOS and WSL2 (Windows Subsystem for Linux). Run it inside WSL2")
+        say("error: forethought runs on Linux, macOS and WSL2 (Windows Subsystem for Linux). Start it inside WSL2")
         raise typer.Exit(1)
 
 

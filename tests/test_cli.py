@@ -135,7 +135,7 @@ def test_the_list_of_models() -> None:
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
     result = cli("run", tmp_path / "typo.toml")
     assert result.exit_code == 2
-    assert "typo.toml: no such config file. The shipped ones go by name: article, demo" in result.stderr
+    assert "typo.toml: no such config file. Shipped configs: article, demo" in result.stderr
 
 
 def test_an_unknown_option_is_an_error_of_usage() -> None:

@@ -96,7 +96,7 @@ def work():
     Path(sys.argv[1], "filler").write_bytes(bytes(4096))
     with run.lock():
         print("locked")
-guard(work)
+guard()(work)()
 """
 
 
@@ -298,12 +298,12 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(
     work: object, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
-        guard(work)  # type: ignore[arg-type]
+        guard()(work)()  # type: ignore[type-var]
     assert ended.value.exit_code == 1
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: the memory of {said} Lower improve.micro_tokens and improve.sample_rows")
     assert "smaller policy" in line
-    assert "the same command goes on where it was" in line
+    assert "run the same command again to resume" in line
 
 
 def test_the_memory_of_a_server_is_its_own_matter(capfd: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +311,7 @@ def test_the_memory_of_a_server_is_its_own_matter(capfd: pytest.CaptureFixture[s
         raise ModelError("http://127.0.0.1:8000 answers 500: CUDA out of memory")
 
     with pytest.raises(typer.Exit) as ended:
-        guard(served)
+        guard()(served)()
     assert ended.value.exit_code == 2
     assert capfd.readouterr().err == "error: http://127.0.0.1:8000 answers 500: CUDA out of memory\n"
 
@@ -321,4 +321,4 @@ def test_other_errors_keep_their_traceback() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        guard(broken)
+        guard()(broken)()

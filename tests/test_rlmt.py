@@ -302,7 +302,7 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
 
 def test_configs_that_cannot_be_meant_are_refused() -> None:
     for wrong, words in (
-        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "no standard deviation"),
+        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "which may be 0"),
         (("rlmt.match.kind='llm'",), "exactly one of `model` and `endpoint`"),
         (("thinking.probe_samples=9",), "takes thoughts of the gate"),
         (("chunk.rlmt_share=0.0",), "rlmt_share must not be 0"),

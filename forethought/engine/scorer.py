@@ -18,8 +18,8 @@ class TorchScorer:
     def __init__(
         self, policy: Policy, micro_tokens: int = 8192, forbidden_ids: Sequence[int] = (), *, as_trained: bool = False
     ) -> None:
-        """``as_trained``: round as the training forward of the same groups does, so that a difference between a policy
-        and its reference holds no rounding; a little slower."""
+        """``as_trained``: round as the training forward of the same groups does, so that the difference between a
+        policy and its reference has no rounding error; a little slower."""
         self.policy = policy
         self.micro_tokens = micro_tokens
         self.forbidden_ids = tuple(forbidden_ids)
@@ -32,9 +32,9 @@ class TorchScorer:
         head = (self.policy if self.as_trained else self.policy.backend).head(self.forbidden_ids)
         for batch in micro_batches(groups, self.micro_tokens):
             packed = pack([groups[i] for i in batch], self.policy.device)
-            flat = head.logprobs(self._hidden(packed)[packed.sources], packed.targets).cpu().numpy()
-            rows = iter(np.split(flat, np.cumsum(packed.branch_lengths)[:-1]))
-            results.extend([next(rows) for _ in groups[i].branches] for i in batch)
+            logprobs_A = head.logprobs(self._hidden(packed)[packed.sources], packed.targets).cpu().numpy()
+            branches = iter(np.split(logprobs_A, np.cumsum(packed.branch_lengths)[:-1]))
+            results.extend([next(branches) for _ in groups[i].branches] for i in batch)
         return results
 
     @torch.inference_mode()
@@ -45,8 +45,8 @@ class TorchScorer:
         ids = torch.tensor(list(choice_ids), device=self.policy.device)
         for batch in micro_batches(groups, self.micro_tokens):
             packed = pack([groups[i] for i in batch], self.policy.device)
-            flat = head.choices(self._hidden(packed)[packed.branch_ends], ids).cpu().numpy()
-            results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
+            logprobs_MC = head.choices(self._hidden(packed)[packed.branch_ends], ids).cpu().numpy()
+            results.extend(np.split(logprobs_MC, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
         return results
 
     def _hidden(self, packed: Packed) -> Tensor:

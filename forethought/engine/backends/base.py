@@ -1,6 +1,6 @@
-"""What computes without gradients, for one model on one device: the seam behind which all kernels lie.
+"""The interface of all kernels: what computes without gradients, for one model on one device.
 
-Shape legend: T packed tokens, A branch tokens, R rows that are decoded, H hidden size, V vocabulary.
+Shape legend: T packed tokens, A branch tokens, R rows that are decoded, H hidden size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Decoder(Protocol):
 
 
 class Backend(Protocol):
-    """Kernels for what needs no gradient: scoring, prefill, decoding, and the projection to the vocabulary."""
+    """Kernels for scoring, prefill, decoding, and the projection to the vocabulary."""
 
     @property
     def name(self) -> str:

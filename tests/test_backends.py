@@ -25,7 +25,7 @@ from forethought.engine import sampler as sampling_module
 from forethought.engine.backends import BackendError, amx, amx_library, onednn
 from forethought.engine.backends import select as select_function
 from forethought.engine.backends.onednn import FusedLayer, Norm, OneDNNBackend, PackedHead
-from forethought.engine.backends.selection import VARIABLE, forget, largest_relative_error, max_relative_error
+from forethought.engine.backends.selection import MAX_RELATIVE_ERROR, VARIABLE, forget, largest_relative_error
 from forethought.engine.branches import Prompt, Sampling, Thinking
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
@@ -54,7 +54,7 @@ def test_the_best_backend_is_chosen_and_the_line_says_why(architecture: str, dty
     expected = f"kernels: onednn; amx not used: {unfit}" if unfit else "kernels: amx"
     assert str(policy.kernels) == expected
     assert policy.backend.name == ("onednn" if unfit else "amx")
-    assert policy.kernels.error < max_relative_error(dtype)
+    assert policy.kernels.error < MAX_RELATIVE_ERROR[dtype]
 
 
 def test_a_backend_can_be_forced_by_config_and_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +139,9 @@ def test_a_kernel_that_computes_something_else_is_refused(
     kind: type, name: str, wrong: Callable[..., Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama").to(dtype)
-    assert largest_relative_error(OneDNNBackend(Policy(model).model)) < max_relative_error(dtype) / 2
+    assert largest_relative_error(OneDNNBackend(Policy(model).model)) < MAX_RELATIVE_ERROR[dtype] / 2
     monkeypatch.setattr(kind, name, wrong)
-    assert largest_relative_error(OneDNNBackend(model)) > max_relative_error(dtype)
+    assert largest_relative_error(OneDNNBackend(model)) > MAX_RELATIVE_ERROR[dtype]
     forget()
     policy = Policy(model)
     assert policy.backend.name == "torch"
@@ -153,7 +153,7 @@ def test_a_kernel_that_computes_something_else_is_refused(
 def test_a_norm_that_overwrites_the_residual_stream_is_refused_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Policy(tiny_model("gemma3")).model
     monkeypatch.setattr(Norm, "__call__", overwriting)
-    assert largest_relative_error(OneDNNBackend(model)) > max_relative_error(torch.float32)
+    assert largest_relative_error(OneDNNBackend(model)) > MAX_RELATIVE_ERROR[torch.float32]
 
 
 def test_not_a_number_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:

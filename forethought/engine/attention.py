@@ -48,7 +48,6 @@ class PackedAttention:
         self.split_attention = split_attention and packed.branch_layout is not None
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-        """See :meth:`AttentionLayout.attend`."""
         if self.packed.captured is not None:
             # Copies: views would keep the queries in memory, too.
             self.packed.captured.append((qkv[1].contiguous(), qkv[2].contiguous()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -308,10 +308,11 @@ def _branch_layout(groups: Sequence[Group], prefix_rows: list[list[int]], branch
 def _to(packed: Packed, device: torch.device) -> Packed:
     if device.type == "cpu":
         return packed
-    for block in packed.blocks:
-        for name in ("queries", "keys", "query_positions", "key_positions"):
-            setattr(block, name, getattr(block, name).to(device))
     packed.branch_layout = None  # the attention kernel that returns the log-sum-exp is for the CPU only
-    for name in ("tokens", "positions", "inverse", "sources", "targets", "branch"):
-        setattr(packed, name, getattr(packed, name).to(device))
+    holders: list[Packed | Block] = [packed, *packed.blocks]
+    for holder in holders:
+        for item in fields(holder):
+            value = getattr(holder, item.name)
+            if isinstance(value, Tensor) and item.name != "sequences":
+                setattr(holder, item.name, value.to(device))
     return packed

@@ -38,7 +38,13 @@ def save(
         forethought.store.StoreError: naming the folder, when the disk is full.
     """
     with publish(folder) as partial, _system_errors():
-        save_model(partial, trainer, tokenizer)
+        # The masters, as a Hugging Face folder that AutoModelForCausalLM and vLLM load unchanged.  save_pretrained puts
+        # the working copy's dtype into config.json, but the weights are those of the masters.
+        model = trainer.policy.model
+        model.save_pretrained(partial, state_dict=_tied(model, trainer.masters), max_shard_size="50GB")
+        config = json.loads((partial / "config.json").read_text())
+        (partial / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2))
+        tokenizer.save_pretrained(partial)
         (partial / STATE).parent.mkdir()
         (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
         if resumable:
@@ -51,16 +57,6 @@ def save(
             if reference is not None:
                 weights = {name: value.detach().contiguous() for name, value in reference.named_parameters()}
                 save_file(weights, partial / REFERENCE)
-
-
-def save_model(folder: Path, trainer: Trainer, tokenizer: Any) -> None:
-    """Write the masters as a Hugging Face folder that ``AutoModelForCausalLM`` and vLLM load unchanged."""
-    model = trainer.policy.model
-    model.save_pretrained(folder, state_dict=_tied(model, trainer.masters), max_shard_size="50GB")
-    # save_pretrained writes the working copy's dtype, but the weights are those of the masters.
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2))
-    tokenizer.save_pretrained(folder)
 
 
 def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:

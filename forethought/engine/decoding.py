@@ -60,7 +60,7 @@ class Decoding:
             self._slots = slots, row_of_place, place_of_row
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-        """See :meth:`forethought.engine.attention.AttentionLayout.attend`; stores the new tokens' keys and values."""
+        """Return the attention output of the rows' new tokens, ``(R, heads * D)``; their keys and values are stored."""
         q, k, v = qkv
         prompt_k, prompt_v = self.prompts[layer]
         branch_k, branch_v = self.branches[layer]

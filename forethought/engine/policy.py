@@ -11,7 +11,7 @@ from torch import Tensor
 
 from forethought.engine import attention
 from forethought.engine.attention import PackedAttention
-from forethought.engine.backends import Backend, Choice, select
+from forethought.engine.backends import Choice, TorchBackend, select
 from forethought.engine.backends.plain import forward
 from forethought.engine.backends.selection import probe
 from forethought.engine.branches import Group, Packed, pack
@@ -43,7 +43,7 @@ class Policy:
             self._verify(expected)
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> TorchBackend:
         """What samples and scores without gradients; chosen on first use."""
         return self._selected[0]
 
@@ -53,7 +53,7 @@ class Policy:
         return self._selected[1]
 
     @cached_property
-    def _selected(self) -> tuple[Backend, Choice]:
+    def _selected(self) -> tuple[TorchBackend, Choice]:
         return select(self.model, self._wanted)
 
     def weights_changed(self) -> None:

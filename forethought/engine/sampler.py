@@ -22,7 +22,7 @@ from forethought.engine.policy import Policy
 from forethought.keys import Key
 from forethought.records import Completion, Rollout, StopReason
 
-Output = TypeVar("Output", Completion, Rollout)
+Output = TypeVar("Output", Completion, Rollout, covariant=True)
 
 MIN_FINISHED_SHARE = 8
 """Finished rows are removed once they are one in this many: removing rows copies the caches of all that remain."""
@@ -39,7 +39,6 @@ class TorchSampler:
         self.on_progress = on_progress
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
-        """See :meth:`forethought.engine.Sampler.sample`."""
         return self._by_batch(prompts, k, sampling, key, lambda rows: CompletionRule(sampling, rows))
 
     def think(
@@ -132,7 +131,6 @@ class CompletionRule:
         self._written: list[list[int]] = [[] for _ in range(rows)]
 
     def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Rule.accept`."""
         stopped = torch.isin(drawn, self.stop_ids)
         ended = self.sampling.ended
         if ended is not None:
@@ -142,7 +140,6 @@ class CompletionRule:
         return drawn, stopped
 
     def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Completion:
-        """See :meth:`Rule.output`."""
         stop = StopReason.STOP if stops(tokens, self.sampling) else StopReason.LENGTH
         return Completion(token_ids=tuple(tokens), logprobs=tuple(logprobs), stop=stop)
 
@@ -158,7 +155,6 @@ class ThoughtRule:
         self._closed = [False] * rows  # by the policy itself
 
     def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Rule.accept`."""
         accepted = [self._accept(row, token) for row, token in zip(rows.tolist(), drawn.tolist(), strict=True)]
         return torch.tensor([token for token, _ in accepted]), torch.tensor([ended for _, ended in accepted])
 
@@ -178,7 +174,6 @@ class ThoughtRule:
         return token, False
 
     def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Rollout:
-        """See :meth:`Rule.output`."""
         thought = self._thought[row]
         assert thought is not None
         inserted = 0 if self._closed[row] else len(self.thinking.close_ids)

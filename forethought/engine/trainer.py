@@ -114,7 +114,7 @@ class Trainer:
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
-            self._clear_gradients()
+            self.optimizer.zero_grad()
             raise FloatingPointError(f"step {step}: the gradient norm is {norm}; lower the learning rate")
         if norm > self.adam.clip_norm:
             torch._foreach_mul_(gradients, self.adam.clip_norm / norm)
@@ -122,7 +122,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self._clear_gradients()
+        self.optimizer.zero_grad()
         self.publish()
         return {**totals, "gradient_norm": norm, "learning_rate": rate}
 
@@ -156,10 +156,6 @@ class Trainer:
             old=tensor([values for example in examples for values in example.old or ()]),
             advantages=tensor([np.array(example.advantages, np.float32) for example in examples if example.advantages]),
         )
-
-    def _clear_gradients(self) -> None:
-        for master in self.masters.values():
-            master.grad = None
 
 
 def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from forethought.engine.backends import amx_library as structures
 from forethought.engine.backends.amx_library import addresses, call, constant, kernels
-from forethought.engine.backends.base import InferenceHead
 from forethought.engine.backends.onednn import MAX_PACKED_BYTES, FusedLayer, OneDNNBackend, fuse, weight_bytes
-from forethought.engine.backends.plain import Layers
+from forethought.engine.backends.plain import InferenceHead, Layers
 from forethought.engine.branches import Packed
 from forethought.engine.decoding import Decoding
 from forethought.engine.head import Head, head_of
@@ -54,7 +53,6 @@ class TiledDecoding(Decoding):
         self._index_rows()
 
     def keep(self, rows: Tensor) -> None:
-        """See :meth:`Decoding.keep`."""
         super().keep(rows)
         self._index_rows()
 
@@ -183,24 +181,19 @@ class NativeHead:
         self.masked_ids = (masked_V.view(-1, panel) << torch.arange(panel)).sum(1).to(torch.uint32)
 
     def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`forethought.engine.head.Head.greedy`."""
-        return self._draw(hidden_RH, None, 1.0)
+        return self.draw(hidden_RH, None, 1.0)
 
-    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """See :meth:`forethought.engine.head.Head.draw`."""
-        return self._draw(hidden_RH, uniforms_R.double(), temperature)
-
-    def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
-        """See :meth:`forethought.engine.head.Head.logprobs`; without gradients."""
-        scratch = torch.empty(2, torch.get_num_threads(), len(hidden_AH))
-        return self._run("score", hidden_AH, targets_A, scratch, scale=1.0)
-
-    def _draw(self, hidden_RH: Tensor, uniforms_R: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+        """Draw tokens; without uniform numbers, take the likeliest."""
         ids_R = torch.empty(len(hidden_RH), dtype=torch.long)
         scratch = torch.empty(2, len(hidden_RH), len(self.masked_ids))
-        return ids_R, self._run(
-            "draw", hidden_RH, ids_R, scratch, scale=1 / temperature, **addresses(uniforms=uniforms_R)
-        )
+        uniforms_R = None if uniforms_R is None else uniforms_R.double()
+        fields = addresses(uniforms=uniforms_R)
+        return ids_R, self._run("draw", hidden_RH, ids_R, scratch, scale=1 / temperature, **fields)
+
+    def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
+        scratch = torch.empty(2, torch.get_num_threads(), len(hidden_AH))
+        return self._run("score", hidden_AH, targets_A, scratch, scale=1.0)
 
     def _run(self, name: str, hidden: Tensor, ids: Tensor, scratch: Tensor, **fields: Any) -> Tensor:
         rows, logprobs = _buffer(len(hidden), self.width), torch.empty(len(hidden))
@@ -219,7 +212,7 @@ class NativeHead:
 
 
 class AMXBackend(OneDNNBackend):
-    """A :class:`~forethought.engine.backends.Backend` on the kernels of ``amx.cpp``."""
+    """Computes with the kernels of ``amx.cpp``."""
 
     name: ClassVar[str] = "amx"
     decoding: ClassVar[type[Decoding]] = TiledDecoding
@@ -231,7 +224,6 @@ class AMXBackend(OneDNNBackend):
 
     @classmethod
     def why_unavailable(cls, model: Any) -> str:
-        """See :meth:`TorchBackend.why_unavailable`."""
         library = kernels()
         why = library if isinstance(library, str) else super().why_unavailable(model)
         if why:
@@ -247,7 +239,6 @@ class AMXBackend(OneDNNBackend):
         return f"a width is not a multiple of {panel}" if any(width % panel for width in widths) else ""
 
     def layers(self, rows: int | None) -> Layers:
-        """See :meth:`TorchBackend.layers`."""
         if rows is None and not self._keeps:
             return super().layers(None)
 
@@ -260,14 +251,12 @@ class AMXBackend(OneDNNBackend):
         return layers
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
-        """See :meth:`Backend.head`."""
         if rows is None and not self._keeps:
             return super().head(forbidden_ids)
         head = head_of(self.model, forbidden_ids)
         return NativeHead(head, self._once("head", lambda: pack(head.weight)))
 
     def weights_changed(self) -> None:
-        """See :meth:`Backend.weights_changed`."""
         self._packed.clear()
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:

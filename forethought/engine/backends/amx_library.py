@@ -57,16 +57,12 @@ def kernels() -> ctypes.CDLL | str:
 
 def constant(name: str) -> int:
     """Return a number that ``amx.cpp`` exports: ``panel_width``, ``row_padding`` or ``rows_per_block``."""
-    library = kernels()
-    assert not isinstance(library, str), library
-    return _number(library, name)
+    return _number(kernels(), name)
 
 
 def call(name: str, *arguments: Any) -> None:
     """Call one of the kernels, on as many threads as torch has."""
-    library = kernels()
-    assert not isinstance(library, str), library
-    getattr(library, name)(*arguments, torch.get_num_threads())
+    getattr(kernels(), name)(*arguments, torch.get_num_threads())
 
 
 def addresses(**tensors: Tensor | None) -> dict[str, Any]:
@@ -74,7 +70,7 @@ def addresses(**tensors: Tensor | None) -> dict[str, Any]:
     return {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
 
 
-def _number(library: ctypes.CDLL, name: str) -> int:
+def _number(library: Any, name: str) -> int:
     return ctypes.c_int32.in_dll(library, name).value
 
 
@@ -116,46 +112,39 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
+class _Structure(ctypes.Structure):
+    """A structure of amx.cpp, where its fields are explained: pointers, then 32-bit integers, then floats."""
 
 
-# The structures of amx.cpp, field by field; what each field is stands there.
+def _fields(pointers: str, integers: str, floats: str = "") -> list[tuple[str, Any]]:
+    kinds = ((pointers, ctypes.c_void_p), (integers, ctypes.c_int32), (floats, ctypes.c_float))
+    return [(name, kind) for names, kind in kinds for name in names.split()]
 
 
-class Layer(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "qkv out gated down qkv_bias out_bias"),
-        *_fields(ctypes.c_void_p, "before_attention after_attention before_mlp after_mlp q_norm k_norm"),
-        *_fields(ctypes.c_int32, "hidden inner heads kv_heads width gelu"),
-        *_fields(ctypes.c_float, "scaling eps"),
-    ]
+class Layer(_Structure):
+    _fields_ = _fields(
+        "qkv out gated down qkv_bias out_bias before_attention after_attention before_mlp after_mlp q_norm k_norm",
+        "hidden inner heads kv_heads width gelu",
+        "scaling eps",
+    )
 
 
-class RowBuffers(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "x cos sin heads attended normed inner added"),
-        *_fields(ctypes.c_int32, "count"),
-    ]
+class RowBuffers(_Structure):
+    _fields_ = _fields("x cos sin heads attended normed inner added", "count")
 
 
-class BranchCache(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "prompt_keys prompt_values keys values prompt_lengths first_rows"),
-        *_fields(ctypes.c_int32, "prompts prompt_width capacity length window"),
-    ]
+class BranchCache(_Structure):
+    _fields_ = _fields(
+        "prompt_keys prompt_values keys values prompt_lengths first_rows",
+        "prompts prompt_width capacity length window",
+    )
 
 
-class Sequences(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "first length parent padded_first keys values"),
-        *_fields(ctypes.c_int32, "count window"),
-    ]
+class Sequences(_Structure):
+    _fields_ = _fields("first length parent padded_first keys values", "count window")
 
 
-class Head(ctypes.Structure):
-    _fields_ = [
-        *_fields(ctypes.c_void_p, "weight hidden masked_ids uniforms ids logprobs peaks sums"),
-        *_fields(ctypes.c_int32, "rows vocabulary width"),
-        *_fields(ctypes.c_float, "softcap scale"),
-    ]
+class Head(_Structure):
+    _fields_ = _fields(
+        "weight hidden masked_ids uniforms ids logprobs peaks sums", "rows vocabulary width", "softcap scale"
+    )

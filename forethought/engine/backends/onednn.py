@@ -20,8 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from forethought.engine.backends.base import InferenceHead
-from forethought.engine.backends.plain import Layers, TorchBackend
+from forethought.engine.backends.plain import InferenceHead, Layers, TorchBackend
 from forethought.engine.head import Head, head_of
 from forethought.machine import machine
 
@@ -45,13 +44,12 @@ _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class OneDNNBackend(TorchBackend):
-    """A :class:`~forethought.engine.backends.Backend` on fused layers and packed weights."""
+    """Computes with fused layers and packed weights."""
 
     name: ClassVar[str] = "onednn"
 
     @classmethod
     def why_unavailable(cls, model: Any) -> str:
-        """See :meth:`TorchBackend.why_unavailable`."""
         parameter = next(model.parameters())
         if parameter.device.type != "cpu":
             return "the model is not on the CPU"
@@ -64,15 +62,12 @@ class OneDNNBackend(TorchBackend):
 
     @classmethod
     def why_not_default(cls) -> str:
-        """See :meth:`TorchBackend.why_not_default`."""
         return "" if "avx2" in machine().features else "it is known to be faster than plain torch only with AVX2"
 
     def layers(self, rows: int | None) -> Layers:
-        """See :meth:`TorchBackend.layers`."""
         return fuse(self.model.get_decoder(), rows if weight_bytes(self.model) <= MAX_PACKED_BYTES else None)
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
-        """See :meth:`Backend.head`."""
         head = head_of(self.model, forbidden_ids)
         return head if rows is None else PackedHead.of(head, rows)
 

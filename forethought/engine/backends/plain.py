@@ -1,21 +1,21 @@
 """The backend that runs everywhere: the model's own modules, with a prefix's keys and values stored once.
 
-Faster backends derive from it: they run other layers in place of the modules.
+A backend computes what needs no gradient, for one model on one device: scoring, prefill, decoding and the projection
+to the vocabulary.  Faster ones derive from this one: they run other layers in place of the modules, and other heads.
 
-Shape legend: T packed tokens, G prompts, R rows that are decoded, P prompt positions, H hidden size.
+Shape legend: T packed tokens, A branch tokens, G prompts, R rows that are decoded, P prompt positions, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from forethought.engine.attention import AttentionLayout, PackedAttention
-from forethought.engine.backends.base import InferenceHead
 from forethought.engine.branches import Packed, Prompt, pack, share_prefixes
 from forethought.engine.decoding import Decoding
 from forethought.engine.head import head_of
@@ -24,8 +24,24 @@ Layers = Mapping[nn.Module, Callable[..., Tensor]]
 """By module, the forward that replaces its own."""
 
 
+class InferenceHead(Protocol):
+    """The projection to the vocabulary without gradients; see :class:`forethought.engine.head.Head`."""
+
+    def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the likeliest token of each row and its log-probability, both ``(R,)``."""
+        ...
+
+    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return a token drawn for each row and its log-probability at ``temperature``, both ``(R,)``."""
+        ...
+
+    def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
+        """Return the log-probability of each target, float32 ``(A,)``, in nats."""
+        ...
+
+
 class TorchBackend:
-    """A :class:`~forethought.engine.backends.Backend` on the model's own modules."""
+    """Computes with the model's own modules; the base class of all backends."""
 
     name: ClassVar[str] = "torch"
     decoding: ClassVar[type[Decoding]] = Decoding
@@ -50,11 +66,11 @@ class TorchBackend:
         return {}
 
     def hidden(self, packed: Packed) -> Tensor:
-        """See :meth:`Backend.hidden`."""
+        """Return the last hidden states ``(T, H)`` of a packed row."""
         return self._hidden(packed, self.layers(None))
 
     def decoder(self, prompts: Sequence[Prompt], branches: int, capacity: int) -> TorchDecoder:
-        """See :meth:`Backend.decoder`.
+        """Compute each prompt once; return the decoder of its ``branches``, each of up to ``capacity`` tokens.
 
         A common beginning of prompts, such as instructions and the text that they are about, is computed once.
         """
@@ -63,11 +79,11 @@ class TorchBackend:
         return TorchDecoder(self.model, layers, state, hidden_GH.repeat_interleave(branches, 0))
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
-        """See :meth:`Backend.head`."""
+        """Return the projection to the vocabulary: to draw tokens for ``rows`` rows, or for ``None`` to score."""
         return head_of(self.model, forbidden_ids)
 
     def weights_changed(self) -> None:
-        """See :meth:`Backend.weights_changed`."""
+        """Forget copies of the weights; called whenever the model's weights have changed."""
 
     def prefill(
         self, prompts: Sequence[Prompt], branches: int, capacity: int, layers: Layers
@@ -94,20 +110,21 @@ class TorchBackend:
 
 
 class TorchDecoder:
-    """A :class:`~forethought.engine.backends.Decoder` on the modules of a model, or on their replacements."""
+    """Branches of prompts that are decoded together, one token of each at a time."""
 
     def __init__(self, model: Any, layers: Layers, state: Decoding, hidden_RH: Tensor) -> None:
+        """``hidden_RH``: the last hidden state of each row's prompt."""
         self.model, self.layers, self.state, self.hidden = model, layers, state, hidden_RH
 
     def step(self, tokens_R: Tensor) -> Tensor:
-        """See :meth:`Decoder.step`."""
+        """Take one token per row and return the hidden states ``(R, H)`` after it."""
         with replaced(self.layers):
             hidden_RH = forward(self.model, tokens_R[None], self.state.positions(), self.state)
         self.state.length += 1
         return hidden_RH
 
     def keep(self, rows: Tensor) -> None:
-        """See :meth:`Decoder.keep`."""
+        """Drop all rows but ``rows``, ascending indices on the device."""
         self.state.keep(rows)
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from forethought.engine.backends.amx import AMXBackend
-from forethought.engine.backends.base import Backend
 from forethought.engine.backends.onednn import OneDNNBackend
 from forethought.engine.backends.plain import Layers, TorchBackend, forward
 from forethought.engine.branches import Group, Prompt, pack
@@ -26,7 +25,7 @@ BEST_FIRST: tuple[type[TorchBackend], ...] = (AMXBackend, OneDNNBackend, TorchBa
 VARIABLE = "FORETHOUGHT_BACKEND"
 """Names the backend where the config says ``auto``; for tests and for comparing machines."""
 
-MAX_RELATIVE_ERROR_BF16, MAX_RELATIVE_ERROR = 0.02, 1e-4
+MAX_RELATIVE_ERROR = {torch.bfloat16: 0.02, torch.float32: 1e-4}
 """Of a layer or head, by dtype: what rounding explains.  A wrong formula has an error near 1.
 
 The modules round to bfloat16 a few times more than fused kernels do; sums in float32 differ in their order only.
@@ -59,7 +58,7 @@ _decided: dict[str, Choice] = {}
 """Choices of this process, by what they depend on: models of the same shape share one."""
 
 
-def select(model: Any, wanted: str = "auto") -> tuple[Backend, Choice]:
+def select(model: Any, wanted: str = "auto") -> tuple[TorchBackend, Choice]:
     """Return the best backend that computes what the modules of ``model`` do, and why it was chosen.
 
     Args:
@@ -109,17 +108,12 @@ def _decide(model: Any, wanted: str) -> Choice:
         why = kind.why_unavailable(model) or (kind.why_not_default() if wanted == "auto" else "")
         if not why:
             error = largest_relative_error(kind(model))
-            if error < max_relative_error(next(model.parameters()).dtype):
+            if error < MAX_RELATIVE_ERROR.get(next(model.parameters()).dtype, MAX_RELATIVE_ERROR[torch.float32]):
                 return Choice(name=kind.name, error=error, reasons=reasons)
             why = f"on this model its results differ from those of plain torch by {error:.2%}"
         reasons[kind.name] = why
     listed = "; ".join(f"{name}: {why}" for name, why in reasons.items())
     raise BackendError(f'engine.backend: {listed}. Write engine.backend = "auto"')
-
-
-def max_relative_error(dtype: torch.dtype) -> float:
-    """Return the largest relative error at which a backend may be used."""
-    return MAX_RELATIVE_ERROR_BF16 if dtype == torch.bfloat16 else MAX_RELATIVE_ERROR
 
 
 @torch.inference_mode()

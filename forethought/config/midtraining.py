@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from forethought.config.base import Positive, Section, Share
+from forethought.config.judging import check_custom
 from forethought.config.sources import VerdictConfig
 from forethought.config.stages import TrainingConfig
 

@@ -172,7 +172,9 @@ def test_private_problems_reach_no_file_and_no_terminal(tmp_path: Path) -> None:
     by_id = {one.id: one for one in problems}
     for row in log:
         one = by_id[row["problem"]]
-        assert not any(piece and piece in written for piece in re.findall(r".{40}", one.question + one.solution))
+        pieces = re.findall(r".{40}", one.question + one.solution)
+        assert pieces
+        assert not any(piece in written for piece in pieces)
 
 
 def test_arms_are_compared_on_the_same_problems_and_thinking_ones_both_ways(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_the_data_set_loads_and_is_what_the_card_says(done: Path, tmp_path: Path
 
 def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Path) -> None:
     rows = {split: read(done, split) for split in (Split.SFT, Split.HELDOUT, Split.RLMT)}
+    assert all(rows.values())
     assert all(not one.thoughts and one.places for one in rows[Split.RLMT])
     assert all(one.thoughts for one in rows[Split.SFT])
     documents = [{one.document_id for one in some} for some in rows.values()]
@@ -97,6 +98,7 @@ def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Pat
 
 def test_rows_are_slices_of_the_chunks(done: Path) -> None:
     for split in (Split.SFT, Split.HELDOUT, Split.RLMT):
+        assert read(done, split)
         lines = (done / "shared" / "chunk" / f"chunks.{split}.jsonl").read_text().splitlines()
         chunks = {one.id: one for one in (from_dict(Chunk, json.loads(line)) for line in lines)}
         for one in read(done, split):
@@ -157,7 +159,7 @@ def test_without_its_table_a_command_says_what_to_add(command: str, tmp_path: Pa
     (tmp_path / "bare.toml").write_text(bare)
     result = cli(command, tmp_path / "bare.toml", "--run", tmp_path / "run")
     assert result.exit_code == 2
-    assert "there is no [interleave] table" in result.stderr or "there is no [sft] table" in result.stderr
+    assert f"there is no [{command}] table" in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -5,7 +5,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from helpers.repository import ROOT, tracked
 from forethought import config
 
 MODULES = sorted((ROOT / "forethought").rglob("*.py"))
+SOURCES = [*MODULES, *sorted((ROOT / "forethought").rglob("*.cpp"))]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
@@ -54,11 +55,13 @@ LIGHT = {
 }
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 
-LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 6
-EXCEPTIONS: dict[str, str] = {
-    "forethought/cli.py:evaluate": "an option of a command is a parameter, and this command has two groups of them",
-}
-"""Functions (``path:name``) and files (``path``) over a budget, with the reason; best left empty."""
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 8
+LONG_FILE, LONG_FUNCTION = 300, 40
+LONG_FILES, LONG_FUNCTIONS = 0.15, 0.03
+"""Shares of files and of functions that may be long at all: a budget alone invites everything to fill it."""
+
+EXCEPTIONS = {"forethought/engine/backends/amx.cpp": "compiled on the user's machine as one file, without headers"}
+"""Files (``path``) and functions (``path:name``) over a budget, with the reason."""
 
 
 def name_of(path: Path) -> str:
@@ -117,26 +120,43 @@ def test_the_package_itself_exposes_only_what_is_below_the_command_line() -> Non
     }
 
 
-def over_budget(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
-    found = {name_of(path): text.count("\n")} if text.count("\n") > LONGEST_FILE else {}
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        arguments = node.args
-        parameters = len([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs])
-        lines = (node.end_lineno or 0) - node.lineno + 1
-        if lines > LONGEST_FUNCTION or parameters > MOST_PARAMETERS:
-            found[f"{name_of(path)}:{node.name} ({lines} lines, {parameters} parameters)"] = lines
-    return [name for name in found if name.partition(" ")[0] not in EXCEPTIONS]
+def functions_of(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield (``path:name``, lines, parameters) of every function of a Python file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            yield f"{name_of(path)}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, len(parameters)
 
 
-@pytest.mark.parametrize("path", [*MODULES, *BENCHMARKS], ids=name_of)
-def test_budgets(path: Path) -> None:
-    assert over_budget(path) == []
+def lines_of(path: Path) -> int:
+    return path.read_text(encoding="utf-8").count("\n")
 
 
-def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def over_budget(paths: Sequence[Path]) -> dict[str, str]:
+    found = {name_of(path): f"{lines_of(path)} lines" for path in paths if lines_of(path) > LONGEST_FILE}
+    for path in paths:
+        for name, lines, parameters in functions_of(path) if path.suffix == ".py" else ():
+            if lines > LONGEST_FUNCTION or parameters > MOST_PARAMETERS:
+                found[name] = f"{lines} lines, {parameters} parameters"
+    return found
+
+
+def test_budgets() -> None:
+    """Every exception is still one."""
+    found = over_budget([*SOURCES, *BENCHMARKS])
+    assert {name: size for name, size in found.items() if name not in EXCEPTIONS} == {}
+    assert found.keys() >= EXCEPTIONS.keys()
+
+
+def test_few_files_and_functions_are_long() -> None:
+    long_files = [name_of(path) for path in MODULES if lines_of(path) > LONG_FILE]
+    functions = [function for path in MODULES for function in functions_of(path)]
+    long_functions = [name for name, lines, _ in functions if lines > LONG_FUNCTION]
+    assert len(long_files) <= LONG_FILES * len(MODULES), long_files
+    assert len(long_functions) <= LONG_FUNCTIONS * len(functions), long_functions
+
+
+def test_wrong_imports_and_what_is_over_a_budget_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     path = tmp_path / "forethought" / "stages" / "sft.py"
     path.parent.mkdir(parents=True)
@@ -144,7 +164,8 @@ def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "from forethought.stages.improve import x\nfrom forethought.stages import rlmt\nimport forethought.records\n"
         "from forethought import cli, store\nfrom forethought.evals.nll import y\n"
         "def lazy():\n    from forethought.lifecycle import z\n"
-        "def wide(self, a, b, c, *, d, e, f): pass\n" + "\n" * 400
+        "def wide(self, a, b, c, *, d, e, f, g, h): pass\n"
+        "def tall():\n" + "    pass\n" * 60 + "\n" * 400
     )
     assert wrong_imports(path) == [
         "forethought.stages.improve.x",
@@ -153,10 +174,11 @@ def test_the_gates_themselves_close(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "forethought.evals.nll.y",
         "forethought.lifecycle.z",
     ]
-    assert over_budget(path) == [
-        "forethought/stages/sft.py",
-        "forethought/stages/sft.py:wide (1 lines, 7 parameters)",
-    ]
+    assert over_budget([path]) == {
+        "forethought/stages/sft.py": "469 lines",
+        "forethought/stages/sft.py:wide": "1 lines, 9 parameters",
+        "forethought/stages/sft.py:tall": "61 lines, 0 parameters",
+    }
 
 
 TESTS = sorted((ROOT / "tests").glob("test_*.py"))
@@ -194,10 +216,12 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("module", [dotted(path) for path in MODULES if part_of(path) in LIGHT])
-def test_light_modules_import_nothing_heavy(module: str) -> None:
-    code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
-    assert python(code) == "[]\n"
+def test_light_modules_import_nothing_heavy() -> None:
+    modules = [dotted(path) for path in MODULES if part_of(path) in LIGHT]
+    assert len(modules) > 10
+    code = f"import importlib, sys\nfor module in {modules}:\n    importlib.import_module(module)\n"
+    code += f"    heavy = [name for name in {HEAVY} if name in sys.modules]\n    assert not heavy, (module, heavy)"
+    python(code)
 
 
 def test_help_answers_at_once_and_without_torch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from helpers.records import chunk
 
 from forethought.config import AuditConfig
 from forethought.judges import tournament
@@ -13,7 +14,7 @@ from forethought.judges.base import Question, QuestionJudge
 from forethought.judges.planted import Planted, corrupted, plant, repeated, shuffled
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.records import Axis, Chunk, Contest, Split, Verdict
+from forethought.records import Axis, Chunk, Contest, Verdict
 
 KEY = Key(seed=3, purpose="audit")
 TEXTS = [
@@ -25,21 +26,11 @@ TEXTS = [
 ]
 
 
-def chunk(number: int) -> Chunk:
-    prefix, suffix = TEXTS[number % len(TEXTS)]
-    return Chunk(
-        id=f"c{number}",
-        document_id=f"d{number}",
-        split=Split.IMPROVE,
-        start=0,
-        prefix=prefix,
-        suffix=suffix,
-        prefix_ids=(1,),
-        suffix_ids=(2,),
-    )
+def chunks(count: int) -> list[Chunk]:
+    return [chunk(*TEXTS[number % len(TEXTS)], number=number) for number in range(count)]
 
 
-CHUNKS = [chunk(i) for i in range(5)]
+CHUNKS = chunks(5)
 ROLLOUTS: list[str | None] = [f" is the {i}th of its kind, and it is." for i in range(4)] + [None]
 
 
@@ -86,7 +77,7 @@ def test_every_kind_is_planted_and_what_is_not_is_counted():
 
 
 def test_the_original_is_where_the_pair_says_and_on_both_sides():
-    pairs = plant([chunk(i) for i in range(40)], [], KEY).pairs
+    pairs = plant(chunks(40), [], KEY).pairs
     assert all(pair.contest.candidates[pair.original] == pair.contest.original for pair in pairs)
     assert all(len(set(pair.contest.candidates)) == 2 for pair in pairs)
     share = sum(pair.original for pair in pairs) / len(pairs)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.language import local_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +25,8 @@ from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copi
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
 from forethought.language.base import TRANSPORT
-from forethought.language.local import LocalModel
 from forethought.records import Axis, Candidate, Contest, Origin, Outcome, Verdict
-from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
+from forethought.testing import BOS_ID, UniformScorer
 
 
 def vote(first: int, second: int, winner: int | None, unscored: bool = False) -> Verdict:
@@ -156,58 +156,46 @@ class BytePreference(UniformScorer):
         ]
 
 
-def local(scorer=None, sampler=None, template=None, **changes) -> LocalModel:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
-    return LocalModel(
-        name="bytes",
-        tokenizer=tokenizer,
-        scorer=scorer or UniformScorer(),
-        sampler=sampler or ScriptedSampler(),
-        **{"identity": "0", "bos": (BOS_ID,), **changes},
-    )
-
-
 def scores_of(judge, *contests: Contest) -> list[list[float | None]]:
     return [tournament.scores(len(c.candidates), v) for c, v in zip(contests, judge.rank(contests), strict=True)]
 
 
 def test_likelihood_per_token_byte_and_text():
     contest = Contest(prefix="p", candidates=("ee", "é", "xyz"))
-    assert scores_of(LikelihoodJudge(local(BytePreference())), contest) == [[-1.0, -2.0, -2.0]]
-    assert scores_of(LikelihoodJudge(local(BytePreference()), "byte"), contest) == [[-1.0, -2.0, -2.0]]
-    assert scores_of(LikelihoodJudge(local(BytePreference()), "none"), contest) == [[-2.0, -4.0, -6.0]]
+    assert scores_of(LikelihoodJudge(local_model(BytePreference())), contest) == [[-1.0, -2.0, -2.0]]
+    assert scores_of(LikelihoodJudge(local_model(BytePreference()), "byte"), contest) == [[-1.0, -2.0, -2.0]]
+    assert scores_of(LikelihoodJudge(local_model(BytePreference()), "none"), contest) == [[-2.0, -4.0, -6.0]]
 
 
 def test_the_contrast_model_is_subtracted():
-    judge = LikelihoodJudge(local(BytePreference()), contrast=Contrast(local(BytePreference(-1.5)), 0.5))
+    judge = LikelihoodJudge(local_model(BytePreference()), contrast=Contrast(local_model(BytePreference(-1.5)), 0.5))
     assert scores_of(judge, Contest(prefix="p", candidates=("ee", "x"))) == [[-0.25, -1.0]]
 
 
 def test_candidates_of_a_contest_share_one_prefix_and_equal_texts_are_computed_once():
     scorer = BytePreference()
-    verdicts = LikelihoodJudge(local(scorer)).rank([Contest(prefix="ab", candidates=("x", "e", "x"))])
+    verdicts = LikelihoodJudge(local_model(scorer)).rank([Contest(prefix="ab", candidates=("x", "e", "x"))])
     assert scorer.seen == [Group(prefix=(BOS_ID, 97, 98), branches=((120,), (101,)))]
     assert [v.score for v in verdicts[0]] == [-2.0, -1.0, -2.0]
 
 
 def test_an_empty_candidate_and_a_prefix_without_start_are_unscored_with_a_reason():
-    judge = LikelihoodJudge(local())
+    judge = LikelihoodJudge(local_model())
     [[empty, fine]] = judge.rank([Contest(prefix="p", candidates=("", "x"))])
     assert (empty.outcome, fine.outcome) == (Outcome.UNSCORED, Outcome.SCORED)
     assert "empty" in empty.reason
-    [[unstarted]] = LikelihoodJudge(local(bos=())).rank([Contest(prefix="", candidates=("x",))])
+    [[unstarted]] = LikelihoodJudge(local_model(bos=())).rank([Contest(prefix="", candidates=("x",))])
     assert "no BOS" in unstarted.reason
 
 
 def test_an_infinite_log_probability_is_unscored():
-    [[verdict]] = LikelihoodJudge(local(BytePreference(-math.inf))).rank([Contest(prefix="p", candidates=("e",))])
+    [[verdict]] = LikelihoodJudge(local_model(BytePreference(-math.inf))).rank([Contest(prefix="p", candidates=("e",))])
     assert (verdict.outcome, verdict.reason) == (Outcome.UNSCORED, "its log-probability is -inf")
 
 
 def test_a_long_prefix_keeps_its_end_and_too_long_a_candidate_is_unscored():
     scorer = BytePreference()
-    judge = LikelihoodJudge(local(scorer, context=16))
+    judge = LikelihoodJudge(local_model(scorer, context=16))
     [[long, short]] = judge.rank([Contest(prefix="0123456789abcdef", candidates=("12345", "1234"))])
     assert "the candidate has 5 tokens" in long.reason
     assert short.score == -2.0
@@ -216,17 +204,17 @@ def test_a_long_prefix_keeps_its_end_and_too_long_a_candidate_is_unscored():
 
 def test_special_tokens_spelled_in_a_text_are_plain_text():
     scorer = BytePreference()
-    LikelihoodJudge(local(scorer)).rank([Contest(prefix="<eos>", candidates=("<bos>e",))])
+    LikelihoodJudge(local_model(scorer)).rank([Contest(prefix="<eos>", candidates=("<bos>e",))])
     assert scorer.seen == [Group(prefix=(BOS_ID, *b"<eos>"), branches=(tuple(b"<bos>e"),))]
 
 
 def test_a_name_tells_settings_apart():
     names = {
-        LikelihoodJudge(local()).name,
-        LikelihoodJudge(local(), "byte").name,
-        LikelihoodJudge(local(identity="1")).name,
-        LikelihoodJudge(local(), contrast=Contrast(local())).name,
-        LikelihoodJudge(local(), contrast=Contrast(local(), 0.5)).name,
+        LikelihoodJudge(local_model()).name,
+        LikelihoodJudge(local_model(), "byte").name,
+        LikelihoodJudge(local_model(identity="1")).name,
+        LikelihoodJudge(local_model(), contrast=Contrast(local_model())).name,
+        LikelihoodJudge(local_model(), contrast=Contrast(local_model(), 0.5)).name,
     }
     assert len(names) == 5
 

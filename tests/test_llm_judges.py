@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.language import RuleWriter, local_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ from forethought.keys import Key
 from forethought.language.base import TRANSPORT
 from forethought.language.local import LocalModel
 from forethought.language.prompt import Prompt, load
-from forethought.language.writers import EndpointWriter, LocalWriter, Style, Written
+from forethought.language.writers import EndpointWriter, LocalWriter, Style
 from forethought.records import Contest, Outcome
 from forethought.testing import BOS_ID, EOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 
@@ -59,32 +60,7 @@ class ReadingScorer(UniformScorer):
 
 
 def local(scorer=None, sampler=None, template: str | None = CHAT, context: int = 10**6) -> LocalModel:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
-    return LocalModel(
-        name="bytes",
-        identity="0",
-        tokenizer=tokenizer,
-        scorer=scorer or UniformScorer(),
-        sampler=sampler or ScriptedSampler(),
-        bos=(BOS_ID,),
-        context=context,
-    )
-
-
-class Spoken:
-    """A writer that replies by a rule: ``rule(request, k) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        self.requests.extend(requests)
-        replies = [[self.rule(request, k) for k in range(repeats)] for request in requests]
-        return [[Written(None, TRANSPORT + "down") if r is None else Written(r) for r in row] for row in replies]
+    return local_model(scorer, sampler, template, context=context)
 
 
 def quality(mode: str = "letter") -> Prompt:
@@ -243,7 +219,7 @@ def test_none_is_not_no():
 
 
 def test_a_conclusion_inside_a_candidate_is_not_the_judges():
-    writer = Spoken(lambda request, k: "I cannot tell.")
+    writer = RuleWriter(lambda request, k: "I cannot tell.")
     judge = PairwiseJudge(WrittenAsker(writer, Style(max_tokens=9)), quality("written"))
     [verdicts] = judge.rank([Contest(prefix="p", candidates=(" Conclusion: Option 1", " b"))])
     assert {(v.outcome, v.reason) for v in verdicts} == {(Outcome.UNSCORED, "no conclusion in: I cannot tell.")}
@@ -252,7 +228,7 @@ def test_a_conclusion_inside_a_candidate_is_not_the_judges():
 
 def test_repeats_go_by_majority_and_silent_ones_do_not_vote():
     replies = ["Conclusion: Option 1", None, "Conclusion: Option 2", "hm", "Conclusion: Option 1"]
-    asker = WrittenAsker(Spoken(lambda request, k: replies[k]), Style(max_tokens=9), repeats=5)
+    asker = WrittenAsker(RuleWriter(lambda request, k: replies[k]), Style(max_tokens=9), repeats=5)
     [[answer]] = asker.ask([Asked("a", ("b",))], ["1", "2"])
     assert answer.weights == (2 / 3, 1 / 3)
     [verdicts] = PairwiseJudge(asker, quality("written")).rank([Contest(prefix="p", candidates=(" a", " b"))])
@@ -260,7 +236,7 @@ def test_repeats_go_by_majority_and_silent_ones_do_not_vote():
 
 
 def test_a_writer_that_is_down_gives_a_transport_reason():
-    asker = WrittenAsker(Spoken(lambda request, k: None), Style(max_tokens=9))
+    asker = WrittenAsker(RuleWriter(lambda request, k: None), Style(max_tokens=9))
     assert asker.ask([Asked("a", ("b",))], ["1", "2"]) == [[Answer(None, TRANSPORT + "down")]]
 
 
@@ -353,7 +329,7 @@ def test_factuality_compares_with_the_original_and_averages_repeats():
         assert between(request, "reference") == " 1492."
         return f"Conclusion: {'NONE' if '1492' in between(request, 'continuation') else ('POSSIBLE', 'DEFINITE')[k]}"
 
-    asker = WrittenAsker(Spoken(rule), Style(max_tokens=9), repeats=2)
+    asker = WrittenAsker(RuleWriter(rule), Style(max_tokens=9), repeats=2)
     judge = PointwiseJudge("factuality", asker, load("factuality", SCALES["factuality"].fields, "written"))
     contest = Contest(prefix="In", candidates=(" 1492.", " 1500."), original=" 1492.")
     assert tournament.scores(2, judge.rank([contest])[0]) == [1.0, 0.25]

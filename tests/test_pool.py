@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from helpers.records import chunk
 
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.pool import candidate, judged, metrics, pool
 from forethought.keys import Key
-from forethought.records import Axis, Chunk, Contest, Origin, Split, Verdict
-
-
-def literal_chunk(name: str) -> Chunk:
-    return Chunk(
-        id=name,
-        document_id=name,
-        split=Split.IMPROVE,
-        start=0,
-        prefix="The whale is a",
-        suffix=" marine mammal.",
-        prefix_ids=(84, 104),
-        suffix_ids=tuple(b" marine mammal."),
-    )
+from forethought.records import Axis, Contest, Origin, Verdict
 
 
 class Grades(QuestionJudge):
@@ -55,13 +43,13 @@ def literal_metrics(*pools: dict[str, float | None]) -> dict[str, float]:
     """Judge pools of {text: grade}: "original" is the suffix, "rewrite" the teacher's, all else rollouts."""
     made, grades = [], {}
     for number, grading in enumerate(pools):
-        chunk = literal_chunk(f"chunk{number}")
+        source = chunk("The whale is a", " marine mammal.", number=number)
         candidates = []
         for k, text in enumerate(grading):
             origin = {"original": Origin.CORPUS, "rewrite": Origin.REWRITE}.get(text, Origin.ROLLOUT)
-            candidates.append(candidate(chunk, origin, f"{number} {text}", tuple(text.encode()), k))
+            candidates.append(candidate(source, origin, f"{number} {text}", tuple(text.encode()), k))
             grades[f"{number} {text}"] = grading[text]
-        made.append(pool(chunk, candidates, Key(0, "order")))
+        made.append(pool(source, candidates, Key(0, "order")))
     return metrics(judged(made, [Grades(grades)], Key(0, "ties")))
 
 

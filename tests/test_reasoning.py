@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import records
 from helpers.endpoint import Server
 from helpers.smoke_runs import CONFIG, SMALL, Kill, cli, rows
 from rich.console import Console
@@ -373,11 +374,8 @@ def test_an_evaluation_through_a_server_resumes(server: Any, tmp_path: Path) -> 
 
 
 def figure(arm: str, metric: str, value: float, width: float, **more: Any) -> Measurement:
-    settings: dict[str, Any] = {"condition": "gsm8k/plain", "judge": "number", "n": 24, "unit": "", "against": ""}
-    return Measurement(
-        stage="reasoning", arm=arm, metric=metric, value=value, low=value - width, high=value + width, subject="x",
-        **settings | more,
-    )  # fmt: skip
+    known = {"condition": "gsm8k/plain", "judge": "number", "n": 24, "low": value - width, "high": value + width}
+    return records.figure(metric, value, stage="reasoning", arm=arm, **known | more)
 
 
 def test_the_tables_say_what_they_can_resolve() -> None:

@@ -3,12 +3,12 @@
 import ast
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from helpers.processes import python
 from helpers.repository import ROOT, tracked
 
 from forethought import config
@@ -204,14 +204,6 @@ def test_shipped_configs_load(path: Path) -> None:
     assert config.build(loaded.model_dump(mode="json")) == loaded
 
 
-def python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
@@ -221,14 +213,14 @@ def test_light_modules_import_nothing_heavy() -> None:
     assert len(modules) > 10
     code = f"import importlib, sys\nfor module in {modules}:\n    importlib.import_module(module)\n"
     code += f"    heavy = [name for name in {HEAVY} if name in sys.modules]\n    assert not heavy, (module, heavy)"
-    python(code)
+    python("-c", code)
 
 
 def test_help_answers_at_once_and_without_torch() -> None:
     code = "import sys\nfrom forethought.cli import main\nsys.argv = ['forethought', '--help']\n"
     code += f"try:\n    main()\nfinally:\n    print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    shown = python(code)
+    shown = python("-c", code)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Of the processor, not of the clock: other work shares the machine.
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
+from helpers.language import RuleWriter
+from helpers.records import chunk
 
 from forethought.judges import rewrite
 from forethought.judges.rewrite import Rewriter, last_words, strip_join
-from forethought.language.base import TRANSPORT
 from forethought.language.prompt import load
-from forethought.language.writers import Style, Written
-from forethought.records import Chunk, Split
 from forethought.testing import byte_tokenizer
-
-
-class Spoken:
-    """A writer that replies by a rule: ``rule(request, k) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        self.requests.extend(requests)
-        replies = [[self.rule(request, k) for k in range(repeats)] for request in requests]
-        return [[Written(None, TRANSPORT + "down") if r is None else Written(r) for r in row] for row in replies]
-
-
-def chunk(prefix: str, suffix: str) -> Chunk:
-    return Chunk(
-        id="c",
-        document_id="d",
-        split=Split.IMPROVE,
-        start=0,
-        prefix=prefix,
-        suffix=suffix,
-        prefix_ids=tuple(prefix.encode()),
-        suffix_ids=tuple(suffix.encode()),
-    )
 
 
 def rewriter(rule, join_words: int = 2) -> Rewriter:
     prompt = load("rewrite", rewrite.FIELDS, "joined" if join_words else "plain")
-    return Rewriter(Spoken(rule), prompt, byte_tokenizer(), temperature=0.6, join_words=join_words)
+    return Rewriter(RuleWriter(rule), prompt, byte_tokenizer(), temperature=0.6, join_words=join_words)
 
 
 def test_a_rewrite_loses_the_join_and_is_cut_to_the_suffix():

@@ -14,7 +14,6 @@ import pytest
 import torch
 from helpers.smoke_runs import CONFIG, SMALL, Finished, cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from forethought.records import Split, ThoughtRow, from_dict
 from forethought.store import Run
@@ -210,18 +209,19 @@ def test_trl_takes_the_data_as_it_is(loaded, tmp_path: Path) -> None:
     shared = {"output_dir": str(tmp_path / "trl"), "use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1}
     shared |= {"disable_tqdm": True, "gradient_checkpointing": False}
     preference = loaded("preference", "train").select_columns(["prompt", "chosen", "rejected"])
-    dpo = DPOTrainer(
+    trl = pytest.importorskip("trl")
+    dpo = trl.DPOTrainer(
         model=tiny_model("llama", seed=0),
         ref_model=tiny_model("llama", seed=1),
-        args=DPOConfig(**shared),
+        args=trl.DPOConfig(**shared),
         train_dataset=preference,
         processing_class=byte_tokenizer(),
     )
     assert bytes(dpo.train_dataset[0]["prompt_ids"]).decode() == preference[0]["prompt"]
     assert dpo.train().training_loss > 0
-    sft = SFTTrainer(
+    sft = trl.SFTTrainer(
         model=tiny_model("llama", seed=0),
-        args=SFTConfig(**shared),
+        args=trl.SFTConfig(**shared),
         train_dataset=loaded("sft", "train"),
         processing_class=byte_tokenizer(),
     )

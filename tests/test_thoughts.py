@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pytest
+from helpers import records
+from helpers.language import RuleWriter
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from forethought.config import ModelConfig
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT
 from forethought.language.cache import Cache, CachedWriter
-from forethought.language.writers import Style, Written
+from forethought.language.writers import Style
 from forethought.models import load_tokenizer
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict, to_dict
 from forethought.testing import UniformScorer, byte_tokenizer
@@ -36,16 +37,7 @@ TEXT = (
 
 
 def chunk(text: str = TEXT, cut: int = 40) -> Chunk:
-    return Chunk(
-        id="c",
-        document_id="d",
-        split=Split.SFT,
-        start=0,
-        prefix=text[:cut],
-        suffix=text[cut:],
-        prefix_ids=tuple(text[:cut].encode()),
-        suffix_ids=tuple(text[cut:].encode()),
-    )
+    return records.chunk(text[:cut], text[cut:], split=Split.SFT)
 
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
@@ -227,23 +219,12 @@ def test_clean(reply: str, found: str) -> None:
     assert clean(reply, THINK) == found
 
 
-class Spoken:
-    """A writer that replies by a rule: ``rule(request) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        self.requests += requests
-        replies = [self.rule(request) for request in requests]
-        return [[Written(None, TRANSPORT + "timeout") if one is None else Written(one)] for one in replies]
+def replying(rule: Callable[[str], str | None]) -> RuleWriter:
+    return RuleWriter(lambda request, k: rule(request))
 
 
 def asking(*rules) -> Asking:
-    return Asking(writers=[Spoken(rule) for rule in rules], style=Style(max_tokens=64), tags=THINK, words=20)
+    return Asking(writers=[replying(rule) for rule in rules], style=Style(max_tokens=64), tags=THINK, words=20)
 
 
 def draft(text: str = TEXT) -> Draft:
@@ -384,7 +365,9 @@ def test_preservation_is_measured_and_can_fail() -> None:
 
 def test_replies_are_kept_on_disk_and_not_asked_for_again(tmp_path) -> None:
     style = Style(max_tokens=8)
-    first, second = (CachedWriter(Spoken(lambda r: r.upper()), Cache(tmp_path / "r.sqlite"), batch=2) for _ in range(2))
+    first, second = (
+        CachedWriter(replying(lambda r: r.upper()), Cache(tmp_path / "r.sqlite"), batch=2) for _ in range(2)
+    )
     assert [one.text for [one] in first.write(["a", "b", "c"], 1, style)] == ["A", "B", "C"]
     assert [one.text for [one] in second.write(["c", "d", "a"], 1, style)] == ["C", "D", "A"]
     assert second.writer.requests == ["d"]
@@ -395,9 +378,9 @@ def test_replies_are_kept_on_disk_and_not_asked_for_again(tmp_path) -> None:
 def test_a_timeout_is_not_kept(tmp_path) -> None:
     cache = Cache(tmp_path / "r.sqlite")
     style = Style(max_tokens=8)
-    [[failed]] = CachedWriter(Spoken(lambda request: None), cache).write(["a"], 1, style)
+    [[failed]] = CachedWriter(replying(lambda request: None), cache).write(["a"], 1, style)
     assert failed.text is None
-    [[answered]] = CachedWriter(Spoken(lambda request: "b"), cache).write(["a"], 1, style)
+    [[answered]] = CachedWriter(replying(lambda request: "b"), cache).write(["a"], 1, style)
     assert answered.text == "b"
 
 

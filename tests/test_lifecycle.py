@@ -158,12 +158,6 @@ def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) ->
     assert_same(made(tmp_path / "run"), whole)
 
 
-@pytest.fixture(scope="module")
-def done(finished: Finished) -> Path:
-    """A finished run that tests may change, but must leave finished under the same config."""
-    return finished()
-
-
 def test_a_finished_run_is_not_run_again(done: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
     result = smoke("run", done)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from helpers.processes import python
 from helpers.small_disk import on_small_disk
 from helpers.smoke_runs import CONFIG, ROOT, cli
 from safetensors import SafetensorError
@@ -38,11 +39,6 @@ builtins.__import__ = refusing
 """Our modules have neither, as on Windows; other packages keep what they import on this system."""
 
 
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in a process of its own."""
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
 def test_every_module_can_be_imported_without_fcntl_and_resource() -> None:
     code = (
         f"{WITHOUT}import importlib, pkgutil, forethought\n"
@@ -50,9 +46,7 @@ def test_every_module_can_be_imported_without_fcntl_and_resource() -> None:
         "for name in names:\n    importlib.import_module(name)\n"
         "print(len(names))"
     )
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == len(list((ROOT / "forethought").rglob("*.py"))) - 1  # all but the package itself
+    assert int(python("-c", code)) == len(list((ROOT / "forethought").rglob("*.py"))) - 1  # all but the package itself
 
 
 def test_without_fcntl_a_run_is_read_but_not_written(tmp_path: Path) -> None:
@@ -64,12 +58,12 @@ def test_without_fcntl_a_run_is_read_but_not_written(tmp_path: Path) -> None:
         "try:\n    with run.lock(): pass\n"
         "except StoreError as error:\n    print(error)"
     )
-    writer, refused = python(code, str(run.path)).stdout.splitlines()
+    writer, refused = python("-c", code, run.path).splitlines()
     assert writer == "None"
     assert refused.endswith(".lock: this system cannot lock files; runs are written on Linux, macOS and WSL2")
     assert list(run.path.iterdir()) == []
     with run.lock():
-        writer = python(code, str(run.path)).stdout.splitlines()[0]
+        writer = python("-c", code, run.path).splitlines()[0]
     assert writer == f"{os.getpid()} (unless it was killed: this system cannot tell)"
 
 

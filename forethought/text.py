@@ -59,15 +59,15 @@ def distinct_interval(sequences: Sequence[Sequence[Hashable]], n: int, clusters:
     value = len(total) / total.total() if total else 0.0
     left_out = [_distinct_without(total, group) for group in groups.values()]
     mean = sum(left_out) / len(left_out) if left_out else 0.0
-    spread = sum((one - mean) ** 2 for one in left_out)
+    spread = sum((value_without - mean) ** 2 for value_without in left_out)
     error = math.sqrt(spread * (len(left_out) - 1) / len(left_out)) if left_out else 0.0
     low, high = max(0.0, value - Z95 * error), min(1.0, value + Z95 * error)
     return Interval(value=value, low=low, high=high, n=len(sequences))
 
 
-def copied(said: str, source: str, n: int = 3) -> float:
-    """Return the share of the word ``n``-grams of ``said`` that ``source`` has, in [0, 1]; 0 if there are none."""
-    grams = ngrams(words(said), n)
+def copied(text: str, source: str, n: int = 3) -> float:
+    """Return the share of the word ``n``-grams of ``text`` that occur in ``source``, in [0, 1]; 0 if there are none."""
+    grams = ngrams(words(text), n)
     known = set(ngrams(words(source), n))
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
 

@@ -22,7 +22,7 @@ from forethought.evals.reasoning.catalogue import TASKS
 from forethought.evals.reasoning.grading import number
 from forethought.evals.reasoning.task import Problem
 from forethought.metrics import PLAIN
-from forethought.stages.reasoning import ANSWERS, stage_name
+from forethought.stages.reasoning import ANSWERS
 from forethought.store import Run
 
 TASK = TASKS["gsm8k"]
@@ -65,7 +65,7 @@ def stored(runs: list[Path], problems: dict[str, Problem]) -> Iterator[Completio
     """Yield the plain answers that are in the runs' logs."""
     for path in runs:
         for folder in Run.open(path).stages():
-            if folder.stage != stage_name(TASK.name):
+            if folder.stage != f"reasoning-{TASK.name}":
                 continue
             for row in folder.read(ANSWERS):
                 if row["interface"] == PLAIN:

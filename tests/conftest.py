@@ -60,6 +60,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return copy
 
 
+@pytest.fixture(scope="module")
+def done(finished: Callable[..., Path]) -> Path:
+    """A finished smoke run; tests of the module may change it, but leave it finished under the same config."""
+    return finished()
+
+
 @pytest.fixture
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> os.PathLike[str]:
     """An empty cache of converted models, for this test alone."""

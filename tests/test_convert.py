@@ -230,7 +230,7 @@ if len(sys.argv) > 3:
     owner, name = eval(sys.argv[3]), sys.argv[4]
     setattr(owner, name, die)
 os.environ["FORETHOUGHT_CACHE"] = sys.argv[2]
-guard(lambda: print(convert.convert_file(Path(sys.argv[1]), lambda line: None)))
+with guard(): print(convert.convert_file(Path(sys.argv[1]), lambda line: None))
 """
 
 
@@ -265,7 +265,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_conversion_is_said(
     """At the weights and at the tokenizer, whose libraries raise no OSError."""
     path = tmp_path / "mine.gguf"
     path.write_bytes(gguf_bytes)
-    code = f"{CONVERT.replace('guard(', 'try: guard(')}\nexcept BaseException: print(os.listdir(sys.argv[2]))"
+    code = CONVERT.replace("with guard()", "try:\n    with guard()")
+    code += "except BaseException: print(os.listdir(sys.argv[2]))"
     done = on_small_disk(Path(own_cache), options, code, str(path), str(own_cache))
     [said] = [line for line in done.stderr.splitlines() if line]
     assert said.startswith(f"error: mine: no room in {own_cache}: ")

@@ -168,7 +168,7 @@ def test_shipped_text_that_is_not_there(name: str) -> None:
     with pytest.raises(CorpusError) as error:
         read(source="jsonl", path=name)
     assert str(error.value) == (
-        f"{name}: no such text comes with the package. There is shipped:smoke.jsonl. Check corpus.path"
+        f"{name}: no such text comes with the package. Shipped texts: shipped:smoke.jsonl. Check corpus.path"
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from forethought.llm.shelf import Shelf
+from helpers.records import chunk
 
 from forethought.config import AuditConfig, EndpointConfig, JudgeConfig, ModelConfig, RewriteConfig
 from forethought.judges import tournament
@@ -15,7 +17,6 @@ from forethought.judges.cache import CachedJudge
 from forethought.judges.planted import plant
 from forethought.keys import Key
 from forethought.llm.endpoint import EndpointError
-from forethought.llm.shelf import Shelf
 from forethought.models import ModelError
 from forethought.records import Chunk, JudgeRequest, Outcome, Split, content_id
 from forethought.testing import byte_tokenizer
@@ -68,21 +69,12 @@ def test_the_likelihood_of_a_contest_is_that_of_its_candidates_alone(shelf):
 
 def test_a_tiny_teacher_writes_something_of_the_right_length(shelf):
     text, suffix = "The whale is a", " marine mammal that sings"
-    chunk = Chunk(
-        id="c",
-        document_id="d",
-        split=Split.IMPROVE,
-        start=0,
-        prefix=text,
-        suffix=suffix,
-        prefix_ids=tuple(text.encode()),
-        suffix_ids=tuple(suffix.encode()),
-    )
+    source = chunk(text, suffix)
     teacher = build_rewriter(RewriteConfig(model=TINY, temperature=1.0), shelf, byte_tokenizer())
-    [found] = teacher.rewrite([chunk])
-    assert found is not None or sum(teacher.failures.values()) == 1
+    [found] = teacher.rewrite([source])
+    assert (found is None) == (sum(teacher.failures.values()) == 1)  # a rewrite or a counted failure, never both
     assert len((found or "").encode()) <= len(suffix)
-    assert teacher.rewrite([chunk]) == [found]
+    assert teacher.rewrite([source]) == [found]
 
 
 def test_an_endpoint_that_is_not_there_is_named(shelf):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forethought.llm.base import TRANSPORT
+from forethought.llm.local import LocalModel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,8 +25,6 @@ from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.llm.base import TRANSPORT
-from forethought.llm.local import LocalModel
 from forethought.records import Axis, Candidate, JudgeRequest, Origin, Outcome, Verdict
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 

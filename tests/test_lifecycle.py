@@ -152,16 +152,10 @@ def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "interrupted; the same command goes on where it was" in output
+    assert "interrupted; run the same command again to resume" in output
     assert "Traceback" not in output
     assert lifecycle(tmp_path / "run") == 0
     assert_same(made(tmp_path / "run"), whole)
-
-
-@pytest.fixture(scope="module")
-def done(finished: Finished) -> Path:
-    """A finished run that tests may change, but must leave finished under the same config."""
-    return finished()
 
 
 def test_a_finished_run_is_not_run_again(done: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forethought.llm.base import TRANSPORT
+from forethought.llm.local import LocalModel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,10 +27,8 @@ from forethought.judges.multiple_choice import (
 from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.keys import Key
-from forethought.llm.base import TRANSPORT
 from forethought.llm.endpoint import Reply
 from forethought.llm.generate import EndpointWriter, LocalWriter, Style, Written
-from forethought.llm.local import LocalModel
 from forethought.llm.prompts import Prompt, load
 from forethought.records import JudgeRequest, Outcome
 from forethought.testing import BOS_ID, EOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer

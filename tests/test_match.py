@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from forethought.llm.local import LocalModel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from forethought.engine import Group
 from forethought.judges.match import LikelihoodGainJudge, Matcher, SimilarityJudge, calibrate
 from forethought.judges.multiple_choice import Answer, Asked
 from forethought.judges.pointwise import SCALES, PointwiseJudge
-from forethought.llm.local import LocalModel
 from forethought.llm.prompts import load as load_prompt
 from forethought.models import ModelError
 from forethought.models.embedding import LetterEmbedder, load_embedder

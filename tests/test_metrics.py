@@ -8,7 +8,7 @@ import typing
 from dataclasses import replace
 
 import pytest
-from smoke_runs import Finished
+from helpers.smoke_runs import Finished
 
 from forethought import graph, metrics
 from forethought.judges import planted

@@ -13,19 +13,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forethought.engine.endpoint import Endpoint
+from helpers.endpoint import Server
+from helpers.smoke_runs import CONFIG, SMALL, Kill, cli, rows
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL, Kill, cli, rows
-from test_endpoint import Server
 
 from forethought.config import ConfigError, EndpointConfig, ReasoningConfig, build, reasoning_overrides
-from forethought.engine.endpoint import Endpoint
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals.reasoning import figures, gpqa
-from forethought.evals.reasoning.answers import Answer, EndpointAnswerer, EvalArm, ModelAnswerer, Question, cut
+from forethought.evals.reasoning.answers import (
+    Answer,
+    EndpointAnswerer,
+    EvalArm,
+    ModelAnswerer,
+    Question,
+    answered,
+    cut,
+    votes,
+)
 from forethought.evals.reasoning.catalogue import TASKS
-from forethought.evals.reasoning.rows import answered, votes
 from forethought.evals.reasoning.task import Grade, Reading, TaskError
 from forethought.keys import Key
 from forethought.models.model import Model, Parts
@@ -307,8 +315,8 @@ def test_a_row_says_of_a_problem_whether_its_answers_are_right_and_what_they_wer
     [problem] = one.some("package", 1)
     scripts = {f"procedural/{problem.id}": [tuple(f" {problem.gold}".encode()), (*b" no", 257), tuple(b" 1 or 2")]}
     config = ReasoningConfig(samples=3, max_tokens=7)
-    answerer = uniform(ScriptedSampler(scripts))
-    [row] = answered(answerer, one, [problem], config, Key(0, "test"), "plain")
+    arm = EvalArm(name="x", identity="x", answerer=uniform(ScriptedSampler(scripts)))
+    [row] = answered(arm, one, [problem], config, Key(0, "test"), "plain")
     bits = row.pop("gold_bits_per_byte")
     assert bits == pytest.approx(math.log2(259), rel=1e-5)
     assert row == {
@@ -320,7 +328,7 @@ def test_a_row_says_of_a_problem_whether_its_answers_are_right_and_what_they_wer
         "votes": [0, None, 1],
         "answers": [f" {problem.gold}", " no", " 1 or 2"],
     }
-    [hidden] = answered(answerer, dataclasses.replace(one, private=True), [problem], config, Key(0, "test"), "plain")
+    [hidden] = answered(arm, dataclasses.replace(one, private=True), [problem], config, Key(0, "test"), "plain")
     assert hidden == {name: value for name, value in row.items() if name != "answers"} | {"gold_bits_per_byte": bits}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from forethought.llm.base import TRANSPORT
 
 from forethought.judges import rewrite
 from forethought.judges.rewrite import Rewriter, last_words, strip_join
-from forethought.llm.base import TRANSPORT
 from forethought.llm.generate import Style, Written
 from forethought.llm.prompts import load
 from forethought.records import Chunk, Split

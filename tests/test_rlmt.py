@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.smoke_runs import CONFIG, SMALL, Finished, cli, rows
+from helpers import records
+from helpers.records import chunk
+from helpers.smoke_runs import CONFIG, SMALL, cli, rows
 
 from forethought import config
 from forethought.algorithms.windows import Window, WindowCutter, match_request
@@ -20,7 +22,7 @@ from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
-from forethought.records import Axis, Chunk, Measurement, Place, Rollout, Split
+from forethought.records import Axis, Measurement, Place, Rollout, Split
 from forethought.report.midtraining import judgement
 from forethought.stages import rlmt
 from forethought.store import Run
@@ -32,21 +34,9 @@ THINK = Tags("<think>", "</think>")
 TEXT = "The whale is big. It sings, too, in the deep sea."
 
 
-def chunk(number: int) -> Chunk:
-    text = f"{number} {TEXT}"
-    return Chunk(
-        id=f"c{number}",
-        document_id=f"d{number}",
-        split=Split.RLMT,
-        start=0,
-        prefix=text[:12],
-        suffix=text[12:],
-        prefix_ids=tuple(text[:12].encode()),
-        suffix_ids=tuple(text[12:].encode()),
-    )
-
-
-CHUNKS = {f"c{number}": chunk(number) for number in range(8)}
+CHUNKS = {
+    f"c{number}": chunk(f"{number} {TEXT[:10]}", TEXT[10:], number=number, split=Split.RLMT) for number in range(8)
+}
 ROWS = [row(one, [Place(position=19, token=19), Place(position=34, token=34)], []) for one in CHUNKS.values()]
 
 
@@ -302,18 +292,13 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
 
 def test_configs_that_cannot_be_meant_are_refused() -> None:
     for wrong, words in (
-        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "no standard deviation"),
+        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "which may be 0"),
         (("rlmt.match.kind='llm'",), "exactly one of `model` and `endpoint`"),
         (("thinking.probe_samples=9",), "takes thoughts of the gate"),
         (("chunk.rlmt_share=0.0",), "rlmt_share must not be 0"),
     ):
         with pytest.raises(ConfigError, match=words):
             settings(*wrong)
-
-
-@pytest.fixture(scope="module")
-def done(finished: Finished) -> Path:
-    return finished()
 
 
 def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
@@ -356,9 +341,7 @@ def test_without_its_table_the_command_says_what_to_add(tmp_path: Path) -> None:
 
 def test_a_difference_inside_the_noise_is_called_that() -> None:
     def figure(value: float, low: float, high: float) -> Measurement:
-        return Measurement(
-            stage="evaluate-rlmt", arm="a", metric="m", value=value, low=low, high=high, n=24, unit="u", subject="s"
-        )
+        return records.figure("m", value, low=low, high=high, n=24)
 
     needed = figure(310.0, 310.0, 310.0)
     said = judgement(figure(0.1, -0.1, 0.3), needed)

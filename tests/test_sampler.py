@@ -231,12 +231,12 @@ def test_a_layer_with_a_twist_keeps_its_own_modules(monkeypatch: pytest.MonkeyPa
     """A fused layer that would leave something out is not used; nor is one of another shape."""
     extended = tiny_model("llama")
     extended.get_decoder().layers[1].mlp.extra = torch.nn.Linear(4, 4)
-    assert "not of the shape" in OneDNNBackend.missing(extended)
+    assert "not of the shape" in OneDNNBackend.why_unavailable(extended)
     twisted = Policy(tiny_model("llama"))
     mlp = twisted.model.get_decoder().layers[0].mlp
     mlp.register_forward_hook(lambda module, given, output: output * 3)
     forget()
-    monkeypatch.setattr(OneDNNBackend, "unsuited", classmethod(lambda kind: ""))
+    monkeypatch.setattr(OneDNNBackend, "why_not_default", classmethod(lambda kind: ""))
     assert twisted.backend.name == "torch"
     assert "its results differ" in twisted.kernels.reasons["onednn"]
     forget()

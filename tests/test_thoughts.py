@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 
 import pytest
+from forethought.llm.base import TRANSPORT
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from forethought.config import ModelConfig
 from forethought.keys import Key
-from forethought.llm.base import TRANSPORT
 from forethought.llm.cache import Cache, CachedWriter
 from forethought.llm.generate import Style, Written
 from forethought.models import load_tokenizer

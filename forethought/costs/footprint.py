@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from forethought.costs.base import TAGS, Setting
 from forethought.costs.loads import first_use, kept_models
-from forethought.engine.backends.onednn import LARGEST
+from forethought.engine.backends.onednn import MAX_PACKED_BYTES
 from forethought.graph import CONTINUED, graph
 from forethought.models import Shape
 
@@ -153,7 +153,7 @@ def _besides(at: Setting, model: Shape, *, new: bool) -> float:
     size = _size(at) * model.weights
     if size <= PACKED:
         return 0.0
-    return max(FILE * model.weights if new else 0, size if _on_cpu(at) and size <= LARGEST else 0)
+    return max(FILE * model.weights if new else 0, size if _on_cpu(at) and size <= MAX_PACKED_BYTES else 0)
 
 
 def _copy(at: Setting, model: Shape) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from forethought.config import JudgeConfig, MatchConfig, RewriteConfig, TeacherConfig
+from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
+from forethought.config.stages import TeacherConfig
 from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served, total
 from forethought.work import scoring
 

@@ -14,7 +14,7 @@ TRAINS = ("improve", "sft", "rlmt")
 
 
 class ExportError(ValueError):
-    """Something that cannot be taken from this run, or not be put there; the message says why and the way out."""
+    """Something that cannot be exported from this run, or not to there; the message says why and the way out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +22,8 @@ class Trained:
     """An arm whose weights are there."""
 
     name: str
-    """Its name in the run."""
     model: ModelConfig
-    """Its weights: a folder of the run, or the untrained policy."""
+    """A folder of the run, or the untrained policy."""
     thinks: bool
     """Whether it was trained to think before it goes on."""
     folder: StageFolder | None
@@ -48,20 +47,20 @@ def config_of(run: Run) -> Config:
 
 def arms(run: Run, config: Config) -> dict[str, Trained]:
     """Return the base and every arm that is done, by name, in the order in which they are trained."""
-    found = {BASE: Trained(name=BASE, model=config.policy, thinks=False, folder=None)}
-    there = {f"{one.arm}/{one.stage}": one for one in run.stages()}
+    done = {BASE: Trained(name=BASE, model=config.policy, thinks=False, folder=None)}
+    folders = {f"{folder.arm}/{folder.stage}": folder for folder in run.stages()}
     for step in STEPS:
-        folder = there.get(step.name)
+        folder = folders.get(step.name)
         if step.stage not in TRAINS or folder is None or not folder.done:
             continue
         made = folder.read_json("config")
-        found[step.arm] = Trained(
+        done[step.arm] = Trained(
             name=step.arm,
             model=ModelConfig(model=str((folder.checkpoints / "final").resolve())),
             thinks=step.stage == "rlmt" or bool(made.get("thoughts")),
             folder=folder,
         )
-    return found
+    return done
 
 
 def find(run: Run, config: Config, name: str) -> Trained:
@@ -70,12 +69,19 @@ def find(run: Run, config: Config, name: str) -> Trained:
     Raises:
         ExportError: if it is not there, with the arms that are.
     """
-    found = arms(run, config)
-    if name not in found:
-        raise ExportError(f"{name}: {run.path} has no such arm, or it is not done. Done: {', '.join(found)}")
-    return found[name]
+    done = arms(run, config)
+    if name not in done:
+        raise ExportError(f"{name}: {run.path} has no such arm, or it is not done. Done: {', '.join(done)}")
+    return done[name]
 
 
 def tags_of(config: Config) -> tuple[str, str]:
     """Return what stands before and after a thought; empty where the config has no thoughts."""
     return config.interleave.tags if config.interleave is not None else ("", "")
+
+
+def lengths_of(config: Config) -> tuple[int, int]:
+    """Return the most tokens of a thought, and those of a suffix, in the last stage of the config."""
+    if config.rlmt is not None:
+        return config.rlmt.thought_tokens, config.rlmt.suffix_tokens
+    return config.evaluate.thoughts.thought_tokens, config.chunk.suffix_tokens

@@ -44,16 +44,16 @@ def export_data(run: Run, target: Path, kind: Kind = "parquet") -> dict[str, int
     """
     demand_empty(target)
     config = config_of(run)
-    found = {name: rows for name, rows in data(run, config).items() if rows}
-    if not found:
+    sets = {name: rows for name, rows in data(run, config).items() if rows}
+    if not sets:
         raise ExportError(f"{run.path}: neither improve nor interleave has made anything yet")
     with publish(target) as partial:
-        for (name, split), rows in found.items():
+        for (name, split), rows in sets.items():
             path = partial / name / f"{split}.{kind}"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(_encoded(rows, kind))
-        (partial / "README.md").write_text(_card(config, found, kind), encoding="utf-8")
-    return {f"{name}/{split}": len(rows) for (name, split), rows in found.items()}
+        (partial / "README.md").write_text(_card(config, sets, kind), encoding="utf-8")
+    return {f"{name}/{split}": len(rows) for (name, split), rows in sets.items()}
 
 
 def data(run: Run, config: Config) -> dict[tuple[str, str], Rows]:
@@ -71,7 +71,7 @@ def data(run: Run, config: Config) -> dict[tuple[str, str], Rows]:
 def _preferences(run: Run) -> Iterator[dict[str, Any]]:
     chunks = {row["id"]: row for row in run.look(SHARED, "chunk").read(f"chunks.{Split.IMPROVE}")}
     for pool in run.look(IMPROVED, "improve").read("pools"):
-        texts = {one["id"]: one for one in pool["candidates"]}
+        texts = {candidate["id"]: candidate for candidate in pool["candidates"]}
         if pool.get("chosen") is None or pool.get("rejected") is None:
             continue  # tied or unscored: no preference
         chosen, rejected = texts[pool["chosen"]], texts[pool["rejected"]]
@@ -111,18 +111,18 @@ def _encoded(rows: Rows, kind: Kind) -> bytes:
     return buffer.getvalue()
 
 
-def _card(config: Config, found: Mapping[tuple[str, str], Rows], kind: Kind) -> str:
-    names = list(dict.fromkeys(name for name, _ in found))
+def _card(config: Config, sets: Mapping[tuple[str, str], Rows], kind: Kind) -> str:
+    names = list(dict.fromkeys(name for name, _ in sets))
     lines = ["---", "configs:"]
     for name in names:
         lines += [f"  - config_name: {name}", "    data_files:"]
-        for other, split in found:
+        for other, split in sets:
             if other == name:
                 lines += [f"      - split: {split}", f"        path: {name}/{split}.{kind}"]
     lines += ["---", f"# Data of the run {config.name}", ""]
     lines += [f"- **{name}**: {ABOUT[name]}" for name in names]
     lines += ["", "| data set | split | rows |", "|---|---|---|"]
-    lines += [f"| {name} | {split} | {len(rows)} |" for (name, split), rows in found.items()]
+    lines += [f"| {name} | {split} | {len(rows)} |" for (name, split), rows in sets.items()]
     lines += ["", "```python", "from datasets import load_dataset", "", f'load_dataset(".", "{names[0]}")', "```", ""]
     lines += [
         f"The text comes from the corpus `{config.corpus.path or config.corpus.source}`, rollouts from "

@@ -20,13 +20,13 @@ HERE = Path(__file__).parent
 
 def write(model: Any, ids: list[int], most: int, temperature: float, **options: Any) -> list[int]:
     """Return up to ``most`` new ids, drawn from the model's own distribution at ``temperature`` (0: the likeliest)."""
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     row = torch.tensor([ids])
     with torch.inference_mode():
-        found = model.generate(
-            row, attention_mask=torch.ones_like(row), max_new_tokens=most, pad_token_id=0, **drawn, **options
+        written = model.generate(
+            row, attention_mask=torch.ones_like(row), max_new_tokens=most, pad_token_id=0, **sampling, **options
         )
-    return list(found[0, len(ids) :].tolist())
+    return list(written[0, len(ids) :].tolist())
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from forethought import models
 from forethought.config import Config
-from forethought.export.arms import ExportError, Trained, config_of, find, tags_of
+from forethought.export.arms import ExportError, Trained, config_of, find, lengths_of, tags_of
 from forethought.export.card import card
 from forethought.files import publish
 from forethought.models.thought_tokens import ThoughtTokens
@@ -47,7 +47,7 @@ def export(run: Run, name: str, target: Path, say: Callable[[str], None]) -> Non
 def demand_empty(target: Path) -> None:
     """Raise :class:`ExportError` unless ``target`` is not there or an empty folder."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ExportError(f"{target}: there is something already. Choose another folder, or empty it first")
+        raise ExportError(f"{target}: it exists and is not an empty folder. Choose another folder, or empty it first")
 
 
 def converter(given: Path | None) -> Path:
@@ -60,13 +60,13 @@ def converter(given: Path | None) -> Path:
         if not given.is_file():
             raise ExportError(f"--converter {given}: no such file")
         return given
-    found = next(filter(None, map(shutil.which, CONVERTERS)), None)
-    if found is None:
+    program = next(filter(None, map(shutil.which, CONVERTERS)), None)
+    if program is None:
         raise ExportError(
             f"--gguf: {CONVERTERS[0]} is not on the PATH. It comes with llama.cpp; put it there, or name it with "
             "--converter PATH. Nothing was exported"
         )
-    return Path(found)
+    return Path(program)
 
 
 def to_gguf(folder: Path, program: Path, name: str) -> Path:
@@ -76,8 +76,8 @@ def to_gguf(folder: Path, program: Path, name: str) -> Path:
         ExportError: if the converter fails, with the end of what it said.
     """
     target = folder / f"{name}.gguf"
-    own = program.suffix == ".py"
-    command = [*([sys.executable] if own else []), str(program), str(folder), "--outfile", str(target)]
+    interpreter = [sys.executable] if program.suffix == ".py" else []
+    command = [*interpreter, str(program), str(folder), "--outfile", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not target.is_file():
         said = (done.stderr or done.stdout).strip()[-800:]
@@ -92,9 +92,9 @@ def interface_of(config: Config, arm: Trained, folder: Path) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     vocabulary = AutoConfig.from_pretrained(folder).get_text_config().vocab_size
     tags = Tags(*tags_of(config))
-    coded = ThoughtTokens.of(tokenizer, tags) if arm.thinks else None
-    opened, closed = (coded.open, coded.close) if coded else ((), ())
-    rlmt = config.rlmt
+    tokens = ThoughtTokens.of(tokenizer, tags) if arm.thinks else None
+    opened, closed = (tokens.open, tokens.close) if tokens else ((), ())
+    thought_tokens, suffix_tokens = lengths_of(config)
     return {
         "thinks": arm.thinks,
         "tags": [tags.open, tags.close],
@@ -102,8 +102,8 @@ def interface_of(config: Config, arm: Trained, folder: Path) -> dict[str, Any]:
         "close": list(closed),
         "bos": list(models.bos_ids(tokenizer)),
         "never": sorted(set(models.special_ids(tokenizer, vocabulary)) - {*opened, *closed}),
-        "thought_tokens": rlmt.thought_tokens if rlmt is not None else config.evaluate.thoughts.thought_tokens,
-        "suffix_tokens": rlmt.suffix_tokens if rlmt is not None else config.chunk.suffix_tokens,
+        "thought_tokens": thought_tokens,
+        "suffix_tokens": suffix_tokens,
     }
 
 

@@ -11,22 +11,19 @@ from rich.text import Text
 
 from forethought import models
 from forethought.config import Config
-from forethought.engine import Prompt, Sampling, Thinking
-from forethought.engine.policy import Policy
-from forethought.engine.sampler import TorchSampler
-from forethought.export.arms import ExportError, Trained, arms, config_of, find, tags_of
+from forethought.engine import Prompt
+from forethought.export.arms import ExportError, Trained, arms, config_of, find, lengths_of, tags_of
 from forethought.graph import IMPROVED, RLMT
 from forethought.keys import Key
-from forethought.models.thought_tokens import ThoughtTokens, encode
+from forethought.models.model import Compute, Model
 from forethought.store import BASE, Run
-from forethought.tags import Tags, strip
+from forethought.tags import Tags
 
-FAVOURITES = (f"{BASE}-{RLMT}", f"{IMPROVED}-{RLMT}")
-"""Who is asked unless somebody is named."""
+DEFAULT_ARMS = (f"{BASE}-{RLMT}", f"{IMPROVED}-{RLMT}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class SamplingOptions:
     """How texts are drawn."""
 
     temperature: float = 1.0
@@ -36,17 +33,16 @@ class Wish:
     thought_tokens: int | None = None
     """Longest thought; by default that of the run."""
     samples: int = 1
-    """So many of each arm."""
+    """Texts of each arm."""
     seed: int = 0
-    """Other seeds, other texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """One sample of an arm."""
+class Sample:
+    """One text of an arm."""
 
     thought: str | None
-    """What it thought; ``None`` if it was not trained to."""
+    """``None`` if it was not trained to think."""
     closed: bool
     """Whether it ended its thought itself."""
     text: str
@@ -54,9 +50,9 @@ class Said:
 
 
 def ask(
-    run: Run, names: Sequence[str], text: str, wish: Wish, say: Callable[[str], None] = print
-) -> dict[str, list[Said]]:
-    """Return what each arm says to ``text``; without ``names`` the last two lineages, else the last arms there are.
+    run: Run, names: Sequence[str], text: str, options: SamplingOptions, say: Callable[[str], None] = print
+) -> dict[str, list[Sample]]:
+    """Return what each arm makes of ``text``; without ``names`` the last of both lineages, else the last arms done.
 
     Raises:
         ExportError: if an arm is not there, or the text is empty.
@@ -66,57 +62,48 @@ def ask(
     models.quiet()
     config = config_of(run)
     if not names:
-        there = list(arms(run, config))
-        names = FAVOURITES if set(FAVOURITES) <= set(there) else there[-2:]
-    asked = [find(run, config, name) for name in names]
-    return {arm.name: _say(config, arm, text, wish, say) for arm in asked}
+        done = list(arms(run, config))
+        names = DEFAULT_ARMS if set(DEFAULT_ARMS) <= set(done) else done[-2:]
+    asked = [find(run, config, name) for name in names]  # all of them, before the first is loaded
+    return {arm.name: _draw(config, arm, text, options, say) for arm in asked}
 
 
-def render(text: str, said: dict[str, list[Said]], tags: Sequence[str]) -> RenderableType:
+def render(text: str, samples: dict[str, list[Sample]], tags: Sequence[str]) -> RenderableType:
     """Return the samples side by side, one column for each arm; thoughts are dim and keep their tags."""
-    table = Table(*said, title=text, title_justify="left", title_style="bold", show_lines=True, expand=True)
-    for row in zip(*said.values(), strict=True):
-        table.add_row(*(_cell(one, tags) for one in row))
+    table = Table(*samples, title=text, title_justify="left", title_style="bold", show_lines=True, expand=True)
+    for row in zip(*samples.values(), strict=True):
+        table.add_row(*(_cell(sample, tags) for sample in row))
     return table
 
 
-def _cell(one: Said, tags: Sequence[str]) -> Text:
+def _cell(sample: Sample, tags: Sequence[str]) -> Text:
     cell = Text()
-    if one.thought is not None:
-        end = tags[1] if one.closed else f"{tags[1]} (cut)"
-        cell.append(f"{tags[0]}{one.thought}{end}\n", style="dim italic")
-    return cell.append(one.text)
+    if sample.thought is not None:
+        end = tags[1] if sample.closed else f"{tags[1]} (cut)"
+        cell.append(f"{tags[0]}{sample.thought}{end}\n", style="dim italic")
+    return cell.append(sample.text)
 
 
-def _say(config: Config, arm: Trained, text: str, wish: Wish, say: Callable[[str], None]) -> list[Said]:
-    device = models.resolve_device(config.device)
-    dtype = models.resolve_dtype("auto", device)  # a run may have been made on a machine with other arithmetic
-    loaded = models.load(arm.model, device=device, dtype=dtype, seed=config.seed, progress=say)
-    tokenizer, sampler = loaded.tokenizer, TorchSampler(Policy(loaded.model))
-    tags = Tags(*tags_of(config))
-    coded = ThoughtTokens.of(tokenizer, tags) if arm.thinks else None
-    opened, closed = (coded.open, coded.close) if coded is not None else ((), ())
-    special = models.special_ids(tokenizer, loaded.model.config.get_text_config().vocab_size)
-    rlmt = config.rlmt
-    default = rlmt.suffix_tokens if rlmt is not None else config.chunk.suffix_tokens
-    sampling = Sampling(
-        max_tokens=wish.tokens or default,
-        temperature=wish.temperature,
-        forbidden_ids=tuple(sorted(set(special) - {*opened, *closed})),
+def _draw(
+    config: Config, arm: Trained, text: str, options: SamplingOptions, say: Callable[[str], None]
+) -> list[Sample]:
+    tags = Tags(*tags_of(config)) if arm.thinks else None
+    # The dtype is this machine's: the run may have been made on one with other arithmetic.
+    model = Model.load(arm.model, Compute(device=config.device, seed=config.seed), tags=tags, progress=say)
+    thought_tokens, suffix_tokens = lengths_of(config)
+    prompts = [Prompt(id="try", token_ids=model.bos + model.encode(text))]
+    max_tokens, key = options.tokens or suffix_tokens, Key(options.seed, "try")
+    if tags is None:
+        [texts] = model.sample(
+            prompts, options.samples, max_tokens=max_tokens, key=key, temperature=options.temperature
+        )
+        return [Sample(thought=None, closed=False, text=completion.text) for completion in texts]
+    [rollouts] = model.think(
+        prompts,
+        options.samples,
+        thought_tokens=options.thought_tokens or thought_tokens,
+        max_tokens=max_tokens,
+        key=key,
+        temperature=options.temperature,
     )
-    key = Key(wish.seed, "try")
-    head = models.bos_ids(tokenizer) + encode(tokenizer, text)
-    prompt = Prompt(id="try", token_ids=head + opened)
-    if coded is None:
-        [drawn] = sampler.sample([prompt], wish.samples, sampling, key)
-        return [Said(thought=None, closed=False, text=tokenizer.decode(list(one.token_ids))) for one in drawn]
-    longest = rlmt.thought_tokens if rlmt is not None else config.evaluate.thoughts.thought_tokens
-    thinking = Thinking(max_tokens=wish.thought_tokens or longest, close_ids=coded.close, closed=coded.closed)
-    [thought] = sampler.think([prompt], wish.samples, thinking, sampling, key)
-    found = []
-    for one in thought:
-        ids = list(one.token_ids)
-        words = tokenizer.decode(ids[: one.thought_tokens]).partition(tags.close)[0]
-        suffix = strip(tokenizer.decode(ids[one.thought_tokens :]), tags)
-        found.append(Said(thought=words, closed=one.closed, text=suffix))
-    return found
+    return [Sample(thought=rollout.thought, closed=rollout.closed, text=rollout.text) for rollout in rollouts]

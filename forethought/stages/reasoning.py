@@ -8,23 +8,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from forethought.config import ReasoningConfig
 from forethought.costs.base import REPLY, Cost, Phase, Setting, drawn, known, scored, served
-from forethought.evals.reasoning.answers import EndpointAnswerer, EvalArm, ModelAnswerer
+from forethought.evals.reasoning.answers import EndpointAnswerer, EvalArm, ModelAnswerer, answered
 from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.evals.reasoning.figures import measure, problem_metrics
-from forethought.evals.reasoning.rows import Row, answered
 from forethought.evals.reasoning.task import Task, TaskError
 from forethought.graph import REASONING, Arm, Step, arms
 from forethought.keys import Key
 from forethought.llm.endpoint import Endpoint
 from forethought.metrics import MACRO
 from forethought.models.model import Compute, Model
-from forethought.progress import Progress, StageProgress
+from forethought.progress import StageProgress
 from forethought.records import Measurement, content_id
 from forethought.stages.base import Stage
 from forethought.store import BASE, StageFolder
@@ -35,11 +33,6 @@ ANSWERS = "answers"
 """Name of the log of answers."""
 HEADER, SOLUTION, ALL = 300, 80, 500
 """Assumed by the plan: tokens of worked examples and a problem, tokens of a solution, problems of a whole task."""
-
-
-def stage_name(task: str) -> str:
-    """Return the name of the folder in which an arm's answers to a task are kept."""
-    return f"reasoning-{task}"
 
 
 class Reasoning(Stage):
@@ -88,8 +81,7 @@ class Reasoning(Stage):
             folders = self._folders[arm.name]
             for task in self._tasks:
                 if not folders[task.name].done:
-                    with StageProgress(REASONING) as progress:
-                        self._answer(arm, task, folders[task.name], progress)
+                    self._answer(arm, task, folders[task.name])
             arm.answerer.release()
             rows[arm.name] = {name: list(folder.read(ANSWERS)) for name, folder in folders.items()}
         metrics = problem_metrics(self._settings.samples, self._settings.passes)
@@ -121,38 +113,42 @@ class Reasoning(Stage):
         amount = f"{len(taking)} arms on {tasks}"
         return [Phase(name="reasoning", amount=amount, cost=known(cost))]
 
-    def _answer(self, arm: EvalArm, task: Task, folder: StageFolder, progress: Progress) -> None:
+    def _answer(self, arm: EvalArm, task: Task, folder: StageFolder) -> None:
         """Have one arm answer one task; what is in the folder's log already is not asked again."""
         cfg, key = self._settings, Key(self.config.seed, "reasoning")
         problems = task.some(cfg.source, cfg.count(task.name))
         logged = {(row["interface"], row["problem"]) for row in folder.read(ANSWERS)}
         done, total, size = 0, len(arm.interfaces) * len(problems), max(1, cfg.sample_rows // cfg.samples)
-        for interface in arm.interfaces:
-            for start in range(0, len(problems), size):
-                progress(done, total, f"{arm.name}: {task.name}, {interface}")
-                batch = problems[start : start + size]
-                if any((interface, problem.id) not in logged for problem in batch):
-                    # A batch is computed whole, whatever of it was logged before a kill: how sums are rounded depends
-                    # on what else is in the batch.
-                    rows: Sequence[Row] = answered(arm.answerer, task, batch, cfg, key, interface)
-                    folder.append(ANSWERS, [row for row in rows if (interface, row["problem"]) not in logged])
-                done += len(batch)
-        progress(done, total, f"{arm.name}: {task.name}")
+        with StageProgress(REASONING) as progress:
+            for interface in arm.interfaces:
+                for start in range(0, len(problems), size):
+                    progress(done, total, f"{arm.name}: {task.name}, {interface}")
+                    batch = problems[start : start + size]
+                    if any((interface, problem.id) not in logged for problem in batch):
+                        # A batch is computed whole, whatever of it was logged before a kill: how sums are rounded
+                        # depends on what else is in the batch.
+                        rows = answered(arm, task, batch, cfg, key, interface)
+                        folder.append(ANSWERS, [row for row in rows if (interface, row["problem"]) not in logged])
+                    done += len(batch)
+            progress(done, total, f"{arm.name}: {task.name}")
         folder.finish({"policy": arm.identity}, {"problems": len(problems), "private": task.private})
 
     def _publish(self, figures: list[Measurement]) -> None:
         """Put figures in the run's table, instead of what was measured before of the same arms and tasks."""
-        run, arms = self.context.run, {arm.name for arm in self._arms}
-        tasks = {task.name for task in self._tasks} | {MACRO}
-        before = [one for one in run.measurements() if one.stage == REASONING and one.arm in arms]
-        others = [one for one in before if one.condition.partition("/")[0] not in tasks]
-        present, new = set(before), {_row_of(one) for one in figures}
-        if all(_row_of(one) in new for one in before if one not in others):
+
+        def place(one: Measurement) -> tuple[str, ...]:
+            return one.arm, one.against, one.metric, one.condition, one.judge
+
+        run, names, tasks = self.context.run, {arm.name for arm in self._arms}, {MACRO, *self._settings.tasks}
+        before = [one for one in run.measurements() if one.stage == REASONING and one.arm in names]
+        replaced = [one for one in before if one.condition.partition("/")[0] in tasks]
+        if set(map(place, replaced)) <= set(map(place, figures)):
+            present = set(before)
             run.measure(one for one in figures if one not in present)
             return
         # Some figures have no successor: another number of samples, an interface less.
-        run.drop(lambda row: row["stage"] == REASONING and row["arm"] in arms)
-        run.measure([*others, *figures])
+        run.drop(lambda row: row["stage"] == REASONING and row["arm"] in names)
+        run.measure([*(one for one in before if one not in replaced), *figures])
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, StageFolder]]:
@@ -160,7 +156,7 @@ class Reasoning(Stage):
         return {
             arm.name: {
                 task.name: self.context.folder(
-                    arm.name, stage_name(task.name), self._answers_depend_on(arm, task), self.step.name
+                    arm.name, f"reasoning-{task.name}", self._answers_depend_on(arm, task), self.step.name
                 )
                 for task in self._tasks
             }
@@ -231,10 +227,6 @@ class Reasoning(Stage):
         if not chosen and not cfg.models and cfg.endpoint is None:
             raise TaskError("reasoning: no arm, model or endpoint selected; name one in arms, models or endpoint")
         return chosen
-
-
-def _row_of(one: Measurement) -> tuple[str, ...]:
-    return one.arm, one.against, one.metric, one.condition, one.judge
 
 
 STAGE = Reasoning

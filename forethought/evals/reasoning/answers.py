@@ -1,15 +1,18 @@
-"""Who answers: a model in this process, or a server.  Prompts are texts, and answers are cut by their text."""
+"""Who answers: a model in this process, or a server; and a row for each problem that says what came of it.
+
+Prompts are texts, and answers are cut by their text.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from forethought.config import ReasoningConfig
 from forethought.engine import Group, Prompt
-from forethought.evals.reasoning.task import Task, TaskError
+from forethought.evals.reasoning.task import Grade, Problem, Task, TaskError
 from forethought.keys import Key
 from forethought.llm.endpoint import Endpoint, TextOptions
 from forethought.metrics import PLAIN, THOUGHT
@@ -17,13 +20,14 @@ from forethought.models.model import Model
 from forethought.tags import Tags, strip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """A problem as it is asked."""
+class Question(NamedTuple):
+    """A prompt, and the id that names its random numbers."""
 
     id: str
-    """Names its random numbers."""
     prompt: str
+
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,43 +42,6 @@ class Answer:
     """What was thought first."""
 
 
-class Answerer(Protocol):
-    """A model or a server."""
-
-    def answer(
-        self, questions: Sequence[Question], task: Task, config: ReasoningConfig, key: Key, *, thought: bool
-    ) -> list[list[Answer]]:
-        """Return ``config.samples`` answers to each question, after a thought if ``thought``."""
-        ...
-
-    def bits(self, texts: Sequence[tuple[str, str]]) -> list[float] | None:
-        """Return the bits of each (prompt, continuation)'s continuation; ``None`` from one that cannot tell."""
-        ...
-
-    def release(self) -> None:
-        """Let go of weights until the next question."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalArm:
-    """An arm, another model or a server that answers."""
-
-    name: str
-    identity: str
-    """Hash of its weights, or of a server's address and model."""
-    answerer: Answerer
-    against: tuple[str, ...] = ()
-    """Arms that it is compared with, if they answer, too."""
-    thinks: bool = False
-    """Whether it is asked to think first, too."""
-
-    @property
-    def interfaces(self) -> tuple[str, ...]:
-        """How it is asked."""
-        return (PLAIN, THOUGHT) if self.thinks else (PLAIN,)
-
-
 @dataclass(frozen=True, slots=True)
 class ModelAnswerer:
     """A model with tags, loaded when it first answers.  The samples of a prompt are branches of one prefix."""
@@ -84,7 +51,7 @@ class ModelAnswerer:
     def answer(
         self, questions: Sequence[Question], task: Task, config: ReasoningConfig, key: Key, *, thought: bool
     ) -> list[list[Answer]]:
-        """See :meth:`Answerer.answer`."""
+        """Return ``config.samples`` answers to each question, after a thought if ``thought``."""
         model, eos = self.model, self.model.tokenizer.eos_token_id
         ended = _ended(model.tokenizer, task.stops)
         stop_ids = () if eos is None else (eos,)
@@ -109,7 +76,7 @@ class ModelAnswerer:
         return [[answer(one.token_ids[one.thought_tokens :], one.thought) for one in row] for row in rollouts]
 
     def bits(self, texts: Sequence[tuple[str, str]]) -> list[float]:
-        """See :meth:`Answerer.bits`."""
+        """Return the bits of each (prompt, continuation)'s continuation."""
         groups = [
             Group(prefix=self._ids(prompt), branches=(self.model.encode(continuation),))
             for prompt, continuation in texts
@@ -117,7 +84,7 @@ class ModelAnswerer:
         return [float(-logprobs.sum()) / math.log(2) for [logprobs] in self.model.logprobs(groups)]
 
     def release(self) -> None:
-        """See :meth:`Answerer.release`."""
+        """Let go of the weights until the next question."""
         self.model.release()
 
     def _ids(self, prompt: str) -> tuple[int, ...]:
@@ -134,7 +101,7 @@ class EndpointAnswerer:
     def answer(
         self, questions: Sequence[Question], task: Task, config: ReasoningConfig, key: Key, *, thought: bool
     ) -> list[list[Answer]]:
-        """See :meth:`Answerer.answer`.
+        """Return ``config.samples`` answers to each question, after a thought if ``thought``.
 
         Raises:
             TaskError: if the server left a request unanswered; what is missing is not a wrong answer.
@@ -175,6 +142,67 @@ class EndpointAnswerer:
 
     def release(self) -> None:
         """Do nothing: the weights are the server's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalArm:
+    """An arm, another model or a server that answers."""
+
+    name: str
+    identity: str
+    """Hash of its weights, or of a server's address and model."""
+    answerer: ModelAnswerer | EndpointAnswerer
+    against: tuple[str, ...] = ()
+    """Arms that it is compared with, if they answer, too."""
+    thinks: bool = False
+    """Whether it is asked to think first, too."""
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """How it is asked."""
+        return (PLAIN, THOUGHT) if self.thinks else (PLAIN,)
+
+
+def answered(
+    arm: EvalArm, task: Task, problems: Sequence[Problem], config: ReasoningConfig, key: Key, interface: str
+) -> list[Row]:
+    """Have ``problems`` answered by one interface, and return their rows; private ones hold no text.
+
+    Raises:
+        TaskError: if a server left some unanswered.
+    """
+    prompts = [task.prompt(problem, config.shots) for problem in problems]
+    questions = [
+        Question(id=f"{task.name}/{problem.id}", prompt=prompt)
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
+    answers_by_problem = arm.answerer.answer(questions, task, config, key, thought=interface == THOUGHT)
+    golds = [" " + problem.solution for problem in problems]
+    bits = arm.answerer.bits(list(zip(prompts, golds, strict=True))) if config.gold and interface == PLAIN else None
+    rows = []
+    for index, (problem, answers) in enumerate(zip(problems, answers_by_problem, strict=True)):
+        grades = [task.grade(problem, answer.text) for answer in answers]
+        row: Row = {
+            "interface": interface,
+            "problem": problem.id,
+            "right": [int(grade.right) for grade in grades],
+            "formatted": [int(grade.reading.formatted) for grade in grades],
+            "truncated": [int(answer.truncated) for answer in answers],
+            "votes": votes(grades),
+            "gold_bits_per_byte": None if bits is None else round(bits[index] / len(golds[index].encode()), 6),
+        }
+        if not task.private:
+            row["answers"] = [answer.text for answer in answers]
+            if any(answer.thought for answer in answers):
+                row["thoughts"] = [answer.thought for answer in answers]
+        rows.append(row)
+    return rows
+
+
+def votes(grades: Sequence[Grade]) -> list[int | None]:
+    """Return a number for each answer, equal for equal ones: 0 is the right answer, ``None`` is no answer."""
+    numbers = {"right": 0}
+    return [None if grade.key is None else numbers.setdefault(grade.key, len(numbers)) for grade in grades]
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

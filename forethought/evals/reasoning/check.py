@@ -13,7 +13,6 @@ from forethought.evals.reasoning.task import Problem, Task, Where
 class Check:
     """What came of the examination of one task."""
 
-    task: str
     problems: int
     right: int
     """Right answers that were graded as right, of ``asked_right``: the worked solution and the bare answer of each."""
@@ -27,7 +26,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether every right answer is worth 1 and every wrong one 0."""
-        return not self.failed and self.right == self.asked_right and not self.wrong
+        return not self.failed
 
 
 def check(task: Task, where: Where) -> Check:
@@ -36,23 +35,22 @@ def check(task: Task, where: Where) -> Check:
     Raises:
         TaskError: if its problems could not be read.
     """
-    problems = task.load(where)
-    show = task.grader.show
-    failed: list[str] = []
-    right = wrong = asked_wrong = 0
+    problems, show = task.load(where), task.grader.show
+    right: list[bool] = []
+    wrong: list[bool] = []
+    failed = []
     for index, problem in enumerate(problems):
         good = [task.grade(problem, text).right for text in (problem.solution, show(problem.gold))]
         bad = [task.grade(problem, show(answer)).right for answer in _wrong(problems, index)]
-        right, wrong, asked_wrong = right + sum(good), wrong + sum(bad), asked_wrong + len(bad)
-        if not all(good) or any(bad):
-            failed.append(problem.id)
+        right += good
+        wrong += bad
+        failed += [problem.id] if not all(good) or any(bad) else []
     return Check(
-        task=task.name,
         problems=len(problems),
-        right=right,
-        asked_right=2 * len(problems),
-        wrong=wrong,
-        asked_wrong=asked_wrong,
+        right=sum(right),
+        asked_right=len(right),
+        wrong=sum(wrong),
+        asked_wrong=len(wrong),
         failed=tuple(failed),
     )
 

@@ -9,12 +9,12 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from forethought import metrics
-from forethought.evals.reasoning.answers import EvalArm
-from forethought.evals.reasoning.rows import Row
+from forethought.evals.reasoning.answers import EvalArm, Row
 from forethought.evals.reasoning.task import Task
 from forethought.keys import Key
 from forethought.metrics import MACRO, PLAIN, REASONING, STRICT, THOUGHT
@@ -27,56 +27,38 @@ Rows = Mapping[str, Mapping[str, Sequence[Row]]]
 
 @dataclass(frozen=True, slots=True)
 class ProblemMetric:
-    """A number of each problem."""
+    """A number of each problem, computed from its row; ``None`` where it was not measured."""
 
     metric: metrics.Metric
     unit: str
     of: Callable[[Row], float | None]
-    """Computes it from a problem's row."""
-    graded: bool = False
-    """Whether a grader has a say in it."""
-    strict: bool = False
-    """Whether only answers in the form of the examples count."""
+    judge: str = ""
+    """Format of the grader's name, where a grader has a say in it."""
 
 
 def problem_metrics(samples: int, passes: Sequence[int]) -> list[ProblemMetric]:
-    """Return what is measured with ``samples`` answers to each problem."""
+    """Return what is measured with ``samples`` answers to each problem, and Pass@k for the k of ``passes``."""
 
-    def pass_metric(k: int) -> ProblemMetric:
-        unit = f"chance that one of {k} answers is right, unbiased"
-        return ProblemMetric(
-            metrics.PASS.at(k), unit, lambda row: pass_at_k(len(row["right"]), sum(row["right"]), k), graded=True
-        )
+    def strict(row: Row) -> float:
+        return _mean([right * formatted for right, formatted in zip(row["right"], row["formatted"], strict=True)])
 
-    mean = metrics.MEAN.at(samples)
+    def passed(k: int, row: Row) -> float:
+        return pass_at_k(len(row["right"]), sum(row["right"]), k)
+
+    mean, majority_at = metrics.MEAN.at(samples), metrics.MAJORITY.at(samples)
+    right, form = "share of answers that are right", "in the form of the examples"
+    chance = "chance that one of {} answers is right, unbiased"
+    most = "share of problems whose most frequent answer is right, ties by lot"
+    none, bits = "share of answers without an answer", "bits per UTF-8 byte of the worked solution"
     return [
-        ProblemMetric(mean, "share of answers that are right", lambda row: _mean(row["right"]), graded=True),
-        ProblemMetric(
-            mean,
-            "share of answers that are right and in the form of the examples",
-            lambda row: _mean([a * b for a, b in zip(row["right"], row["formatted"], strict=True)]),
-            graded=True,
-            strict=True,
-        ),
-        *map(pass_metric, passes),
-        ProblemMetric(
-            metrics.MAJORITY.at(samples),
-            "share of problems whose most frequent answer is right, ties by lot",
-            lambda row: majority(row["votes"]),
-            graded=True,
-        ),
-        ProblemMetric(
-            metrics.NO_ANSWER,
-            "share of answers without an answer",
-            lambda row: _mean([vote is None for vote in row["votes"]]),
-        ),
+        ProblemMetric(mean, right, lambda row: _mean(row["right"]), "{}"),
+        ProblemMetric(mean, f"{right} and {form}", strict, "{}" + STRICT),
+        *(ProblemMetric(metrics.PASS.at(k), chance.format(k), partial(passed, k), "{}") for k in passes),
+        ProblemMetric(majority_at, most, lambda row: majority(row["votes"]), "{}"),
+        ProblemMetric(metrics.NO_ANSWER, none, lambda row: _mean([vote is None for vote in row["votes"]])),
         ProblemMetric(metrics.TRUNCATED, "share of answers cut at the cap", lambda row: _mean(row["truncated"])),
-        ProblemMetric(
-            metrics.EXTRACTED, "share of answers in the form of the examples", lambda row: _mean(row["formatted"])
-        ),
-        ProblemMetric(
-            metrics.GOLD_BITS, "bits per UTF-8 byte of the worked solution", lambda row: row["gold_bits_per_byte"]
-        ),
+        ProblemMetric(metrics.EXTRACTED, f"share of answers {form}", lambda row: _mean(row["formatted"])),
+        ProblemMetric(metrics.GOLD_BITS, bits, lambda row: row["gold_bits_per_byte"]),
     ]
 
 
@@ -91,84 +73,80 @@ def majority(votes: Sequence[int | None]) -> float:
 def measure(
     arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], wanted: Sequence[ProblemMetric], seed: int
 ) -> list[Measurement]:
-    """Return all figures of all arms, and how each differs from those that it is compared with.
+    """Return all figures of all arms, and how each differs, problem by problem, from those that it is compared with.
 
-    A difference is paired by problem: from another arm's answers by the same interface, or by the plain one if the
-    other is not asked to think; and from the arm's own plain answers.
+    An arm is compared with others by the same interface, or with their plain answers where they are not asked to
+    think; and its answers after a thought with its own plain ones.
     """
     by_name = {arm.name: arm for arm in arms}
-    found: list[Measurement] = []
+    compared: list[tuple[EvalArm, str, EvalArm | None]] = []
     for arm in arms:
         others = [None, *(by_name[name] for name in arm.against if name in by_name)]
-        compared = [(interface, other) for interface in arm.interfaces for other in others]
-        for interface, other in [*compared, *([(THOUGHT, arm)] if arm.thinks else [])]:
-            for metric in wanted:
-                by_task = {task.name: _values(rows[arm.name][task.name], metric, interface) for task in tasks}
-                unit = f"{metric.unit}; n problems, bootstrap over problems"
-                if other is not None:
-                    theirs = PLAIN if other is arm or interface not in other.interfaces else interface
-                    for task, values in by_task.items():
-                        before = _values(rows[other.name][task], metric, theirs)
-                        by_task[task] = {id: value - before[id] for id, value in values.items() if id in before}
-                    unit = (
-                        f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; "
-                        "bootstrap over problems"
-                    )
-                recorder = _Recorder(arm, other.name if other is not None else "", interface, metric, unit, seed)
-                found += recorder.measurements({name: list(values.values()) for name, values in by_task.items()}, tasks)
-    return found
+        compared += [(arm, interface, other) for interface in arm.interfaces for other in others]
+        compared += [(arm, THOUGHT, arm)] if arm.thinks else []
+    return [
+        figure
+        for arm, interface, other in compared
+        for metric in wanted
+        for figure in _figures(arm, interface, other, metric, rows, tasks, seed)
+    ]
+
+
+def _figures(
+    arm: EvalArm,
+    interface: str,
+    other: EvalArm | None,
+    metric: ProblemMetric,
+    rows: Rows,
+    tasks: Sequence[Task],
+    seed: int,
+) -> Iterator[Measurement]:
+    """Yield the figure of each task and their macro average; of a difference also how many would resolve it."""
+    theirs = PLAIN if other is None or other is arm or interface not in other.interfaces else interface
+    how = f"{metric.unit}; n problems, bootstrap over problems"
+    if other is not None:
+        how = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
+
+    def figure(name: str, task: str, grader: str, interval: Interval, unit: str) -> Measurement:
+        return Measurement(
+            stage=REASONING,
+            arm=arm.name,
+            against=other.name if other is not None else "",
+            metric=name,
+            condition=f"{task}/{interface}",
+            judge=metric.judge.format(grader),
+            unit=unit,
+            subject=arm.identity,
+            **dataclasses.asdict(interval),
+        )
+
+    resampling = Key(seed, "reasoning intervals").integer() % 2**32
+    strata: list[list[float]] = []
+    for task in tasks:
+        by_problem = _values(rows[arm.name][task.name], metric, interface)
+        if other is not None:
+            before = _values(rows[other.name][task.name], metric, theirs)
+            by_problem = {name: value - before[name] for name, value in by_problem.items() if name in before}
+        values = list(by_problem.values())
+        if not values:
+            continue
+        strata.append(values)
+        mean = macro_bootstrap([values], resampling)
+        yield figure(metric.metric, task.name, task.grader.name, mean, how)
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        if other is not None and mean.value and spread:
+            needed = float(detectable_n(mean.value, spread))
+            unit = "problems that would resolve a difference as large as this one (5% level, 80% power)"
+            interval = Interval(value=needed, low=needed, high=needed, n=mean.n)
+            yield figure(metric.metric.needed("problems"), task.name, task.grader.name, interval, unit)
+    if len(strata) == len(tasks):
+        yield figure(metric.metric, MACRO, "each task's", macro_bootstrap(strata, resampling), how)
 
 
 def _values(rows: Sequence[Row], metric: ProblemMetric, interface: str) -> dict[str, float]:
     """Return a metric's value for each problem; empty if it was not measured."""
     values = ((row["problem"], metric.of(row)) for row in rows if row["interface"] == interface)
     return {problem: value for problem, value in values if value is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorder:
-    """Builds the measurements of one metric of one arm and interface."""
-
-    arm: EvalArm
-    against: str
-    interface: str
-    metric: ProblemMetric
-    unit: str
-    seed: int
-
-    def measurements(self, by_task: Mapping[str, Sequence[float]], tasks: Sequence[Task]) -> Iterator[Measurement]:
-        """Yield the figure of each task and their macro average; of a difference also how many would resolve it."""
-        known = {task: by_task[task.name] for task in tasks if by_task[task.name]}
-        for task, values in known.items():
-            interval = self._interval([values])
-            yield self._measurement(self.metric.metric, task.name, task.grader.name, interval, self.unit)
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            if self.against and interval.value and spread:
-                needed = float(detectable_n(interval.value, spread))
-                unit = "problems that would resolve a difference as large as this one (5% level, 80% power)"
-                interval = Interval(value=needed, low=needed, high=needed, n=interval.n)
-                metric = self.metric.metric.needed("problems")
-                yield self._measurement(metric, task.name, task.grader.name, interval, unit)
-        if known and len(known) == len(tasks):
-            interval = self._interval(list(known.values()))
-            yield self._measurement(self.metric.metric, MACRO, "each task's", interval, self.unit)
-
-    def _interval(self, strata: Sequence[Sequence[float]]) -> Interval:
-        return macro_bootstrap(strata, Key(self.seed, "reasoning intervals").integer() % 2**32)
-
-    def _measurement(self, metric: str, task: str, grader: str, interval: Interval, unit: str) -> Measurement:
-        judge = grader + STRICT if self.metric.strict else grader
-        return Measurement(
-            stage=REASONING,
-            arm=self.arm.name,
-            against=self.against,
-            metric=metric,
-            condition=f"{task}/{self.interface}",
-            judge=judge if self.metric.graded else "",
-            unit=unit,
-            subject=self.arm.identity,
-            **dataclasses.asdict(interval),
-        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ import csv
 import gzip
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -57,33 +57,30 @@ def rows(task: str, where: Where, package: Package | None, *hubs: Hub) -> list[R
     if where == "package" or not hubs:
         raise TaskError(f"{task}: {without_hub}")
     try:
-        import datasets
+        from datasets import load_dataset
     except ImportError:
         raise TaskError(f'{task}: the hub needs the package datasets: pip install "forethought[hub]"') from None
-    found: list[Row] = []
-    for hub in hubs:
-        try:
-            found += datasets.load_dataset(hub.name, name=hub.config, split=hub.split)
-        except Exception as error:  # the hub's client raises errors of half a dozen libraries
-            raise TaskError(
-                f"{task}: could not download hub data set {hub.name} (configuration {hub.config}, split {hub.split}): "
-                f"{type(error).__name__}. Check the network and, for a gated set, your access. {without_hub}"
-            ) from None
-    return found
+    try:
+        return [row for hub in hubs for row in load_dataset(hub.name, name=hub.config, split=hub.split)]
+    except Exception as error:  # the hub's client raises errors of half a dozen libraries
+        sets = ", ".join(f"{hub.name} (configuration {hub.config}, split {hub.split})" for hub in hubs)
+        raise TaskError(
+            f"{task}: could not download from the hub: {type(error).__name__}. It needs {sets}. "
+            f"Check the network and, for a gated set, your access. {without_hub}"
+        ) from None
 
 
 def _packaged(task: str, package: Package, folder: Path) -> list[Row]:
+    found: list[Row] = []
     try:
-        return [row for name in package.files for row in _read(folder / name)]
+        for name in package.files:
+            open_text: Callable[..., TextIO] = gzip.open if name.endswith(".gz") else open
+            with open_text(folder / name, "rt", encoding="utf-8", newline="") as lines:
+                found += csv.DictReader(lines) if name.endswith(".csv") else map(json.loads, lines)
     except (OSError, ValueError, KeyError) as error:
         # Not the error's own text: it may quote the line that could not be read.
         raise TaskError(
             f"{task}: {folder} is not as {package.pip} has it ({type(error).__name__}). "
             f"Install it again: pip install --no-deps --force-reinstall {package.pip}"
         ) from None
-
-
-def _read(path: Path) -> Iterator[Row]:
-    open_text: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8", newline="") as lines:
-        yield from csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines)
+    return found

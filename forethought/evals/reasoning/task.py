@@ -24,9 +24,8 @@ class Problem:
     id: str
     """Content hash of the question: the same whatever source it came from, and all that a log says of it."""
     question: str
-    """What is asked, options included."""
+    """Options included."""
     gold: str
-    """The right answer."""
     solution: str
     """A worked solution that ends with the answer in the form that the task asks for."""
 
@@ -83,7 +82,6 @@ class Task:
     """
 
     name: str
-    """What a config calls it."""
     paper: str
     licence: str
     """Licence of the problems, as its publisher states it."""

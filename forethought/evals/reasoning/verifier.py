@@ -33,7 +33,7 @@ LONGEST = 400
 
 
 class Verifier:
-    """Asks the process; starts it when it is first needed, and anew after a kill."""
+    """Asks the process; starts it when it is first needed, and again after a kill."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
@@ -46,55 +46,46 @@ class Verifier:
         if max(len(gold), len(answer)) > LONGEST:
             return False
         with self._lock:
-            reply = self._ask(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
-        return reply == b"true"
+            return self._ask(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n") == b"true\n"
 
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+            with contextlib.suppress(OSError), process:  # what it has not read is still in the pipe
+                process.kill()
 
     def _ask(self, line: bytes) -> bytes:
+        """Return the line that answers ``line``; nothing if the process ended, or was killed for taking too long."""
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = _start()
-        reply = _reply(self._process, line, self.patience)
-        if not reply.endswith(b"\n"):
+        process, late = self._process, threading.Event()
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        # No select: on Windows it takes no pipes.
+        timer = threading.Timer(self.patience, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            reply = process.stdout.readline()
+        except OSError:  # the pipe is broken
+            reply = b""
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set() or not reply.endswith(b"\n"):
             self.timeouts += 1
             self.close()
-        return reply.strip()
-
-
-def _reply(process: subprocess.Popen[bytes], line: bytes, patience: float) -> bytes:
-    """Return the line that answers ``line``; nothing if the process ended, or was killed for taking too long."""
-    stdin, stdout, late = process.stdin, process.stdout, threading.Event()
-    assert stdin is not None
-    assert stdout is not None
-
-    def stop() -> None:
-        late.set()
-        process.kill()
-
-    # No select: on Windows it takes no pipes.
-    timer = threading.Timer(patience, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        stdin.write(line)
-        stdin.flush()
-        reply = stdout.readline()
-    except OSError:  # the pipe is broken
-        reply = b""
-    finally:
-        timer.cancel()
-        timer.join()
-    return b"" if late.is_set() else reply
+            return b""
+        return reply
 
 
 def _start() -> subprocess.Popen[bytes]:

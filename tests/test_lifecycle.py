@@ -46,18 +46,18 @@ KILLS = [
     Kill("forethought.training:save", 2, after=True),
     Kill("forethought.store:StageFolder.finish", 3),  # final weights, but no manifest
     Kill("forethought.training:forget", 1),  # a manifest, and checkpoints that nobody needs
-    Kill("forethought.evals.arm:compare", 2),
+    Kill("forethought.stages.evaluate:compare", 2),
     Kill("forethought.store:StageFolder.finish", 6),
     Kill("forethought.stages.interleave:make_rows", 2),  # one split has its rows
     Kill("forethought.stages.sft:learn", 4),  # a checkpoint, and a step after it
     Kill("forethought.training:save", 5, after=True),  # the first of SFT: stage 1 has four
     Kill("forethought.training:finish", 5),  # an arm of SFT is trained, but not written
-    Kill("forethought.evals.interface:examine", 3),
+    Kill("forethought.stages.evaluate_sft:examine", 3),
     Kill("forethought.stages.calibrate:scores", 1),
     Kill("forethought.stages.rlmt:learn", 4),  # a checkpoint, and a step after it
     Kill("forethought.training:save", 9, after=True),  # the first of RL mid-training: earlier stages have eight
     Kill("forethought.training:finish", 8),  # its second arm is trained, but not written
-    Kill("forethought.evals.thinking:play", 4),
+    Kill("forethought.stages.evaluate_rlmt:think_and_predict", 2),
 ]
 
 

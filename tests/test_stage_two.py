@@ -27,7 +27,6 @@ from forethought.stages import interleave, sft
 from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans
 from forethought.testing import byte_tokenizer, tiny_model
-from forethought.thoughts.dataset import row
 from forethought.thoughts.teacher import Draft
 
 THINK = Tags("<think>", "</think>")
@@ -38,7 +37,7 @@ CHUNKS = {
     f"c{number}": chunk(text[:8], text[8:], number=number, split=Split.HELDOUT) for number, text in enumerate(TEXTS)
 }
 ROWS = [
-    row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
+    make_row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
     for text, one in zip(TEXTS, CHUNKS.values(), strict=True)
     for place in [text.index(".") + 1]
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from forethought.config import EndpointConfig, ModelConfig
+from forethought.config import JudgeConfig, MatchConfig, RewriteConfig, TeacherConfig
 from forethought.engine import Prompt, Sampling
 from forethought.keys import Key
 from forethought.llm import TRANSPORT, LanguageError
@@ -14,6 +14,8 @@ from forethought.llm.endpoint import ChatOptions, Endpoint
 from forethought.models.model import Model, ModelPool
 from forethought.records import content_id
 
+LanguageModelConfig = JudgeConfig | MatchConfig | RewriteConfig | TeacherConfig
+"""Sections of the config that name a language model: in this process, or behind a server."""
 REQUEST = "@@REQUEST@@"
 """Stands for a text while the chat template is taken apart around it, so that no text ever passes through it."""
 
@@ -45,15 +47,10 @@ class Reply:
 class Generator(Protocol):
     """Something that replies to requests."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Hash of the model, and of the key: other draws are other verdicts."""
-        ...
+    name: str
+    """Short name for tables."""
+    identity: str
+    """Hash of the model, and of the key: other draws are other verdicts."""
 
     def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
         """Return ``repeats`` replies to each request; a draw depends on the request and its number alone."""
@@ -116,15 +113,6 @@ class EndpointGenerator:
             for answer in self.endpoint.chat(chats, options, seeds)
         )
         return [[next(replies) for _ in range(repeats)] for _ in requests]
-
-
-class LanguageModelConfig(Protocol):
-    """A section of the config that names a language model: in this process, or behind a server."""
-
-    @property
-    def model(self) -> ModelConfig | None: ...
-    @property
-    def endpoint(self) -> EndpointConfig | None: ...
 
 
 def make_generator(config: LanguageModelConfig, pool: ModelPool, key: Key) -> Generator:

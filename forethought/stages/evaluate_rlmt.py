@@ -39,11 +39,7 @@ class EvaluateRLMT(Stage):
             "windows": self.context.window_ids("heldout", count),
             "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
             "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions"}),
-            **(
-                {"conditions": {name: source for name, (_, source) in self.conditions.items()}}
-                if self.conditions
-                else {}
-            ),
+            **({"conditions": sources} if sources else {}),  # what older runs depend on stays as it was
         }
 
     @cached_property

@@ -99,7 +99,7 @@ def ask(
     settings: dict[str, Any] = {"samples": 2, "temperature": 0.6, "max_tokens": 8, "thought_tokens": 4}
     task = dataclasses.replace(TASKS["procedural"], stops=more.pop("stops", ("\n",)), private=private)
     config = ReasoningConfig(**settings | more)
-    [answers] = answerer.answer([Question(id="p", prompt=prompt)], task, config, Key(0, "test"), thought=thought)
+    [answers] = answerer.answer([Question("p", prompt, "")], task, config, Key(0, "test"), thought=thought)
     return answers
 
 
@@ -306,7 +306,7 @@ def test_answers_are_cut_at_their_stop_and_say_whether_they_were_capped() -> Non
 
 
 def test_bits_of_the_gold_solution_are_counted() -> None:
-    found = uniform().bits([("1 + 1 =", " 2"), ("2 + 2 =", " 4, I think")])
+    found = uniform().bits([Question("p", "1 + 1 =", " 2"), Question("q", "2 + 2 =", " 4, I think")])
     assert found == pytest.approx([2 * math.log2(259), 11 * math.log2(259)], rel=1e-5)
 
 
@@ -363,7 +363,7 @@ def test_a_server_answers_by_completions_and_thinks_first_where_asked(server: An
     assert [(one.text, one.thought, one.truncated) for one in thought] == [("\n7", "seven", False)] * 2
     assert made.requests[-1][2]["prompt"] == "3 + 4 =<think>seven</think>"
     assert "stop" not in made.requests[-1][2]
-    assert answerer.bits([("a", "b")]) is None
+    assert answerer.bits([Question("p", "a", "b")]) == [None]
 
 
 def test_a_request_that_failed_is_no_wrong_answer_and_private_ones_are_not_quoted(server: Any) -> None:

@@ -21,7 +21,7 @@ from forethought.evals.reasoning.figures import measure, problem_metrics
 from forethought.evals.reasoning.task import Task, TaskError
 from forethought.graph import REASONING, Arm, Step, arms
 from forethought.keys import Key
-from forethought.metrics import MACRO
+from forethought.metrics import MACRO, PLAIN, THOUGHT
 from forethought.models.model import Compute, Model
 from forethought.monitor import Progress
 from forethought.records import Measurement, content_id
@@ -83,7 +83,8 @@ class Reasoning(Stage):
             for task in self._tasks:
                 if not folders[task.name].done:
                     self._answer(arm, task, folders[task.name])
-            arm.answerer.release()
+            if isinstance(arm.answerer, ModelAnswerer):
+                arm.answerer.model.release()
             rows[arm.name] = {name: list(folder.read(ANSWERS)) for name, folder in folders.items()}
         metrics = problem_metrics(self._settings.samples, self._settings.passes)
         figures = measure(self._arms, rows, self._tasks, metrics, self.config.seed)
@@ -189,31 +190,35 @@ class Reasoning(Stage):
     @cached_property
     def _arms(self) -> list[EvalArm]:
         """The arms, models and server that answer; weights are loaded when they first do."""
-        cfg, tags = self._settings, self.context.tags
-        found = []
-        for arm in self._chosen():
-            model = self.context.base.with_tags(tags) if arm.name == BASE else self.context.load(arm.name, tags=tags)
-            found.append(self._eval_arm(model, arm.past + arm.peer, arm.thinks))
+        cfg, context, tags = self._settings, self.context, self.context.tags
+        asked = [(self._model(arm.name), arm.past + arm.peer, arm.thinks) for arm in self._chosen()]
         for name, place in cfg.models.items():
-            compute, say = Compute.of(self.config), self.context.say
-            found.append(self._eval_arm(Model.named(place, compute, name=name, tags=tags, progress=say)))
-        if cfg.endpoint is not None:
-            found.append(
-                EvalArm(
-                    name=ENDPOINT,
-                    identity=content_id(cfg.endpoint.base_url, cfg.endpoint.model),
-                    answerer=EndpointAnswerer(Endpoint(cfg.endpoint), tags),
-                    thinks=cfg.thoughts == "all",
-                )
+            model = Model.named(place, Compute.of(self.config), name=name, tags=tags, progress=context.say)
+            asked.append((model, (), False))
+        found = [
+            EvalArm(
+                name=model.name,
+                identity=model.identity,
+                answerer=ModelAnswerer(model),
+                against=against,
+                interfaces=self._interfaces(trained_to_think),
             )
+            for model, against, trained_to_think in asked
+        ]
+        if cfg.endpoint is not None:
+            identity = content_id(cfg.endpoint.base_url, cfg.endpoint.model)
+            server = EndpointAnswerer(Endpoint(cfg.endpoint), tags)
+            found.append(EvalArm(name=ENDPOINT, identity=identity, answerer=server, interfaces=self._interfaces(False)))
         return found
 
-    def _eval_arm(self, model: Model, against: tuple[str, ...] = (), trained_to_think: bool = False) -> EvalArm:
-        asked = self._settings.thoughts
-        thinks = asked == "all" or (asked == "trained" and trained_to_think)
-        return EvalArm(
-            name=model.name, identity=model.identity, answerer=ModelAnswerer(model), against=against, thinks=thinks
-        )
+    def _model(self, name: str) -> Model:
+        tags = self.context.tags
+        return self.context.base.with_tags(tags) if name == BASE else self.context.load(name, tags=tags)
+
+    def _interfaces(self, trained_to_think: bool) -> tuple[str, ...]:
+        thoughts = self._settings.thoughts
+        thinks = thoughts == "all" or (thoughts == "trained" and trained_to_think)
+        return (PLAIN, THOUGHT) if thinks else (PLAIN,)
 
     def _chosen(self) -> list[Arm]:
         """Return the run's arms that the config chooses; all by default."""

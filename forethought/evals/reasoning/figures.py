@@ -83,7 +83,7 @@ def measure(
     for arm in arms:
         others = [None, *(by_name[name] for name in arm.against if name in by_name)]
         compared += [(arm, interface, other) for interface in arm.interfaces for other in others]
-        compared += [(arm, THOUGHT, arm)] if arm.thinks else []
+        compared += [(arm, THOUGHT, arm)] if THOUGHT in arm.interfaces else []
     return [
         figure
         for arm, interface, other in compared

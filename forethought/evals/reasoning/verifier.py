@@ -9,6 +9,7 @@ is thrown away: an error text may quote a problem.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -60,6 +61,7 @@ class Verifier:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = _start()
+            atexit.register(self.close)
         process, late = self._process, threading.Event()
         assert process.stdin is not None
         assert process.stdout is not None

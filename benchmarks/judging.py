@@ -15,10 +15,10 @@ from benchmarks.peers import RowScorer, fastest_rows
 from benchmarks.results import Row, compared
 from forethought.engine import Group
 from forethought.engine.scorer import TorchScorer
-from forethought.judges.askers import LocalLetterAsker
+from forethought.judges.multiple_choice import LocalLetterAsker
 from forethought.judges.pairwise import FIELDS, PairwiseJudge
-from forethought.language.prompt import load as load_prompt
-from forethought.records import Contest, Verdict
+from forethought.llm.prompts import load as load_prompt
+from forethought.records import JudgeRequest, Verdict
 
 
 def run_pairwise(options: Options) -> Iterator[Row]:
@@ -29,7 +29,7 @@ def run_pairwise(options: Options) -> Iterator[Row]:
         found = subject(name, options)
         chunks = cut(found.tokenizer, options, count, prefix, suffix)
         texts = tuple(chunk.suffix for chunk in chunks)
-        contest = Contest(prefix=chunks[0].prefix, candidates=texts, original=texts[0])
+        contest = JudgeRequest(prefix=chunks[0].prefix, candidates=texts, original=texts[0])
         noted = Noted(TorchScorer(found.policy))
         ours = judge_of(found, noted)
         peer_scorer = best_rows(found, noted, ours, contest)
@@ -80,7 +80,7 @@ def judge_of(found: Subject, scorer: Any) -> PairwiseJudge:
     return PairwiseJudge(LocalLetterAsker(local(found, scorer)), load_prompt("quality", FIELDS, "letter"))
 
 
-def best_rows(found: Subject, noted: Noted, ours: PairwiseJudge, contest: Contest) -> RowScorer:
+def best_rows(found: Subject, noted: Noted, ours: PairwiseJudge, contest: JudgeRequest) -> RowScorer:
     """Return the peer's scorer with its fastest batch size, tried on the first 32 verdicts."""
     ours.rank([contest])
     part = [Group(prefix=group.prefix, branches=group.branches[:16]) for group in noted.groups[:2]]

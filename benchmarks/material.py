@@ -18,7 +18,7 @@ from forethought.corpus.sources import documents
 from forethought.engine import Group, Prompt
 from forethought.engine.policy import Policy
 from forethought.keys import Key
-from forethought.language.local import LocalModel
+from forethought.llm.local import LocalModel
 from forethought.records import Chunk
 
 SEED = 0

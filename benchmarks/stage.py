@@ -19,13 +19,13 @@ from benchmarks.measure import Options, interleave, require, seconds
 from benchmarks.peers import GenerateSampler, RowScorer, fastest_rows
 from benchmarks.results import Row, compared
 from forethought import config as configs
+from forethought.algorithms.pools import CandidatePool
 from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.likelihood import LikelihoodJudge
-from forethought.judges.pool import Pool
 from forethought.keys import Key
-from forethought.records import Chunk, Contest
+from forethought.records import Chunk, JudgeRequest
 from forethought.stages import improve
 
 QUICK = {
@@ -72,18 +72,18 @@ class OurStep:
     steps: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     """Of each phase of the last step."""
-    pools: Sequence[Pool] = ()
+    pools: Sequence[CandidatePool] = ()
     """Of the last step."""
 
     @contextlib.contextmanager
     def timer(self, phase: str) -> Iterator[None]:
-        """See :meth:`forethought.monitor.Metrics.timer`."""
+        """See :meth:`forethought.metric_log.MetricLog.timer`."""
         start = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - start
 
     def count(self, phase: str, tokens: int) -> None:
-        """See :meth:`forethought.monitor.Metrics.count`."""
+        """See :meth:`forethought.metric_log.MetricLog.count`."""
 
     def step(self) -> None:
         """Take one step."""
@@ -180,7 +180,9 @@ def same_scores(ours: OurStep, peer: Assembled, judges: Judges) -> str:
     """Check on real pools that both judges score alike, and give the peer its fastest batch size."""
     ours.step()
     contests = [
-        Contest(prefix=one.chunk.prefix, candidates=tuple(c.text for c in one.candidates), original=one.chunk.suffix)
+        JudgeRequest(
+            prefix=one.chunk.prefix, candidates=tuple(c.text for c in one.candidates), original=one.chunk.suffix
+        )
         for one in ours.pools
     ]
     part = judges.noted.groups[:2]

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic.fields import FieldInfo
 
 from forethought.config import Config, Section
+from forethought.config.reading import section_of
 
 TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -143,13 +144,6 @@ def toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(toml, value))}]"
     return repr(value) if isinstance(value, float) else json.dumps(value)
-
-
-def section_of(hint: Any) -> type[Section] | None:
-    """Return the config class inside a type, if there is one."""
-    if isinstance(hint, type) and issubclass(hint, Section):
-        return hint
-    return next((found for one in typing.get_args(hint) if (found := section_of(one)) is not None), None)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from forethought.judges.base import Question, QuestionJudge
 from forethought.judges.planted import Planted, corrupted, plant, repeated, shuffled
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.records import Axis, Chunk, Contest, Split, Verdict
+from forethought.records import Axis, Chunk, JudgeRequest, Split, Verdict
 
 KEY = Key(seed=3, purpose="audit")
 TEXTS = [
@@ -52,13 +52,13 @@ class Marker(QuestionJudge):
         super().__init__("rule", "rule")
         self.rule = rule
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         return list(tournament.pairs(len(contest.candidates)))
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         return [[self._one(c, q) for q in row] for c, row in zip(contests, questions, strict=True)]
 
-    def _one(self, contest: Contest, question: Question) -> Verdict:
+    def _one(self, contest: JudgeRequest, question: Question) -> Verdict:
         said = self.rule(*(contest.candidates[i] for i in question), contest.original)
         if isinstance(said, str):
             return self.unscored(question, said)
@@ -172,7 +172,7 @@ def test_a_pointwise_judge_is_compared_by_score_and_its_length_bias_shows():
         Planted(
             kind="rollout",
             chunk_id=str(i),
-            contest=Contest(prefix="p", candidates=(" true", " longer" * (i % 2) + "x"), original=" true"),
+            contest=JudgeRequest(prefix="p", candidates=(" true", " longer" * (i % 2) + "x"), original=" true"),
             original=0,
         )
         for i in range(4)
@@ -188,7 +188,10 @@ def test_a_longer_is_better_judge_shows_its_length_bias():
         return 0 if len(first) >= len(second) else 1
 
     wrong = Planted(
-        kind="rollout", chunk_id="c", contest=Contest(prefix="", candidates=("ab", "abc"), original="ab"), original=0
+        kind="rollout",
+        chunk_id="c",
+        contest=JudgeRequest(prefix="", candidates=("ab", "abc"), original="ab"),
+        original=0,
     )
     assert audit(Marker(longer), [wrong], AuditConfig()).length_bias.value == 1.0
 

@@ -26,7 +26,7 @@ from forethought.evals.continuation import (
 )
 from forethought.evals.nll import nll_measurements, suffix_nll
 from forethought.keys import Key
-from forethought.records import Axis, Chunk, Completion, Contest, Measurement, Outcome, Split, StopReason, Verdict
+from forethought.records import Axis, Chunk, Completion, JudgeRequest, Measurement, Outcome, Split, StopReason, Verdict
 
 NEW_TOKENS = 40
 VOCABULARY = ("a", "bb ", "ccc ", "dddd ")
@@ -91,13 +91,13 @@ class Shorter:
     unscored: frozenset[str] = frozenset()
     first_always: bool = False
     name: str = "shorter@00000000"
-    contests: list[Contest] = field(default_factory=list)
+    contests: list[JudgeRequest] = field(default_factory=list)
 
-    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
+    def rank(self, contests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         self.contests += contests
         return [[self._verdict(contest, 0, 1), self._verdict(contest, 1, 0)] for contest in contests]
 
-    def _verdict(self, contest: Contest, first: int, second: int) -> Verdict:
+    def _verdict(self, contest: JudgeRequest, first: int, second: int) -> Verdict:
         common = {"axis": Axis.LENGTH, "first": first, "second": second, "judge": self.name}
         if contest.prefix in self.unscored:
             return Verdict(outcome=Outcome.UNSCORED, reason="timeout", **common)
@@ -115,7 +115,7 @@ class Pointwise:
     step: int = 1
     name: str = "pointwise@00000000"
 
-    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
+    def rank(self, contests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         return [
             [
                 Verdict(
@@ -179,8 +179,6 @@ def test_distinct_is_pooled_over_texts() -> None:
     assert text.distinct_n([[1, 2, 3], [1, 2, 3]], 2) == 0.5
     assert text.distinct_n([["a", "b"], ["b", "a"]], 2) == 1.0
     assert text.distinct_n([[1], []], 2) == 0.0
-    assert text.mean_length(["abc", "a"]) == 2.0
-    assert text.mean_length([]) == 0.0
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=8), min_size=1, max_size=8))
@@ -318,7 +316,7 @@ def test_a_judge_that_never_answers_gives_no_win_rate() -> None:
 
 def test_one_unscored_order_leaves_the_duel_unscored() -> None:
     class HalfDeaf(Shorter):
-        def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
+        def rank(self, contests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
             mute = Verdict(outcome=Outcome.UNSCORED, axis=Axis.LENGTH, first=1, second=0, judge=self.name, reason="?")
             return [[verdicts[0], mute] for verdicts in super().rank(contests)]
 

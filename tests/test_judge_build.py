@@ -6,22 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from forethought.llm.shelf import Shelf
+from helpers.records import chunk
 
 from forethought.config import AuditConfig, EndpointConfig, JudgeConfig, ModelConfig, RewriteConfig
-from forethought.engine.endpoint import EndpointError
 from forethought.judges import tournament
 from forethought.judges.audit import audit
 from forethought.judges.build import build, build_rewriter
 from forethought.judges.cache import CachedJudge
 from forethought.judges.planted import plant
 from forethought.keys import Key
-from forethought.language.shelf import Shelf
+from forethought.llm.endpoint import EndpointError
 from forethought.models import ModelError
-from forethought.records import Chunk, Contest, Outcome, Split, content_id
+from forethought.records import Chunk, JudgeRequest, Outcome, Split, content_id
 from forethought.testing import byte_tokenizer
 
 TINY = ModelConfig(model="tiny-llama")
-CONTEST = Contest(
+CONTEST = JudgeRequest(
     prefix="The whale is a", candidates=(" fish.", " marine mammal.", " stone"), original=" marine mammal."
 )
 
@@ -48,8 +49,8 @@ def test_every_kind_of_judge_ranks_and_says_the_same_from_its_cache(shelf, tmp_p
     first = judge.rank([CONTEST])
     assert [len(row) for row in first] == [verdicts]
     again = build(JudgeConfig(model=TINY, **settings), shelf, tmp_path / "verdicts.sqlite")
+    again.judge.answer = lambda contests, questions: list(contests)  # breaks if there is a contest left to judge
     assert again.rank([CONTEST]) == first
-    assert again.misses == 0
     # Random weights conclude nothing in writing, but always have a likelier letter.
     expected = {Outcome.UNSCORED} if settings.get("verdict") == "written" else {Outcome.SCORED, Outcome.PREFERRED}
     assert {verdict.outcome for verdict in first[0]} <= expected
@@ -62,27 +63,18 @@ def test_a_model_is_loaded_once(shelf):
 def test_the_likelihood_of_a_contest_is_that_of_its_candidates_alone(shelf):
     judge = build(JudgeConfig(model=TINY), shelf)
     together = tournament.scores(3, judge.rank([CONTEST])[0])
-    alone = [judge.rank([Contest(prefix=CONTEST.prefix, candidates=(c,))])[0][0].score for c in CONTEST.candidates]
+    alone = [judge.rank([JudgeRequest(prefix=CONTEST.prefix, candidates=(c,))])[0][0].score for c in CONTEST.candidates]
     assert together == pytest.approx(alone, abs=1e-4)
 
 
 def test_a_tiny_teacher_writes_something_of_the_right_length(shelf):
     text, suffix = "The whale is a", " marine mammal that sings"
-    chunk = Chunk(
-        id="c",
-        document_id="d",
-        split=Split.IMPROVE,
-        start=0,
-        prefix=text,
-        suffix=suffix,
-        prefix_ids=tuple(text.encode()),
-        suffix_ids=tuple(suffix.encode()),
-    )
+    source = chunk(text, suffix)
     teacher = build_rewriter(RewriteConfig(model=TINY, temperature=1.0), shelf, byte_tokenizer())
-    [found] = teacher.rewrite([chunk])
-    assert found is not None or sum(teacher.failures.values()) == 1
+    [found] = teacher.rewrite([source])
+    assert (found is None) == (sum(teacher.failures.values()) == 1)  # a rewrite or a counted failure, never both
     assert len((found or "").encode()) <= len(suffix)
-    assert teacher.rewrite([chunk]) == [found]
+    assert teacher.rewrite([source]) == [found]
 
 
 def test_an_endpoint_that_is_not_there_is_named(shelf):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forethought.llm.base import TRANSPORT
+from forethought.llm.local import LocalModel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,9 +25,7 @@ from forethought.judges.cache import CachedJudge, VerdictCache
 from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT
-from forethought.language.local import LocalModel
-from forethought.records import Axis, Candidate, Contest, Origin, Outcome, Verdict
+from forethought.records import Axis, Candidate, JudgeRequest, Origin, Outcome, Verdict
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 
 
@@ -129,12 +129,13 @@ def test_equals_at_the_extremes_take_turns_without_a_standing_favourite():
 def test_statistics_of_a_judge_that_always_names_the_first():
     verdicts = [vote(a, b, a) for a, b in tournament.pairs(3)]
     found = tournament.statistics([verdicts, [vote(0, 1, None, unscored=True), vote(1, 0, 0)]])
-    assert (found.first_rate, found.consistency, found.tie_rate, found.unscored_rate) == (6 / 7, 0.0, 1.0, 1 / 8)
+    assert (found.first_wins, found.decided, found.consistency) == (6, 7, 0.0)
+    assert (found.tie_rate, found.unscored_rate) == (1.0, 1 / 8)
 
 
 def test_statistics_without_a_denominator_are_none():
     found = tournament.statistics([[grade(0, None)]])
-    assert (found.first_rate, found.consistency, found.tie_rate, found.unscored_rate) == (None, None, None, 1.0)
+    assert (found.decided, found.consistency, found.tie_rate, found.unscored_rate) == (0, None, None, 1.0)
 
 
 # --- likelihood
@@ -168,12 +169,12 @@ def local(scorer=None, sampler=None, template=None, **changes) -> LocalModel:
     )
 
 
-def scores_of(judge, *contests: Contest) -> list[list[float | None]]:
+def scores_of(judge, *contests: JudgeRequest) -> list[list[float | None]]:
     return [tournament.scores(len(c.candidates), v) for c, v in zip(contests, judge.rank(contests), strict=True)]
 
 
 def test_likelihood_per_token_byte_and_text():
-    contest = Contest(prefix="p", candidates=("ee", "é", "xyz"))
+    contest = JudgeRequest(prefix="p", candidates=("ee", "é", "xyz"))
     assert scores_of(LikelihoodJudge(local(BytePreference())), contest) == [[-1.0, -2.0, -2.0]]
     assert scores_of(LikelihoodJudge(local(BytePreference()), "byte"), contest) == [[-1.0, -2.0, -2.0]]
     assert scores_of(LikelihoodJudge(local(BytePreference()), "none"), contest) == [[-2.0, -4.0, -6.0]]
@@ -181,34 +182,34 @@ def test_likelihood_per_token_byte_and_text():
 
 def test_the_contrast_model_is_subtracted():
     judge = LikelihoodJudge(local(BytePreference()), contrast=Contrast(local(BytePreference(-1.5)), 0.5))
-    assert scores_of(judge, Contest(prefix="p", candidates=("ee", "x"))) == [[-0.25, -1.0]]
+    assert scores_of(judge, JudgeRequest(prefix="p", candidates=("ee", "x"))) == [[-0.25, -1.0]]
 
 
 def test_candidates_of_a_contest_share_one_prefix_and_equal_texts_are_computed_once():
     scorer = BytePreference()
-    verdicts = LikelihoodJudge(local(scorer)).rank([Contest(prefix="ab", candidates=("x", "e", "x"))])
+    verdicts = LikelihoodJudge(local(scorer)).rank([JudgeRequest(prefix="ab", candidates=("x", "e", "x"))])
     assert scorer.seen == [Group(prefix=(BOS_ID, 97, 98), branches=((120,), (101,)))]
     assert [v.score for v in verdicts[0]] == [-2.0, -1.0, -2.0]
 
 
 def test_an_empty_candidate_and_a_prefix_without_start_are_unscored_with_a_reason():
     judge = LikelihoodJudge(local())
-    [[empty, fine]] = judge.rank([Contest(prefix="p", candidates=("", "x"))])
+    [[empty, fine]] = judge.rank([JudgeRequest(prefix="p", candidates=("", "x"))])
     assert (empty.outcome, fine.outcome) == (Outcome.UNSCORED, Outcome.SCORED)
     assert "empty" in empty.reason
-    [[unstarted]] = LikelihoodJudge(local(bos=())).rank([Contest(prefix="", candidates=("x",))])
+    [[unstarted]] = LikelihoodJudge(local(bos=())).rank([JudgeRequest(prefix="", candidates=("x",))])
     assert "no BOS" in unstarted.reason
 
 
 def test_an_infinite_log_probability_is_unscored():
-    [[verdict]] = LikelihoodJudge(local(BytePreference(-math.inf))).rank([Contest(prefix="p", candidates=("e",))])
+    [[verdict]] = LikelihoodJudge(local(BytePreference(-math.inf))).rank([JudgeRequest(prefix="p", candidates=("e",))])
     assert (verdict.outcome, verdict.reason) == (Outcome.UNSCORED, "its log-probability is -inf")
 
 
 def test_a_long_prefix_keeps_its_end_and_too_long_a_candidate_is_unscored():
     scorer = BytePreference()
     judge = LikelihoodJudge(local(scorer, context=16))
-    [[long, short]] = judge.rank([Contest(prefix="0123456789abcdef", candidates=("12345", "1234"))])
+    [[long, short]] = judge.rank([JudgeRequest(prefix="0123456789abcdef", candidates=("12345", "1234"))])
     assert "the candidate has 5 tokens" in long.reason
     assert short.score == -2.0
     assert bytes(scorer.seen[0].prefix[1:]) == b"56789abcdef"
@@ -216,7 +217,7 @@ def test_a_long_prefix_keeps_its_end_and_too_long_a_candidate_is_unscored():
 
 def test_special_tokens_spelled_in_a_text_are_plain_text():
     scorer = BytePreference()
-    LikelihoodJudge(local(scorer)).rank([Contest(prefix="<eos>", candidates=("<bos>e",))])
+    LikelihoodJudge(local(scorer)).rank([JudgeRequest(prefix="<eos>", candidates=("<bos>e",))])
     assert scorer.seen == [Group(prefix=(BOS_ID, *b"<eos>"), branches=(tuple(b"<bos>e"),))]
 
 
@@ -244,13 +245,13 @@ class CountingJudge(QuestionJudge):
         self.asked: list[tuple[str, str]] = []
         self.unreachable = set(unreachable)
 
-    def questions(self, contest: Contest) -> list[Question]:
+    def questions(self, contest: JudgeRequest) -> list[Question]:
         return list(tournament.pairs(len(contest.candidates)))
 
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         return [[self._one(c, q) for q in row] for c, row in zip(contests, questions, strict=True)]
 
-    def _one(self, contest: Contest, question: Question) -> Verdict:
+    def _one(self, contest: JudgeRequest, question: Question) -> Verdict:
         texts = contest.candidates[question[0]], contest.candidates[question[1]]
         self.asked.append(texts)
         if self.unreachable & set(texts):
@@ -261,7 +262,7 @@ class CountingJudge(QuestionJudge):
         return self.preferred(question, None if lengths[0] == lengths[1] else question[lengths.index(max(lengths))])
 
 
-CONTEST = Contest(prefix="p", candidates=("a", "bbb", "cc"), original="a")
+CONTEST = JudgeRequest(prefix="p", candidates=("a", "bbb", "cc"), original="a")
 
 
 def test_a_second_judge_on_the_same_file_asks_nothing(tmp_path: Path):
@@ -270,21 +271,21 @@ def test_a_second_judge_on_the_same_file_asks_nothing(tmp_path: Path):
     second = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v" / "verdicts.sqlite"))
     assert second.rank([CONTEST]) == expected
     assert expected == [CountingJudge().rank([CONTEST])[0]]
-    assert (second.judge.asked, second.hits, second.misses) == ([], 6, 0)
+    assert second.judge.asked == []
 
 
 def test_only_new_pairs_are_asked_whatever_place_the_texts_have(tmp_path: Path):
     judge = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v.sqlite"))
     judge.rank([CONTEST])
     judge.judge.asked.clear()
-    moved = Contest(prefix="p", candidates=("cc", "dddd", "a"), original="a")
+    moved = JudgeRequest(prefix="p", candidates=("cc", "dddd", "a"), original="a")
     assert judge.rank([moved]) == [CountingJudge().rank([moved])[0]]
     assert sorted(judge.judge.asked) == sorted([("cc", "dddd"), ("dddd", "cc"), ("dddd", "a"), ("a", "dddd")])
 
 
 def test_transport_failures_are_asked_again_and_empty_texts_are_not(tmp_path: Path):
     cache = VerdictCache(tmp_path / "v.sqlite")
-    contest = Contest(prefix="p", candidates=("a", "bb", ""))
+    contest = JudgeRequest(prefix="p", candidates=("a", "bb", ""))
     down = CachedJudge(CountingJudge(unreachable=["bb"]), cache).rank([contest])
     assert tournament.scores(3, down[0]) == [None, None, None]
     up = CachedJudge(CountingJudge(), cache)
@@ -296,9 +297,9 @@ def test_transport_failures_are_asked_again_and_empty_texts_are_not(tmp_path: Pa
 def test_prefix_original_and_judge_are_part_of_the_key(tmp_path: Path):
     cache = VerdictCache(tmp_path / "v.sqlite")
     judge = CachedJudge(CountingJudge(), cache)
-    judge.rank([CONTEST, Contest(prefix="q", candidates=CONTEST.candidates, original="a")])
-    judge.rank([Contest(prefix="p", candidates=CONTEST.candidates)])
-    assert judge.misses == 18
+    judge.rank([CONTEST, JudgeRequest(prefix="q", candidates=CONTEST.candidates, original="a")])
+    judge.rank([JudgeRequest(prefix="p", candidates=CONTEST.candidates)])
+    assert len(judge.judge.asked) == 18
     other = CachedJudge(ShorterJudge(), cache)
     assert [v.score for v in other.rank([CONTEST])[0]] == [-1.0, -3.0, -2.0]
 
@@ -320,12 +321,12 @@ def test_batches_survive_a_judge_that_dies_later(tmp_path: Path):
                 raise KeyboardInterrupt
             return super().answer(contests, questions)
 
-    contests = [Contest(prefix=str(i), candidates=("a", "bb")) for i in range(50)]
+    contests = [JudgeRequest(prefix=str(i), candidates=("a", "bb")) for i in range(50)]
     with pytest.raises(KeyboardInterrupt):
         CachedJudge(Dying(), VerdictCache(tmp_path / "v.sqlite"), batch=16).rank(contests)
     after = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v.sqlite"), batch=16)
     after.rank(contests)
-    assert (after.hits, after.misses) == (64, 36)
+    assert len(after.judge.asked) == 36  # of 100; the 32 contests of two finished batches are in the cache
 
 
 KILLED = """
@@ -347,7 +348,7 @@ def test_kill_9_leaves_whole_batches(tmp_path: Path):
 
 def test_two_threads_share_a_cache(tmp_path: Path):
     cache = VerdictCache(tmp_path / "v.sqlite")
-    contests = [Contest(prefix=str(i), candidates=("a", "bb", "ccc")) for i in range(40)]
+    contests = [JudgeRequest(prefix=str(i), candidates=("a", "bb", "ccc")) for i in range(40)]
     results: dict[int, list[list[Verdict]]] = {}
 
     def work(number: int) -> None:

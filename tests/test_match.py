@@ -7,25 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from forethought.llm.local import LocalModel
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.engine import Group
-from forethought.judges.askers import Answer, Asked
 from forethought.judges.match import LikelihoodGainJudge, Matcher, SimilarityJudge, calibrate
+from forethought.judges.multiple_choice import Answer, Asked
 from forethought.judges.pointwise import SCALES, PointwiseJudge
-from forethought.language.local import LocalModel
-from forethought.language.prompt import load as load_prompt
-from forethought.models.catalogue import ModelError
-from forethought.models.embedding import MINILM, LetterEmbedder, installed, load_embedder
-from forethought.records import Contest, Outcome
+from forethought.llm.prompts import load as load_prompt
+from forethought.models import ModelError
+from forethought.models.embedding import LetterEmbedder, load_embedder
+from forethought.records import JudgeRequest, Outcome
 from forethought.testing import ScriptedSampler, byte_tokenizer
+from forethought_offline import EMBEDDERS
 
+MINILM = "all-minilm-l6-v2"
 CPU = torch.device("cpu")
 
 
-def contest(*predictions: str, true: str = " swims in the sea") -> Contest:
-    return Contest(prefix="The whale", candidates=predictions, original=true)
+def contest(*predictions: str, true: str = " swims in the sea") -> JudgeRequest:
+    return JudgeRequest(prefix="The whale", candidates=predictions, original=true)
 
 
 def test_similarity_is_the_cosine_to_the_true_suffix_and_an_empty_prediction_matches_nothing() -> None:
@@ -40,7 +42,7 @@ def test_similarity_is_the_cosine_to_the_true_suffix_and_an_empty_prediction_mat
 
 def test_a_contest_without_the_true_suffix_is_refused() -> None:
     with pytest.raises(ValueError, match="compares with the true suffix"):
-        SimilarityJudge(LetterEmbedder()).rank([Contest(prefix="a", candidates=("b",))])
+        SimilarityJudge(LetterEmbedder()).rank([JudgeRequest(prefix="a", candidates=("b",))])
 
 
 class Reader:
@@ -128,7 +130,7 @@ def test_an_embedder_that_is_not_there_is_named_with_the_way_out(tmp_path: objec
         load_embedder(str(tmp_path), CPU)
 
 
-@pytest.mark.skipif(installed() is None, reason=f"{MINILM} is not installed")
+@pytest.mark.skipif(EMBEDDERS[MINILM].file() is None, reason=f"{MINILM} is not installed")
 def test_meaning_is_near_whatever_the_words_and_the_batch() -> None:
     embedder = load_embedder(MINILM, CPU)
     texts = [

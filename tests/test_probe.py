@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forethought import metrics
+from forethought.algorithms.windows import Window
 from forethought.engine import Group
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import COPIES, IGNORES, controls
@@ -22,7 +23,6 @@ from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.tags import Tags
 from forethought.testing import BOS_ID, byte_tokenizer
-from forethought.thoughts.windows import Window
 
 THINK = Tags("<think>", "</think>")
 CODEC = ThoughtTokens.of(byte_tokenizer(), THINK)
@@ -78,7 +78,7 @@ def difference(figures: Sequence[Measurement], condition: str) -> Measurement:
 
 def test_the_probe_sees_a_policy_that_copies_its_thought(players: dict[str, Player]) -> None:
     found, figures = probed(players[COPIES])
-    assert list(found) == list(probe.CONDITIONS)
+    assert list(found) == list(metrics.PROBE)
     assert found[probe.OWN].rewards == [1.0] * 12
     assert found[probe.OWN].copied == [0.0] * 12  # two words: there is no 3-gram to copy
     for condition in (probe.BLANK, probe.GENERIC, probe.SWAPPED, probe.NEAR, probe.NO_TAGS):
@@ -92,9 +92,9 @@ def test_the_probe_sees_a_policy_that_copies_its_thought(players: dict[str, Play
 
 def test_the_probe_sees_no_difference_where_thoughts_are_ignored(players: dict[str, Player]) -> None:
     found, figures = probed(players[IGNORES])
-    mean = next(f for f in figures if f.metric == probe.REWARD and f.condition == probe.OWN)
+    mean = next(f for f in figures if f.metric == metrics.PROBE_REWARD and f.condition == probe.OWN)
     assert 0.2 < mean.value < 0.8
-    for condition in probe.CONDITIONS[1:]:
+    for condition in metrics.PROBE[1:]:
         one = difference(figures, condition)
         assert (one.value, one.low, one.high) == (0.0, 0.0, 0.0), condition
         assert found[condition].predictions.suffixes == found[probe.OWN].predictions.suffixes
@@ -202,7 +202,9 @@ def test_an_unscored_sample_is_no_zero() -> None:
     values = [1.0, None] + [0.0] * 10
     [mean] = book.mean("m", values, "share")
     assert (mean.n, mean.value) == (11, pytest.approx(1 / 11))
-    [change, needed] = book.difference("m", (values, [None, 1.0, *[0.0] * 9, 1.0]), "share")
+    [change, needed] = book.difference(
+        metrics.Metric("m", "m", metrics.SHARE), (values, [None, 1.0, *[0.0] * 9, 1.0]), "share"
+    )
     assert (change.n, change.value) == (10, pytest.approx(-0.1))
     assert needed.value > 10
     assert book.mean("m", [None] * 12, "share") == []
@@ -217,6 +219,4 @@ def test_a_task_without_windows_is_refused() -> None:
 def test_closing_is_noticed_when_the_tag_is_complete(spelled: str) -> None:
     closed = CODEC.closed
     ids = list(spelled.encode())
-    ends = [end for end in range(1, len(ids) + 1) if closed(ids[:end])]
-    assert ends[0] == len(spelled.partition("</think>")[0]) + 8
-    assert not any(closed(ids[:end]) for end in itertools.takewhile(lambda e: e < ends[0], range(1, 99)))
+    assert [end for end in range(1, len(ids) + 1) if closed(ids[:end])] == [spelled.index("</think>") + 8]

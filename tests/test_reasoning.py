@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forethought.engine.endpoint import Endpoint
+from helpers.endpoint import Server
+from helpers.smoke_runs import CONFIG, SMALL, Kill, cli, rows
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL, Kill, cli, rows
-from test_endpoint import Server
 
 from forethought.config import ConfigError, EndpointConfig, ReasoningConfig, build, reasoning_overrides
-from forethought.engine.endpoint import Endpoint
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer

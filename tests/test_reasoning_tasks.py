@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import olympiad_rows
 import pytest
-from smoke_runs import cli
+from helpers import olympiad_rows
+from helpers.smoke_runs import cli
 
 from forethought.evals.reasoning import gpqa, gsm8k, olympiad, procedural, sources
 from forethought.evals.reasoning.catalogue import TASKS, task

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from forethought.llm.base import TRANSPORT
 
 from forethought.judges import rewrite
 from forethought.judges.rewrite import Rewriter, last_words, strip_join
-from forethought.language.base import TRANSPORT
-from forethought.language.prompt import load
-from forethought.language.writers import Style, Written
+from forethought.llm.generate import Style, Written
+from forethought.llm.prompts import load
 from forethought.records import Chunk, Split
 from forethought.testing import byte_tokenizer
 

@@ -13,9 +13,10 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, Finished, cli, smoke
+from forethought.thoughts.stub import StandInTeacher
+from helpers.records import chunk
+from helpers.smoke_runs import CONFIG, SMALL, cli, smoke
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
 
 from forethought import config
 from forethought.engine.losses import nll
@@ -30,38 +31,20 @@ from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import row
-from forethought.thoughts.standin import StandInTeacher
 from forethought.thoughts.teacher import Draft
 
 THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
 
 
-def chunk(text: str, number: int = 0) -> Chunk:
-    return Chunk(
-        id=f"c{number}",
-        document_id=f"d{number}",
-        split=Split.HELDOUT,
-        start=0,
-        prefix=text[:8],
-        suffix=text[8:],
-        prefix_ids=tuple(text[:8].encode()),
-        suffix_ids=tuple(text[8:].encode()),
-    )
-
-
-CHUNKS = {f"c{number}": chunk(text, number) for number, text in enumerate(TEXTS)}
+CHUNKS = {
+    f"c{number}": chunk(text[:8], text[8:], number=number, split=Split.HELDOUT) for number, text in enumerate(TEXTS)
+}
 ROWS = [
     row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
     for text, one in zip(TEXTS, CHUNKS.values(), strict=True)
     for place in [text.index(".") + 1]
 ]
-
-
-@pytest.fixture(scope="module")
-def done(finished: Finished) -> Path:
-    """A finished run."""
-    return finished()
 
 
 def read(folder: Path, split: Split) -> list[ThoughtRow]:
@@ -87,6 +70,7 @@ def test_the_data_set_loads_and_is_what_the_card_says(done: Path, tmp_path: Path
 
 def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Path) -> None:
     rows = {split: read(done, split) for split in (Split.SFT, Split.HELDOUT, Split.RLMT)}
+    assert all(rows.values())
     assert all(not one.thoughts and one.places for one in rows[Split.RLMT])
     assert all(one.thoughts for one in rows[Split.SFT])
     documents = [{one.document_id for one in some} for some in rows.values()]
@@ -97,6 +81,7 @@ def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Pat
 
 def test_rows_are_slices_of_the_chunks(done: Path) -> None:
     for split in (Split.SFT, Split.HELDOUT, Split.RLMT):
+        assert read(done, split)
         lines = (done / "shared" / "chunk" / f"chunks.{split}.jsonl").read_text().splitlines()
         chunks = {one.id: one for one in (from_dict(Chunk, json.loads(line)) for line in lines)}
         for one in read(done, split):
@@ -157,7 +142,7 @@ def test_without_its_table_a_command_says_what_to_add(command: str, tmp_path: Pa
     (tmp_path / "bare.toml").write_text(bare)
     result = cli(command, tmp_path / "bare.toml", "--run", tmp_path / "run")
     assert result.exit_code == 2
-    assert "there is no [interleave] table" in result.stderr or "there is no [sft] table" in result.stderr
+    assert f"there is no [{command}] table" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -247,9 +232,10 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
     coded = ThoughtTokens.of(byte_tokenizer(), THINK)
     rows = [coded.tokens(one, CHUNKS[one.chunk_id]) for one in ROWS]
     assert len({len(one.ids) for one in rows}) == 3
-    trl = SFTTrainer(
+    trl = pytest.importorskip("trl")
+    theirs = trl.SFTTrainer(
         model=tiny_model(architecture),
-        args=SFTConfig(
+        args=trl.SFTConfig(
             output_dir=str(tmp_path),
             use_cpu=True,
             bf16=False,
@@ -261,9 +247,9 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
         train_dataset=datasets.Dataset.from_list([{"input_ids": list(one.ids)} for one in rows]),
         processing_class=byte_tokenizer(),
     )
-    assert [tuple(one["input_ids"]) for one in trl.train_dataset] == [one.ids for one in rows]
-    batch = trl.data_collator(list(trl.train_dataset))
-    loss = trl.compute_loss(trl.model, batch)
+    assert [tuple(one["input_ids"]) for one in theirs.train_dataset] == [one.ids for one in rows]
+    batch = theirs.data_collator(list(theirs.train_dataset))
+    loss = theirs.compute_loss(theirs.model, batch)
     loss.backward()
     groups = [as_group(one.ids, ()) for one in rows]
     tokens = sum(len(group.branches[0]) for group in groups)
@@ -279,7 +265,7 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
     )
     found = trainer.step([Example(group=group) for group in groups], nll, step=0, normaliser=float(tokens))
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    expected = {name: parameter.grad for name, parameter in trl.model.named_parameters()}
+    expected = {name: parameter.grad for name, parameter in theirs.model.named_parameters()}
     assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
         largest = float(gradient.abs().max())

@@ -7,14 +7,14 @@ import json
 from collections.abc import Sequence
 
 import pytest
+from forethought.llm.base import TRANSPORT
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from forethought.config import ModelConfig
 from forethought.keys import Key
-from forethought.language.base import TRANSPORT
-from forethought.language.cache import Cache, CachedWriter
-from forethought.language.writers import Style, Written
+from forethought.llm.cache import Cache, CachedWriter
+from forethought.llm.generate import Style, Written
 from forethought.models import load_tokenizer
 from forethought.models.thought_tokens import ThoughtTokens, plain
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict, to_dict

@@ -11,7 +11,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message says which key, which value and the way out."""
+    """A config that is not valid; the message names the key, the value and the way out."""
 
 
 class Section(BaseModel):

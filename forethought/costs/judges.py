@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from forethought.config import EndpointConfig, JudgeConfig, MatchConfig
+from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
+from forethought.config.stages import TeacherConfig
 from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served, total
-from forethought.models import Shape
 from forethought.work import scoring
 
 INSTRUCTIONS, FRAME = 200, 30
@@ -32,7 +32,7 @@ def judging(at: Setting, name: str, contests: float, candidates: int, tokens: fl
         tokens: of a text.
     """
     judge = {**at.config.judges, **at.config.evaluate.judges}[name]
-    if judge.kind == "shorter":
+    if judge.kind in ("shorter", "custom"):  # what code of the user's own costs is not known
         return Cost()
     if judge.kind == "likelihood":
         roles = [f"judge {name}", *([f"judge {name}, contrast"] if judge.contrast else [])]
@@ -50,6 +50,8 @@ def matching(at: Setting, contests: float, predictions: float) -> Cost:
     assert at.config.rlmt is not None
     match, tokens = at.config.rlmt.match, at.config.rlmt.suffix_tokens
     asked = contests * predictions
+    if match.kind == "custom":
+        return Cost()
     if match.kind == "similarity":
         return Cost(seconds=0.0 if match.embedder == "letters" else (contests + asked) * SECONDS_PER_EMBEDDING)
     if match.kind == "likelihood-gain":
@@ -83,10 +85,14 @@ def asking(at: Setting, judge: JudgeConfig | MatchConfig, role: str, amount: tup
 
 
 def written(
-    model: Shape | None, endpoint: EndpointConfig | None, requests: float, tokens: tuple[float, float], rows: int
+    at: Setting,
+    role: str,
+    teacher: TeacherConfig | RewriteConfig,
+    requests: float,
+    tokens: tuple[float, float],
+    rows: int,
 ) -> Cost:
-    """Return the cost of replies, by a model in this process or by a server; ``tokens``: of a request, of a reply."""
-    if endpoint is not None:
-        return served(requests, endpoint.concurrency, tokens[1])
-    assert model is not None
-    return drawn(model, requests, 1, tokens, rows)
+    """Return the cost of a teacher's replies; ``tokens``: of a request, of a reply; ``rows`` are decoded at once."""
+    if teacher.endpoint is not None:
+        return served(requests, teacher.endpoint.concurrency, tokens[1])
+    return drawn(at.shape(role), requests, 1, tokens, rows)

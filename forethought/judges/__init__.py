@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from forethought.records import Contest, Verdict
+from forethought.records import JudgeRequest, Verdict
 
 __all__ = ["Judge"]
 
 
 class Judge(Protocol):
-    """Something that ranks the candidates of contests."""
+    """Something that ranks the candidates of requests."""
 
     @property
     def name(self) -> str:
         """Short identity for tables and records, with a hash of model, settings and prompt: ``qwen-1.5b@1f0c9a2b``."""
         ...
 
-    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
-        """Return the verdicts of each contest: one per candidate (pointwise), or one per ordered pair."""
+    def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
+        """Return the verdicts of each request: one per candidate (pointwise), or one per ordered pair."""
         ...

@@ -1,18 +1,17 @@
-"""The judges' entrance examination: a judge that cannot tell planted pairs apart must not train anything."""
+"""The audit: a judge that cannot tell planted pairs apart must not train anything."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forethought import stats
+from forethought import metrics, stats
 from forethought.config import AuditConfig
 from forethought.judges import Judge, tournament
 from forethought.judges.planted import Planted
 from forethought.records import Measurement, Verdict
-
-STAGE = "audit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +19,6 @@ class AuditReport:
     """What the audit found; every figure has its Wilson interval, ``None`` or absent where nothing was to count."""
 
     judge: str
-    """Name of the judge."""
     accuracy: Mapping[str, stats.Interval]
     """By kind: share of scored pairs in which the original wins; a pair whose orders disagree counts half."""
     unscored_pairs: Mapping[str, int]
@@ -42,41 +40,39 @@ class AuditReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no bar was missed."""
+        """Whether no threshold was missed."""
         return not self.failures
 
     def measurements(self) -> list[Measurement]:
         """Return the figures as records: stage ``audit``, arm the judge's name, condition the kind of pair."""
         single = {
-            "unscored": (self.unscored, "share of verdicts"),
-            "consistency": (self.consistency, "share of pairs seen in both orders"),
-            "first_position": (self.first_position, "share of decided verdicts"),
-            "ties": (self.ties, "share of pairs"),
-            "length_bias": (self.length_bias, "share of wrong pairs of unequal length"),
+            metrics.AUDIT_UNSCORED: (self.unscored, "share of verdicts"),
+            metrics.CONSISTENCY: (self.consistency, "share of pairs seen in both orders"),
+            metrics.FIRST_POSITION: (self.first_position, "share of decided verdicts"),
+            metrics.TIES: (self.ties, "share of pairs"),
+            metrics.LENGTH_BIAS: (self.length_bias, "share of wrong pairs of unequal length"),
         }
-        figures = [("accuracy", kind, found, "share of pairs") for kind, found in self.accuracy.items()]
+        figures: list[tuple[str, str, stats.Interval, str]]
+        figures = [(metrics.ACCURACY, kind, found, "share of pairs") for kind, found in self.accuracy.items()]
         figures += [(metric, "", found, unit) for metric, (found, unit) in single.items() if found is not None]
         return [
             Measurement(
-                stage=STAGE,
+                stage=metrics.AUDIT,
                 arm=self.judge,
                 metric=metric,
                 condition=condition,
                 judge=self.judge,
-                value=found.value,
-                low=found.low,
-                high=found.high,
-                n=found.n,
+                **dataclasses.asdict(figure),
                 unit=unit,
                 subject=self.judge,
             )
-            for metric, condition, found, unit in figures
+            for metric, condition, figure, unit in figures
         ]
 
 
 def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> AuditReport:
     """Let ``judge`` rank planted pairs; pairwise judges see both orders, pointwise ones are compared by score."""
-    verdicts = judge.rank([pair.contest for pair in planted])
+    verdicts = judge.rank([pair.request for pair in planted])
     shares = [_share(pair, found) for pair, found in zip(planted, verdicts, strict=True)]
     by_kind: dict[str, list[float | None]] = {}
     for pair, share in zip(planted, shares, strict=True):
@@ -88,7 +84,7 @@ def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> Audi
     if unscored is not None and unscored.value > config.max_unscored:
         missed.append(
             f"{counts.unscored} of {counts.verdicts} verdicts are unscored ({unscored.value:.2f}), "
-            f"the bar is {config.max_unscored:.2f}; most often: {_common_reason(verdicts)}"
+            f"the threshold is {config.max_unscored:.2f}; most often: {_common_reason(verdicts)}"
         )
     return AuditReport(
         judge=judge.name,
@@ -125,16 +121,18 @@ def _judge_accuracy(
     accuracy: Mapping[str, stats.Interval], planted: Mapping[str, Sequence[float | None]], config: AuditConfig
 ) -> tuple[list[str], list[str]]:
     failures, notes = [], []
-    for kind, bar in config.min_accuracy.items():
+    for kind, threshold in config.min_accuracy.items():
         if kind not in planted:
             notes.append(f"no {kind} pair could be planted: the judge was not examined on them")
         elif kind not in accuracy:
-            failures.append(f"none of {len(planted[kind])} {kind} pairs was scored, the bar is accuracy {bar:.2f}")
-        elif accuracy[kind].value < bar:
+            failures.append(
+                f"none of {len(planted[kind])} {kind} pairs was scored, the threshold is accuracy {threshold:.2f}"
+            )
+        elif accuracy[kind].value < threshold:
             found = accuracy[kind]
             failures.append(
                 f"accuracy on {kind} pairs is {found.value:.2f} "
-                f"({found.low:.2f} to {found.high:.2f}, n = {found.n}), the bar is {bar:.2f}"
+                f"({found.low:.2f} to {found.high:.2f}, n = {found.n}), the threshold is {threshold:.2f}"
             )
     return failures, notes
 
@@ -146,8 +144,8 @@ def _common_reason(verdicts: Sequence[Sequence[Verdict]]) -> str:
 
 def _length_bias(planted: Sequence[Planted], shares: Sequence[float | None]) -> stats.Interval | None:
     longer_won = [
-        len(pair.contest.candidates[1 - pair.original]) > len(pair.contest.candidates[pair.original])
+        len(pair.request.candidates[1 - pair.original]) > len(pair.request.candidates[pair.original])
         for pair, share in zip(planted, shares, strict=True)
-        if share == 0.0 and len({len(text) for text in pair.contest.candidates}) == 2
+        if share == 0.0 and len({len(text) for text in pair.request.candidates}) == 2
     ]
     return _interval(sum(longer_won), len(longer_won))

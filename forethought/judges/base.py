@@ -1,12 +1,12 @@
-"""What all shipped judges share: a list of questions per contest, any subset of which can be answered."""
+"""What all shipped judges share: a list of questions per request, any subset of which can be answered."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from forethought.language.base import LanguageError
-from forethought.records import Axis, Contest, Outcome, Verdict, content_id
+from forethought.llm import LanguageError
+from forethought.records import Axis, JudgeRequest, Outcome, Verdict, content_id
 
 Question = tuple[int, int | None]
 """A candidate's index (pointwise), or the indices of an ordered pair: first shown, second shown."""
@@ -20,30 +20,25 @@ class QuestionJudge(ABC):
     """A judge whose verdicts answer questions one by one, so that a cache can ask for the missing ones only."""
 
     axis: Axis
-    """What its verdicts are about."""
 
     def __init__(self, label: str, *identity: object) -> None:
-        self._name = f"{label}@{content_id(*identity)[:8]}"
+        """``identity``: all that decides a verdict, model, settings and prompt; the name is ``label@hash``."""
+        self.name = f"{label}@{content_id(*identity)[:8]}"
 
-    @property
-    def name(self) -> str:
-        """Label and hash of model, settings and prompt: ``qwen-1.5b@1f0c9a2b``."""
-        return self._name
-
-    @abstractmethod
-    def questions(self, contest: Contest) -> list[Question]:
-        """Return what this judge asks about a contest."""
+    def questions(self, request: JudgeRequest) -> list[Question]:
+        """Return what this judge asks about a request: by default, one question per candidate."""
+        return pointwise_questions(request)
 
     @abstractmethod
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
-        """Return, per contest, one verdict per question, in the order of the questions.
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+        """Return, per request, one verdict per question, in the order of the questions.
 
         A verdict depends on the judge and on the texts of its own question, never on its neighbours.
         """
 
-    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
-        """Return the verdicts of each contest: one per candidate (pointwise), or one per ordered pair."""
-        return self.answer(contests, [self.questions(contest) for contest in contests])
+    def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
+        """Return the verdicts of each request: one per candidate (pointwise), or one per ordered pair."""
+        return self.answer(requests, [self.questions(request) for request in requests])
 
     def scored(self, question: Question, score: float, said: str = "") -> Verdict:
         """Return a pointwise verdict, with what the judge wrote."""
@@ -52,13 +47,11 @@ class QuestionJudge(ABC):
 
     def preferred(self, question: Question, winner: int | None, said: str = "") -> Verdict:
         """Return the verdict on an ordered pair, with what the judge wrote; ``None`` is a tie."""
-        outcome = Outcome.TIE if winner is None else Outcome.PREFERRED
-        first, second = question
         return Verdict(
-            outcome=outcome,
+            outcome=Outcome.TIE if winner is None else Outcome.PREFERRED,
             axis=self.axis,
-            first=first,
-            second=second,
+            first=question[0],
+            second=question[1],
             winner=winner,
             reason=said,
             judge=self.name,
@@ -72,6 +65,6 @@ class QuestionJudge(ABC):
         )
 
 
-def pointwise_questions(contest: Contest) -> list[Question]:
+def pointwise_questions(request: JudgeRequest) -> list[Question]:
     """Return one question per candidate."""
-    return [(index, None) for index in range(len(contest.candidates))]
+    return [(index, None) for index in range(len(request.candidates))]

@@ -1,4 +1,4 @@
-"""From configs to judges."""
+"""From configs to judges.  Building one loads no weights: names and identities come without."""
 
 from __future__ import annotations
 
@@ -6,72 +6,83 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
-from forethought.engine.endpoint import Endpoint
 from forethought.judges import Judge, pairwise, rewrite
-from forethought.judges.askers import Asker, EndpointLetterAsker, LocalLetterAsker, WrittenAsker
 from forethought.judges.base import QuestionJudge
-from forethought.judges.cache import CachedJudge, VerdictCache
+from forethought.judges.cache import CachedJudge
+from forethought.judges.custom import custom_judge
 from forethought.judges.likelihood import Contrast, LikelihoodJudge
 from forethought.judges.match import HALF, LikelihoodGainJudge, Matcher, SimilarityJudge
+from forethought.judges.multiple_choice import ChoiceModel, EndpointChoiceModel, LocalChoiceModel, WrittenChoiceModel
 from forethought.judges.pairwise import PairwiseJudge
-from forethought.judges.pointwise import SCALES, PointwiseJudge
+from forethought.judges.pointwise import SCALES, Graded, PointwiseJudge
 from forethought.judges.rewrite import Rewriter
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.language.prompt import load as load_prompt
-from forethought.language.shelf import Shelf, needed, writer
-from forethought.language.writers import Style
+from forethought.llm.cache import TextCache
+from forethought.llm.endpoint import Endpoint
+from forethought.llm.generate import GenerationConfig, local_model, make_generator
+from forethought.llm.prompts import load_prompt
+from forethought.models import resolve_device
 from forethought.models.embedding import load_embedder
+from forethought.models.model import ModelPool
 
 
-def build(config: JudgeConfig, shelf: Shelf, cache: Path | None = None) -> Judge:
-    """Return the judge of ``config``, behind the verdict cache in the file ``cache`` if one is given."""
-    judge = _judge(config, shelf)
-    if cache is None or config.kind == "shorter":
-        return judge
-    return CachedJudge(judge, VerdictCache(cache))
+def build(config: JudgeConfig, pool: ModelPool, cache: Path | None = None, key: str = "judges.*") -> Judge:
+    """Return the judge of ``config``, behind the verdict cache in the file ``cache`` if one is given.
+
+    ``key`` is the section of the config, for messages about a judge of the user's own.
+    """
+    if config.kind == "custom":
+        assert config.path is not None
+        return custom_judge(config.path, config.options, key, cache)
+    if config.kind == "shorter":
+        return ShorterJudge()
+    if config.kind == "likelihood":
+        contrast = Contrast(pool.model(config.contrast), config.contrast_weight) if config.contrast else None
+        judge: QuestionJudge = LikelihoodJudge(local_model(config, pool), config.normalise, contrast, config.copy_cost)
+    elif config.axis == "quality":
+        prompt = load_prompt("quality", pairwise.FIELDS, config.verdict, config.prompt)
+        judge = PairwiseJudge(_choice_model(config, pool), prompt, config.tournament)
+    else:
+        judge = _pointwise(config.axis, config, pool)
+    return judge if cache is None else CachedJudge(judge, TextCache(cache, "verdicts"))
 
 
-def build_rewriter(config: RewriteConfig, shelf: Shelf, tokenizer: Any) -> Rewriter:
+def build_rewriter(config: RewriteConfig, pool: ModelPool, tokenizer: Any) -> Rewriter:
     """Return the rewrite teacher of ``config``; ``tokenizer`` is the policy's, which measures length."""
-    teacher = writer(config, shelf, Key(seed=shelf.seed, purpose="rewrite"))
+    teacher = make_generator(config, pool, Key(seed=pool.compute.seed, purpose="rewrite"))
     prompt = load_prompt("rewrite", rewrite.FIELDS, "joined" if config.join_words else "plain", config.prompt)
     return Rewriter(teacher, prompt, tokenizer, config.temperature, config.join_words)
 
 
-def build_matcher(config: MatchConfig, shelf: Shelf, cache: Path, threshold: float | None = None) -> Matcher:
+def build_matcher(config: MatchConfig, pool: ModelPool, cache: Path, threshold: float | None = None) -> Matcher:
     """Return the match judge of ``config``; ``threshold`` is the calibrated one, if it was."""
     judge: Judge
-    if config.kind == "similarity":
-        judge = SimilarityJudge(load_embedder(config.embedder, shelf.device))  # faster than looking it up
+    if config.kind == "custom":
+        assert config.path is not None
+        judge = custom_judge(config.path, config.options, "rlmt.match", cache)
+    elif config.kind == "similarity":
+        judge = SimilarityJudge(
+            load_embedder(config.embedder, resolve_device(pool.compute.device))
+        )  # faster than a cache
     elif config.kind == "likelihood-gain":
-        judge = CachedJudge(LikelihoodGainJudge(shelf.model(needed(config))), VerdictCache(cache))
+        judge = CachedJudge(LikelihoodGainJudge(local_model(config, pool)), TextCache(cache, "verdicts"))
     else:
-        prompt = load_prompt("match", SCALES["match"].fields, config.verdict, config.prompt)
-        judge = CachedJudge(PointwiseJudge("match", _asker(config, shelf), prompt), VerdictCache(cache))
-    bar = config.threshold if config.threshold is not None else threshold
-    return Matcher(judge=judge, threshold=HALF if bar is None else bar)
+        judge = CachedJudge(_pointwise("match", config, pool), TextCache(cache, "verdicts"))
+    given = config.threshold if config.threshold is not None else threshold
+    return Matcher(judge=judge, threshold=HALF if given is None else given)
 
 
-def _judge(config: JudgeConfig, shelf: Shelf) -> QuestionJudge:
-    if config.kind == "shorter":
-        return ShorterJudge()
-    if config.kind == "likelihood" and config.model is not None:
-        contrast = None
-        if config.contrast is not None:
-            contrast = Contrast(shelf.model(config.contrast), config.contrast_weight)
-        return LikelihoodJudge(shelf.model(config.model), config.normalise, contrast, config.copy_cost)
-    if config.axis == "quality":
-        prompt = load_prompt("quality", pairwise.FIELDS, config.verdict, config.prompt)
-        return PairwiseJudge(_asker(config, shelf), prompt, config.tournament)
-    prompt = load_prompt(config.axis, SCALES[config.axis].fields, config.verdict, config.prompt)
-    return PointwiseJudge(config.axis, _asker(config, shelf), prompt)
+def _pointwise(axis: Graded, config: JudgeConfig | MatchConfig, pool: ModelPool) -> PointwiseJudge:
+    prompt = load_prompt(axis, SCALES[axis].fields, config.verdict, config.prompt)
+    return PointwiseJudge(axis, _choice_model(config, pool), prompt)
 
 
-def _asker(config: JudgeConfig | MatchConfig, shelf: Shelf) -> Asker:
+def _choice_model(config: JudgeConfig | MatchConfig, pool: ModelPool) -> ChoiceModel:
     if config.verdict == "written":
-        style = Style(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
-        return WrittenAsker(writer(config, shelf, Key(seed=shelf.seed, purpose="verdicts")), style, config.repeats)
+        drawn = GenerationConfig(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
+        generator = make_generator(config, pool, Key(seed=pool.compute.seed, purpose="verdicts"))
+        return WrittenChoiceModel(generator, drawn, config.repeats)
     if config.endpoint is not None:
-        return EndpointLetterAsker(Endpoint(config.endpoint))
-    return LocalLetterAsker(shelf.model(needed(config)))
+        return EndpointChoiceModel(Endpoint(config.endpoint))
+    return LocalChoiceModel(local_model(config, pool))

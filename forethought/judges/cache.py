@@ -6,100 +6,69 @@ import json
 from collections.abc import Sequence
 
 from forethought.judges.base import Question, QuestionJudge
-from forethought.language.base import TRANSPORT
-from forethought.language.cache import Cache
-from forethought.records import Contest, Outcome, Verdict, content_id
-
-
-class VerdictCache(Cache):
-    """An SQLite file of verdicts."""
-
-    what, table, columns = "verdict", "verdicts", ("judge", "verdict")
+from forethought.llm import TRANSPORT
+from forethought.llm.cache import BATCH, TextCache
+from forethought.records import JudgeRequest, Outcome, Verdict, content_id
 
 
 class CachedJudge:
-    """A judge that asks another one only what the cache does not know.
+    """A judge that asks another one only what the cache does not know, in batches of a fixed size."""
 
-    Contests are answered and stored in batches of fixed size: what is computed together does not depend on where an
-    earlier process was killed, hence neither does the last bit of a score.
-    """
-
-    def __init__(self, judge: QuestionJudge, cache: VerdictCache, batch: int = 16) -> None:
+    def __init__(self, judge: QuestionJudge, cache: TextCache) -> None:
         self.judge = judge
         self.cache = cache
-        self.batch = batch
-        self.hits = 0
-        self.misses = 0
+        self.name = judge.name
+        self.hits = self.misses = 0
 
-    @property
-    def name(self) -> str:
-        """The name of the judge behind the cache."""
-        return self.judge.name
+    def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
+        """Return the verdicts of each request; see :class:`forethought.judges.Judge`."""
+        starts = range(0, len(requests), BATCH)
+        return [row for start in starts for row in self._batch(requests[start : start + BATCH])]
 
-    def rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
-        """Return the verdicts of each contest; see :class:`forethought.judges.Judge`."""
-        verdicts: list[list[Verdict]] = []
-        for start in range(0, len(contests), self.batch):
-            verdicts.extend(self._rank(contests[start : start + self.batch]))
-        return verdicts
+    def _batch(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
+        rows = [self.judge.questions(request) for request in requests]
+        asked = [(number, question) for number, row in enumerate(rows) for question in row]
 
-    def _rank(self, contests: Sequence[Contest]) -> list[list[Verdict]]:
-        asked = [
-            [(question, _key(self.name, contest, question)) for question in self.judge.questions(contest)]
-            for contest in contests
-        ]
-        known = self.cache.get([key for row in asked for _, key in row])
-        missing = [[(question, key) for question, key in row if key not in known] for row in asked]
-        open_contests = [index for index, row in enumerate(missing) if row]
-        fresh = self.judge.answer(
-            [contests[index] for index in open_contests],
-            [[question for question, _ in missing[index]] for index in open_contests],
+        def answer(missing: Sequence[int]) -> list[Verdict]:
+            open_questions: dict[int, list[Question]] = {}
+            for index in missing:
+                number, question = asked[index]
+                open_questions.setdefault(number, []).append(question)
+            self.misses += len(missing)
+            verdicts = self.judge.answer([requests[number] for number in open_questions], list(open_questions.values()))
+            return [verdict for row in verdicts for verdict in row]
+
+        keys = [_key(self.name, requests[number], question) for number, question in asked]
+        misses = self.misses
+        verdicts = iter(
+            self.cache.complete(self.name, keys, answer, _pack, lambda index, text: self._unpack(text, asked[index][1]))
         )
-        answered = {
-            (index, question): (key, verdict)
-            for index, row in zip(open_contests, fresh, strict=True)
-            for (question, key), verdict in zip(missing[index], row, strict=True)
-        }
-        self.cache.put(
-            self.name,
-            [(key, _pack(verdict)) for key, verdict in answered.values() if not _passing(verdict)],
-        )
-        self.misses += len(answered)
-        self.hits += sum(map(len, asked)) - len(answered)
-        return [
-            [
-                answered[index, question][1] if (index, question) in answered else self._unpack(known[key], question)
-                for question, key in row
-            ]
-            for index, row in enumerate(asked)
-        ]
+        self.hits += len(asked) - (self.misses - misses)
+        return [[next(verdicts) for _ in row] for row in rows]
 
     def _unpack(self, text: str, question: Question) -> Verdict:
         stored = json.loads(text)
-        first, second = question
         return Verdict(
             outcome=Outcome(stored["outcome"]),
             axis=self.judge.axis,
-            first=first,
-            second=second,
+            first=question[0],
+            second=question[1],
             score=stored["score"],
-            winner=None if stored["winner"] is None else (first, second)[stored["winner"]],
+            winner=None if stored["winner"] is None else question[stored["winner"]],
             reason=stored["reason"],
             judge=self.name,
         )
 
 
-def _passing(verdict: Verdict) -> bool:
-    return verdict.outcome is Outcome.UNSCORED and verdict.reason.startswith(TRANSPORT)
-
-
-def _pack(verdict: Verdict) -> str:
+def _pack(verdict: Verdict) -> str | None:
+    if verdict.outcome is Outcome.UNSCORED and verdict.reason.startswith(TRANSPORT):
+        return None
     winner = None if verdict.winner is None else int(verdict.winner == verdict.second)
     return json.dumps(
         {"outcome": verdict.outcome.value, "score": verdict.score, "winner": winner, "reason": verdict.reason}
     )
 
 
-def _key(judge: str, contest: Contest, question: Question) -> str:
-    first, second = (None if index is None else contest.candidates[index] for index in question)
-    return content_id(judge, contest.prefix, contest.original, first, second)
+def _key(judge: str, request: JudgeRequest, question: Question) -> str:
+    first, second = (None if index is None else request.candidates[index] for index in question)
+    return content_id(judge, request.prefix, request.original, first, second)

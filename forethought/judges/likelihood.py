@@ -7,31 +7,29 @@ same models tells an author's text from shuffled, foreign and sampled text.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from forethought.engine import Group
-from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.local import LocalModel
-from forethought.records import Axis, Contest, Verdict
+from forethought.judges.base import Question, QuestionJudge
+from forethought.models.model import Model
+from forethought.records import Axis, JudgeRequest, Verdict
 
 Normalise = Literal["token", "byte", "none"]
 
 COPIED = 3
-"""So many tokens in a row that stood before are a copy."""
+"""This many tokens in a row that stood before are a copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """A weaker model whose score is subtracted (contrastive decoding's objective, Li et al. 2023)."""
+    """A weaker model whose score, times ``weight``, is subtracted (contrastive decoding, Li et al. 2023)."""
 
-    model: LocalModel
-    """The weaker model."""
+    model: Model
     weight: float = 1.0
-    """How much of its score is subtracted."""
 
 
 class LikelihoodJudge(QuestionJudge):
@@ -41,7 +39,7 @@ class LikelihoodJudge(QuestionJudge):
 
     def __init__(
         self,
-        model: LocalModel,
+        model: Model,
         normalise: Normalise = "token",
         contrast: Contrast | None = None,
         copy_cost: float = 0.0,
@@ -54,34 +52,22 @@ class LikelihoodJudge(QuestionJudge):
         self.contrast = contrast
         self.copy_cost = copy_cost
 
-    def questions(self, contest: Contest) -> list[Question]:
-        """Return one question per candidate."""
-        return pointwise_questions(contest)
-
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each candidate; texts after one prefix are computed together, and equal ones once, so that they tie."""
-        wanted: dict[str, dict[str, None]] = {}
-        for contest, asked in zip(contests, questions, strict=True):
-            texts = wanted.setdefault(contest.prefix, {})
-            texts.update((contest.candidates[first], None) for first, _ in asked)
-        prefixes, rows = list(wanted), [list(texts) for texts in wanted.values()]
-        found = _scores(self.model, prefixes, rows, self.normalise, self.copy_cost)
+        texts: dict[str, dict[str, None]] = {}
+        for request, row in zip(requests, questions, strict=True):
+            texts.setdefault(request.prefix, {}).update((request.candidates[first], None) for first, _ in row)
+        scores = _scores(self.model, texts, self.normalise, self.copy_cost)
         if self.contrast is not None:
-            weaker = _scores(self.contrast.model, prefixes, rows, self.normalise)
-            found = [
-                {text: _subtract(row[text], other[text], self.contrast.weight) for text in row}
-                for row, other in zip(found, weaker, strict=True)
-            ]
-        scores = dict(zip(prefixes, found, strict=True))
+            weaker = _scores(self.contrast.model, texts, self.normalise)
+            scores = {key: _subtract(score, weaker[key], self.contrast.weight) for key, score in scores.items()}
         return [
-            [self._verdict(question, scores[contest.prefix][contest.candidates[question[0]]]) for question in asked]
-            for contest, asked in zip(contests, questions, strict=True)
+            [self._verdict(question, scores[request.prefix, request.candidates[question[0]]]) for question in row]
+            for request, row in zip(requests, questions, strict=True)
         ]
 
     def _verdict(self, question: Question, score: float | str) -> Verdict:
-        if isinstance(score, str):
-            return self.unscored(question, score)
-        return self.scored(question, score)
+        return self.unscored(question, score) if isinstance(score, str) else self.scored(question, score)
 
 
 def charge_copies(prefix: Sequence[int], ids: Sequence[int], logprobs: np.ndarray, cost: float) -> np.ndarray:
@@ -104,45 +90,39 @@ def charge_copies(prefix: Sequence[int], ids: Sequence[int], logprobs: np.ndarra
 
 
 def _scores(
-    model: LocalModel,
-    prefixes: Sequence[str],
-    texts: Sequence[Sequence[str]],
-    normalise: Normalise,
-    copy_cost: float = 0.0,
-) -> list[dict[str, float | str]]:
-    """Return, per contest, each text's score, or the reason why it has none.
+    model: Model, texts: Mapping[str, Iterable[str]], normalise: Normalise, copy_cost: float = 0.0
+) -> dict[tuple[str, str], float | str]:
+    """Return the score of each (prefix, text), or the reason why it has none.
 
     When the model's context is too short, a prefix keeps its end within three quarters of it, and a text may take
     the last quarter: a rule that looks at one text at a time, so that a score never depends on its neighbours.
     """
-    results: list[dict[str, float | str]] = []
+    scores: dict[tuple[str, str], float | str] = {}
     groups: list[Group] = []
-    places: list[tuple[dict[str, float | str], list[str]]] = []
+    scored: list[tuple[str, list[str]]] = []
     longest_text = model.context // 4
     longest_prefix = model.context - longest_text - len(model.bos)
-    for prefix, some in zip(prefixes, texts, strict=True):
-        row: dict[str, float | str] = {}
-        results.append(row)
+    for prefix, texts_of_prefix in texts.items():
         head = model.bos + model.encode(prefix)[-longest_prefix:]
-        ids = {text: model.encode(text) for text in some}
-        for text in some:
+        ids = {text: model.encode(text) for text in texts_of_prefix}
+        for text, tokens in ids.items():
             if not head:
-                row[text] = "the prefix is empty and the judge's model has no BOS token to start from"
-            elif not ids[text]:
-                row[text] = "the candidate is empty"
-            elif len(ids[text]) > longest_text:
-                row[text] = (
-                    f"the candidate has {len(ids[text])} tokens, a quarter of the judge's context is {longest_text}"
+                scores[prefix, text] = "the prefix is empty and the judge's model has no BOS token to start from"
+            elif not tokens:
+                scores[prefix, text] = "the candidate is empty"
+            elif len(tokens) > longest_text:
+                scores[prefix, text] = (
+                    f"the candidate has {len(tokens)} tokens, a quarter of the judge's context is {longest_text}"
                 )
-        kept = [text for text in some if text not in row]
-        if kept:
-            groups.append(Group(prefix=head, branches=tuple(ids[text] for text in kept)))
-            places.append((row, kept))
-    for (row, kept), group, logprobs in zip(places, groups, model.scorer.logprobs(groups), strict=True):
-        for text, ids_, values in zip(kept, group.branches, logprobs, strict=True):
-            paid = charge_copies(group.prefix, ids_, values, copy_cost) if copy_cost else values
-            row[text] = _normalised(text, paid, normalise)
-    return results
+        fitting = [text for text in ids if (prefix, text) not in scores]
+        if fitting:
+            groups.append(Group(prefix=head, branches=tuple(ids[text] for text in fitting)))
+            scored.append((prefix, fitting))
+    for (prefix, fitting), group, logprobs in zip(scored, groups, model.scorer.logprobs(groups), strict=True):
+        for text, tokens, values in zip(fitting, group.branches, logprobs, strict=True):
+            charged = charge_copies(group.prefix, tokens, values, copy_cost) if copy_cost else values
+            scores[prefix, text] = _normalised(text, charged, normalise)
+    return scores
 
 
 def _normalised(text: str, logprobs: np.ndarray, normalise: Normalise) -> float | str:

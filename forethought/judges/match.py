@@ -1,6 +1,6 @@
 """Match judges: how near a predicted suffix comes to the true one.  They never see a thought.
 
-A contest holds the predictions as candidates and the true continuation as the original, which may be longer.  A score
+A request holds the predictions as candidates and the true continuation as the original, which may be longer.  A score
 that reaches the threshold passes: that is the 0/1 reward of RL mid-training (Tan et al. 2026, arXiv 2601.21343).
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from forethought.engine import Group
 from forethought.judges import Judge
-from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.local import LocalModel
+from forethought.judges.base import Question, QuestionJudge
 from forethought.models.embedding import Embedder
-from forethought.records import Axis, Contest, Outcome, Verdict
+from forethought.models.model import Model
+from forethought.records import Axis, JudgeRequest, Outcome, Verdict
 
 HALF = 0.5
 """Threshold of a language model's YES."""
@@ -31,24 +31,17 @@ class SimilarityJudge(QuestionJudge):
         super().__init__(f"similarity-{embedder.name}", "similarity", embedder.identity)
         self.embedder = embedder
 
-    def questions(self, contest: Contest) -> list[Question]:
-        """Return one question per prediction."""
-        return pointwise_questions(contest)
-
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Compare each prediction with the true text; an empty prediction has nothing in common with anything."""
-        pairs = list(zip(contests, questions, strict=True))
-        asked = [contest.candidates[first] for contest, row in pairs for first, _ in row]
-        texts = list(dict.fromkeys([*map(_true, contests), *asked]))
-        rows = dict(zip(texts, self.embedder.embed(texts), strict=True)) if texts else {}
-        results: list[list[Verdict]] = []
-        for contest, row in pairs:
-            true, found = rows[_true(contest)], []
-            for question in row:
-                text = contest.candidates[question[0]]
-                found.append(self.scored(question, float(np.dot(true, rows[text])) if text.strip() else -1.0))
-            results.append(found)
-        return results
+        pairs = list(zip(requests, questions, strict=True))
+        predicted = [request.candidates[first] for request, row in pairs for first, _ in row]
+        texts = list(dict.fromkeys([*map(_true, requests), *predicted]))
+        vectors = dict(zip(texts, self.embedder.embed(texts), strict=True)) if texts else {}
+
+        def score(request: JudgeRequest, text: str) -> float:
+            return float(np.dot(vectors[_true(request)], vectors[text])) if text.strip() else -1.0
+
+        return [[self.scored(q, score(request, request.candidates[q[0]])) for q in row] for request, row in pairs]
 
 
 class LikelihoodGainJudge(QuestionJudge):
@@ -60,61 +53,54 @@ class LikelihoodGainJudge(QuestionJudge):
 
     axis = Axis.MATCH
 
-    def __init__(self, model: LocalModel) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__(f"gain-{model.name}", "likelihood gain", model.identity)
         self.model = model
 
-    def questions(self, contest: Contest) -> list[Question]:
-        """Return one question per prediction."""
-        return pointwise_questions(contest)
-
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each prediction; one that leaves no room in the model's context is unscored."""
-        groups: list[Group] = []
-        for contest, row in zip(contests, questions, strict=True):
-            for text in ("", *(contest.candidates[first] for first, _ in row)):
-                groups.append(self._group(contest, text))
-        means = iter([float(branch.mean()) for [branch] in self.model.scorer.logprobs(groups)])
-        sizes = iter([group.tokens for group in groups])
-        results: list[list[Verdict]] = []
+        groups = [
+            self._group(request, text)
+            for request, row in zip(requests, questions, strict=True)
+            for text in ("", *(request.candidates[first] for first, _ in row))
+        ]
+        logprobs = self.model.scorer.logprobs(groups)
+        scored = iter([(float(branch.mean()), group.tokens) for [branch], group in zip(logprobs, groups, strict=True)])
+        verdicts = []
         for row in questions:
-            plain, found = next(means), []
-            next(sizes)
-            for question in row:
-                value, size = next(means), next(sizes)
-                if size > self.model.context:
-                    reason = f"prediction, prefix and suffix have {size} tokens, the context {self.model.context}"
-                    found.append(self.unscored(question, reason))
-                else:
-                    found.append(self.scored(question, value - plain))
-            results.append(found)
-        return results
+            plain, _ = next(scored)
+            verdicts.append([self._verdict(question, *next(scored), plain) for question in row])
+        return verdicts
 
-    def _group(self, contest: Contest, text: str) -> Group:
+    def _verdict(self, question: Question, mean: float, tokens: int, plain: float) -> Verdict:
+        if tokens > self.model.context:
+            reason = f"prediction, prefix and suffix have {tokens} tokens, the context {self.model.context}"
+            return self.unscored(question, reason)
+        return self.scored(question, mean - plain)
+
+    def _group(self, request: JudgeRequest, text: str) -> Group:
         encode = self.model.encode
-        head = self.model.bos + (encode(text.strip() + "\n\n") if text.strip() else ()) + encode(contest.prefix)
-        return Group(prefix=head, branches=(encode(_true(contest)),))
+        head = self.model.bos + (encode(text.strip() + "\n\n") if text.strip() else ()) + encode(request.prefix)
+        return Group(prefix=head, branches=(encode(_true(request)),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matcher:
-    """A judge with its threshold."""
+    """A judge with the score from which a prediction passes."""
 
     judge: Judge
-    """Scores predictions."""
     threshold: float
-    """A score that reaches it passes."""
 
     @property
     def name(self) -> str:
         """The judge's name and the threshold."""
         return f"{self.judge.name} >= {self.threshold:.3f}"
 
-    def scores(self, contests: Sequence[Contest]) -> list[list[float | None]]:
+    def scores(self, requests: Sequence[JudgeRequest]) -> list[list[float | None]]:
         """Return each prediction's score; ``None`` where the judge gave none, which is never a zero."""
         return [
-            [one.score if one.outcome is Outcome.SCORED else None for one in verdicts]
-            for verdicts in self.judge.rank(contests)
+            [verdict.score if verdict.outcome is Outcome.SCORED else None for verdict in verdicts]
+            for verdicts in self.judge.rank(requests)
         ]
 
     def passes(self, score: float | None) -> float | None:
@@ -130,10 +116,10 @@ def calibrate(unrelated: Sequence[float], rollouts: Sequence[float], max_unrelat
     """
     if not unrelated or not rollouts:
         raise ValueError("a threshold needs scores of unrelated suffixes and of rollouts: raise calibration_chunks")
-    return max(_bar(unrelated, max_unrelated), _bar(rollouts, base_rate))
+    return max(_threshold(unrelated, max_unrelated), _threshold(rollouts, base_rate))
 
 
-def _bar(scores: Sequence[float], share: float) -> float:
+def _threshold(scores: Sequence[float], share: float) -> float:
     """Return the lowest number that at most ``share`` of ``scores`` reach."""
     ranked = sorted(scores, reverse=True)
     allowed = int(share * len(ranked))
@@ -142,7 +128,7 @@ def _bar(scores: Sequence[float], share: float) -> float:
     return float(np.nextafter(ranked[allowed], np.inf))
 
 
-def _true(contest: Contest) -> str:
-    if contest.original is None:
-        raise ValueError("a match judge compares with the true suffix, and a contest has none")
-    return contest.original
+def _true(request: JudgeRequest) -> str:
+    if request.original is None:
+        raise ValueError("a match judge compares with the true suffix, and a request has none")
+    return request.original

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from forethought.keys import Key
-from forethought.records import Chunk, Contest
+from forethought.records import Chunk, JudgeRequest
 
 Kind = Literal["other_document", "shuffled", "repeated", "corrupted", "rollout"]
 
@@ -25,11 +25,9 @@ class Span(NamedTuple):
     """What stands, or shall stand, at a place of a text."""
 
     start: int
-    """Offset of its first character."""
     end: int
-    """Offset behind its last one."""
+    """Offset behind its last character."""
     text: str
-    """The words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +37,8 @@ class Planted:
     kind: Kind
     """How the worse side was made."""
     chunk_id: str
-    """The chunk that it is about."""
-    contest: Contest
-    """What the judge is shown: two candidates, in a random order."""
+    request: JudgeRequest
+    """Two candidates, in a random order."""
     original: int
     """Index of the author's suffix."""
 
@@ -51,7 +48,7 @@ class Planting:
     """Planted pairs, and what could not be planted."""
 
     pairs: tuple[Planted, ...]
-    """The pairs, by kind and chunk."""
+    """By kind and chunk."""
     left_out: dict[str, int]
     """How often a pair was left out, by kind and reason: ``"corrupted: no number or name to swap"``."""
 
@@ -65,27 +62,24 @@ def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> 
     continuations = list(rollouts) or [None] * len(chunks)
     if len(continuations) != len(chunks):
         raise ValueError(f"{len(continuations)} rollouts for {len(chunks)} chunks: give one for each, or none at all")
-    makers: dict[Kind, Callable[[int], str | None]] = {
-        "other_document": lambda i: _foreign(chunks, i, key),
-        "shuffled": lambda i: shuffled(chunks[i].suffix, key.generator(f"shuffled/{chunks[i].id}")),
-        "repeated": lambda i: repeated(chunks[i].suffix),
-        "corrupted": lambda i: _corrupted(chunks, i, key),
-        "rollout": lambda i: continuations[i],
-    }
-    reasons: dict[Kind, str] = {
-        "other_document": "no other document",
-        "shuffled": "no two different words",
-        "repeated": "fewer than eight words",
-        "corrupted": "no number or name to swap",
-        "rollout": "no rollout",
+    # How the worse side is made, and why that may be impossible.
+    makers: dict[Kind, tuple[Callable[[int], str | None], str]] = {
+        "other_document": (lambda i: _foreign(chunks, i, key), "no other document"),
+        "shuffled": (
+            lambda i: shuffled(chunks[i].suffix, key.generator(f"shuffled/{chunks[i].id}")),
+            "no two different words",
+        ),
+        "repeated": (lambda i: repeated(chunks[i].suffix), "fewer than eight words"),
+        "corrupted": (lambda i: _corrupted(chunks, i, key), "no number or name to swap"),
+        "rollout": (lambda i: continuations[i], "no rollout"),
     }
     pairs: list[Planted] = []
     left_out: Counter[str] = Counter()
-    for kind, make in makers.items():
+    for kind, (make, reason) in makers.items():
         for index, chunk in enumerate(chunks):
             worse = make(index)
             if not worse or not worse.strip():
-                left_out[f"{kind}: {reasons[kind]}"] += 1
+                left_out[f"{kind}: {reason}"] += 1
             elif worse == chunk.suffix:
                 left_out[f"{kind}: same as the original"] += 1
             else:
@@ -96,8 +90,8 @@ def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> 
 def _pair(kind: Kind, chunk: Chunk, worse: str, key: Key) -> Planted:
     place = int(key.generator(f"place/{kind}/{chunk.id}").integers(2))
     candidates = (chunk.suffix, worse) if place == 0 else (worse, chunk.suffix)
-    contest = Contest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
-    return Planted(kind=kind, chunk_id=chunk.id, contest=contest, original=place)
+    request = JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
+    return Planted(kind=kind, chunk_id=chunk.id, request=request, original=place)
 
 
 def _foreign(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
@@ -120,7 +114,7 @@ def shuffled(text: str, generator: np.random.Generator) -> str | None:
 
 
 def repeated(text: str) -> str | None:
-    """Return the first quarter of ``text``'s words over and over, as many words as it has; ``None`` if too short."""
+    """Return the first quarter of ``text``'s words over and over, until it is as long; ``None`` if too short."""
     places = list(WORD.finditer(text))
     if len(places) < 8:
         return None
@@ -130,10 +124,8 @@ def repeated(text: str) -> str | None:
 
 def _corrupted(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
     chunk = chunks[index]
-    others = [other for other in chunks if other.document_id != chunk.document_id]
-    return corrupted(
-        chunk.prefix, chunk.suffix, [o.prefix + o.suffix for o in others], key.generator(f"corrupted/{chunk.id}")
-    )
+    others = [other.prefix + other.suffix for other in chunks if other.document_id != chunk.document_id]
+    return corrupted(chunk.prefix, chunk.suffix, others, key.generator(f"corrupted/{chunk.id}"))
 
 
 def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.random.Generator) -> str | None:

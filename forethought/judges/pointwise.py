@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from forethought.judges.askers import Answer, Asked, Asker
-from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.language.prompt import Prompt
-from forethought.records import Axis, Contest, Verdict
+from forethought.judges.base import Question, QuestionJudge
+from forethought.judges.multiple_choice import ChoiceModel, ChoiceProbs, ChoiceRequest
+from forethought.llm.prompts import PromptTemplate
+from forethought.records import Axis, JudgeRequest, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +39,48 @@ SCALES: dict[Graded, Scale] = {
 class PointwiseJudge(QuestionJudge):
     """Grades each candidate by itself."""
 
-    def __init__(self, axis: Graded, asker: Asker, prompt: Prompt) -> None:
+    def __init__(self, axis: Graded, model: ChoiceModel, prompt: PromptTemplate) -> None:
         self.axis = Axis(axis)
-        super().__init__(f"{axis}-{asker.name}", "pointwise", axis, asker.identity, prompt.text)
-        self.asker = asker
+        super().__init__(f"{axis}-{model.name}", "pointwise", axis, model.identity, prompt.text)
+        self.model = model
         self.prompt = prompt
         self.scale = SCALES[axis]
 
-    def questions(self, contest: Contest) -> list[Question]:
-        """Return one question per candidate."""
-        return pointwise_questions(contest)
-
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
-        """Grade each candidate; equal texts of a contest are asked about once.
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+        """Grade each candidate; equal texts of a request are asked about once.
 
         Raises:
-            ValueError: when the prompt needs an original suffix and a contest has none.
+            ValueError: when the prompt needs an original suffix and a request has none.
         """
         texts = [
-            [text for text in dict.fromkeys(contest.candidates[first] for first, _ in asked) if text.strip()]
-            for contest, asked in zip(contests, questions, strict=True)
+            [text for text in dict.fromkeys(request.candidates[first] for first, _ in row) if text.strip()]
+            for request, row in zip(requests, questions, strict=True)
         ]
-        filled = [index for index, some in enumerate(texts) if some]
-        answers = self.asker.ask([self._asked(contests[i], texts[i]) for i in filled], list(self.scale.grades))
-        found = {
+        filled = [index for index, row in enumerate(texts) if row]
+        probs = self.model.ask([self._choices(requests[i], texts[i]) for i in filled], list(self.scale.grades))
+        answers = {
             (index, text): answer
-            for index, row in zip(filled, answers, strict=True)
+            for index, row in zip(filled, probs, strict=True)
             for text, answer in zip(texts[index], row, strict=True)
         }
         return [
-            [self._verdict(question, found.get((index, contest.candidates[question[0]]))) for question in asked]
-            for index, (contest, asked) in enumerate(zip(contests, questions, strict=True))
+            [self._verdict(question, answers.get((index, request.candidates[question[0]]))) for question in row]
+            for index, (request, row) in enumerate(zip(requests, questions, strict=True))
         ]
 
-    def _asked(self, contest: Contest, texts: Sequence[str]) -> Asked:
-        if "original" in self.scale.fields and contest.original is None:
-            raise ValueError(f"the {self.axis} judge compares with the original suffix, and a contest has none")
-        values = {"prefix": contest.prefix, "original": contest.original or ""}
+    def _choices(self, request: JudgeRequest, texts: Sequence[str]) -> ChoiceRequest:
+        if "original" in self.scale.fields and request.original is None:
+            raise ValueError(f"the {self.axis} judge compares with the original suffix, and a request has none")
+        values = {"prefix": request.prefix, "original": request.original or ""}
         splits = [self.prompt.split("candidate", {**values, "candidate": text}) for text in texts]
-        return Asked(splits[0][0], tuple(rest for _, rest in splits))
+        return ChoiceRequest(splits[0][0], tuple(rest for _, rest in splits))
 
-    def _verdict(self, question: Question, answer: Answer | None) -> Verdict:
+    def _verdict(self, question: Question, answer: ChoiceProbs | None) -> Verdict:
         if answer is None and self.axis is Axis.MATCH:
             return self.scored(question, 0.0, "the prediction is empty")  # the policy's failing, not the judge's
         if answer is None:
             return self.unscored(question, "the candidate is empty")
-        if answer.weights is None:
+        if answer.probs is None:
             return self.unscored(question, answer.said)
         grades = self.scale.grades.values()
-        score = sum(weight * grade for weight, grade in zip(answer.weights, grades, strict=True))
-        return self.scored(question, score, answer.said)
+        return self.scored(question, sum(p * grade for p, grade in zip(answer.probs, grades, strict=True)), answer.said)

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from forethought.language.prompt import Prompt
-from forethought.language.writers import Style, Writer, Written
+from forethought.llm.generate import GenerationConfig, Generator, Reply
+from forethought.llm.prompts import PromptTemplate
 from forethought.records import Chunk
 
 FIELDS = ("prefix", "suffix", "join", "words")
@@ -25,9 +25,11 @@ ROOM = 4
 class Rewriter:
     """Writes one rewrite per chunk."""
 
-    def __init__(self, writer: Writer, prompt: Prompt, tokenizer: Any, temperature: float, join_words: int) -> None:
+    def __init__(
+        self, generator: Generator, prompt: PromptTemplate, tokenizer: Any, temperature: float, join_words: int
+    ) -> None:
         """``tokenizer``: the policy's, which measures length; ``join_words``: see :class:`RewriteConfig`."""
-        self.writer = writer
+        self.generator = generator
         self.prompt = prompt
         self.tokenizer = tokenizer
         self.temperature = temperature
@@ -39,30 +41,30 @@ class Rewriter:
         joins = [last_words(chunk.prefix, self.join_words) for chunk in chunks]
         requests = [self._request(chunk, join) for chunk, join in zip(chunks, joins, strict=True)]
         longest = max((len(chunk.suffix_ids) for chunk in chunks), default=0)
-        style = Style(max_tokens=ROOM * (longest + self.join_words), temperature=self.temperature)
-        replies = self.writer.write(requests, 1, style)
-        read = [self._read(chunk, join, reply) for chunk, join, [reply] in zip(chunks, joins, replies, strict=True)]
-        self.failures.update(rewrite.reason for rewrite in read if rewrite.text is None)
-        return [rewrite.text for rewrite in read]
+        config = GenerationConfig(max_tokens=ROOM * (longest + self.join_words), temperature=self.temperature)
+        replies = self.generator.generate(requests, 1, config)
+        rewrites = [self._read(chunk, join, reply) for chunk, join, [reply] in zip(chunks, joins, replies, strict=True)]
+        self.failures.update(rewrite.reason for rewrite in rewrites if rewrite.text is None)
+        return [rewrite.text for rewrite in rewrites]
 
     def _request(self, chunk: Chunk, join: str) -> str:
         words = str(len((join + chunk.suffix).split()))
         return self.prompt.fill({"prefix": chunk.prefix, "suffix": chunk.suffix, "join": join, "words": words})
 
-    def _read(self, chunk: Chunk, join: str, reply: Written) -> Written:
+    def _read(self, chunk: Chunk, join: str, reply: Reply) -> Reply:
         if reply.text is None:
             return reply
         text = strip_join(reply.text, join, chunk.suffix)
         if not text.strip():
-            return Written(None, "the teacher wrote nothing")
+            return Reply(None, "the teacher wrote nothing")
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: len(chunk.suffix_ids)]
         cut: str = self.tokenizer.decode(ids)
         while cut.endswith("\N{REPLACEMENT CHARACTER}"):  # the cut went through a character
             ids = ids[:-1]
             cut = self.tokenizer.decode(ids)
         if len(ids) < SHORTEST * len(chunk.suffix_ids):
-            return Written(None, "the rewrite is less than half as long as the suffix")
-        return Written(cut)
+            return Reply(None, "the rewrite is less than half as long as the suffix")
+        return Reply(cut)
 
 
 def last_words(text: str, count: int) -> str:
@@ -76,12 +78,12 @@ def strip_join(reply: str, join: str, suffix: str) -> str:
 
     White space of the join is matched loosely.  A reply without it begins with the white space of ``suffix``.
     """
-    spoken = reply.rpartition("</think>")[2].strip()
+    answer = reply.rpartition("</think>")[2].strip()
     words = r"\s+".join(re.escape(word) for word in join.split())
     # The last word of the join is a whole one, unless the suffix goes on within it.
     end = r"(?!\w)" if suffix[:1].isspace() else ""
-    found = re.match(words + end, spoken) if words else None
-    if found is None:
-        return suffix[: len(suffix) - len(suffix.lstrip())] + spoken
-    rest = spoken[found.end() :]
+    match = re.match(words + end, answer) if words else None
+    if match is None:
+        return suffix[: len(suffix) - len(suffix.lstrip())] + answer
+    rest = answer[match.end() :]
     return rest if join == join.rstrip() else rest.lstrip()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forethought.judges.base import Question, QuestionJudge, pointwise_questions
-from forethought.records import Axis, Contest, Verdict
+from forethought.judges.base import Question, QuestionJudge
+from forethought.records import Axis, JudgeRequest, Verdict
 
 
 class ShorterJudge(QuestionJudge):
@@ -16,13 +16,9 @@ class ShorterJudge(QuestionJudge):
     def __init__(self) -> None:
         super().__init__("shorter", "shorter", 1)
 
-    def questions(self, contest: Contest) -> list[Question]:
-        """Return one question per candidate."""
-        return pointwise_questions(contest)
-
-    def answer(self, contests: Sequence[Contest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each candidate by ``-len(text)``."""
         return [
-            [self.scored(question, -float(len(contest.candidates[question[0]]))) for question in asked]
-            for contest, asked in zip(contests, questions, strict=True)
+            [self.scored(question, -float(len(request.candidates[question[0]]))) for question in row]
+            for request, row in zip(requests, questions, strict=True)
         ]

@@ -106,7 +106,7 @@ def _total(column: Sequence[Score]) -> Score:
 
 
 def totals(n: int, per_judge: Sequence[Sequence[Verdict]]) -> list[Score]:
-    """Return the combined scores of one contest's ``n`` candidates from the verdicts of each judge."""
+    """Return the combined scores of one request's ``n`` candidates from the verdicts of each judge."""
     bounded = [all(verdict.axis not in UNBOUNDED for verdict in verdicts) for verdicts in per_judge]
     return combine([scores(n, verdicts) for verdicts in per_judge], bounded)
 
@@ -140,13 +140,12 @@ class Statistics:
     """Counts over the verdicts of one judge; a rate is ``None`` when its denominator is zero."""
 
     verdicts: int
-    """All verdicts."""
     unscored: int
-    """Those that are no vote."""
+    """Verdicts that are no vote."""
     pairs: int
     """Pairs with a result: judged pairs, or pairs of scored candidates."""
     ties: int
-    """Those without a winner."""
+    """Pairs without a winner."""
     decided: int
     """Pairwise verdicts that name a winner."""
     first_wins: int
@@ -167,20 +166,15 @@ class Statistics:
         return self.ties / self.pairs if self.pairs else None
 
     @property
-    def first_rate(self) -> float | None:
-        """Share of the decided pairwise verdicts that name the candidate shown first; 0.5 is unbiased."""
-        return self.first_wins / self.decided if self.decided else None
-
-    @property
     def consistency(self) -> float | None:
         """Share of the pairs judged in both orders in which both orders say the same."""
         return self.consistent / self.both_orders if self.both_orders else None
 
 
-def statistics(contests: Iterable[Sequence[Verdict]]) -> Statistics:
-    """Count over the verdicts of several contests, given per contest (indices are those of the contest)."""
+def statistics(requests: Iterable[Sequence[Verdict]]) -> Statistics:
+    """Count over the verdicts of several requests, given per request (indices are those of the request)."""
     count: dict[str, int] = dict.fromkeys(Statistics.__dataclass_fields__, 0)
-    for verdicts in contests:
+    for verdicts in requests:
         count["verdicts"] += len(verdicts)
         count["unscored"] += sum(verdict.outcome is Outcome.UNSCORED for verdict in verdicts)
         pairwise = [verdict for verdict in verdicts if verdict.second is not None]

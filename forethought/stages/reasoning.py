@@ -12,21 +12,20 @@ from functools import cached_property
 from typing import Any
 
 from forethought.config import ReasoningConfig
-from forethought.costs import Phase, Setting
-from forethought.costs.base import REPLY, Cost, drawn, known, scored, served
-from forethought.engine.endpoint import Endpoint
+from forethought.costs.base import REPLY, Cost, Phase, Setting, drawn, known, scored, served
 from forethought.evals.reasoning.answers import EndpointAnswerer, EvalArm, ModelAnswerer, answered
 from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.evals.reasoning.figures import measure, problem_metrics
 from forethought.evals.reasoning.task import Task, TaskError
 from forethought.graph import REASONING, Arm, Step, arms
 from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint
 from forethought.metrics import MACRO, PLAIN, THOUGHT
 from forethought.models.model import Compute, Model
-from forethought.monitor import Progress
+from forethought.progress import StageProgress
 from forethought.records import Measurement, content_id
 from forethought.stages.base import Stage
-from forethought.store import BASE, StageFolder
+from forethought.store import StageFolder
 
 ENDPOINT = "endpoint"
 """The arm that is a server."""
@@ -41,8 +40,8 @@ class Reasoning(Stage):
 
     name = REASONING
 
-    def check(self) -> None:
-        """See :meth:`Stage.check`.
+    def validate(self) -> None:
+        """See :meth:`Stage.validate`.
 
         Raises:
             TaskError: if there is no such task or arm, or a task's problems could not be read.
@@ -113,7 +112,7 @@ class Reasoning(Stage):
 
         tasks = f"up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
         amount = f"{len(taking)} arms on {tasks}"
-        return [Phase(name="reasoning", amount=amount, cost=known(cost), steps={step.name: 1.0})]
+        return [Phase(name="reasoning", amount=amount, cost=known(cost))]
 
     def _answer(self, arm: EvalArm, task: Task, folder: StageFolder) -> None:
         """Have one arm answer one task; what is in the folder's log already is not asked again."""
@@ -121,7 +120,7 @@ class Reasoning(Stage):
         problems = task.some(cfg.source, cfg.count(task.name))
         logged = {(row["interface"], row["problem"]) for row in folder.read(ANSWERS)}
         done, total, size = 0, len(arm.interfaces) * len(problems), max(1, cfg.sample_rows // cfg.samples)
-        with Progress(REASONING) as progress:
+        with StageProgress(REASONING) as progress:
             for interface in arm.interfaces:
                 for start in range(0, len(problems), size):
                     progress(done, total, f"{arm.name}: {task.name}, {interface}")
@@ -191,31 +190,26 @@ class Reasoning(Stage):
     def _arms(self) -> list[EvalArm]:
         """The arms, models and server that answer; weights are loaded when they first do."""
         cfg, context, tags = self._settings, self.context, self.context.tags
-        asked = [(self._model(arm.name), arm.past + arm.peer, arm.thinks) for arm in self._chosen()]
-        for name, place in cfg.models.items():
-            model = Model.named(place, Compute.of(self.config), name=name, tags=tags, progress=context.say)
-            asked.append((model, (), False))
-        found = [
-            EvalArm(
-                name=model.name,
-                identity=model.identity,
-                answerer=ModelAnswerer(model),
-                against=against,
-                interfaces=self._interfaces(trained_to_think),
-            )
-            for model, against, trained_to_think in asked
-        ]
+        found = [self._arm(context.arm(arm.name, tags), arm.past + arm.peer, arm.thinks) for arm in self._chosen()]
+        for name, config in cfg.models.items():
+            model = Model.named(config, Compute.of(self.config), name=name, tags=tags, progress=context.say)
+            found.append(self._arm(model))
         if cfg.endpoint is not None:
-            identity = content_id(cfg.endpoint.base_url, cfg.endpoint.model)
             server = EndpointAnswerer(Endpoint(cfg.endpoint), tags)
-            found.append(EvalArm(name=ENDPOINT, identity=identity, answerer=server, interfaces=self._interfaces(False)))
+            identity = content_id(cfg.endpoint.base_url, cfg.endpoint.model)
+            found.append(EvalArm(name=ENDPOINT, identity=identity, answerer=server, interfaces=self._interfaces()))
         return found
 
-    def _model(self, name: str) -> Model:
-        tags = self.context.tags
-        return self.context.base.with_tags(tags) if name == BASE else self.context.load(name, tags=tags)
+    def _arm(self, model: Model, against: tuple[str, ...] = (), trained_to_think: bool = False) -> EvalArm:
+        return EvalArm(
+            name=model.name,
+            identity=model.identity,
+            answerer=ModelAnswerer(model),
+            against=against,
+            interfaces=self._interfaces(trained_to_think),
+        )
 
-    def _interfaces(self, trained_to_think: bool) -> tuple[str, ...]:
+    def _interfaces(self, trained_to_think: bool = False) -> tuple[str, ...]:
         thoughts = self._settings.thoughts
         thinks = thoughts == "all" or (thoughts == "trained" and trained_to_think)
         return (PLAIN, THOUGHT) if thinks else (PLAIN,)

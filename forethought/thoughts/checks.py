@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forethought.config import InterleaveConfig
 from forethought.tags import Tags
 from forethought.text import ngrams, words
 
@@ -33,29 +34,13 @@ class Rejection(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """Where the checks draw their lines."""
-
-    tags: Tags
-    """No thought holds one of them."""
-    max_words: int
-    """Longest thought."""
-    max_leak: float
-    """Largest share of a thought's word 3-grams that stand in the coming text, and not before the place."""
-    near: int = 400
-    """So many characters on both sides of a place are what a thought there is about."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
     """What surrounds a place."""
 
     before: str
-    """The text up to it."""
     after: str
-    """The text from it on."""
     others: Sequence[str] = ()
-    """The thoughts that the row already has."""
+    """Thoughts that the row already has."""
 
 
 _BOILERPLATE = re.compile(
@@ -71,10 +56,12 @@ _UNSEEN = {"Cc", "Cs", "Co", "Cn"}
 """Control characters, halves of surrogate pairs, private and unassigned ones: no thought is written with them."""
 _OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that turn the direction of what follows them, the text after the thought included."""
-_ALIKE = 0.8
+_SAME_WORDS = 0.8
 """Two thoughts that share this much of their words say the same."""
 _STEM = 4
-"""Words with equal first letters, so many, are about the same thing."""
+"""Words with this many equal first letters are about the same thing."""
+_AROUND = 400
+"""Characters on both sides of a place that a thought there is about."""
 
 
 def clean(reply: str, tags: Tags) -> str | Rejection:
@@ -82,8 +69,8 @@ def clean(reply: str, tags: Tags) -> str | Rejection:
 
     A teacher's own reasoning, closed by ``</think>``, is not part of its reply.
     """
-    spoken = reply.rpartition("</think>")[2] if reply.lstrip().startswith("<think>") else reply
-    thought = " ".join(spoken.split()).strip(_QUOTES)
+    text = reply.rpartition("</think>")[2] if reply.lstrip().startswith("<think>") else reply
+    thought = " ".join(text.split()).strip(_QUOTES)
     if not thought:
         return Rejection.EMPTY
     odd = any(unicodedata.category(letter) in _UNSEEN or letter in _OVERRIDES for letter in thought)
@@ -92,23 +79,23 @@ def clean(reply: str, tags: Tags) -> str | Rejection:
     return thought
 
 
-def check(thought: str, passage: Passage, rules: Rules) -> Rejection | None:
+def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection | None:
     """Return why ``thought`` must not stand at ``passage``, or ``None``."""
     said = words(thought)
     if not any(word[0].isalnum() for word in said):
         return Rejection.EMPTY
-    if len(thought.split()) > rules.max_words or len(thought) > 12 * rules.max_words:
+    if len(thought.split()) > config.max_words or len(thought) > 12 * config.max_words:
         return Rejection.LONG
     if _BOILERPLATE.search(thought):
         return Rejection.BOILERPLATE
     if _script(thought) != _script(passage.before + passage.after):
         return Rejection.LANGUAGE
-    if leak(thought, passage) > rules.max_leak:
+    if leak(thought, passage) > config.max_leak:
         return Rejection.LEAK
-    if any(_alike(said, words(other)) for other in passage.others):
+    if any(_say_the_same(said, words(other)) for other in passage.others):
         return Rejection.REPEAT
-    near = passage.before[-rules.near :] + passage.after[: rules.near]
-    if not _stems(said) & _stems(words(near)):
+    around = passage.before[-_AROUND:] + passage.after[:_AROUND]
+    if not _stems(said) & _stems(words(around)):
         return Rejection.OFF
     return None
 
@@ -128,16 +115,16 @@ def leak(thought: str, passage: Passage) -> float:
     return sum(gram in coming_grams and gram not in known for gram in grams) / len(grams)
 
 
-def _alike(said: Sequence[str], other: Sequence[str]) -> bool:
+def _say_the_same(said: Sequence[str], other: Sequence[str]) -> bool:
     mine, theirs = set(said), set(other)
-    return len(mine & theirs) >= _ALIKE * min(len(mine), len(theirs))
+    return len(mine & theirs) >= _SAME_WORDS * min(len(mine), len(theirs))
 
 
-def _stems(found: Sequence[str]) -> set[str]:
+def _stems(said: Sequence[str]) -> set[str]:
     """Return the beginnings of the longer words; of scripts that are written without spaces, pairs of letters."""
-    stems = {word[:_STEM] for word in found if len(word) >= _STEM}
-    dense = "".join(word for word in found if ord(word[0]) > 0x2E80)
-    return stems | {dense[start : start + 2] for start in range(len(dense) - 1)}
+    stems = {word[:_STEM] for word in said if len(word) >= _STEM}
+    unspaced = "".join(word for word in said if ord(word[0]) > 0x2E80)
+    return stems | {unspaced[start : start + 2] for start in range(len(unspaced) - 1)}
 
 
 def _script(text: str) -> str:

@@ -1,6 +1,6 @@
 """From chunks to rows with thoughts: rounds of asking, checks with counted reasons, statistics.
 
-Every thought that is offered ends in exactly one place of the :class:`Ledger`: accepted, or rejected for one reason.
+Every proposed thought is counted once in :class:`ThoughtCounts`: as accepted, or as rejected for one reason.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from forethought import metrics
+from forethought.config import InterleaveConfig
 from forethought.records import Chunk, Measurement, Place, ThoughtRow, content_id
 from forethought.stats import Interval, bootstrap_mean, wilson
 from forethought.tags import Tags, raw, spans
-from forethought.thoughts.checks import Passage, Rejection, Rules, check, leak
-from forethought.thoughts.teacher import Draft, Offer, Teacher
+from forethought.thoughts.checks import Passage, Rejection, check, leak
+from forethought.thoughts.teacher import Draft, Proposal, Teacher
 
 HOLDS_TAGS, FEW_PLACES, FEW_THOUGHTS = "the text holds a tag", "too few places", "too few thoughts"
 """Why a chunk gives no row."""
 
 
 @dataclass(slots=True)
-class Ledger:
-    """What became of everything."""
+class ThoughtCounts:
+    """What became of every thought that a teacher proposed, and of every chunk."""
 
     offered: int = 0
-    """Thoughts that the teacher offered, and replies that held none."""
+    """Thoughts that the teacher proposed, and replies that held none."""
     accepted: int = 0
-    """Thoughts that passed all checks."""
     rejected: Counter[str] = field(default_factory=Counter)
     """The others, by reason."""
     chunks: int = 0
@@ -37,11 +38,11 @@ class Ledger:
     lost: int = 0
     """Accepted thoughts of dropped chunks."""
 
-    def plain(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """Return the counts as builtins."""
         return {
             "offered": self.offered,
-            "accepted": self.accepted,
+            metrics.ACCEPTED: self.accepted,
             "rejected": dict(sorted(self.rejected.items())),
             "chunks": self.chunks,
             "dropped": dict(sorted(self.dropped.items())),
@@ -49,68 +50,54 @@ class Ledger:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """How many thoughts a row has."""
-
-    fewest: int
-    """A row with fewer is dropped."""
-    most: int
-    """Thoughts beyond these are rejected."""
-    gap: int
-    """Characters between two places."""
-    attempts: int
-    """Rounds of asking."""
-
-
-def usable(chunk: Chunk, places: Sequence[Place], tags: Tags, fewest: int, ledger: Ledger) -> bool:
+def usable(chunk: Chunk, places: Sequence[Place], config: InterleaveConfig, counts: ThoughtCounts) -> bool:
     """Return whether a chunk can become a row, and count it if not.
 
     A text that spells a tag itself could not be told from a thought once it is rendered: it is left alone.
     """
-    ledger.chunks += 1
-    if tags.inside(chunk.prefix + chunk.suffix):
-        ledger.dropped[HOLDS_TAGS] += 1
+    counts.chunks += 1
+    if Tags(*config.tags).inside(chunk.prefix + chunk.suffix):
+        counts.dropped[HOLDS_TAGS] += 1
         return False
-    if len(places) < fewest:
-        ledger.dropped[FEW_PLACES] += 1
+    if len(places) < config.thoughts[0]:
+        counts.dropped[FEW_PLACES] += 1
         return False
     return True
 
 
-def augment(drafts: Sequence[Draft], teacher: Teacher, rules: Rules, wanted: Wanted, ledger: Ledger) -> None:
-    """Ask ``teacher`` for thoughts, at most ``wanted.attempts`` times, and keep what passes in the drafts."""
-    for attempt in range(wanted.attempts):
-        needy = [draft for draft in drafts if len(draft.thoughts) < min(wanted.most, len(draft.places))]
-        if not needy:
+def augment(drafts: Sequence[Draft], teacher: Teacher, config: InterleaveConfig, counts: ThoughtCounts) -> None:
+    """Ask ``teacher`` for thoughts, once and ``retries`` times more, and keep what passes the checks in the drafts."""
+    for attempt in range(config.teacher.retries + 1):
+        unfinished = [draft for draft in drafts if len(draft.thoughts) < min(config.thoughts[1], len(draft.places))]
+        if not unfinished:
             break
-        for draft, offers in zip(needy, teacher.ask(needy, attempt), strict=True):
-            for offer in offers:
-                settle(draft, offer, rules, wanted, ledger)
+        for draft, proposals in zip(unfinished, teacher.ask(unfinished, attempt), strict=True):
+            for proposal in proposals:
+                accept_or_reject(draft, proposal, config, counts)
 
 
-def settle(draft: Draft, offer: Offer, rules: Rules, wanted: Wanted, ledger: Ledger) -> None:
-    """Keep an offered thought or reject it for one reason, and count it either way."""
-    ledger.offered += 1
-    reason = offer.rejection or _objection(draft, offer, rules, wanted)
-    if reason is None and offer.place is not None:
-        draft.thoughts[offer.place] = offer.thought
-        ledger.accepted += 1
+def accept_or_reject(draft: Draft, proposal: Proposal, config: InterleaveConfig, counts: ThoughtCounts) -> None:
+    """Keep a proposed thought or reject it for one reason, and count it either way."""
+    counts.offered += 1
+    reason = proposal.rejection or _objection(draft, proposal, config)
+    if reason is None and proposal.place is not None:
+        draft.thoughts[proposal.place] = proposal.thought
+        counts.accepted += 1
     else:
-        ledger.rejected[str(reason or Rejection.NO_PLACE)] += 1
+        counts.rejected[str(reason or Rejection.NO_PLACE)] += 1
 
 
-def finished(draft: Draft, wanted: Wanted, ledger: Ledger) -> ThoughtRow | None:
+def finished_row(draft: Draft, config: InterleaveConfig, counts: ThoughtCounts) -> ThoughtRow | None:
     """Return the draft as a row, or ``None``, counted, if too few thoughts survived."""
-    if len(draft.thoughts) < wanted.fewest:
-        ledger.dropped[FEW_THOUGHTS] += 1
-        ledger.lost += len(draft.thoughts)
+    if len(draft.thoughts) < config.thoughts[0]:
+        counts.dropped[FEW_THOUGHTS] += 1
+        counts.lost += len(draft.thoughts)
         return None
     places = sorted(draft.thoughts, key=lambda place: place.position)
-    return row(draft.chunk, places, [draft.thoughts[place] for place in places])
+    return make_row(draft.chunk, places, [draft.thoughts[place] for place in places])
 
 
-def row(chunk: Chunk, places: Sequence[Place], thoughts: Sequence[str] = ()) -> ThoughtRow:
+def make_row(chunk: Chunk, places: Sequence[Place], thoughts: Sequence[str] = ()) -> ThoughtRow:
     """Return the row of a chunk, with its text as it is."""
     return ThoughtRow(
         id=content_id(chunk.id, [place.position for place in places], list(thoughts)),
@@ -123,76 +110,71 @@ def row(chunk: Chunk, places: Sequence[Place], thoughts: Sequence[str] = ()) -> 
     )
 
 
-def statistics(rows: Sequence[ThoughtRow], chunks: Sequence[Chunk], ledger: Ledger, seed: int) -> dict[str, Interval]:
+def statistics(
+    rows: Sequence[ThoughtRow], chunks: Sequence[Chunk], counts: ThoughtCounts, seed: int
+) -> dict[str, Interval]:
     """Return what the rows look like, with 95% intervals; a rate's ``n`` is its denominator.
 
     ``exact_preservation`` joins every row's text spans and compares them with the chunk that the row came from.
     """
     texts = {chunk.id: chunk.prefix + chunk.suffix for chunk in chunks}
-    exact = sum(raw(spans(one)) == texts[one.chunk_id] for one in rows)
-    found = {"rows": _count(len(rows), ledger.chunks)}
+    exact = sum(raw(spans(row)) == texts[row.chunk_id] for row in rows)
+    kept = float(len(rows))
+    figures: dict[str, Interval] = {metrics.ROWS: Interval(value=kept, low=kept, high=kept, n=counts.chunks)}
+
+    def mean(name: str, values: Sequence[tuple[float, ThoughtRow]]) -> None:
+        documents = [row.document_id for _, row in values]
+        figures[name] = bootstrap_mean([value for value, _ in values], seed, clusters=documents)
+
     if rows:
-        owners = [one.document_id for one in rows]
-        found["exact_preservation"] = wilson(exact, len(rows))
-        places = [float(len(one.places)) for one in rows]
-        found["places_per_row"] = bootstrap_mean(places, seed, clusters=owners)
-        relative = [(place.position / len(one.text), one.document_id) for one in rows for place in one.places]
-        found["relative_position"] = bootstrap_mean([at for at, _ in relative], seed, clusters=[o for _, o in relative])
-    said = [(thought, one, place) for one in rows for thought, place in zip(one.thoughts, one.places, strict=False)]
-    if said:
-        owners = [one.document_id for _, one, _ in said]
-        lengths = [float(len(thought.split())) for thought, _, _ in said]
-        found["words_per_thought"] = bootstrap_mean(lengths, seed, clusters=owners)
-        passages = [(t, Passage(before=o.text[: p.position], after=o.text[p.position :])) for t, o, p in said]
-        found["kept_leak"] = bootstrap_mean([leak(*one) for one in passages], seed, clusters=owners)
-    if ledger.offered:
-        found["accepted"] = wilson(ledger.accepted, ledger.offered)
-        found["leak_rate"] = wilson(ledger.rejected[str(Rejection.LEAK)], ledger.offered)
-    return found
+        figures[metrics.EXACT] = wilson(exact, len(rows))
+        mean(metrics.PLACES, [(float(len(row.places)), row) for row in rows])
+        mean(metrics.POSITION, [(place.position / len(row.text), row) for row in rows for place in row.places])
+    thoughts = [(text, row, place) for row in rows for text, place in zip(row.thoughts, row.places, strict=False)]
+    if thoughts:
+        mean(metrics.WORDS, [(float(len(text.split())), row) for text, row, _ in thoughts])
+        mean(metrics.KEPT_LEAK, [(leak(text, _passage(row.text, place)), row) for text, row, place in thoughts])
+    if counts.offered:
+        figures[metrics.ACCEPTED] = wilson(counts.accepted, counts.offered)
+        figures[metrics.LEAK_RATE] = wilson(counts.rejected[str(Rejection.LEAK)], counts.offered)
+    return figures
 
 
-UNITS = {
-    "rows": "rows; n chunks that were tried",
-    "exact_preservation": "share of rows whose text spans join to the raw chunk; Wilson",
-    "places_per_row": "per row; n rows, bootstrap over documents",
-    "relative_position": "share of the text before the place; n places, bootstrap over documents",
-    "words_per_thought": "words; n thoughts, bootstrap over documents",
-    "kept_leak": "share of a kept thought's word 3-grams that only the coming text has; n thoughts, bootstrap",
-    "accepted": "share of offered thoughts; Wilson",
-    "leak_rate": "share of offered thoughts; Wilson",
+UNITS: dict[str, str] = {
+    metrics.ROWS: "rows; n chunks that were tried",
+    metrics.EXACT: "share of rows whose text spans join to the raw chunk; Wilson",
+    metrics.PLACES: "per row; n rows, bootstrap over documents",
+    metrics.POSITION: "share of the text before the place; n places, bootstrap over documents",
+    metrics.WORDS: "words; n thoughts, bootstrap over documents",
+    metrics.KEPT_LEAK: "share of a kept thought's word 3-grams that only the coming text has; n thoughts, bootstrap",
+    metrics.ACCEPTED: "share of offered thoughts; Wilson",
+    metrics.LEAK_RATE: "share of offered thoughts; Wilson",
 }
 """What the figures of :func:`statistics` are measured in."""
 
 
-def measurements(found: dict[str, Interval], ledger: Ledger, blank: Measurement) -> list[Measurement]:
-    """Return ``found`` and the ledger's reasons as figures; ``blank`` says whose."""
-    figures = [_filled(blank, metric, interval, UNITS[metric]) for metric, interval in found.items()]
-    for reason, count in sorted(ledger.rejected.items()):
-        named = dataclasses.replace(blank, condition=reason)
-        figures.append(_filled(named, "rejected", wilson(count, ledger.offered), "share of offered thoughts; Wilson"))
-    for reason, count in sorted(ledger.dropped.items()):
-        named = dataclasses.replace(blank, condition=reason)
-        figures.append(_filled(named, "dropped", wilson(count, ledger.chunks), "share of chunks; Wilson"))
-    return figures
-
-
-def _filled(blank: Measurement, metric: str, interval: Interval, unit: str) -> Measurement:
-    return dataclasses.replace(blank, metric=metric, unit=unit, **dataclasses.asdict(interval))
-
-
-def _objection(draft: Draft, offer: Offer, rules: Rules, wanted: Wanted) -> Rejection | None:
-    place = offer.place
-    if place is None or place in draft.thoughts:
-        return Rejection.NO_PLACE
-    if len(draft.thoughts) >= wanted.most or any(
-        abs(place.position - other.position) < wanted.gap for other in draft.thoughts
+def measurements(figures: dict[str, Interval], counts: ThoughtCounts, blank: Measurement) -> list[Measurement]:
+    """Return ``figures`` and the counted reasons as measurements; ``blank`` says whose."""
+    rows = [(metric, "", interval, UNITS[metric]) for metric, interval in figures.items()]
+    for metric, reasons, total, unit in (
+        (metrics.REJECTED, counts.rejected, counts.offered, "share of offered thoughts; Wilson"),
+        (metrics.DROPPED, counts.dropped, counts.chunks, "share of chunks; Wilson"),
     ):
+        rows += [(metric, reason, wilson(count, total), unit) for reason, count in sorted(reasons.items())]
+    return [
+        dataclasses.replace(blank, metric=metric, condition=reason, unit=unit, **dataclasses.asdict(interval))
+        for metric, reason, interval, unit in rows
+    ]
+
+
+def _objection(draft: Draft, proposal: Proposal, config: InterleaveConfig) -> Rejection | None:
+    place, kept = proposal.place, draft.thoughts
+    if place is None or place in kept:
+        return Rejection.NO_PLACE
+    if len(kept) >= config.thoughts[1] or any(abs(place.position - other.position) < config.gap for other in kept):
         return Rejection.SURPLUS
-    text = draft.text
-    others = list(draft.thoughts.values())
-    passage = Passage(before=text[: place.position], after=text[place.position :], others=others)
-    return check(offer.thought, passage, rules)
+    return check(proposal.thought, _passage(draft.text, place, list(kept.values())), config)
 
 
-def _count(count: int, of: int) -> Interval:
-    return Interval(value=float(count), low=float(count), high=float(count), n=of)
+def _passage(text: str, place: Place, others: Sequence[str] = ()) -> Passage:
+    return Passage(before=text[: place.position], after=text[place.position :], others=others)

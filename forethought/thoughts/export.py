@@ -13,7 +13,7 @@ from forethought.records import Split, ThoughtRow
 from forethought.stats import Interval
 from forethought.tags import Tags, render, spans
 from forethought.thoughts.article import ARTICLE
-from forethought.thoughts.dataset import Ledger
+from forethought.thoughts.dataset import ThoughtCounts
 
 SCHEMA = pa.schema(
     [
@@ -44,11 +44,11 @@ def parquet(rows: Sequence[ThoughtRow], tags: Tags) -> bytes:
     return buffer.getvalue()
 
 
-def card(name: str, teacher: str, tags: Tags, found: Mapping[Split, tuple[dict[str, Interval], Ledger]]) -> str:
+def card(name: str, teacher: str, tags: Tags, made: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]]) -> str:
     """Return the dataset card, as the Hugging Face hub reads it."""
     lines = ["---", "configs:"]
     for config, files in CONFIGS.items():
-        present = [(split, part) for split, part in files if split in found]
+        present = [(split, part) for split, part in files if split in made]
         if present:
             lines += [f"  - config_name: {config}", "    data_files:"]
             for split, part in present:
@@ -62,19 +62,17 @@ def card(name: str, teacher: str, tags: Tags, found: Mapping[Split, tuple[dict[s
         "spans joined are the raw chunk, byte for byte. `places` has positions only: there the policy is to write the",
         "thoughts. No two splits share a document.",
         "",
-        "| | " + " | ".join(split.value for split in found) + " | the article |",
-        "|---|" + "---|" * (len(found) + 1),
+        "| | " + " | ".join(split.value for split in made) + " | the article |",
+        "|---|" + "---|" * (len(made) + 1),
     ]
-    statistics = {split: figures for split, (figures, _) in found.items()}
-    names = list(dict.fromkeys(metric for figures in statistics.values() for metric in figures))
-    for metric in names:
-        cells = [_cell(metric, figures.get(metric)) for figures in statistics.values()]
+    for metric in dict.fromkeys(metric for figures, _ in made.values() for metric in figures):
+        cells = [_cell(metric, figures.get(metric)) for figures, _ in made.values()]
         lines.append(f"| {metric.replace('_', ' ')} | {' | '.join(cells)} | {ARTICLE.get(metric, '')} |")
     lines += ["", "What was not kept:", ""]
-    for split, (_, ledger) in found.items():
-        kept = f"{ledger.offered} thoughts offered, {ledger.accepted} accepted"
-        tried = f"{ledger.chunks} chunks tried{_counts(ledger.dropped)}, {ledger.lost} accepted thoughts in them"
-        lines.append(f"- {split.value}: {kept}{_counts(ledger.rejected)}; {tried}")
+    for split, (_, counts) in made.items():
+        kept = f"{counts.offered} thoughts offered, {counts.accepted} accepted"
+        tried = f"{counts.chunks} chunks tried{_reasons(counts.dropped)}, {counts.lost} accepted thoughts in them"
+        lines.append(f"- {split.value}: {kept}{_reasons(counts.rejected)}; {tried}")
     return "\n".join([*lines, "", "The licence is that of the text, and of what the teacher may write."]) + "\n"
 
 
@@ -100,9 +98,9 @@ def _cell(metric: str, figure: Interval | None) -> str:
         return f"{figure.value:.0f} of {figure.n} chunks"
     share = metric not in ("places_per_row", "words_per_thought")
     ends = (figure.value, figure.low, figure.high)
-    value, low, high = (f"{100 * one:.1f}%" if share else f"{one:.2f}" for one in ends)
+    value, low, high = (f"{100 * end:.1f}%" if share else f"{end:.2f}" for end in ends)
     return f"{value} [{low}, {high}] of {figure.n}"
 
 
-def _counts(counts: Mapping[str, int]) -> str:
+def _reasons(counts: Mapping[str, int]) -> str:
     return "".join(f", {count} {reason}" for reason, count in sorted(counts.items()))

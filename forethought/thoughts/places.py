@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from forethought.engine import Group, Scorer
+from forethought.engine import Scorer
+from forethought.models.thought_tokens import as_group
 from forethought.records import Chunk, Place
 
 SENTENCE_END = re.compile(r"[.!?…؟]+[\"'”’»)\]]*(?=\s+[^\s\d\W])|[。！？]+[」』）]*|\n(?=\s*\S)")
@@ -19,7 +20,7 @@ CLAUSE_END = re.compile(r"[,;:،؛](?=\s)|[，；：、]|\s[–—](?=\s)")
 ABBREVIATION = re.compile(r"(?:\b(?:[A-Za-z]|[A-Z][a-z]{1,2}|St|vs|cf|etc|No|approx)|\W[a-z]\.[a-z])\.$")
 """What ends in a full stop and mostly goes on: initials, titles, `e.g.`"""
 WINDOW = 8
-"""So many tokens after a place say how surprising the text is there."""
+"""Tokens after a place that say how surprising the text is there."""
 
 
 def boundaries(ids: Sequence[int], text: str, tokenizer: Any) -> dict[int, int]:
@@ -27,12 +28,12 @@ def boundaries(ids: Sequence[int], text: str, tokenizer: Any) -> dict[int, int]:
 
     ``ids`` decode to ``text``.  A place inside of a character that spans several tokens is no boundary.
     """
-    found: dict[int, int] = {}
+    tokens_before: dict[int, int] = {}
     for count in range(1, len(ids)):
         decoded = tokenizer.decode(list(ids[:count]), clean_up_tokenization_spaces=False, skip_special_tokens=False)
         if text.startswith(decoded):
-            found[len(decoded)] = count
-    return found
+            tokens_before[len(decoded)] = count
+    return tokens_before
 
 
 def candidates(chunk: Chunk, tokenizer: Any, gap: int, clauses: bool = True) -> list[Place]:
@@ -69,10 +70,7 @@ def by_surprise(
     chunks: Sequence[Chunk], places: Sequence[Sequence[Place]], scorer: Scorer, bos: tuple[int, ...]
 ) -> list[list[Place]]:
     """Return the places of each chunk, the most surprising first: by the mean NLL of the next tokens (nats)."""
-    groups = []
-    for chunk in chunks:
-        ids = bos + chunk.prefix_ids + chunk.suffix_ids
-        groups.append(Group(prefix=ids[:1], branches=(ids[1:],)))
+    groups = [as_group(chunk.prefix_ids + chunk.suffix_ids, bos) for chunk in chunks]
     ranked = []
     for chunk_places, [logprobs] in zip(places, scorer.logprobs(groups), strict=True):
         first = len(bos) - 1  # the branch begins after the group's first token

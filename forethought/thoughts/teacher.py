@@ -11,12 +11,18 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from forethought.language.prompt import Prompt, load
-from forethought.language.writers import Style, Writer, Written
+from forethought.config import InterleaveConfig
+from forethought.keys import Key
+from forethought.llm.cache import CachedGenerator, TextCache
+from forethought.llm.generate import GenerationConfig, Generator, Reply, make_generator
+from forethought.llm.prompts import PromptTemplate, load_prompt
+from forethought.models.model import ModelPool
 from forethought.records import Chunk, Place, content_id
 from forethought.tags import Tags
+from forethought.text import words
 from forethought.thoughts.checks import Rejection, clean
 from forethought.thoughts.places import pieces
 
@@ -25,6 +31,12 @@ BY_PLACE, BY_CHUNK = ("before", "after", "words"), ("text", "count", "words")
 """Fields of the two prompts."""
 NUMBERED = re.compile(r"^\W{0,3}(\d{1,4})\W{0,3}\s*(?:[:.)–—-]|\s)\s*(.*)$")
 """A line that begins with the number of a place, whatever stands around it."""
+STUB_THOUGHTS = (
+    "So far this is about {word}. What follows should say more.",
+    "Why {word}? There must be a reason.",
+    "Then {word} matters here.",
+)
+"""What the stub says, in turn."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,7 +44,6 @@ class Draft:
     """A row in the making."""
 
     chunk: Chunk
-    """What is augmented."""
     places: list[Place]
     """Where a thought may stand, in the order of the text."""
     thoughts: dict[Place, str] = field(default_factory=dict)
@@ -50,19 +61,17 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """One thought that a teacher offered, or one reply that held none."""
+class Proposal:
+    """One thought that a teacher proposed, or one reply that held none."""
 
     place: Place | None = None
-    """Where it is to stand."""
     thought: str = ""
-    """What it says."""
     rejection: Rejection | None = None
     """What is wrong with it already."""
 
 
 class Teacher(Protocol):
-    """Something that offers thoughts."""
+    """Something that proposes thoughts."""
 
     @property
     def name(self) -> str:
@@ -74,97 +83,108 @@ class Teacher(Protocol):
         """Hash of the model and of how it is asked."""
         ...
 
-    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Offer]]:
-        """Return what is offered for the open places of each draft; a later ``attempt`` draws anew."""
+    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
+        """Return proposals for the open places of each draft; each ``attempt`` has its own random numbers."""
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How a teacher is asked."""
+def build_teacher(config: InterleaveConfig, pool: ModelPool, cache: Path) -> Teacher:
+    """Return the teacher of ``config``, whose replies are kept in the file ``cache``; no weights are loaded yet."""
+    if config.teacher.kind == "stand-in":
+        return StubTeacher()
+    key, replies = Key(seed=pool.compute.seed, purpose="thoughts"), TextCache(cache, "replies")
+    generators = [
+        CachedGenerator(make_generator(config.teacher, pool, key.at(attempt)), replies)
+        for attempt in range(config.teacher.retries + 1)
+    ]
+    return ChunkTeacher(generators, config) if config.positions == "teacher" else PlaceTeacher(generators, config)
 
-    writers: Sequence[Writer]
-    """One for each attempt: the same model with other random numbers."""
-    style: Style
-    """How replies are drawn."""
-    tags: Tags
-    """No reply may hold them."""
-    words: int
-    """Longest thought."""
-    prompt: str | None = None
-    """A prompt file of one's own."""
 
-    def identity(self, *more: object) -> str:
-        """Return a hash of all that decides a reply."""
-        return content_id(*(writer.identity for writer in self.writers), str(self.style), self.words, *more)
+class StubTeacher:
+    """Names the longest of the last words before a place: a rule without a model, for tests and smoke runs."""
+
+    name = "stand-in"
+    identity = content_id("stand-in", STUB_THOUGHTS)
+
+    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
+        """See :class:`Teacher`."""
+        return [[self._propose(draft, place, n) for n, place in enumerate(draft.open)] for draft in drafts]
+
+    def _propose(self, draft: Draft, place: Place, number: int) -> Proposal:
+        word = max(words(draft.text[: place.position])[-12:], key=len)
+        return Proposal(place=place, thought=STUB_THOUGHTS[number % len(STUB_THOUGHTS)].format(word=word))
 
 
 class PlaceTeacher:
     """Asks for one thought per place: what was read stands before it, what comes after it."""
 
-    def __init__(self, asking: Asking) -> None:
-        self.asking = asking
-        self.prompt = load("place", BY_PLACE, path=asking.prompt, home=HOME)
+    def __init__(self, generators: Sequence[Generator], config: InterleaveConfig) -> None:
+        """``generators``: one for each attempt, the same model with other random numbers."""
+        self.generators = generators
+        self.replies = _style(config, 1)
+        self.words, self.tags = config.max_words, Tags(*config.tags)
+        self.prompt = load_prompt("place", BY_PLACE, path=config.teacher.prompt, home=HOME)
+        self.name = generators[0].name
+        self.identity = _identity(generators, self.replies, self.words, "by place", self.prompt.text)
 
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.asking.writers[0].name
-
-    @property
-    def identity(self) -> str:
-        """See :class:`Teacher`."""
-        return self.asking.identity("by place", self.prompt.text)
-
-    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Offer]]:
+    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
         """See :class:`Teacher`."""
         asked = [(index, place) for index, draft in enumerate(drafts) for place in draft.open]
-        requests = [_fill_place(self.prompt, drafts[index].text, place, self.asking.words) for index, place in asked]
-        replies = self.asking.writers[attempt].write(requests, 1, self.asking.style)
-        offers: list[list[Offer]] = [[] for _ in drafts]
+        requests = [self._request(drafts[index].text, place) for index, place in asked]
+        replies = self.generators[attempt].generate(requests, 1, self.replies)
+        proposals: list[list[Proposal]] = [[] for _ in drafts]
         for (index, place), [reply] in zip(asked, replies, strict=True):
-            offers[index].append(_offer(place, reply, self.asking.tags))
-        return offers
+            proposals[index].append(_proposal(place, reply, self.tags))
+        return proposals
+
+    def _request(self, text: str, place: Place) -> str:
+        values = {"before": text[: place.position], "after": text[place.position :], "words": str(self.words)}
+        return self.prompt.fill(values)
 
 
 class ChunkTeacher:
     """Shows the chunk with numbered places and takes a line, or a JSON object, for each chosen place."""
 
-    def __init__(self, asking: Asking, count: int) -> None:
-        """``count``: thoughts that are asked for."""
-        self.asking = asking
-        self.count = count
-        self.prompt = load("chunk", BY_CHUNK, "thoughts", asking.prompt, HOME)
-        self.places = load("chunk", BY_CHUNK, "places", asking.prompt, HOME)
+    def __init__(self, generators: Sequence[Generator], config: InterleaveConfig) -> None:
+        """``generators``: one for each attempt, the same model with other random numbers."""
+        self.generators = generators
+        self.count = config.thoughts[1]
+        self.replies = _style(config, self.count)
+        self.words, self.tags = config.max_words, Tags(*config.tags)
+        self.prompt = load_prompt("chunk", BY_CHUNK, "thoughts", config.teacher.prompt, HOME)
+        self.places = load_prompt("chunk", BY_CHUNK, "places", config.teacher.prompt, HOME)
+        self.name = generators[0].name
+        more = ("by chunk", self.prompt.text, self.places.text, self.count)
+        self.identity = _identity(generators, self.replies, self.words, *more)
 
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.asking.writers[0].name
-
-    @property
-    def identity(self) -> str:
+    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
         """See :class:`Teacher`."""
-        return self.asking.identity("by chunk", self.prompt.text, self.places.text, self.count)
-
-    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Offer]]:
-        """See :class:`Teacher`."""
-        replies = self._replies(self.prompt, drafts, attempt)
-        return [_read(draft, reply, self.asking.tags) for draft, reply in zip(drafts, replies, strict=True)]
+        replies = self._ask(self.prompt, drafts, attempt)
+        return [_read(draft, reply, self.tags) for draft, reply in zip(drafts, replies, strict=True)]
 
     def choose(self, drafts: Sequence[Draft], attempt: int) -> list[list[Place]]:
         """Return the places that the teacher names, without thoughts; in the order of the text."""
-        replies = self._replies(self.places, drafts, attempt)
         chosen = []
-        for draft, reply in zip(drafts, replies, strict=True):
+        for draft, reply in zip(drafts, self._ask(self.places, drafts, attempt), strict=True):
             numbers = {int(number) for number in re.findall(r"\d{1,4}", reply.text or "")}
             chosen.append([place for number, place in enumerate(draft.places, start=1) if number in numbers])
         return chosen
 
-    def _replies(self, prompt: Prompt, drafts: Sequence[Draft], attempt: int) -> list[Written]:
-        values = {"count": str(self.count), "words": str(self.asking.words)}
+    def _ask(self, prompt: PromptTemplate, drafts: Sequence[Draft], attempt: int) -> list[Reply]:
+        values = {"count": str(self.count), "words": str(self.words)}
         requests = [prompt.fill(values | {"text": _numbered(draft)}) for draft in drafts]
-        return [reply for [reply] in self.asking.writers[attempt].write(requests, 1, self.asking.style)]
+        return [reply for [reply] in self.generators[attempt].generate(requests, 1, self.replies)]
+
+
+def _style(config: InterleaveConfig, thoughts: int) -> GenerationConfig:
+    teacher = config.teacher
+    return GenerationConfig(
+        max_tokens=teacher.max_tokens * thoughts, temperature=teacher.temperature, top_p=teacher.top_p
+    )
+
+
+def _identity(generators: Sequence[Generator], replies: GenerationConfig, longest: int, *more: object) -> str:
+    return content_id(*(generator.identity for generator in generators), replies.identity, longest, *more)
 
 
 def _numbered(draft: Draft) -> str:
@@ -173,64 +193,49 @@ def _numbered(draft: Draft) -> str:
     return first + "".join(f" [{number}]{piece}" for number, piece in enumerate(rest, start=1))
 
 
-def _fill_place(prompt: Prompt, text: str, place: Place, words: int) -> str:
-    values = {"before": text[: place.position], "after": text[place.position :], "words": str(words)}
-    return prompt.fill(values)
-
-
-def _offer(place: Place | None, reply: Written, tags: Tags) -> Offer:
-    if reply.text is None:
-        return Offer(place=place, rejection=Rejection.NO_REPLY)
-    thought = clean(reply.text, tags)
+def _proposal(place: Place | None, reply: Reply, tags: Tags) -> Proposal:
+    thought = Rejection.NO_REPLY if reply.text is None else clean(reply.text, tags)
     if isinstance(thought, Rejection):
-        return Offer(place=place, rejection=thought)
-    return Offer(place=place, thought=thought)
+        return Proposal(place=place, rejection=thought)
+    return Proposal(place=place, thought=thought)
 
 
-def _read(draft: Draft, reply: Written, tags: Tags) -> list[Offer]:
-    """Return one offer for each line of a reply; a reply without any is one offer, rejected."""
+def _read(draft: Draft, reply: Reply, tags: Tags) -> list[Proposal]:
+    """Return one proposal for each line of a reply; a reply without any is one proposal, rejected."""
     if reply.text is None:
-        return [Offer(rejection=Rejection.NO_REPLY)]
-    spoken = reply.text.rpartition("</think>")[2] if reply.text.lstrip().startswith("<think>") else reply.text
-    if not spoken.strip():
-        return [Offer(rejection=Rejection.EMPTY)]
-    lines = _objects(spoken)
-    if lines is None:
-        lines = [(found[1], found[2]) if (found := NUMBERED.match(line)) else None for line in _lines(spoken)]
-    offers = []
-    for line in lines:
+        return [Proposal(rejection=Rejection.NO_REPLY)]
+    text = reply.text.rpartition("</think>")[2] if reply.text.lstrip().startswith("<think>") else reply.text
+    if not text.strip():
+        return [Proposal(rejection=Rejection.EMPTY)]
+    proposals = []
+    for line in _lines(text):
         if line is None:
-            offers.append(Offer(rejection=Rejection.MALFORMED))
+            proposals.append(Proposal(rejection=Rejection.MALFORMED))
             continue
-        number, thought = int(line[0]), line[1]
+        number, thought = line
         place = draft.places[number - 1] if 1 <= number <= len(draft.places) else None
         if place is None or place in draft.thoughts:
-            offers.append(Offer(rejection=Rejection.NO_PLACE))
+            proposals.append(Proposal(rejection=Rejection.NO_PLACE))
         else:
-            offers.append(_offer(place, Written(thought), tags))
-    return offers
+            proposals.append(_proposal(place, Reply(thought), tags))
+    return proposals
 
 
-def _lines(spoken: str) -> list[str]:
-    return [line.strip() for line in spoken.splitlines() if line.strip() and not line.strip().startswith("```")]
-
-
-def _objects(spoken: str) -> list[tuple[str, str] | None] | None:
-    """Return what a JSON list of ``{"place": n, "thought": "..."}`` says, or ``None`` if ``spoken`` is no JSON list."""
-    bare = re.sub(r"^```\w*\s*|\s*```$", "", spoken.strip())
+def _lines(text: str) -> list[tuple[int, str] | None]:
+    """Return number and thought of each line, or of each ``{"place": n, "thought": "..."}`` of a JSON list."""
+    bare = re.sub(r"^```\w*\s*|\s*```$", "", text.strip())
     try:
-        found = json.loads(bare)
+        parsed = json.loads(bare)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, list) or not found:
-        return None
-    return [_object(one) for one in found]
+        parsed = None
+    if isinstance(parsed, list) and parsed:
+        return [_object(item) for item in parsed]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("```")]
+    return [(int(match[1]), match[2]) if (match := NUMBERED.match(line)) else None for line in lines]
 
 
-def _object(one: object) -> tuple[str, str] | None:
-    if not isinstance(one, dict):
+def _object(item: object) -> tuple[int, str] | None:
+    if not isinstance(item, dict):
         return None
-    number, thought = one.get("place"), one.get("thought")
-    if not re.fullmatch(r"\d{1,4}", str(number)) or not isinstance(thought, str):
-        return None
-    return str(number), thought
+    number, thought = str(item.get("place")), item.get("thought")
+    return (int(number), thought) if re.fullmatch(r"\d{1,4}", number) and isinstance(thought, str) else None

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from forethought.config import ReasoningConfig
 from forethought.engine import Group, Prompt
-from forethought.engine.endpoint import Endpoint, Reply, TextOptions
 from forethought.evals.reasoning.task import Grade, Problem, Task, TaskError
 from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint, Reply, TextOptions
 from forethought.metrics import PLAIN, THOUGHT
 from forethought.models.model import Model
 from forethought.tags import Tags, strip

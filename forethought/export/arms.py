@@ -1,0 +1,87 @@
+"""Which arms of a run there are, and where their weights lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forethought import config as settings
+from forethought.config import Config, ModelConfig
+from forethought.graph import STEPS
+from forethought.store import BASE, Run, StageFolder
+
+TRAINS = ("improve", "sft", "rlmt")
+"""Stages that end with a model."""
+
+
+class ExportError(ValueError):
+    """Something that cannot be exported from this run, or not to there; the message says why and the way out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """An arm whose weights are there."""
+
+    name: str
+    model: ModelConfig
+    """A folder of the run, or the untrained policy."""
+    thinks: bool
+    """Whether it was trained to think before it goes on."""
+    folder: StageFolder | None
+    """The stage that made it; ``None`` is the base."""
+
+
+def config_of(run: Run) -> Config:
+    """Return the config that the run was last asked for.
+
+    Raises:
+        ExportError: if the folder does not hold it (older versions did not write it).
+    """
+    kept = run.config()
+    if kept is None:
+        raise ExportError(
+            f"{run.path}: run.json, the config of the run, is not there. `forethought run CONFIG --run {run.path}` "
+            "writes it; what is done is not run again"
+        )
+    return settings.build(kept, where=str(run.path / "run.json"))
+
+
+def arms(run: Run, config: Config) -> dict[str, Trained]:
+    """Return the base and every arm that is done, by name, in the order in which they are trained."""
+    done = {BASE: Trained(name=BASE, model=config.policy, thinks=False, folder=None)}
+    folders = {f"{folder.arm}/{folder.stage}": folder for folder in run.stages()}
+    for step in STEPS:
+        folder = folders.get(step.name)
+        if step.stage not in TRAINS or folder is None or not folder.done:
+            continue
+        made = folder.read_json("config")
+        done[step.arm] = Trained(
+            name=step.arm,
+            model=ModelConfig(model=str((folder.checkpoints / "final").resolve())),
+            thinks=step.stage == "rlmt" or bool(made.get("thoughts")),
+            folder=folder,
+        )
+    return done
+
+
+def find(run: Run, config: Config, name: str) -> Trained:
+    """Return the arm ``name``.
+
+    Raises:
+        ExportError: if it is not there, with the arms that are.
+    """
+    done = arms(run, config)
+    if name not in done:
+        raise ExportError(f"{name}: {run.path} has no such arm, or it is not done. Done: {', '.join(done)}")
+    return done[name]
+
+
+def tags_of(config: Config) -> tuple[str, str]:
+    """Return what stands before and after a thought; empty where the config has no thoughts."""
+    return config.interleave.tags if config.interleave is not None else ("", "")
+
+
+def lengths_of(config: Config) -> tuple[int, int]:
+    """Return the most tokens of a thought, and those of a suffix, in the last stage of the config."""
+    if config.rlmt is not None:
+        return config.rlmt.thought_tokens, config.rlmt.suffix_tokens
+    return config.evaluate.thoughts.thought_tokens, config.chunk.suffix_tokens

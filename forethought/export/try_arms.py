@@ -1,0 +1,109 @@
+"""What arms of a run think of a text and how they go on with it, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from forethought import models
+from forethought.config import Config
+from forethought.engine import Prompt
+from forethought.export.arms import ExportError, Trained, arms, config_of, find, lengths_of, tags_of
+from forethought.graph import IMPROVED, RLMT
+from forethought.keys import Key
+from forethought.models.model import Compute, Model
+from forethought.store import BASE, Run
+from forethought.tags import Tags
+
+DEFAULT_ARMS = (f"{BASE}-{RLMT}", f"{IMPROVED}-{RLMT}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """How texts are drawn."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    tokens: int | None = None
+    """Length of a continuation; by default that of a suffix in the run."""
+    thought_tokens: int | None = None
+    """Longest thought; by default that of the run."""
+    samples: int = 1
+    """Texts of each arm."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One text of an arm."""
+
+    thought: str | None
+    """``None`` if it was not trained to think."""
+    closed: bool
+    """Whether it ended its thought itself."""
+    text: str
+    """How it went on, without any thought."""
+
+
+def ask(
+    run: Run, names: Sequence[str], text: str, options: SamplingOptions, say: Callable[[str], None] = print
+) -> dict[str, list[Sample]]:
+    """Return what each arm makes of ``text``; without ``names`` the last of both lineages, else the last arms done.
+
+    Raises:
+        ExportError: if an arm is not there, or the text is empty.
+    """
+    if not text:
+        raise ExportError("the text is empty: give a beginning, in quotes")
+    models.quiet()
+    config = config_of(run)
+    if not names:
+        done = list(arms(run, config))
+        names = DEFAULT_ARMS if set(DEFAULT_ARMS) <= set(done) else done[-2:]
+    asked = [find(run, config, name) for name in names]  # all of them, before the first is loaded
+    return {arm.name: _draw(config, arm, text, options, say) for arm in asked}
+
+
+def render(text: str, samples: dict[str, list[Sample]], tags: Sequence[str]) -> RenderableType:
+    """Return the samples side by side, one column for each arm; thoughts are dim and keep their tags."""
+    table = Table(*samples, title=text, title_justify="left", title_style="bold", show_lines=True, expand=True)
+    for row in zip(*samples.values(), strict=True):
+        table.add_row(*(_cell(sample, tags) for sample in row))
+    return table
+
+
+def _cell(sample: Sample, tags: Sequence[str]) -> Text:
+    cell = Text()
+    if sample.thought is not None:
+        end = tags[1] if sample.closed else f"{tags[1]} (cut)"
+        cell.append(f"{tags[0]}{sample.thought}{end}\n", style="dim italic")
+    return cell.append(sample.text)
+
+
+def _draw(
+    config: Config, arm: Trained, text: str, options: SamplingOptions, say: Callable[[str], None]
+) -> list[Sample]:
+    tags = Tags(*tags_of(config)) if arm.thinks else None
+    # The dtype is this machine's: the run may have been made on one with other arithmetic.
+    model = Model.load(arm.model, Compute(device=config.device, seed=config.seed), tags=tags, progress=say)
+    thought_tokens, suffix_tokens = lengths_of(config)
+    prompts = [Prompt(id="try", token_ids=model.bos + model.encode(text))]
+    max_tokens, key = options.tokens or suffix_tokens, Key(options.seed, "try")
+    if tags is None:
+        [texts] = model.sample(
+            prompts, options.samples, max_tokens=max_tokens, key=key, temperature=options.temperature
+        )
+        return [Sample(thought=None, closed=False, text=completion.text) for completion in texts]
+    [rollouts] = model.think(
+        prompts,
+        options.samples,
+        thought_tokens=options.thought_tokens or thought_tokens,
+        max_tokens=max_tokens,
+        key=key,
+        temperature=options.temperature,
+    )
+    return [Sample(thought=rollout.thought, closed=rollout.closed, text=rollout.text) for rollout in rollouts]

@@ -1,0 +1,70 @@
+"""A judge of the user's own, which the config names by a dotted path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from forethought.judges import Judge
+from forethought.judges.base import QuestionJudge
+from forethought.judges.cache import CachedJudge
+from forethought.llm.cache import TextCache
+from forethought.records import JudgeRequest, Verdict, content_id
+from forethought.user_code import UserObject, call, load
+
+
+class CustomJudge:
+    """Asks the user's object; what fails in it is an error that names file and line of the user's code.
+
+    Its name has a hash of the object's own name, its source and its options.
+    """
+
+    def __init__(self, user: UserObject, options: dict[str, Any], cache: Path | None) -> None:
+        """Make the object; the verdicts of a :class:`QuestionJudge` are kept in the file ``cache``.
+
+        Raises:
+            UserCodeError: if it cannot be made with ``options``, or if what is made is no judge.
+        """
+        user.takes(**options)
+        judge: Judge = call(user, user.object, **options)
+        own, rank = getattr(judge, "name", None), getattr(judge, "rank", None)
+        if not isinstance(own, str) or not callable(rank):
+            raise user.error(
+                f"a judge has `name` (text) and `rank(requests)`; {judge!r} has name = {own!r}, rank = {rank!r}"
+            )
+        user.check_signature(rank, "requests", 1)
+        self.user = user
+        self.name = f"{own.partition('@')[0]}@{content_id(own, user.source_hash, sorted(options.items()))[:8]}"
+        self.judge = judge
+        if isinstance(judge, QuestionJudge) and cache is not None:
+            judge.name = self.name  # under which its verdicts are kept
+            self.judge = CachedJudge(judge, TextCache(cache, "verdicts"))
+
+    def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
+        """See :class:`forethought.judges.Judge`."""
+        rows = call(self.user, self.judge.rank, requests)
+        if not _are_verdicts(rows, len(requests)):
+            raise self.user.error(
+                f"rank returned {str(rows)[:200]}; expected, for each of {len(requests)} requests, a list of Verdict: "
+                "one per candidate, or one per ordered pair"
+            )
+        return [[dataclasses.replace(verdict, judge=self.name) for verdict in row] for row in rows]
+
+
+def custom_judge(path: str, options: dict[str, Any], key: str, cache: Path | None) -> CustomJudge:
+    """Return the judge ``module:attribute``; ``key`` is the section of the config that names it: ``judges.mine``.
+
+    Raises:
+        UserCodeError: naming config key, file and line.
+    """
+    return CustomJudge(load(path, f"{key}.path"), options, cache)
+
+
+def _are_verdicts(rows: Any, count: int) -> bool:
+    return (
+        isinstance(rows, Sequence)
+        and len(rows) == count
+        and all(isinstance(row, Sequence) and all(isinstance(verdict, Verdict) for verdict in row) for row in rows)
+    )

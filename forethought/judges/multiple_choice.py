@@ -1,0 +1,205 @@
+"""Multiple-choice questions to language models: by the probability of the answer's first token, or in writing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from forethought.engine import Group
+from forethought.judges.base import JudgeError
+from forethought.llm import TRANSPORT
+from forethought.llm import endpoint as server
+from forethought.llm.generate import GenerationConfig, Generator, Reply, chat_frame
+from forethought.models.model import Model
+from forethought.records import content_id
+
+TOP_LOGPROBS = 20
+"""Likeliest tokens that a server is asked for; OpenAI's and vLLM's limit."""
+KEPT = 2000
+"""Characters of a written verdict that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """Questions that begin alike."""
+
+    shared: str
+    """What they begin with."""
+    branches: tuple[str, ...]
+    """How each goes on and ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceProbs:
+    """A distribution over the choices, or none."""
+
+    probs: tuple[float, ...] | None
+    """One per choice, adding up to 1."""
+    said: str = ""
+    """What was written, or why there is no distribution."""
+
+
+class ChoiceModel(Protocol):
+    """Something that answers multiple-choice questions."""
+
+    @property
+    def name(self) -> str:
+        """Short name for tables."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Hash of the model and of how it is asked."""
+        ...
+
+    def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
+        """Return a distribution per branch."""
+        ...
+
+
+class LocalChoiceModel:
+    """Compares the probabilities of the choices' first tokens under a model in this process; one forward, no text."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.name = model.name
+        self.identity = content_id("letter", model.identity)
+
+    def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
+        """See :class:`ChoiceModel`; what questions share is computed once."""
+        model = self.model
+        ids_of_choice = choice_ids(model, choices)
+        head, tail = chat_frame(model)
+        results: list[list[ChoiceProbs]] = []
+        groups: list[Group] = []
+        places: list[tuple[int, list[int]]] = []
+        for number, request in enumerate(requests):
+            shared = head + model.encode(request.shared)
+            branches = [model.encode(branch) + tail for branch in request.branches]
+            room = model.context - len(shared)
+            reason = f"the question exceeds the judge's context of {model.context} tokens"
+            results.append([ChoiceProbs(None, reason)] * len(branches))
+            fitting = [index for index, branch in enumerate(branches) if len(branch) <= room]
+            if fitting:
+                groups.append(Group(prefix=shared, branches=tuple(branches[index] for index in fitting)))
+                places.append((number, fitting))
+        flat = [token for ids in ids_of_choice for token in ids]
+        ends = np.cumsum([len(ids) for ids in ids_of_choice])[:-1]
+        for (number, fitting), logprobs in zip(places, model.scorer.choices(groups, flat), strict=True):
+            for index, row in zip(fitting, np.exp(logprobs.astype(np.float64)), strict=True):
+                results[number][index] = _normalised([float(part.sum()) for part in np.split(row, ends)], "")
+        return results
+
+
+class EndpointChoiceModel:
+    """Compares the probabilities of the choices' first tokens as a server lists them."""
+
+    def __init__(self, endpoint: server.Endpoint) -> None:
+        self.endpoint = endpoint
+        self.name = endpoint.config.model
+        self.identity = content_id("letter", endpoint.config.base_url, endpoint.config.model)
+
+    def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
+        """See :class:`ChoiceModel`."""
+        chats = [[{"role": "user", "content": item.shared + branch}] for item in requests for branch in item.branches]
+        replies = iter(self.endpoint.chat(chats, server.ChatOptions(max_tokens=1, top_logprobs=TOP_LOGPROBS)))
+        return [[_from_server(next(replies), choices) for _ in item.branches] for item in requests]
+
+
+class WrittenChoiceModel:
+    """Lets a model reason and takes the conclusion at the end; of several replies, each counts the same."""
+
+    def __init__(self, generator: Generator, config: GenerationConfig, repeats: int = 1) -> None:
+        self.generator = generator
+        self.config = config
+        self.repeats = repeats
+        self.name = generator.name
+        self.identity = content_id("written", generator.identity, config.identity, repeats)
+
+    def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
+        """See :class:`ChoiceModel`; replies without a conclusion do not count."""
+        questions = [item.shared + branch for item in requests for branch in item.branches]
+        replies = iter(self.generator.generate(questions, self.repeats, self.config))
+        return [[_from_replies(next(replies), choices) for _ in item.branches] for item in requests]
+
+
+def conclusion(reply: str, choices: Sequence[str]) -> int | None:
+    """Return the index of the choice that the last ``Conclusion: ...`` of ``reply`` names, or ``None``.
+
+    What stands inside ``<think>...</think>`` is not the judge's word; a thought that never ends leaves none.
+    """
+    answer = reply.rpartition("</think>")[2]
+    if "<think>" in answer:
+        return None
+    named = "|".join(re.escape(choice) for choice in choices)
+    pattern = rf"conclusion\W*?:\W*(?:option\W*)?({named})\b(?!\W*(?:or|and)\b|\s*[/|])"
+    matches = re.findall(pattern, answer, flags=re.IGNORECASE)
+    return [choice.casefold() for choice in choices].index(matches[-1].casefold()) if matches else None
+
+
+def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return, per choice, the ids with which it may begin: alone, after a space or after a line end, in any case.
+
+    Tokenizers differ in whether a space or a line end sticks to what follows.  Ids that two choices share (the space
+    itself, say) tell nothing and are left out.
+
+    Raises:
+        ValueError: when nothing is left for a choice.
+    """
+    ids_of_choice: list[set[int]] = []
+    for choice in choices:
+        ids: set[int] = set()
+        for form in {choice, choice.lower(), choice.capitalize()}:
+            for before in ("", " ", "\n"):
+                alone, together = model.encode(before), model.encode(before + form)
+                start = len(alone) if before == "\n" and together[: len(alone)] == alone else 0
+                ids.update(together[start : start + 1])
+        ids_of_choice.append(ids)
+    shared = {
+        token for a in range(len(ids_of_choice)) for b in range(a) for token in ids_of_choice[a] & ids_of_choice[b]
+    }
+    distinct = [tuple(sorted(ids - shared)) for ids in ids_of_choice]
+    for choice, kept in zip(choices, distinct, strict=True):
+        if not kept:
+            raise JudgeError(f"{model.name}: no token of its own begins the answer {choice!r}: set verdict = 'written'")
+    return distinct
+
+
+def _from_replies(replies: Sequence[Reply], choices: Sequence[str]) -> ChoiceProbs:
+    votes = [0.0] * len(choices)
+    said = []
+    for reply in replies:
+        choice = None if reply.text is None else conclusion(reply.text, choices)
+        if choice is not None:
+            votes[choice] += 1
+        said.append(reply.reason if reply.text is None else reply.text[-KEPT:])
+    if not any(votes):
+        first = replies[0]
+        return ChoiceProbs(None, first.reason if first.text is None else f"no conclusion in: {first.text[-KEPT:]}")
+    return ChoiceProbs(tuple(vote / sum(votes) for vote in votes), "\n---\n".join(said))
+
+
+def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:
+    if reply.error is not None:
+        return ChoiceProbs(None, TRANSPORT + reply.error)
+    # A server that lists no probabilities has still said what it would answer.
+    top: Mapping[str, float] = reply.top_logprobs or {reply.text: 0.0}
+    shares = [0.0] * len(choices)
+    for token, logprob in top.items():
+        word = token.strip().casefold()
+        matches = [index for index, choice in enumerate(choices) if word and choice.casefold().startswith(word)]
+        if len(matches) == 1:
+            shares[matches[0]] += math.exp(logprob)
+    return _normalised(shares, f"none of the likeliest first tokens begins {' or '.join(choices)}: {sorted(top)!r}")
+
+
+def _normalised(shares: Sequence[float], otherwise: str) -> ChoiceProbs:
+    total = sum(shares)
+    if not (math.isfinite(total) and total > 0):
+        return ChoiceProbs(None, otherwise or f"the answers' probabilities add up to {total}")
+    return ChoiceProbs(tuple(share / total for share in shares))

@@ -1,0 +1,75 @@
+"""Prompts are text files with ``$fields``; they are filled in one pass, so that a value is never read as a template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from forethought.llm import LanguageError
+
+JUDGES = "forethought.judges"
+"""The package whose ``prompts`` folder holds the judges' prompts and the rewrite teacher's."""
+
+FIELD = re.compile(r"\$([a-z]+)")
+SECTION = re.compile(r"^=== (\w+) ===\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A prompt with fields that are still empty.
+
+    Example: ``PromptTemplate("Is $first better than $second?").split("second", {"first": "$second", "second": "b"})``
+    gives ``("Is $second better than ", "b?")``.
+    """
+
+    text: str
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the text with every field replaced by its value, whatever the value contains."""
+        return FIELD.sub(lambda match: values[match.group(1)], self.text)
+
+    def split(self, field: str, values: Mapping[str, str]) -> tuple[str, str]:
+        """Return the filled text before the first use of ``field``, which branches share, and from there on."""
+        start = self.text.index(f"${field}")
+        return PromptTemplate(self.text[:start]).fill(values), PromptTemplate(self.text[start:]).fill(values)
+
+
+def load_prompt(
+    name: str, fields: tuple[str, ...], mode: str | None = None, path: str | None = None, home: str = JUDGES
+) -> PromptTemplate:
+    """Read the prompt ``name`` that the package ``home`` ships, or the file ``path``.
+
+    A file may end in sections such as ``=== letter ===`` and ``=== written ===``; the one called ``mode`` is put
+    behind its body.
+
+    Args:
+        fields: what the prompt must use, and all that it may use.
+
+    Raises:
+        ValueError: naming the file and the field that is missing or unknown.
+    """
+    if path is None:
+        where = f"prompts/{name}.txt"
+        text = resources.files(home).joinpath(where).read_text(encoding="utf-8")
+    else:
+        where = path
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LanguageError(f"prompt = {path!r}: cannot be read as UTF-8 text: {error}") from None
+    body, *sections = SECTION.split(text)
+    endings = dict(zip(sections[::2], sections[1::2], strict=True))
+    if mode is not None and endings and mode not in endings:
+        raise LanguageError(f"{where}: has no section === {mode} ===, which is needed here")
+    text = body + endings.get(mode or "", "")
+    used = set(FIELD.findall(text))
+    if used != set(fields):
+        missing = ", ".join(f"${field}" for field in sorted(set(fields) - used)) or "none"
+        unknown = ", ".join(f"${field}" for field in sorted(used - set(fields))) or "none"
+        raise LanguageError(
+            f"{where}: a prompt for {name} uses ${', $'.join(fields)}; missing: {missing}, unknown: {unknown}"
+        )
+    return PromptTemplate(text.rstrip("\n"))

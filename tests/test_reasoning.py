@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forethought.engine.endpoint import Endpoint
 from helpers.endpoint import Server
-from helpers.smoke_runs import CONFIG, SMALL, Kill, cli, rows
+from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, cli, rows
 from rich.console import Console
 
 from forethought.config import ConfigError, EndpointConfig, ReasoningConfig, build, reasoning_overrides
@@ -36,6 +35,7 @@ from forethought.evals.reasoning.answers import (
 from forethought.evals.reasoning.catalogue import TASKS
 from forethought.evals.reasoning.task import Grade, Reading, TaskError
 from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint
 from forethought.models.model import Model, Parts
 from forethought.records import Measurement
 from forethought.report.reasoning import resolution, tables
@@ -216,6 +216,19 @@ def test_arms_are_compared_on_the_same_problems_and_thinking_ones_both_ways(tmp_
     wrong = cli(*command[:-1], "base,bse")
     assert wrong.exit_code == 2
     assert "this run has no bse; it has base, self-improved, continued" in " ".join(wrong.output.split())
+
+
+def test_forced_answers_are_asked_again(finished: Finished) -> None:
+    folder = finished()
+    arms = sorted(path.parent.name for path in folder.glob("*/reasoning-procedural"))
+    before = [rows(folder, f"{arm}/reasoning-procedural/answers.jsonl") for arm in arms]
+    options = [f"--set={one}" for one in SMALL]
+    found = cli("run", CONFIG, "--run", folder, "--only", "reasoning", "--force", *options)
+    assert found.exit_code == 0, found.output
+    assert len(arms) > 1
+    for arm in arms:
+        assert f"{arm}/reasoning-procedural starts over: --force\n" in found.stderr
+    assert [rows(folder, f"{arm}/reasoning-procedural/answers.jsonl") for arm in arms] == before
 
 
 def grade(key: str | None) -> Grade:

@@ -32,12 +32,10 @@ class Question(NamedTuple):
     """The worked solution, as it would follow the prompt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What was written after a prompt."""
+class Answer(NamedTuple):
+    """What was written after a prompt: without the thought, and without the text that ended it."""
 
     text: str
-    """Without the thought, and without the text that ended it."""
     truncated: bool
     """Whether it reached the limit of tokens."""
     thought: str = ""
@@ -55,24 +53,24 @@ class ModelAnswerer:
         """Return ``config.samples`` answers to each question, after a thought if ``thought``."""
         model, eos = self.model, self.model.tokenizer.eos_token_id
         stop_ids, ended = () if eos is None else (eos,), _ended(model.tokenizer, task.stops)
-        prompts = [Prompt(id=question.id, token_ids=self._ids(question.prompt)) for question in questions]
+        prompts = [Prompt(id=q.id, token_ids=self._ids(q.prompt)) for q in questions]
         options: dict[str, Any] = {"key": key, "temperature": config.temperature, "max_tokens": config.max_tokens}
         options |= {"stop_ids": stop_ids, "ended": ended}
 
         def answer(ids: Sequence[int], thought: str = "") -> Answer:
             text = model.tokenizer.decode(list(ids), skip_special_tokens=True)
             truncated = len(ids) == config.max_tokens and ids[-1] not in stop_ids and not ended(ids)
-            return Answer(text=strip(cut(text, task.stops), model.thoughts.tags), truncated=truncated, thought=thought)
+            return Answer(strip(cut(text, task.stops), model.thoughts.tags), truncated, thought)
 
         if not thought:
             completions = model.sample(prompts, config.samples, **options)
-            return [[answer(one.token_ids) for one in row] for row in completions]
+            return [[answer(completion.token_ids) for completion in row] for row in completions]
         rollouts = model.think(prompts, config.samples, thought_tokens=config.thought_tokens, **options)
-        return [[answer(one.token_ids[one.thought_tokens :], one.thought) for one in row] for row in rollouts]
+        return [[answer(r.token_ids[r.thought_tokens :], r.thought) for r in row] for row in rollouts]
 
     def bits(self, questions: Sequence[Question]) -> list[float]:
         """Return the bits of each question's worked solution."""
-        groups = [Group(prefix=self._ids(one.prompt), branches=(self.model.encode(one.solution),)) for one in questions]
+        groups = [Group(prefix=self._ids(q.prompt), branches=(self.model.encode(q.solution),)) for q in questions]
         return [float(-logprobs.sum()) / math.log(2) for [logprobs] in self.model.logprobs(groups)]
 
     def _ids(self, prompt: str) -> tuple[int, ...]:
@@ -121,7 +119,7 @@ class EndpointAnswerer:
         for reply, words in zip(complete(config.max_tokens, stops), thoughts, strict=True):
             kept = cut(reply.text, task.stops)
             truncated = reply.finish == "length" and kept == reply.text
-            answers.append(Answer(text=strip(kept, self.tags), truncated=truncated, thought=words))
+            answers.append(Answer(strip(kept, self.tags), truncated, words))
         return [answers[start : start + n] for start in range(0, len(answers), n)]
 
     def bits(self, questions: Sequence[Question]) -> list[None]:
@@ -129,7 +127,7 @@ class EndpointAnswerer:
         return [None] * len(questions)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class EvalArm:
     """An arm, another model or a server that answers."""
 
@@ -137,10 +135,10 @@ class EvalArm:
     identity: str
     """Hash of its weights, or of a server's address and model."""
     answerer: ModelAnswerer | EndpointAnswerer
-    against: tuple[str, ...] = ()
-    """Arms that it is compared with, if they answer, too."""
     interfaces: tuple[str, ...] = (PLAIN,)
     """How it is asked: plainly, and perhaps to think first, too."""
+    against: tuple[str, ...] = ()
+    """Arms that it is compared with, if they answer, too."""
 
 
 def answered(

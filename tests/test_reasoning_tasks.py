@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import pytest
 from helpers import olympiad_rows
 from helpers.smoke_runs import cli
 
-from forethought.evals.reasoning import gpqa, gsm8k, olympiad, procedural, sources
+from forethought.evals.reasoning import gpqa, gsm8k, math500, olympiad, procedural, sources
 from forethought.evals.reasoning.catalogue import TASKS, task
 from forethought.evals.reasoning.check import check
 from forethought.evals.reasoning.grading import (
@@ -284,6 +286,20 @@ def test_a_broken_package_is_named_and_never_quoted(tmp_path: Path, monkeypatch:
         gsm8k.load("package")
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_math500_is_read_from_the_compressed_requests_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / math500.PACKAGE.files[0]
+    path.parent.mkdir(parents=True)
+    documents = [{"problem": f"Wie groß ist ${n}+1$?", "solution": f"It is $\\boxed{{{n + 1}}}$."} for n in range(3)]
+    with gzip.open(path, "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"doc": document}) + "\n" for document in documents)
+    monkeypatch.setattr(sources.Package, "folder", lambda self: tmp_path)
+    found = math500.load("package")
+    assert [(one.question, one.solution) for one in found] == [(one["problem"], one["solution"]) for one in documents]
+    assert [one.gold for one in found] == ["1", "2", "3"]
 
 
 def test_procedural_problems_are_the_same_everywhere_and_leave_nothing_behind() -> None:

@@ -9,6 +9,7 @@ is thrown away: an error text may quote a problem.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -60,6 +61,7 @@ class Verifier:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = _start()
+            atexit.register(self.close)
         process, late = self._process, threading.Event()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -104,20 +106,16 @@ def _compare(gold: str, answer: str) -> bool:
     """Return what Math-Verify says: gold first, for its comparison is not symmetric."""
     from math_verify import parse, verify
 
-    parsed: list[list[Any]] = [parse(_maths(text), parsing_timeout=LIBRARY) for text in (gold, answer)]
+    # LaTeX is read as such only in a maths environment.
+    boxed = ("$\\boxed{" + text.strip().strip("$") + "}$" for text in (gold, answer))
+    parsed: list[list[Any]] = [parse(text, parsing_timeout=LIBRARY) for text in boxed]
     return all(parsed) and bool(verify(parsed[0], parsed[1], timeout_seconds=LIBRARY))
-
-
-def _maths(text: str) -> str:
-    """Return ``text`` in a box in a maths environment, without which LaTeX is not read as such."""
-    return "$\\boxed{" + text.strip().strip("$") + "}$"
 
 
 def main() -> None:
     """Answer until the input ends."""
     if resource is not None:
-        # macOS takes this limit and does not keep it, and Windows has none: there, the caller's patience alone ends
-        # an answer, and for as long it may take more memory.
+        # macOS does not keep this limit, and Windows has none: there, the caller's patience alone ends an answer.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)

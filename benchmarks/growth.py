@@ -18,7 +18,7 @@ from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.keys import Key
-from forethought.testing import random_model
+from forethought.models.tiny import random_model
 
 MODEL = "smollm2-135m-instruct"
 

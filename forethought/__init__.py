@@ -15,44 +15,9 @@ The names below are the library; each is imported when it is first used, so that
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from forethought.config import Config, ModelConfig
-    from forethought.config import load as load_config
-    from forethought.engine.branches import Group, Prompt, Sampling
-    from forethought.engine.losses import dpo
-    from forethought.engine.policy import Policy
-    from forethought.engine.sampler import TorchSampler
-    from forethought.engine.scorer import TorchScorer
-    from forethought.engine.trainer import Adam, Example, Schedule, Trainer
-    from forethought.keys import Key
-    from forethought.midtraining import WholeLifecycle as Lifecycle
-    from forethought.models import load as load_model
-    from forethought.store import Run
+from typing import Any
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Adam",
-    "Config",
-    "Example",
-    "Group",
-    "Key",
-    "Lifecycle",
-    "ModelConfig",
-    "Policy",
-    "Prompt",
-    "Run",
-    "Sampling",
-    "Schedule",
-    "TorchSampler",
-    "TorchScorer",
-    "Trainer",
-    "dpo",
-    "load_config",
-    "load_model",
-]
 
 _HOMES = {
     "Adam": "engine.trainer:Adam",
@@ -60,7 +25,7 @@ _HOMES = {
     "Example": "engine.trainer:Example",
     "Group": "engine.branches:Group",
     "Key": "keys:Key",
-    "Lifecycle": "midtraining:WholeLifecycle",
+    "Lifecycle": "pipeline.runner:Lifecycle",
     "ModelConfig": "config:ModelConfig",
     "Policy": "engine.policy:Policy",
     "Prompt": "engine.branches:Prompt",
@@ -74,6 +39,9 @@ _HOMES = {
     "load_config": "config:load",
     "load_model": "models:load",
 }
+"""Where each public name lives, below this package."""
+
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The commands that read a run folder; each imports what it needs once it is called."""
+"""The commands that run no stage: they read run folders, or examine this machine, its models and the graders."""
 
 from __future__ import annotations
 
@@ -7,132 +7,177 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from forethought.store import Run
 from forethought.terminal import guard, out, say
 
 app = typer.Typer()
 
-TargetFolder = Annotated[
-    Path, typer.Argument(help="Where to write it; a folder that is empty or not there.", metavar="DIR")
-]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
+TargetFolder = Annotated[Path, typer.Argument(help="The folder to write to: a new or an empty one.", metavar="DIR")]
+TASKS = typer.Option("--tasks", help="Reasoning tasks, separated by commas: gsm8k,math500,gpqa,...")
+
+
+def print_results(opened: Run, examples: int) -> None:
+    """Print the tables of a run and ``examples`` held-out continuations of each arm."""
+    from forethought.report.examples import render_examples
+    from forethought.report.summary import read_curves, render
+
+    out.print(render(opened.measurements(), read_curves(opened)))
+    out.print(render_examples(opened, examples))
 
 
 @app.command()
+@guard()
+def show(
+    folder: RunFolder,
+    examples: Annotated[int, typer.Option(help="Held-out continuations to print side by side.", min=0)] = 2,
+) -> None:
+    """Print the results of a run and a few continuations side by side."""
+    print_results(Run.open(folder), examples)
+
+
+@app.command()
+@guard()
+def report(folder: RunFolder) -> None:
+    """Write report.html and summary.json of a run; the page needs no network."""
+    from forethought.report.page import write_page
+
+    out.print(str(write_page(Run.open(folder))), soft_wrap=True, highlight=False)
+
+
+@app.command()
+@guard()
 def status(folder: RunFolder) -> None:
-    """Say what of a run is done, begun and missing, what it cost, and whether a process works on it."""
+    """Show which stages of a run are done, started or missing, what they cost, and which process works on it."""
+    from forethought.report.status import render
 
-    def work() -> None:
-        from forethought.report.status import render
-
-        out.print(render(Run.open(folder)), soft_wrap=False)
-
-    guard(work)
+    out.print(render(Run.open(folder)), soft_wrap=False)
 
 
 @app.command()
-def doctor() -> None:
-    """Examine this machine: arithmetic, kernels, memory, packages, models; exit code 1 if something is missing."""
-
-    def work() -> None:
-        from forethought.budget import demo
-        from forethought.doctor import examine, render
-
-        logging.getLogger("forethought.engine.backends").setLevel(logging.WARNING)  # the table says it
-        checks = examine(demo)
-        out.print(render(checks))
-        if any(check.fault for check in checks):
-            raise typer.Exit(1)
-
-    guard(work)
-
-
-@app.command()
+@guard()
 def compare(
-    left: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    left: RunFolder,
     right: Annotated[Path, typer.Argument(help="Another run folder.", metavar="RUN")],
     stage: Annotated[
         list[str] | None, typer.Option(help="Figures of this stage only, e.g. evaluate-rlmt. May be repeated.")
     ] = None,
     apart: Annotated[bool, typer.Option("--apart", help="Only figures whose intervals do not overlap.")] = False,
 ) -> None:
-    """Set two runs side by side: keys of the config that differ, then the figures that both have."""
+    """Compare two runs: the config keys that differ, then the figures that both have."""
+    from forethought.report.compare import render
 
-    def work() -> None:
-        from forethought.report.compare import render
-
-        out.print(render(Run.open(left), Run.open(right), stages=stage or (), apart=apart))
-
-    guard(work)
+    out.print(render(Run.open(left), Run.open(right), stages=stage or (), apart=apart))
 
 
 @app.command()
+@guard()
 def export(
     folder: RunFolder,
     arm: Annotated[str, typer.Argument(help="The arm, e.g. self-improved-rlmt; base is the untrained policy.")],
     target: TargetFolder,
     gguf: Annotated[
-        bool, typer.Option("--gguf", help="Convert it, too, with llama.cpp's convert_hf_to_gguf.py.")
+        bool, typer.Option("--gguf", help="Also convert it to GGUF with llama.cpp's convert_hf_to_gguf.py.")
     ] = False,
-    converter: Annotated[Path | None, typer.Option(help="Where that program is, if not on the PATH.")] = None,
+    converter: Annotated[Path | None, typer.Option(help="Where convert_hf_to_gguf.py is, if not on the PATH.")] = None,
 ) -> None:
     """Write an arm as a Hugging Face folder with a model card and an example that needs transformers only."""
+    from forethought.export import model
 
-    def work() -> None:
-        from forethought.export import model
-
-        program = model.converter(converter) if gguf else None
-        model.export(Run.open(folder), arm, target, say)
-        out.print(f"{arm}: {target}", soft_wrap=True, highlight=False)
-        if program is not None:
-            out.print(str(model.to_gguf(target, program, arm)), soft_wrap=True, highlight=False)
-
-    guard(work)
+    program = model.converter(converter) if gguf else None
+    model.export(Run.open(folder), arm, target, say)
+    out.print(f"{arm}: {target}", soft_wrap=True, highlight=False)
+    if program is not None:
+        out.print(str(model.to_gguf(target, program, arm)), soft_wrap=True, highlight=False)
 
 
 @app.command("export-data")
+@guard()
 def export_data(
     folder: RunFolder,
     target: TargetFolder,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Write JSON lines instead of parquet.")] = False,
 ) -> None:
     """Write preferences, text with thoughts, and prompts of a run as data sets that TRL and `datasets` load."""
+    from forethought.export.data import export_data as write
 
-    def work() -> None:
-        from forethought.export.data import export_data as write
-
-        for name, rows in write(Run.open(folder), target, "jsonl" if jsonl else "parquet").items():
-            out.print(f"{target / name}: {rows} rows", soft_wrap=True, highlight=False)
-
-    guard(work)
+    for name, rows in write(Run.open(folder), target, "jsonl" if jsonl else "parquet").items():
+        out.print(f"{target / name}: {rows} rows", soft_wrap=True, highlight=False)
 
 
 @app.command("try")
+@guard()
 def try_(
     folder: RunFolder,
     words: Annotated[
-        list[str], typer.Argument(help="Arms, by commas (default: the last of both lineages), and a text in quotes.")
+        list[str],
+        typer.Argument(help='[ARM[,ARM]] "TEXT": the arms (default: the last of each lineage), then a text in quotes.'),
     ],
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest tokens.", min=0.0)] = 1.0,
-    tokens: Annotated[int | None, typer.Option(help="Length of the continuations.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Another seed draws other texts.")] = 0,
-    samples: Annotated[int, typer.Option(help="So many texts of each arm.", min=1)] = 1,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.", min=0.0)] = 1.0,
+    tokens: Annotated[int | None, typer.Option(help="Tokens per continuation.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 0,
+    samples: Annotated[int, typer.Option(help="Samples per arm.", min=1)] = 1,
 ) -> None:
-    """Show thought and continuation of arms of a run side by side."""
+    """Print thoughts and continuations of arms of a run side by side."""
+    from forethought.export import try_arms
+    from forethought.export.arms import ExportError, config_of, tags_of
 
-    def work() -> None:
-        from forethought.export import try_arms
-        from forethought.export.arms import ExportError, config_of, tags_of
+    if len(words) > 2:
+        raise ExportError(f'write [ARM[,ARM]] "TEXT" after the run folder, the text in quotes; got {len(words)} words')
+    opened, text = Run.open(folder), words[-1]
+    names = [name.strip() for name in words[0].split(",")] if len(words) == 2 else []
+    options = try_arms.SamplingOptions(temperature=temperature, tokens=tokens, samples=samples, seed=seed)
+    by_arm = try_arms.ask(opened, names, text, options, say)
+    out.print(try_arms.render(text, by_arm, tags_of(config_of(opened))))
 
-        if len(words) > 2:
-            raise ExportError(
-                f'write [ARM[,ARM]] "TEXT" after the run folder, the text in quotes; got {len(words)} words'
-            )
-        opened, text = Run.open(folder), words[-1]
-        names = [name.strip() for name in words[0].split(",")] if len(words) == 2 else []
-        options = try_arms.SamplingOptions(temperature=temperature, tokens=tokens, samples=samples, seed=seed)
-        drawn = try_arms.ask(opened, names, text, options, say)
-        out.print(try_arms.render(text, drawn, tags_of(config_of(opened))))
 
-    guard(work)
+@app.command()
+@guard()
+def doctor() -> None:
+    """Check this machine: arithmetic, kernels, memory, packages, models. Exit code 1 if something is missing."""
+    from forethought.doctor import examine, render
+    from forethought.pipeline.budget import demo
+
+    logging.getLogger("forethought.engine.backends").setLevel(logging.WARNING)  # the table says it
+    checks = examine(demo)
+    out.print(render(checks))
+    if any(check.fault for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+@guard()
+def models() -> None:
+    """List the models that need no hub, and which of them are installed."""
+    from forethought.models import describe
+    from forethought.offline import INSTALL, offline
+
+    listing = Table("name", "kind", "weights", "file", "licence", "installed", box=None)
+    rows = describe()
+    for row in rows:
+        state = "converted" if row.converted else "yes" if row.installed else "no"
+        size = f"{row.bytes / 2**20:,.0f} MiB" if row.bytes else "-"
+        listing.add_row(row.name, row.kind, f"{row.parameters / 1e6:,.1f} M", size, row.licence, state)
+    out.print(listing)
+    for row in rows:
+        if row.pip and not row.installed:
+            out.print(f"\n{row.name}:\n{row.pip}", soft_wrap=True, highlight=False)
+    more = f" More models install as Python packages: {INSTALL}" if offline() is None else ""
+    out.print(f"\nAny Llama, Qwen or Gemma model works: hub name, folder or .gguf file.{more}", markup=False)
+
+
+@app.command()
+@guard()
+def validate(
+    tasks: Annotated[str | None, TASKS] = None,
+    source: Annotated[str, typer.Option(help="Where problems come from: auto, package or hub.")] = "auto",
+) -> None:
+    """List the reasoning tasks and test their graders: right answers must score 1, wrong ones 0."""
+    from forethought.report.validation import validation
+
+    table, passed = validation(tasks.split(",") if tasks else None, source)
+    out.print(table)
+    if not passed:
+        raise typer.Exit(1)

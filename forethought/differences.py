@@ -19,7 +19,7 @@ def changed(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
         return [] if old == new else [(key, old, new)]
     names = sorted(old.keys() | new.keys())
     pairs = ((f"{key}.{name}" if key else name, old.get(name, _ABSENT), new.get(name, _ABSENT)) for name in names)
-    return [one for name, before, now in pairs for one in changed(before, now, name)]
+    return [change for name, before, now in pairs for change in changed(before, now, name)]
 
 
 def shown(value: Any) -> str:

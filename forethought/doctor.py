@@ -104,7 +104,7 @@ def _kernels() -> Check:
     """Choose kernels for a small model as a run would, which multiplies and compares."""
     from forethought.engine.policy import Policy
     from forethought.models import resolve_device, resolve_dtype
-    from forethought.testing import random_model, tiny_config
+    from forethought.models.tiny import random_model, tiny_config
 
     config, device = tiny_config("llama"), resolve_device("auto")
     config.head_dim = 32  # as narrow as all kernels take it

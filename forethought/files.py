@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -12,16 +13,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from forethought.records import to_dict
+from forethought.records import Record, RecordError, from_json, to_dict
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk, or of a user's share of it, that is full."""
@@ -64,6 +68,19 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         StoreError: if a whole line is not JSON, naming the file and the line.
     """
+    return _rows(path, json.loads)
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Yield the rows of ``path`` as records; see :func:`read_jsonl`.
+
+    Raises:
+        StoreError: if a whole line is not a record of this kind, naming the file, the line and the keys.
+    """
+    return _rows(path, functools.partial(from_json, kind))
+
+
+def _rows(path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
     if not path.exists():
         return
     with open(path, "rb") as handle:
@@ -71,12 +88,24 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                row = decode(line)
             except ValueError as error:
+                problem = error if isinstance(error, RecordError) else f"not JSON ({error})"
                 raise StoreError(
-                    f"{path}, line {number}: not JSON ({error}). "
-                    "The file was changed by hand or by the disk: mend or delete that line, or start the stage over"
+                    f"{path}, line {number}: {problem}. "
+                    "The file was changed by hand, by the disk or by another version of forethought: "
+                    "correct or delete that line, or start the stage over"
                 ) from None
+            yield row
+
+
+def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
+    """Rewrite a log atomically with the rows that ``keep`` wants; return how many were dropped."""
+    rows = list(read_jsonl(path))
+    kept = [row for row in rows if keep(row)]
+    if len(kept) < len(rows):
+        atomic_write(path, b"".join(map(encode, kept)))
+    return len(rows) - len(kept)
 
 
 def read_json(path: Path) -> Any:
@@ -148,12 +177,12 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = system_error(error)
-        if found is None:
+        cause = system_error(error)
+        if cause is None:
             raise
-        if found.errno not in FULL:
+        if cause.errno not in FULL:
             raise StoreError(
-                f"{path}: cannot write: {found.strerror or found}. Make the folder writable, or use another one"
+                f"{path}: cannot write: {cause.strerror or cause}. Make the folder writable, or use another one"
             ) from error
         size = f" to write {needed:,} bytes" if needed else ""
         raise StoreError(
@@ -237,7 +266,7 @@ def _whole_lines(handle: Any) -> int:
 
 
 def restore(final_dir: Path) -> None:
-    """Put right a publish that was killed half-way."""
+    """Finish or undo a publish that was killed half-way."""
     old = _hidden(final_dir, "old")
     if old.exists() and not final_dir.exists():
         old.rename(final_dir)

@@ -1,4 +1,4 @@
-"""The graph of the lifecycle as data: every step, what it reads, and which method runs it.
+"""The graph of the lifecycle as data: every step, what it reads, and which stage does it.
 
 ::
 
@@ -10,7 +10,8 @@
     self-improved-think/sft -----------+-> self-improved-rlmt/rlmt /
     every arm ------------------------------------------------------> shared/reasoning
 
-A new step is one entry in :data:`STEPS`.  This module reads no run folder and imports no torch.
+A new stage is a file in :mod:`forethought.stages` and a row of :data:`STEPS`.
+This module reads no run folder and imports no torch.
 """
 
 from __future__ import annotations
@@ -45,8 +46,6 @@ class Step:
     """The arm, or ``shared``."""
     stage: str
     """The stage."""
-    call: tuple[str, ...]
-    """The method of the lifecycle that runs it, and its arguments."""
     inputs: tuple[str, ...] = ()
     """Names of the steps whose results it reads: what they make differently makes this one stale."""
     gates: tuple[str, ...] = ()
@@ -55,11 +54,18 @@ class Step:
     """The table of the config without which there is no such step."""
     when: Callable[[Config], bool] = _always
     """Whether a config that has the table has this step, too."""
+    home: str = ""
+    """The module of its stage; by default the one of that name in :mod:`forethought.stages`."""
 
     @property
     def name(self) -> str:
         """Return ``arm/stage``, which is also its folder."""
         return f"{self.arm}/{self.stage}"
+
+    @property
+    def module(self) -> str:
+        """Return the module whose ``STAGE`` it is."""
+        return self.home or f"forethought.stages.{self.stage.replace('-', '_')}"
 
     def of(self, config: Config) -> bool:
         """Return whether ``config`` has this step."""
@@ -76,6 +82,8 @@ class Selection:
     """Whether nothing else may be made; else what the steps need is made first."""
     force: bool = False
     """Whether they start over though nothing changed."""
+    asks: bool = False
+    """Whether reasoning tasks that the command line chose are answered, besides those of the run."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -84,7 +92,7 @@ class Selection:
 
 
 def _audited(config: Config) -> bool:
-    return config.improve.objective in ("dpo", "rf-nll") and config.audit.enabled
+    return config.improve.ranks and config.audit.enabled
 
 
 def _controlled(config: Config) -> bool:
@@ -101,26 +109,24 @@ _TUNED = {kind: tuple(f"{lineage}-{kind}/sft" for lineage in LINEAGES) for kind 
 _REWARDED = tuple(f"{lineage}-{RLMT}/rlmt" for lineage in LINEAGES)
 
 STEPS: tuple[Step, ...] = (
-    Step(arm=SHARED, stage="chunk", call=("chunk",)),
-    Step(arm=SHARED, stage="audit", call=("audit",), inputs=(CHUNKS,), when=_audited),
+    Step(arm=SHARED, stage="chunk"),
+    Step(arm=SHARED, stage="audit", inputs=(CHUNKS,), when=_audited),
     Step(
         arm=IMPROVED,
         stage="improve",
-        call=("improve", IMPROVED),
         inputs=(CHUNKS,),
         gates=(f"{SHARED}/audit",),
     ),
-    Step(arm=CONTINUED, stage="improve", call=("improve", CONTINUED), inputs=(CHUNKS,), when=_controlled),
+    Step(arm=CONTINUED, stage="improve", inputs=(CHUNKS,), when=_controlled),
     *(
-        Step(arm=arm, stage="evaluate", call=("evaluate", arm), inputs=(CHUNKS, f"{arm}/improve"), when=when)
+        Step(arm=arm, stage="evaluate", inputs=(CHUNKS, f"{arm}/improve"), when=when)
         for arm, when in ((IMPROVED, _always), (CONTINUED, _controlled))
     ),
-    Step(arm=SHARED, stage="interleave", call=("interleave",), inputs=(CHUNKS,), table="interleave"),
+    Step(arm=SHARED, stage="interleave", inputs=(CHUNKS,), table="interleave"),
     *(
         Step(
             arm=f"{lineage}-{kind}",
             stage="sft",
-            call=("sft_arm", lineage, kind),
             inputs=(CHUNKS, ROWS, *_START[lineage]),
             table="sft",
             when=when,
@@ -131,16 +137,14 @@ STEPS: tuple[Step, ...] = (
     Step(
         arm=SHARED,
         stage="evaluate-sft",
-        call=("evaluate_sft",),
         inputs=(CHUNKS, ROWS, *_START[IMPROVED], *_TUNED[THINK], *_TUNED[RAW]),
         table="sft",
     ),
-    Step(arm=SHARED, stage="calibrate", call=("calibrate",), inputs=(CHUNKS,), table="rlmt"),
+    Step(arm=SHARED, stage="calibrate", inputs=(CHUNKS,), table="rlmt"),
     *(
         Step(
             arm=f"{lineage}-{RLMT}",
             stage="rlmt",
-            call=("rlmt_arm", lineage),
             inputs=(CHUNKS, ROWS, BAR, f"{lineage}-{THINK}/sft"),
             table="rlmt",
         )
@@ -149,14 +153,12 @@ STEPS: tuple[Step, ...] = (
     Step(
         arm=SHARED,
         stage="evaluate-rlmt",
-        call=("evaluate_rlmt",),
         inputs=(CHUNKS, ROWS, BAR, *_START[IMPROVED], *_TUNED[THINK], *_REWARDED),
         table="rlmt",
     ),
     Step(
         arm=SHARED,
         stage=REASONING,
-        call=("evaluate_reasoning",),
         inputs=(*_START[IMPROVED], f"{CONTINUED}/improve", *_TUNED[THINK], *_TUNED[RAW], *_REWARDED),
         table="reasoning",
     ),
@@ -261,11 +263,12 @@ def graph(config: Config) -> list[Step]:
 
 
 def asked(config: Config) -> Step:
-    """Return the step that has reasoning tasks answered which the command line chose, beside those of the run."""
-    [step] = (one for one in STEPS if one.stage == REASONING)
-    return dataclasses.replace(
-        step, call=("ask",), inputs=() if config.reasoning and config.reasoning.arms == () else step.inputs
-    )
+    """Return the step that answers reasoning tasks which the command line chose; it needs the arms that it names."""
+    [step] = (step for step in STEPS if step.stage == REASONING)
+    wanted = config.reasoning.arms if config.reasoning is not None else None
+    if wanted is None:
+        return step
+    return dataclasses.replace(step, inputs=tuple(arm_of(name).step for name in wanted if arm_of(name).step))
 
 
 def needs(steps: Sequence[Step], among: Sequence[Step]) -> list[Step]:

@@ -1,7 +1,7 @@
 """Counter-based randomness: ``(seed, purpose, step, item, k) -> generator``.
 
 There is no global generator anywhere.  A draw depends on its key alone, never on what was drawn
-before it or beside it, so that a resumed run, a larger batch or another order gives the same text.
+before it or in the same batch, so that a resumed run, a larger batch or another order gives the same text.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ class Key:
     """
 
     seed: int
-    """The run's seed."""
     purpose: str
-    """What the numbers are for; two purposes share nothing."""
+    """What the numbers are for; streams of two purposes are independent."""
     step: int = 0
-    """The optimisation step, or 0."""
 
     def at(self, step: int) -> Key:
-        """Return the key of another step."""
+        """Return this key with another step."""
         return replace(self, step=step)
 
     def generator(self, item: str = "", k: int = 0) -> np.random.Generator:
@@ -41,5 +39,5 @@ class Key:
         return self.generator(item, k).random(count)
 
     def integer(self, item: str = "", k: int = 0) -> int:
-        """Return one 63-bit integer, to seed a library that wants one."""
+        """Return one 63-bit integer, to seed other libraries."""
         return int(self.generator(item, k).integers(2**63))

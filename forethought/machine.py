@@ -1,4 +1,4 @@
-"""What this machine can compute with, and the arithmetic that follows: the only module that asks the processor."""
+"""What this machine can compute with, and the dtype that follows: the only module that asks the processor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 BF16_PRODUCTS = frozenset({"amx_bf16", "avx512_bf16"})
-"""Features of x86 that multiply in bfloat16.  Without them it is emulated, several times slower than float32."""
+"""Features of x86 processors that multiply in bfloat16; emulation is several times slower than float32."""
 
 _HIDDEN_BY_ISA = {
     "SSE41": ("avx2", "avx512", "amx"),
@@ -25,39 +25,37 @@ _HIDDEN_BY_ISA = {
     "AVX512_CORE_BF16": ("amx",),
     "AVX512_CORE_FP16": ("amx",),
 }
-"""What ``ONEDNN_MAX_CPU_ISA`` hides from oneDNN, as beginnings of names of features."""
+"""Features, by the beginnings of their names, that each value of ``ONEDNN_MAX_CPU_ISA`` hides from oneDNN."""
 
 
 class MachineError(ValueError):
-    """Something was asked for that this machine cannot do."""
+    """This machine cannot do what was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A machine as far as arithmetic goes."""
+    """The arithmetic of a machine."""
 
     system: str
     """``Linux``, ``Darwin`` or ``Windows``."""
     architecture: str
     """``x86_64`` or ``arm64``."""
     processor: str
-    """The name that its maker gave it."""
     cores: int
-    """Cores that this process may use."""
+    """That this process may use."""
     features: frozenset[str] = frozenset()
-    """Features of an x86 processor by Linux's names (``avx2``, ``avx512_bf16``, ``amx_bf16``), hidden ones left out."""
+    """Of an x86 processor, by Linux's names (``avx2``, ``avx512_bf16``, ``amx_bf16``), without hidden ones."""
     bf16_fault: str = ""
-    """Why oneDNN does not multiply in bfloat16; empty if a small product came out right."""
+    """Why oneDNN does not multiply in bfloat16; empty if a small product was right."""
     cuda: str = ""
     """Name of the first CUDA device; empty without one."""
     cuda_bf16: bool = False
-    """Whether that device multiplies in bfloat16."""
     mps: bool = False
-    """Whether there is one of Apple's GPUs."""
+    """Whether there is an Apple GPU."""
 
     @property
     def kind(self) -> str:
-        """The kind of processor that figures are marked with."""
+        """The kind of processor, as figures of benchmarks name it."""
         if self.architecture == "arm64":
             return "ARM" if self.bf16_fault else "ARM with bf16"
         if self.architecture != "x86_64":
@@ -66,7 +64,7 @@ class Machine:
         return next((kind for feature, kind in kinds.items() if feature in self.features), "x86-64 without AVX2")
 
     def no_bf16(self, device: str) -> str:
-        """Return why a device of this type (``cpu``, ``cuda`` ...) is not to compute in bfloat16; empty if it is."""
+        """Return why a device of this type (``cpu``, ``cuda`` ...) must not compute in bfloat16; empty if it may."""
         if device == "cuda":
             return "" if self.cuda_bf16 else f"{self.cuda or 'this GPU'} does not multiply in it"
         if device != "cpu":
@@ -77,12 +75,12 @@ class Machine:
 
 
 def dtype_for(wanted: str, device: str, machine: Machine) -> str:
-    """Return the compute dtype, ``bfloat16`` or ``float32``, that ``wanted`` means on a device of this type.
+    """Return the compute dtype that ``wanted`` (``auto``, ``bfloat16`` or ``float32``) means on a device of this type.
 
     ``auto`` is bfloat16 where the device multiplies in it, and float32 elsewhere.
 
     Raises:
-        MachineError: if bfloat16 is asked for where it is not multiplied in.
+        MachineError: if ``wanted`` is bfloat16 and the device does not multiply in it.
     """
     lacking = machine.no_bf16(device)
     if wanted == "auto":
@@ -94,7 +92,7 @@ def dtype_for(wanted: str, device: str, machine: Machine) -> str:
 
 @functools.cache
 def machine() -> Machine:
-    """Return this machine; what is known about it does not change while the process lives."""
+    """Return this machine; asked once per process."""
     import torch
 
     known = _capabilities()
@@ -104,8 +102,8 @@ def machine() -> Machine:
             platform.machine().lower(), platform.machine().lower()
         ),
         processor=str(known.get("cpu_name") or platform.processor() or "unknown processor"),
-        cores=_cores(),
-        features=visible({name for name, there in known.items() if there is True}, os.environ),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        features=visible({name for name, value in known.items() if value is True}, os.environ),
         bf16_fault=_bf16_fault(),
         cuda=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         cuda_bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False),
@@ -114,13 +112,13 @@ def machine() -> Machine:
 
 
 def visible(features: set[str], environment: Mapping[str, str]) -> frozenset[str]:
-    """Return what is left of ``features`` where the environment hides some from the libraries that multiply."""
+    """Return ``features`` without those that the environment hides from oneDNN."""
     hidden = _HIDDEN_BY_ISA.get(environment.get("ONEDNN_MAX_CPU_ISA", "").upper(), ())
     return frozenset(feature for feature in features if not feature.startswith(hidden or ("-",)))
 
 
 def memory() -> tuple[int, int] | None:
-    """Return the bytes of memory of this machine, all and those that are free to use; ``None`` where it is not told."""
+    """Return this machine's memory and how much of it is free, in bytes; ``None`` if the system does not say."""
     table = Path("/proc/meminfo")
     if table.exists():
         rows = dict(line.split(":", 1) for line in table.read_text().splitlines())
@@ -134,7 +132,7 @@ def memory() -> tuple[int, int] | None:
 
 
 def others_seconds() -> float | None:
-    """Return the core-seconds that all other processes have computed since the start; ``None`` where it is not told."""
+    """Return the core-seconds of all other processes since the system's start; ``None`` if it does not say."""
     table = Path("/proc/stat")
     if not table.exists():
         return None
@@ -142,29 +140,23 @@ def others_seconds() -> float | None:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _capabilities() -> dict[str, Any]:
-    """Return what torch says of the processor, features by Linux's names; what Linux says where torch is silent."""
+    """Return torch's table of the processor, features by Linux's names; Linux's table if torch has none."""
     import torch
 
-    told: dict[str, Any] = dict(getattr(torch.cpu, "get_capabilities", dict)())
-    if not told:
+    known: dict[str, Any] = dict(getattr(torch.cpu, "get_capabilities", dict)())
+    if not known:
         table = Path("/proc/cpuinfo")
         rows = [line.split(":", 1) for line in table.read_text().splitlines() if ":" in line] if table.exists() else []
         names = {key.strip(): value.strip() for key, value in reversed(rows)}
-        told = dict.fromkeys(names.get("flags", "").split(), True) | {"cpu_name": names.get("model name", "")}
+        known = dict.fromkeys(names.get("flags", "").split(), True) | {"cpu_name": names.get("model name", "")}
     # torch writes avx512_f where Linux writes avx512f; extensions after the first five keep their underscore.
     plain = {f"avx512_{part}": f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl")}
-    return {plain.get(name, name): value for name, value in told.items()}
+    return {plain.get(name, name): value for name, value in known.items()}
 
 
 def _bf16_fault() -> str:
-    """Multiply two small matrices in bfloat16 through oneDNN; return what goes wrong, or nothing."""
+    """Multiply two small matrices in bfloat16 through oneDNN; return what is wrong with it, if anything."""
     import torch
 
     if not torch.backends.mkldnn.is_available():

@@ -29,8 +29,8 @@ from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.files import StoreError, atomic_write, cache_root
 from forethought.keys import Key
 from forethought.models.size import Shape, architecture, shape_of
+from forethought.models.tiny import random_model
 from forethought.records import content_id
-from forethought.testing import random_model
 from forethought.work import Pace, Rates, decoding, scoring, training
 
 Say = Callable[[str], None]

@@ -20,7 +20,7 @@ Z80 = 0.8416212335729143
 """80% quantile of the standard normal distribution."""
 
 _BLOCK = 2_000_000
-"""Indices that are drawn at once; bounds the memory of a bootstrap, not its result."""
+"""Indices drawn at once; limits the memory of a bootstrap and does not change its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,10 @@ class Interval:
     """A figure and its 95% interval."""
 
     value: float
-    """The estimate."""
     low: float
-    """Lower end."""
     high: float
-    """Upper end."""
     n: int
-    """How many items the estimate averages."""
+    """Number of items that the estimate averages."""
 
 
 def wilson(successes: float, n: int) -> Interval:
@@ -92,10 +89,9 @@ def bootstrap_mean(
         clusters: the cluster of each item (its document, its problem), in any order.  Whole clusters
             are then drawn, because chunks of one document are not independent; a resample's mean is
             the sum over its items divided by their number.
-        resamples: how many means are drawn.
 
-    A single cluster, or equal values, give an interval without width: nothing is known about the
-    spread then.  Use :func:`wilson` for single votes, which has no such hole.
+    A single cluster, or equal values, give an interval of width 0: the spread is unknown then.  Use :func:`wilson`
+    for single votes, which does not have this flaw.
 
     Raises:
         ValueError: if there are no values, if one is not finite, or if the lengths differ.
@@ -130,8 +126,8 @@ def paired_bootstrap(
 ) -> Interval:
     """Return the mean of ``a[i] - b[i]`` with its interval; see :func:`bootstrap_mean`.
 
-    Pairing removes what both share (hard prefixes are hard for both), so it needs far fewer items
-    than two separate means.
+    Pairing removes what both have in common (hard prefixes are hard for both), so it needs far fewer items than two
+    separate means.
 
     Raises:
         ValueError: if the lengths differ.
@@ -145,13 +141,12 @@ def paired_bootstrap(
 def macro_bootstrap(strata: Sequence[Sequence[float]], seed: int, resamples: int = 10_000) -> Interval:
     """Return the mean of the strata's means with its percentile interval: every stratum counts the same.
 
-    Within each stratum (the problems of one benchmark) items are drawn anew, apart from the others; which benchmarks
-    there are is not left to chance.  With one stratum it is :func:`bootstrap_mean`.
+    Items are resampled within each stratum (the problems of one benchmark); the strata themselves are not resampled.
+    With one stratum it is :func:`bootstrap_mean`.
 
     Args:
         strata: the values of each stratum.
         seed: seed of the resampling.
-        resamples: how many means are drawn.
 
     Raises:
         ValueError: if there are no strata, or one has no values or a value that is not finite.
@@ -170,16 +165,6 @@ def macro_bootstrap(strata: Sequence[Sequence[float]], seed: int, resamples: int
     return Interval(value=value, low=float(low), high=float(high), n=sum(map(len, arrays)))
 
 
-def mean_at_k(correct: Sequence[Sequence[float]], seed: int) -> Interval:
-    """Return Mean@k: the share of right answers of each problem, averaged over problems.
-
-    Args:
-        correct: per problem, 1 or 0 for each of its k samples.
-        seed: seed of the bootstrap over problems.
-    """
-    return bootstrap_mean([_share(samples) for samples in correct], seed)
-
-
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Return the unbiased chance that one of ``k`` samples is right, from ``n`` samples with ``c`` right ones.
 
@@ -196,17 +181,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
-def mean_pass_at_k(correct: Sequence[Sequence[float]], k: int, seed: int) -> Interval:
-    """Return :func:`pass_at_k` averaged over problems, with a bootstrap interval over problems.
-
-    Args:
-        correct: per problem, 1 or 0 for each of its samples, of which there are at least ``k``.
-        k: how many samples may be tried.
-        seed: seed of the bootstrap.
-    """
-    return bootstrap_mean([pass_at_k(len(samples), int(sum(samples)), k) for samples in correct], seed)
-
-
 def detectable_n(difference: float, sd: float) -> int:
     """Return how many pairs resolve a mean ``difference`` at the 5% level with 80% power.
 
@@ -218,9 +192,3 @@ def detectable_n(difference: float, sd: float) -> int:
     if difference == 0 or sd < 0:
         raise ValueError(f"no number of pairs resolves a difference of {difference} with sd {sd}")
     return max(1, math.ceil(((Z95 + Z80) * sd / difference) ** 2))
-
-
-def _share(samples: Sequence[float]) -> float:
-    if not len(samples):
-        raise ValueError("a problem without samples has no share of right ones: leave it out and count it")
-    return sum(samples) / len(samples)

@@ -22,7 +22,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from forethought import __version__
 from forethought.differences import differences
@@ -33,15 +33,17 @@ from forethought.files import (
     encode,
     hash_file,
     holder,
+    keep_rows,
     locked,
     publish,
     read_json,
     read_jsonl,
+    read_records,
     remove,
     restore,
     writing,
 )
-from forethought.records import Measurement, content_id, from_dict
+from forethought.records import Measurement, Record, content_id
 
 __all__ = [
     "BASE",
@@ -57,6 +59,9 @@ __all__ = [
     "publish",
     "read_jsonl",
 ]
+
+R = TypeVar("R", bound=Record)
+Config = Mapping[str, Any]
 
 SHARED = "shared"
 """The arm of stages whose results all arms use."""
@@ -88,6 +93,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._figures = self.path / "measurements.jsonl"
         self.machine: Callable[[], Mapping[str, Any]] = dict
         """Tells what computes here: manifests record it when a stage is done."""
 
@@ -130,7 +136,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing to this run; what a killed one left half-done is put right.
+        """Keep other processes from writing to this run; what a killed one left half-done is repaired.
 
         The kernel drops the lock with the process, so a ``kill -9`` never leaves a stale one.
 
@@ -148,31 +154,26 @@ class Run:
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
         """Add figures to the run's one table; a figure measured again replaces the earlier one."""
-        append_jsonl(self.path / "measurements.jsonl", measurements)
+        append_jsonl(self._figures, measurements)
 
     def measurements(self) -> list[Measurement]:
         """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first."""
         latest: dict[tuple[str, ...], Measurement] = {}
-        for row in read_jsonl(self.path / "measurements.jsonl"):
-            figure = from_dict(Measurement, row)
+        for figure in read_records(self._figures, Measurement):
             key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
             latest[key] = figure
         return list(latest.values())
 
     def drop(self, gone: Callable[[Mapping[str, Any]], bool]) -> None:
         """Take figures out of the run's one table."""
-        path = self.path / "measurements.jsonl"
-        rows = list(read_jsonl(path))
-        kept = [row for row in rows if not gone(row)]
-        if len(kept) < len(rows):
-            atomic_write(path, b"".join(map(encode, kept)))
+        keep_rows(self._figures, lambda row: not gone(row))
 
     def set_aside(self, folder: StageFolder) -> Path:
         """Move a stage and its figures out of the way, and return where it now is.
 
         At a kill the stage is here or there: as long as it is here, the next :meth:`lock` gives its figures back.
         """
-        mine = [row for row in read_jsonl(self.path / "measurements.jsonl") if _owns(folder, row)]
+        mine = [row for row in read_jsonl(self._figures) if _owns(folder, row)]
         atomic_write(folder.path / f"{_FIGURES}.jsonl", b"".join(map(encode, mine)))
         self.drop(lambda row: _owns(folder, row))
         place = self._aside(folder, folder.read_json("config"))
@@ -185,9 +186,9 @@ class Run:
             folder.path.mkdir()
         return place
 
-    def bring_back(self, folder: StageFolder, json_text: str) -> bool:
-        """Put what this config had made before into a folder that holds nothing; return whether there was any."""
-        place = self._aside(folder, json.loads(json_text))
+    def bring_back(self, folder: StageFolder, config: Config) -> bool:
+        """Put what ``config`` had made before into a folder that holds nothing; return whether there was any."""
+        place = self._aside(folder, _stored(config))
         if not place.exists():
             return False
         with writing(folder.path):
@@ -207,17 +208,25 @@ class Run:
         kept = read_json(self.path / "run.json")
         return None if kept is None else dict(kept["config"])
 
+    def hashes(self) -> dict[str, str]:
+        """Return the hashes that :meth:`keep_hash` kept, by name."""
+        return {row["name"]: row["hash"] for row in read_jsonl(self.path / "hashes.jsonl")}
+
+    def keep_hash(self, name: str, value: str) -> None:
+        """Keep the hash of something long that stages depend on, so that it need not be read again to know it."""
+        append_jsonl(self.path / "hashes.jsonl", [{"name": name, "hash": value}])
+
     def writer(self) -> str | None:
         """Return the id of the process that holds the lock, or ``None``; nothing is created."""
         return holder(self.path / ".lock")
 
-    def _aside(self, folder: StageFolder, config: Any) -> Path:
+    def _aside(self, folder: StageFolder, config: Config) -> Path:
         return self.path / REPLACED / folder.arm / folder.stage / content_id(config)
 
     def _give_back(self, folder: StageFolder) -> None:
         kept = folder.path / f"{_FIGURES}.jsonl"
         if kept.exists():
-            append_jsonl(self.path / "measurements.jsonl", read_jsonl(kept))
+            append_jsonl(self._figures, read_jsonl(kept))
             remove(kept)
 
     def _settle(self) -> None:
@@ -252,51 +261,50 @@ class StageFolder:
         """Folder of checkpoints; made by the first :func:`publish` in it."""
         return self.path / "checkpoints"
 
-    def write_config(self, json_text: str) -> None:
-        """Write the resolved config, or check that what is in the folder was made with it.
+    def write_config(self, config: Config) -> None:
+        """Write what the stage depends on, or check that what is in the folder was made with it.
 
         Raises:
             ConfigChangedError: if something was made with another one, naming the keys that differ.
         """
-        changes = self.changes(json_text)
+        changes = self.changes(config)
         if changes:
             raise ConfigChangedError(
                 f"{self.path} was made with another config ({', '.join(changes)}). "
                 "Start it over, or choose another --run"
             )
-        config = json.loads(json_text)
-        if self._config() != config:
-            self.write_json("config", config)
+        if self.read_json("config") != _stored(config):
+            self.write_json("config", _stored(config))
 
     @property
     def begun(self) -> bool:
         """Whether there is anything but a config."""
         return self.path.is_dir() and any(path.name != "config.json" for path in self.path.iterdir())
 
-    def changes(self, json_text: str) -> list[str]:
+    def changes(self, config: Config) -> list[str]:
         """Return in which keys this config differs from the one that made what is here; empty if nothing was made."""
-        present = self._config()
-        return [] if present is None or not self.begun else differences(present, json.loads(json_text))
+        present = self.read_json("config")
+        return [] if present is None or not self.begun else differences(present, _stored(config))
 
     def append(self, name: str, rows: Any) -> None:
         """Append a record, a mapping, or an iterable of them to ``<name>.jsonl``; on disk when it returns."""
         single = isinstance(rows, Mapping) or hasattr(rows, "__dataclass_fields__")
-        append_jsonl(self._log(name), [rows] if single else rows)
+        append_jsonl(self.path / f"{name}.jsonl", [rows] if single else rows)
 
     def read(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of ``<name>.jsonl``, none if it does not exist; see :func:`read_jsonl`."""
-        return read_jsonl(self._log(name))
+        return read_jsonl(self.path / f"{name}.jsonl")
+
+    def load(self, name: str, kind: type[R]) -> list[R]:
+        """Return the rows of ``<name>.jsonl`` as records of ``kind``: ``folder.load("chunks.heldout", Chunk)``."""
+        return list(read_records(self.path / f"{name}.jsonl", kind))
 
     def truncate(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> int:
         """Rewrite ``<name>.jsonl`` atomically with the rows that ``keep`` wants; return how many were dropped.
 
         For resuming: what was logged after the last checkpoint will be computed and logged again.
         """
-        rows = list(self.read(name))
-        kept = [row for row in rows if keep(row)]
-        if len(kept) < len(rows):
-            atomic_write(self._log(name), b"".join(encode(row) for row in kept))
-        return len(rows) - len(kept)
+        return keep_rows(self.path / f"{name}.jsonl", keep)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write ``<name>.json`` atomically; records become objects."""
@@ -314,7 +322,7 @@ class StageFolder:
             summary: what it made, in a few values (counts, the hash of the weights).  No durations: the
                 summary is part of :attr:`identity`, which equal runs share.
         """
-        config = self._config()
+        config = self.read_json("config")
         if config is None:
             raise StoreError(f"{self.path}: a stage writes its config before it can finish")
         started = datetime.datetime.fromtimestamp((self.path / "config.json").stat().st_mtime, datetime.UTC)
@@ -332,13 +340,12 @@ class StageFolder:
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or ``None`` while the stage is not done."""
-        manifest: dict[str, Any] | None = self.read_json("manifest")
-        return manifest
+        return self.read_json("manifest")
 
     @property
     def done(self) -> bool:
         """Whether the manifest exists and belongs to the present config."""
-        manifest, config = self.manifest(), self._config()
+        manifest, config = self.manifest(), self.read_json("config")
         return manifest is not None and config is not None and manifest["config"] == content_id(config)
 
     @property
@@ -363,12 +370,10 @@ class StageFolder:
             self.path.mkdir()
             remove(discarded)
 
-    def _config(self) -> dict[str, Any] | None:
-        config: dict[str, Any] | None = self.read_json("config")
-        return config
 
-    def _log(self, name: str) -> Path:
-        return self.path / f"{name}.jsonl"
+def _stored(config: Config) -> Any:
+    """Return ``config`` as JSON gives it back, where tuples are lists: what is compared and written."""
+    return json.loads(json.dumps(dict(config)))
 
 
 def _owns(folder: StageFolder, row: Mapping[str, Any]) -> bool:

@@ -1,7 +1,6 @@
-"""What can be counted in text without a judge: repetition, diversity, length.  Pure functions.
+"""What can be counted in text without a judge: repetition and diversity.  Pure functions.
 
-A win rate is only worth something beside these: a judge may like text because it repeats itself,
-or because it is short.
+A win rate must be read together with these: a judge may prefer text because it repeats itself.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence, Sized
+from collections.abc import Hashable, Iterable, Sequence
 
 from forethought.stats import Z95, Interval
 
@@ -60,22 +59,17 @@ def distinct_interval(sequences: Sequence[Sequence[Hashable]], n: int, clusters:
     value = len(total) / total.total() if total else 0.0
     left_out = [_distinct_without(total, group) for group in groups.values()]
     mean = sum(left_out) / len(left_out) if left_out else 0.0
-    spread = sum((one - mean) ** 2 for one in left_out)
+    spread = sum((value_without - mean) ** 2 for value_without in left_out)
     error = math.sqrt(spread * (len(left_out) - 1) / len(left_out)) if left_out else 0.0
     low, high = max(0.0, value - Z95 * error), min(1.0, value + Z95 * error)
     return Interval(value=value, low=low, high=high, n=len(sequences))
 
 
-def copied(said: str, source: str, n: int = 3) -> float:
-    """Return the share of the word ``n``-grams of ``said`` that ``source`` has, in [0, 1]; 0 if there are none."""
-    grams = ngrams(words(said), n)
+def copied(text: str, source: str, n: int = 3) -> float:
+    """Return the share of the word ``n``-grams of ``text`` that occur in ``source``, in [0, 1]; 0 if there are none."""
+    grams = ngrams(words(text), n)
     known = set(ngrams(words(source), n))
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
-
-
-def mean_length(texts: Sequence[Sized]) -> float:
-    """Return the mean length: characters of strings, tokens of lists of tokens; 0 for no text."""
-    return sum(map(len, texts)) / len(texts) if texts else 0.0
 
 
 def _distinct_without(total: Counter[tuple[Hashable, ...]], group: Counter[tuple[Hashable, ...]]) -> float:

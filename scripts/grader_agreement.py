@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 from forethought.evals.reasoning.catalogue import TASKS
 from forethought.evals.reasoning.grading import number
-from forethought.evals.reasoning.run import LOG, PLAIN, stage_name
 from forethought.evals.reasoning.task import Problem
+from forethought.metrics import PLAIN
+from forethought.stages.reasoning import ANSWERS
 from forethought.store import Run
 
 TASK = TASKS["gsm8k"]
@@ -64,9 +65,9 @@ def stored(runs: list[Path], problems: dict[str, Problem]) -> Iterator[Completio
     """Yield the plain answers that are in the runs' logs."""
     for path in runs:
         for folder in Run.open(path).stages():
-            if folder.stage != stage_name(TASK.name):
+            if folder.stage != f"reasoning-{TASK.name}":
                 continue
-            for row in folder.read(LOG):
+            for row in folder.read(ANSWERS):
                 if row["interface"] == PLAIN:
                     for text in row["answers"]:
                         yield Completion(folder.arm, problems[row["problem"]], text)

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 from pydantic.fields import FieldInfo
 
 from forethought.config import Config, Section
+from forethought.config.base import OneOf
+from forethought.config.reading import section_of
 
 TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -95,6 +97,8 @@ def kind(hint: Any) -> str:
     """Return a type in words: ``integer > 0``, ``"full" or "pivot"``, ``table by name``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        for choice in (one for one in hint.__metadata__ if isinstance(one, OneOf)):
+            return " or ".join([*(f"`{json.dumps(name)}`" for name in choice.names), "`module:function`"])
         return kind(arguments[0]) + limits(hint.__metadata__)
     if origin is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
@@ -143,13 +147,6 @@ def toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(toml, value))}]"
     return repr(value) if isinstance(value, float) else json.dumps(value)
-
-
-def section_of(hint: Any) -> type[Section] | None:
-    """Return the config class inside a type, if there is one."""
-    if isinstance(hint, type) and issubclass(hint, Section):
-        return hint
-    return next((found for one in typing.get_args(hint) if (found := section_of(one)) is not None), None)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from forethought.models.catalogue import CATALOGUE
 from forethought.records import content_id
+from forethought_offline import MODELS
 
 TEST_MODEL = "smollm2-135m-instruct"
 
@@ -38,14 +38,14 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked `model` where the real test model is not installed."""
-    if item.get_closest_marker("model") and not CATALOGUE[TEST_MODEL].files():
-        pytest.skip(f"{TEST_MODEL} is not installed: {CATALOGUE[TEST_MODEL].pip_command}")
+    if item.get_closest_marker("model") and not MODELS[TEST_MODEL].files():
+        pytest.skip(f"{TEST_MODEL} is not installed: {MODELS[TEST_MODEL].pip_command}")
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Returns copies of finished smoke runs: a run is made by the worker that needs it first, once for all of them."""
-    from smoke_runs import SMALL, lifecycle
+    from helpers.smoke_runs import SMALL, lifecycle
 
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
@@ -58,6 +58,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return shutil.copytree(made, tmp_path_factory.mktemp("finished") / "run")
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def done(finished: Callable[..., Path]) -> Path:
+    """A finished smoke run; tests of the module may change it, but leave it finished under the same config."""
+    return finished()
 
 
 @pytest.fixture

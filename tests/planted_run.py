@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def figures() -> Iterator[Measurement]:
 def _chunks(run: Run) -> None:
     folder = run.stage("shared", "chunk")
     policy = {"model": EVIL, "revision": None}
-    folder.write_config(json.dumps({"policy": policy, "corpus": {"source": "jsonl", "path": EVIL}}))
+    folder.write_config({"policy": policy, "corpus": {"source": "jsonl", "path": EVIL}})
     for split in ("improve", "rlmt"):
         rows = (
             {"id": f"c{i}", "prefix": f"Town {i} {EVIL}", "suffix": f" lies {EVIL}", "prefix_ids": [1, 2]}
@@ -97,7 +96,7 @@ def _chunks(run: Run) -> None:
 
 def _improve(run: Run, pools: int) -> None:
     folder = run.stage("self-improved", "improve")
-    folder.write_config(json.dumps({"judges": [JUDGE]}))
+    folder.write_config({"judges": [JUDGE]})
     steps = [
         {"step": step, "improve/selection_rate": 0.3 + 0.01 * step, "improve/selection_null": 0.75,
          "improve/margin": 0.1 * step, "improve/suffix_nll": 3.0, "improve/seconds_sample": 2.0,
@@ -126,7 +125,7 @@ def _pool(number: int) -> dict[str, Any]:
 
 def _thoughts(run: Run) -> None:
     folder = run.stage("shared", "interleave")
-    folder.write_config("{}")
+    folder.write_config({})
     text = f"It is big. It sings. {EVIL}"
     row = {"chunk_id": "c0", "document_id": "d", "text": text, "places": [{"position": 10, "token": 4}]}
     told = {"split": "sft", "thoughts": [f"How does it breathe? {EVIL}"]}
@@ -138,7 +137,7 @@ def _thoughts(run: Run) -> None:
 def _rollouts(run: Run) -> None:
     for arm in ("base-rlmt", "self-improved-rlmt"):
         folder = run.stage(arm, "rlmt")
-        folder.write_config("{}")
+        folder.write_config({})
         folder.append("metrics", [{"step": step, "rlmt/reward": 0.1, "rlmt/dead_rate": 0.5} for step in range(4)])
         group = {
             "step": 1,
@@ -151,12 +150,12 @@ def _rollouts(run: Run) -> None:
         }
         folder.append("groups", [group])
     folder = run.stage("shared", "evaluate-rlmt")
-    folder.write_config("{}")
+    folder.write_config({})
     condition = {"thought": EVIL, "prediction": EVIL, "score": None}
     probe = {"arm": "base-rlmt", "window": "w", "prefix": EVIL, "suffix": EVIL}
     folder.append("examples", [probe | {"conditions": {"own thought": condition, EVIL: condition}}])
     folder = run.stage("self-improved", "evaluate")
-    folder.write_config("{}")
+    folder.write_config({})
     said = {JUDGE: {"judge": JUDGE, "points": 0.5, "policy": None, "base": None, "reason": EVIL}}
     sides = {"policy": EVIL, "base": EVIL, "base_temperature": 1.0, "judges": said}
     folder.append("examples", [{"chunk_id": "c1", "prefix": EVIL, "suffix": EVIL, "conditions": {"greedy": sides}}])

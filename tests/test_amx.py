@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_onednn as fused_tests
 import torch
-from test_engine import ARCHITECTURES, ids, ragged_groups
-from test_onednn import flat
-from test_sampler import assert_drawn_from
+from helpers import engine
+from helpers.engine import ARCHITECTURES, assert_drawn_from, flat, ids, ragged_groups
 from transformers import PreTrainedModel
 
 from forethought.engine.backends import amx, amx_library
@@ -64,7 +62,7 @@ PROMPTS = [
 
 def model_of(architecture: str) -> PreTrainedModel:
     """A tiny model with heads as wide as the kernels ask for; ``qwen2`` has biases."""
-    return fused_tests.model_of(architecture, amx.PANEL)
+    return engine.model_of(architecture, amx_library.constant("panel_width"))
 
 
 def native_and_exact(architecture: str) -> tuple[Policy, Policy]:
@@ -79,10 +77,10 @@ def native_and_exact(architecture: str) -> tuple[Policy, Policy]:
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
 def test_native_scores_are_as_near_to_the_truth_as_the_models_own(architecture: str) -> None:
-    """Against float32 over the same weights, past Gemma's sliding window, on rows of several pieces."""
+    """Against float32 over the same weights, past Gemma's sliding window, on rows of several blocks."""
     policy, exact = native_and_exact(architecture)
     groups = ragged_groups() * 8
-    assert sum(group.tokens for group in groups) > amx.PIECE
+    assert sum(group.tokens for group in groups) > amx_library.constant("rows_per_block")
     truth = flat(TorchScorer(exact), groups)
     ours = flat(TorchScorer(policy), groups) - truth
     plain = flat(TorchScorer(policy, as_trained=True), groups) - truth
@@ -222,9 +220,9 @@ def test_two_processes_may_compile_at_once(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_kernels_with_other_structures_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = type("Rows", (amx_library.Rows,), {"_fields_": [("more", ctypes.c_int64)]})
-    monkeypatch.setattr(amx_library, "Rows", longer)
-    assert "compiled with other structures" in str(amx_library.kernels.__wrapped__())
+    longer = type("RowBuffers", (amx_library.RowBuffers,), {"_fields_": [("more", ctypes.c_int64)]})
+    monkeypatch.setattr(amx_library, "RowBuffers", longer)
+    assert amx_library.kernels.__wrapped__() == "RowBuffers has 72 bytes in amx.cpp and 80 in amx_library.py"
 
 
 def test_a_head_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kinds import DTYPES
-from small_disk import on_small_disk
-from test_engine import ARCHITECTURES, ids, ragged_groups
-from test_onednn import flat, model_of
-from test_trainer import DPO, make_trainer, pairs
+from helpers.dtypes import DTYPES
+from helpers.engine import ARCHITECTURES, DPO, flat, ids, make_trainer, model_of, pairs, ragged_groups
+from helpers.small_disk import on_small_disk
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from forethought.engine import head as heads
@@ -25,7 +23,7 @@ from forethought.engine import sampler as sampling_module
 from forethought.engine.backends import BackendError, amx, amx_library, onednn
 from forethought.engine.backends import select as select_function
 from forethought.engine.backends.onednn import FusedLayer, Norm, OneDNNBackend, PackedHead
-from forethought.engine.backends.selection import VARIABLE, forget, largest_error, tolerance
+from forethought.engine.backends.selection import MAX_RELATIVE_ERROR, VARIABLE, forget, largest_relative_error
 from forethought.engine.branches import Prompt, Sampling, Thinking
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
@@ -38,9 +36,9 @@ PROMPTS = [Prompt(id="a", token_ids=ids(0, 30)), Prompt(id="b", token_ids=ids(1,
 
 
 @pytest.fixture(autouse=True)
-def decided_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
+def forget_choices(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(OneDNNBackend, "unsuited", classmethod(lambda kind: ""))  # on processors of any kind
+    monkeypatch.setattr(OneDNNBackend, "why_not_default", classmethod(lambda kind: ""))  # on processors of any kind
     forget()
     yield
     forget()
@@ -49,12 +47,12 @@ def decided_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_best_backend_is_chosen_and_the_line_says_why(architecture: str, dtype: torch.dtype) -> None:
-    policy = Policy(model_of(architecture, amx.PANEL).to(dtype))
-    unfit = amx.AMXBackend.missing(policy.model)
+    policy = Policy(model_of(architecture, 32).to(dtype))
+    unfit = amx.AMXBackend.why_unavailable(policy.model)
     expected = f"kernels: onednn; amx not used: {unfit}" if unfit else "kernels: amx"
     assert str(policy.kernels) == expected
     assert policy.backend.name == ("onednn" if unfit else "amx")
-    assert policy.kernels.error < tolerance(dtype)
+    assert policy.kernels.error < MAX_RELATIVE_ERROR[dtype]
 
 
 def test_a_backend_can_be_forced_by_config_and_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +62,7 @@ def test_a_backend_can_be_forced_by_config_and_by_a_variable(monkeypatch: pytest
     assert Policy(model).backend.name == "torch"
     assert Policy(model, "onednn").backend.name == "onednn"  # the config's word comes first
     monkeypatch.setenv(VARIABLE, "abacus")
-    with pytest.raises(BackendError, match=r"engine.backend = 'abacus': there are auto, amx, onednn, torch"):
+    with pytest.raises(BackendError, match=r"engine.backend = 'abacus': choose one of auto, amx, onednn, torch"):
         _ = Policy(model).backend
     with pytest.raises(BackendError, match=r'engine.backend: amx: .+ Write engine.backend = "auto"'):
         _ = Policy(model, "amx").backend  # float32, whatever the processor
@@ -74,7 +72,8 @@ def test_a_choice_is_made_once_for_models_of_one_shape(monkeypatch: pytest.Monke
     compared: list[str] = []
 
     monkeypatch.setattr(
-        "forethought.engine.backends.selection.largest_error", lambda backend: compared.append(backend.name) or 0.0
+        "forethought.engine.backends.selection.largest_relative_error",
+        lambda backend: compared.append(backend.name) or 0.0,
     )
     for _ in range(3):
         assert Policy(tiny_model("llama")).backend.name == "onednn"
@@ -93,7 +92,7 @@ def test_fused_layers_are_chosen_where_they_were_seen_to_pay(
     policy = Policy(tiny_model("llama"))
     assert policy.backend.name == chosen
     if chosen == "torch":
-        assert "only on processors with AVX2" in policy.kernels.reasons["onednn"]
+        assert "only with AVX2" in policy.kernels.reasons["onednn"]
         assert Policy(tiny_model("llama"), "onednn").backend.name == "onednn"  # whoever asks for it gets it
 
 
@@ -113,7 +112,7 @@ def unturned(layer: FusedLayer, x: torch.Tensor, cos: torch.Tensor, sin: torch.T
 
 
 def shifted(head: PackedHead, hidden: torch.Tensor) -> Any:
-    for stretch, logits in RIGHT_MATMULS(head, hidden):
+    for stretch, logits in RIGHT_PRODUCTS(head, hidden):
         yield stretch, logits.roll(1, -1)
 
 
@@ -123,12 +122,12 @@ def a_little_off(norm: Norm, x: torch.Tensor) -> torch.Tensor:
 
 
 RIGHT_REST, RIGHT_HEADS, RIGHT_NORM = FusedLayer._rest, FusedLayer._heads, Norm.__call__
-RIGHT_MATMULS = PackedHead._matmuls
+RIGHT_PRODUCTS = PackedHead._products
 WRONG: list[tuple[type, str, Callable[..., Any]]] = [
     (FusedLayer, "_rest", without_residual),
     (FusedLayer, "_heads", unturned),
     (Norm, "__call__", a_little_off),
-    (PackedHead, "_matmuls", shifted),
+    (PackedHead, "_products", shifted),
 ]
 
 
@@ -138,9 +137,9 @@ def test_a_kernel_that_computes_something_else_is_refused(
     kind: type, name: str, wrong: Callable[..., Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("llama").to(dtype)
-    assert largest_error(OneDNNBackend(Policy(model).model)) < tolerance(dtype) / 2
+    assert largest_relative_error(OneDNNBackend(Policy(model).model)) < MAX_RELATIVE_ERROR[dtype] / 2
     monkeypatch.setattr(kind, name, wrong)
-    assert largest_error(OneDNNBackend(model)) > tolerance(dtype)
+    assert largest_relative_error(OneDNNBackend(model)) > MAX_RELATIVE_ERROR[dtype]
     forget()
     policy = Policy(model)
     assert policy.backend.name == "torch"
@@ -152,13 +151,13 @@ def test_a_kernel_that_computes_something_else_is_refused(
 def test_a_norm_that_overwrites_the_residual_stream_is_refused_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Policy(tiny_model("gemma3")).model
     monkeypatch.setattr(Norm, "__call__", overwriting)
-    assert largest_error(OneDNNBackend(model)) > tolerance(torch.float32)
+    assert largest_relative_error(OneDNNBackend(model)) > MAX_RELATIVE_ERROR[torch.float32]
 
 
 def test_not_a_number_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Policy(tiny_model("llama")).model
     monkeypatch.setattr(FusedLayer, "_rest", lambda layer, x, attended: x * torch.nan)
-    assert largest_error(OneDNNBackend(model)) == float("inf")
+    assert largest_relative_error(OneDNNBackend(model)) == float("inf")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -187,7 +186,7 @@ def test_new_weights_are_told_to_the_backend() -> None:
     assert told == ["changed"]
 
 
-# The kernels of amx.cpp: what is missing on the way to them; what they compute is in test_amx_library.py.
+# The kernels of amx.cpp: what is missing on the way to them; what they compute is in test_amx.py.
 
 
 @pytest.fixture
@@ -226,13 +225,13 @@ def test_a_compiler_that_fails_is_named_with_its_error(with_amx: Path, monkeypat
 def test_a_cache_that_cannot_be_written_is_a_reason(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", script(with_amx, "exit 0"))
     monkeypatch.setenv("FORETHOUGHT_CACHE", "/proc/nowhere")
-    assert "its kernels cannot be kept or loaded" in str(amx_library.kernels.__wrapped__())
+    assert "its kernels cannot be stored or loaded" in str(amx_library.kernels.__wrapped__())
 
 
 def test_a_compiler_that_writes_no_library_is_a_reason(with_amx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a full disk leaves: a file that is none."""
     monkeypatch.setenv("CXX", script(with_amx, 'while [ "$1" != -o ]; do shift; done; echo torn > "$2"'))
-    assert "its kernels cannot be kept or loaded" in str(amx_library.kernels.__wrapped__())
+    assert "its kernels cannot be stored or loaded" in str(amx_library.kernels.__wrapped__())
 
 
 COMPILED = """
@@ -250,9 +249,9 @@ print(amx_library.kernels(), [path.suffix for path in pathlib.Path(sys.argv[1], 
 @pytest.mark.parametrize(
     ("options", "reason", "left"),
     [
-        ("noexec,size=8m", "its kernels cannot be kept or loaded", [".so"]),  # compiled, and the system loads nothing
+        ("noexec,size=8m", "its kernels cannot be stored or loaded", [".so"]),  # compiled, and the system loads nothing
         ("size=8k", "its kernels", []),  # the compiler's own words, or the system's
-        ("ro", "its kernels cannot be kept or loaded", []),
+        ("ro", "its kernels cannot be stored or loaded", []),
     ],
 )
 def test_a_disk_that_cannot_hold_or_run_kernels_is_a_reason(

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from planted_rates import plant
-from smoke_runs import SMALL, cli
+from forethought.budget import BudgetError, BudgetRequest, seconds
+from helpers.planted_rates import plant
+from helpers.smoke_runs import SMALL, cli
 
 from forethought import budget, plan, rates
-from forethought.budget import BudgetError, Wish, seconds
 from forethought.config import ConfigError, ModelConfig, build, load, shipped
+from forethought.pipeline import budget, plan
+from forethought.pipeline.budget import BudgetError, seconds
 from forethought.stats import resolvable, wilson
 
 SCHEDULES = """
@@ -60,7 +62,7 @@ def taken(path: Path) -> dict[str, object]:
 
 def took(path: Path, schedule: str) -> float:
     """Return the estimate of a schedule, seconds."""
-    from forethought import plan
+    from forethought.pipeline import plan
 
     return plan.total(load(path, (), schedule), rates.here(load(path, (), schedule), lambda line: None))
 
@@ -111,8 +113,8 @@ def test_the_longest_schedule_that_fits_is_taken(path: Path, measured: list[str]
     said: list[str] = []
 
     def chosen(time: float) -> str:
-        wish = Wish(path=path, overrides=(), budget=f"{time:.3f}s", run=path.parent / "none")
-        return budget.chosen(wish, said.append).schedule
+        request = BudgetRequest(path=path, overrides=(), budget=f"{time:.3f}s", run=path.parent / "none")
+        return budget.choose_schedule(request, said.append).schedule
 
     assert [chosen(full + 1), chosen(full - 0.01), chosen(half - 0.01)] == ["full", "half", "small"]
     assert said[0].startswith("schedule full: about ")
@@ -124,9 +126,9 @@ def test_the_longest_schedule_that_fits_is_taken(path: Path, measured: list[str]
 
 
 def test_another_policy_is_measured_only_when_it_is_reached(path: Path, measured: list[str]) -> None:
-    wish = Wish(path=path, overrides=(), budget="1h", run=path.parent / "none")
+    request = BudgetRequest(path=path, overrides=(), budget="1h", run=path.parent / "none")
     said: list[str] = []
-    assert budget.chosen(wish, said.append).schedule == "full"
+    assert budget.choose_schedule(request, said.append).schedule == "full"
     assert measured == ["tiny-llama"]
     assert said[0] == "measuring this machine: about half a minute"
 
@@ -142,20 +144,20 @@ def test_a_run_keeps_its_schedule_and_its_budget(path: Path, measured: list[str]
 
     again = run(path, "--budget", "60m")
     assert again.exit_code == 0, again.output
-    assert "schedule full, as this run was begun" in again.output
+    assert "schedule full, which this run was started with" in again.output
     assert "starts over" not in again.output
     assert measured == []
 
     other = run(path, "--budget", "5s")
     assert other.exit_code == 2
-    assert "was begun with --budget 1h, for which schedule full was chosen" in other.output
+    assert "was started with --budget 1h, for which schedule full was chosen" in other.output
     assert "choose another --run for 5s" in other.output
 
     changed = run(path, "--budget", "1h", "--set=improve.learning_rate=1e-3")
     assert "self-improved/improve starts over: improve.learning_rate" in " ".join(changed.output.split())
 
     elsewhere = cli("evaluate", path, "--run", path.parent / "run", "--dry-run")
-    assert "schedule full, as this run was begun" in elsewhere.output
+    assert "schedule full, which this run was started with" in elsewhere.output
     status = " ".join(cli("status", path.parent / "run").output.split())
     assert (
         "schedule: full (--budget 1h); 6 held-out prefixes tell a win rate from one half if it is 50.0 points" in status
@@ -171,7 +173,7 @@ def test_a_run_that_was_begun_without_a_budget_is_no_run_for_one(path: Path) -> 
     (path.parent / "run" / "run.json").write_text(json.dumps({"version": "0", "config": config}))
     refused = run(path, "--budget", "1h")
     assert refused.exit_code == 2
-    assert "was begun without --budget: leave it out to go on, or choose another --run" in " ".join(
+    assert "was started without --budget: leave --budget out to resume it, or choose another --run" in " ".join(
         refused.output.split()
     )
 

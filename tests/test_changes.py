@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from smoke_runs import CONFIG, SMALL, Finished, Kill, cli, lifecycle, made, smoke
+from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, assert_same, cli, lifecycle, made, smoke
 
 from forethought.store import Run
 
@@ -24,11 +24,6 @@ def first(finished: Finished) -> tuple[Path, dict[str, Any]]:
     """A finished run without controls, and what it made; tests leave it as they found it."""
     folder = finished((*SMALL, *FEWER[1:]))
     return folder, made(folder)
-
-
-def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -84,7 +79,7 @@ def test_a_change_that_stops_half_way_leaves_no_stale_figure_and_goes_on(
 ) -> None:
     folder, before = first
     longer = ("improve.steps=5", *FEWER[1:])
-    assert lifecycle(folder, (*SMALL, *longer), Kill("forethought.training:save", 1, after=True)) == -9
+    assert lifecycle(folder, (*SMALL, *longer), Kill("write", "self-improved/improve/pools.jsonl", 3)) == -9
     figures = Run.open(folder).measurements()
     assert not [one for one in figures if one.stage == "evaluate" or one.arm == "self-improved-think"]
     assert smoke("run", folder, *FEWER[1:]).exit_code == 0

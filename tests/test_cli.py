@@ -12,15 +12,14 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from helpers.smoke_runs import CONFIG, SMALL, Finished, cli, rows, smoke
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL, Finished, cli, rows, smoke
 
 from forethought import __version__
-from forethought import cli as command_line
 from forethought.cli import app
-from forethought.models.catalogue import CATALOGUE
 from forethought.report.summary import read_curves, render
 from forethought.store import Run
+from forethought_offline import MODELS
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "rlmt", "evaluate")
@@ -129,14 +128,14 @@ def test_show_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_the_list_of_models() -> None:
     result = cli("models")
     assert result.exit_code == 0
-    for name in (*CATALOGUE, "tiny-llama", "tiny-qwen3", "tiny-gemma3"):
+    for name in (*MODELS, "tiny-llama", "tiny-qwen3", "tiny-gemma3"):
         assert name[:6] in result.stdout
 
 
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
     result = cli("run", tmp_path / "typo.toml")
     assert result.exit_code == 2
-    assert "typo.toml: no such config file. The shipped ones go by name: article, demo" in result.stderr
+    assert "typo.toml: no such config file. Shipped configs: article, demo" in result.stderr
 
 
 def test_an_unknown_option_is_an_error_of_usage() -> None:
@@ -164,10 +163,10 @@ def test_what_is_said_is_ours_and_paths_stay_in_one_piece(tmp_path: Path) -> Non
 
 
 def test_a_bug_is_not_dressed_up_as_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(config: object, place: object) -> None:
+    def broken(*arguments: object) -> None:
         raise ValueError("a bug of ours")
 
-    monkeypatch.setattr(command_line, "_plan", broken)
+    monkeypatch.setattr("forethought.plan.plan", broken)
     result = cli("run", CONFIG, "--dry-run")
     assert isinstance(result.exception, ValueError)
     assert result.exit_code == 1

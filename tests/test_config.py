@@ -78,8 +78,8 @@ def test_a_file_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("asked", "way"),
     [
-        ("smok", "Did you mean smoke? The shipped ones go by name: article, demo, laptop, paper, smoke"),
-        ("else.toml", "The shipped ones go by name: article, demo, laptop, paper, smoke"),
+        ("smok", "Did you mean smoke? Shipped configs: article, demo, laptop, paper, smoke"),
+        ("else.toml", "Shipped configs: article, demo, laptop, paper, smoke"),
         ("configs/demo.toml", "For the shipped config of that name write `forethought run demo`"),
         ("demo.toml", "For the shipped config of that name write `forethought run demo`"),
         ("there/demo", "For the shipped config of that name write `forethought run demo`"),
@@ -111,7 +111,7 @@ def test_what_is_wrong_in_a_shipped_config_is_said_by_its_name() -> None:
         ({"judges": {"j": {**LIKELIHOOD, "contrast": {"model": "tiny-qwen3"}}}}, "set normalise = 'byte'"),
         ({"judges": {"j": {**LIKELIHOOD, "kind": "pairwise", "axis": "safety"}}}, "set kind = 'pointwise'"),
         ({"judges": {"j": {**LIKELIHOOD, "kind": "pointwise"}}}, "set kind = 'pairwise'"),
-        ({"chunk": {"prefix_tokens": [9, 3]}}, "the shortest comes first"),
+        ({"chunk": {"prefix_tokens": [9, 3]}}, "must be .shortest, longest."),
         ({"chunk": {"sft_share": 0.6, "rlmt_share": 0.6}}, "nothing is left for improve"),
     ],
 )
@@ -137,11 +137,11 @@ INTERLEAVE = {"teacher": {"kind": "stand-in"}}
         ({"interleave": {}}, "interleave.teacher: Field required"),
         ({"interleave": {"teacher": {}}}, "a teacher needs exactly one of `model` and `endpoint`"),
         ({"interleave": {"teacher": {"kind": "stand-in", "endpoint": ENDPOINT}}}, "kind = 'stand-in' takes neither"),
-        ({"interleave": {**INTERLEAVE, "thoughts": [4, 2]}}, "the fewest come first"),
-        ({"interleave": {**INTERLEAVE, "tags": ["<a>", "<a>"]}}, "two different tags"),
-        ({"interleave": {**INTERLEAVE, "tags": ["<a", "<a>"]}}, "neither inside of the other"),
-        ({"interleave": {**INTERLEAVE, "tags": [" ", "</a>"]}}, "two different tags"),
-        ({"interleave": {**INTERLEAVE, "tags": ["aba", "</a>"]}}, "no tag may begin as one ends"),
+        ({"interleave": {**INTERLEAVE, "thoughts": [4, 2]}}, "must be [fewest, most]"),
+        ({"interleave": {**INTERLEAVE, "tags": ["<a>", "<a>"]}}, "must be two tags that do not contain each other"),
+        ({"interleave": {**INTERLEAVE, "tags": ["<a", "<a>"]}}, "must be two tags that do not contain each other"),
+        ({"interleave": {**INTERLEAVE, "tags": [" ", "</a>"]}}, "must be two tags that do not contain each other"),
+        ({"interleave": {**INTERLEAVE, "tags": ["aba", "</a>"]}}, "no tag may start with the end of a tag"),
     ],
 )
 def test_stage_two_is_checked(sections: dict[str, object], message: str) -> None:

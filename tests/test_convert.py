@@ -14,13 +14,14 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from small_disk import on_small_disk
+from helpers.small_disk import on_small_disk
 
 from forethought import models
 from forethought.config import ModelConfig
-from forethought.models import ModelError, catalogue, convert
-from forethought.models.catalogue import CATALOGUE, Package, sha256_of
-from forethought.models.resolve import Kind
+from forethought.models import ModelError
+from forethought.models import gguf as convert
+from forethought.models.resolve import Kind, sha256_of
+from forethought_offline import MODELS, PackagedModel
 
 CPU = torch.device("cpu")
 TOKENS = ["<|endoftext|>", "<s>", "</s>", "a", "b", "Ġ", "1", "2", "ĠĠ", "ab"]
@@ -84,7 +85,7 @@ def write_gguf(path: Path) -> None:
 
 
 @pytest.fixture
-def package(gguf_bytes: bytes, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+def package(gguf_bytes: bytes, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
     """An installed model in two packages, which refuse to be imported."""
     middle = len(gguf_bytes) // 2
     for number, part in enumerate((gguf_bytes[:middle], gguf_bytes[middle:])):
@@ -94,13 +95,13 @@ def package(gguf_bytes: bytes, tmp_path: Path, own_cache: Path, monkeypatch: pyt
         (module / "data" / "part.bin").write_bytes(part)
     monkeypatch.syspath_prepend(str(tmp_path))
     entry = dataclasses.replace(
-        CATALOGUE["smollm2-135m-instruct"],
+        MODELS["smollm2-135m-instruct"],
         name="fake",
         parts=(("fake_model_part0", "data/part.bin"), ("fake_model_part1", "data/part.bin")),
         bytes=len(gguf_bytes),
         sha256=sha256_of([tmp_path / f"fake_model_part{number}" / "data" / "part.bin" for number in (0, 1)]),
     )
-    monkeypatch.setitem(catalogue.CATALOGUE, "fake", entry)
+    monkeypatch.setitem(MODELS, "fake", entry)
     return entry
 
 
@@ -147,7 +148,7 @@ def test_an_architecture_that_transformers_does_not_know(gguf_bytes: bytes, tmp_
         load(path)
 
 
-def test_packages_are_joined_as_data_and_never_imported(package: Package, own_cache: Path) -> None:
+def test_packages_are_joined_as_data_and_never_imported(package: PackagedModel, own_cache: Path) -> None:
     source = models.resolve(ModelConfig(model="fake"))
     assert source.kind is Kind.PACKAGE
     assert str(own_cache) in source.pending
@@ -159,7 +160,7 @@ def test_packages_are_joined_as_data_and_never_imported(package: Package, own_ca
     assert (row.installed, row.converted) == (True, True)
 
 
-def test_a_wrong_checksum_names_file_expected_and_got(package: Package, own_cache: Path) -> None:
+def test_a_wrong_checksum_names_file_expected_and_got(package: PackagedModel, own_cache: Path) -> None:
     part = package.files()[0]
     data = part.read_bytes()
     part.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -170,7 +171,7 @@ def test_a_wrong_checksum_names_file_expected_and_got(package: Package, own_cach
     assert not list(own_cache.iterdir())
 
 
-def test_missing_and_short_packages_say_how_to_install(package: Package) -> None:
+def test_missing_and_short_packages_say_how_to_install(package: PackagedModel) -> None:
     part = package.files()[1]
     part.write_bytes(part.read_bytes()[:-10])
     with pytest.raises(ModelError, match=r"its 2 files are .* bytes instead of"):
@@ -182,7 +183,7 @@ def test_missing_and_short_packages_say_how_to_install(package: Package) -> None
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(
-    package: Package, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    package: PackagedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(own_cache)._replace(free=1000)
@@ -201,7 +202,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
 
 def test_a_cache_that_cannot_be_a_folder_is_said(
-    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FORETHOUGHT_CACHE", str(tmp_path / "file" / "cache"))
@@ -209,7 +210,7 @@ def test_a_cache_that_cannot_be_a_folder_is_said(
         load("fake")
 
 
-def test_what_a_killed_conversion_left_is_swept_away(package: Package, own_cache: Path) -> None:
+def test_what_a_killed_conversion_left_is_swept_away(package: PackagedModel, own_cache: Path) -> None:
     left = own_cache / f".partial-{package.folder.name}"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half of it")
@@ -220,7 +221,7 @@ def test_what_a_killed_conversion_left_is_swept_away(package: Package, own_cache
 CONVERT = """
 import os, signal, sys
 from pathlib import Path
-from forethought.models import convert, quiet
+from forethought.models import gguf as convert, quiet
 from forethought.terminal import guard
 quiet()
 def die(*arguments, **named):
@@ -229,7 +230,7 @@ if len(sys.argv) > 3:
     owner, name = eval(sys.argv[3]), sys.argv[4]
     setattr(owner, name, die)
 os.environ["FORETHOUGHT_CACHE"] = sys.argv[2]
-guard(lambda: print(convert.convert_file(Path(sys.argv[1]), lambda line: None)))
+with guard(): print(convert.convert_file(Path(sys.argv[1]), lambda line: None))
 """
 
 
@@ -264,7 +265,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_conversion_is_said(
     """At the weights and at the tokenizer, whose libraries raise no OSError."""
     path = tmp_path / "mine.gguf"
     path.write_bytes(gguf_bytes)
-    code = f"{CONVERT.replace('guard(', 'try: guard(')}\nexcept BaseException: print(os.listdir(sys.argv[2]))"
+    code = CONVERT.replace("with guard()", "try:\n    with guard()")
+    code += "except BaseException: print(os.listdir(sys.argv[2]))"
     done = on_small_disk(Path(own_cache), options, code, str(path), str(own_cache))
     [said] = [line for line in done.stderr.splitlines() if line]
     assert said.startswith(f"error: mine: no room in {own_cache}: ")
@@ -282,7 +284,9 @@ def test_a_cache_that_is_only_for_reading_is_said(gguf_bytes: bytes, tmp_path: P
     assert "Set FORETHOUGHT_CACHE to a folder that you own" in done.stderr
 
 
-def test_a_cache_that_is_a_file_is_said(package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_a_file_is_said(
+    package: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FORETHOUGHT_CACHE", str(tmp_path / "file"))
     with pytest.raises(ModelError, match=r"cannot write to the cache .*FORETHOUGHT_CACHE"):

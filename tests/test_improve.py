@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, lifecycle
+from helpers.smoke_runs import CONFIG, SMALL, lifecycle
 
 from forethought import config, models
-from forethought.algorithms.pools import pool_metrics
 from forethought.config import Config, LogConfig
 from forethought.engine import Group
 from forethought.engine.policy import Policy
@@ -22,9 +21,8 @@ from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
-from forethought.models.model import Compute, Model
-from forethought.monitor import Metrics
-from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
+from forethought.metric_log import MetricLog
+from forethought.records import Axis, Chunk, Origin, Split, Verdict
 from forethought.stages import chunk as chunk_stage
 from forethought.stages import improve
 from forethought.store import Run, StageFolder
@@ -161,7 +159,8 @@ def test_continued_pretraining_lowers_the_nll_of_held_out_suffixes(
     folder, _ = train(chunks, tmp_path, "improve.objective=continued", "improve.steps=6", judges=[])
     rows = list(folder.read("metrics"))
     assert rows[-1]["improve/suffix_nll"] < rows[0]["improve/suffix_nll"] - 0.3
-    assert all(not pool["candidates"] for pool in folder.read("pools"))
+    candidates = [pool["candidates"] for pool in folder.read("pools")]
+    assert candidates == [[]] * len(candidates) != []
 
 
 def test_the_rewrite_is_one_more_candidate(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
@@ -261,7 +260,7 @@ def test_a_batch_larger_than_the_corpus_is_still_that_large(chunks: dict[Split, 
 def test_judges_see_candidates_in_an_order_that_says_nothing(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
     shop = workshop(chunks, "improve.prefixes_per_step=16", "improve.rollouts=3")
     folder = Run.create_or_open(tmp_path).stage("arm", "improve")
-    pools = improve.make_pools(shop, 0, Metrics(folder, LogConfig()))
+    pools = improve.make_pools(shop, 0, MetricLog(folder, LogConfig()))
     places = Counter([c.origin for c in one.candidates].index(Origin.CORPUS) for one in pools)
     assert set(places) == {0, 1, 2, 3}
     for one in pools:
@@ -291,6 +290,6 @@ def test_a_model_from_scratch_loses_against_the_text_where_a_pretrained_one_does
         overrides = (f"policy.model={literate}", f"policy.init={init}", "improve.prefixes_per_step=16")
         folder = Run.create_or_open(tmp_path).stage(init, "improve")
         shop = workshop(chunks, *overrides, judges=[judge])
-        rates[init] = pool_metrics(improve.make_pools(shop, 0, Metrics(folder, LogConfig())))["selection_rate"]
+        rates[init] = metrics(improve.make_pools(shop, 0, MetricLog(folder, LogConfig())))["selection_rate"]
     assert rates["scratch"] <= 0.1
     assert rates["pretrained"] >= rates["scratch"] + 0.15

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forethought.engine.endpoint import EndpointError
 
 from forethought.config import (
     AuditConfig,
@@ -17,7 +18,6 @@ from forethought.config import (
     ModelConfig,
     RewriteConfig,
 )
-from forethought.engine.endpoint import EndpointError
 from forethought.judges import tournament
 from forethought.judges.audit import audit
 from forethought.judges.build import build, build_matcher, build_rewriter

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forethought.engine.endpoint import Reply as ServerReply
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.config import JudgeConfig
 from forethought.engine import Group
-from forethought.engine.endpoint import Reply as ServerReply
 from forethought.judges import pairwise, tournament
 from forethought.judges.multiple_choice import (
     ChoiceProbs,

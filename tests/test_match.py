@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from forethought.models.catalogue import ModelError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from forethought.judges.match import LikelihoodGainJudge, Matcher, SimilarityJud
 from forethought.judges.multiple_choice import ChoiceProbs, ChoiceRequest
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.llm.prompts import load_prompt
-from forethought.models.catalogue import ModelError
 from forethought.models.embedding import MINILM, LetterEmbedder, installed, load_embedder
 from forethought.models.model import Model, Parts
 from forethought.records import JudgeRequest, Outcome

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kinds import DTYPES
-from smoke_runs import CONFIG, cli, rows
+from helpers.dtypes import DTYPES
+from helpers.smoke_runs import CONFIG, cli, rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forethought import models

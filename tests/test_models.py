@@ -16,9 +16,9 @@ import torch
 from forethought import models
 from forethought.config import ModelConfig
 from forethought.models import ModelError
-from forethought.models.catalogue import CATALOGUE, Package
 from forethought.models.resolve import Kind
 from forethought.testing import byte_tokenizer, tiny_config, tiny_model
+from forethought_offline import MODELS, PackagedModel
 
 CPU = torch.device("cpu")
 
@@ -177,14 +177,14 @@ def test_requirement_files_are_the_catalogues() -> None:
     folder = Path(__file__).parents[1] / "requirements"
     test = (folder / "models-test.txt").read_text().split()
     demo = (folder / "models-demo.txt").read_text().split()
-    models = {one for entry in CATALOGUE.values() for one in entry.requirements}
-    assert [one for one in test if one in models] == list(CATALOGUE["smollm2-135m-instruct"].requirements)
+    models = {one for entry in MODELS.values() for one in entry.requirements}
+    assert [one for one in test if one in models] == list(MODELS["smollm2-135m-instruct"].requirements)
     for name in ("gemma-3-270m", "smollm2-135m-instruct", "qwen2.5-coder-1.5b-instruct"):
-        assert set(CATALOGUE[name].requirements) <= set(demo)
+        assert set(MODELS[name].requirements) <= set(demo)
 
 
-@pytest.mark.parametrize("package", CATALOGUE.values(), ids=CATALOGUE.keys())
-def test_the_short_pip_arguments_mean_the_requirements(package: Package) -> None:
+@pytest.mark.parametrize("package", MODELS.values(), ids=MODELS.keys())
+def test_the_short_pip_arguments_mean_the_requirements(package: PackagedModel) -> None:
     shown = subprocess.run(
         ["bash", "-c", f"echo {package.pip_arguments}"], capture_output=True, text=True, check=True
     ).stdout

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kinds import DTYPES, closeness
-from test_engine import ARCHITECTURES, ids, ragged_groups
-from test_trainer import DPO, make_trainer, pairs
-from transformers import PreTrainedModel, Qwen2Config
+from helpers.dtypes import DTYPES, closeness
+from helpers.engine import ARCHITECTURES, DPO, flat, ids, make_trainer, model_of, pairs, ragged_groups
 
 from forethought.engine.backends import onednn
 from forethought.engine.branches import Group
@@ -17,32 +15,14 @@ from forethought.engine.scorer import TorchScorer
 from forethought.testing import random_model, tiny_config
 
 
-def model_of(architecture: str, head_dim: int = 16) -> PreTrainedModel:
-    config = tiny_config("llama" if architecture == "qwen2" else architecture)
-    config.head_dim = head_dim
-    if architecture != "qwen2":
-        return random_model(config, 0)
-    shape = {**config.to_dict(), "hidden_size": head_dim * config.num_attention_heads}
-    kept = {name: shape[name] for name in shape if name.endswith(("_size", "_heads", "_layers", "_id", "_range"))}
-    model = random_model(Qwen2Config(**kept), 0)
-    for layer in model.get_decoder().layers:
-        torch.nn.init.normal_(layer.self_attn.q_proj.bias)  # Qwen2's projections have one, zero at first
-        torch.nn.init.normal_(layer.self_attn.v_proj.bias)
-    return model
-
-
-def flat(scorer: TorchScorer, groups: list[Group]) -> np.ndarray:
-    return np.concatenate([row for rows in scorer.logprobs(groups) for row in rows])
-
-
-@pytest.mark.parametrize("piece", [7, 1024])
+@pytest.mark.parametrize("row_block", [7, 1024])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "qwen2"])
 def test_fused_scores_are_as_near_to_the_truth_as_the_models_own(
-    architecture: str, dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch
+    architecture: str, dtype: torch.dtype, row_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against float64 over the same weights, past Gemma's sliding window, and a row longer than one piece."""
-    monkeypatch.setattr("forethought.engine.backends.onednn.PIECE", piece)
+    """Against float64 over the same weights, past Gemma's sliding window, and a row longer than one block."""
+    monkeypatch.setattr("forethought.engine.backends.onednn.ROW_BLOCK", row_block)
     torch.manual_seed(0)
     model = model_of(architecture).to(dtype)
     exact = model_of(architecture).double()
@@ -89,6 +69,6 @@ def test_scores_follow_a_training_step_and_training_uses_the_models_own_layers()
 def test_a_reference_that_is_the_policy_has_no_margin() -> None:
     """Scored as the policy is trained, it rounds as the policy does, to the last bit."""
     trainer = make_trainer(dtype=torch.bfloat16)
-    trained = trainer._rows(pairs()).logprobs.detach().numpy()
+    trained = trainer._loss_inputs(pairs()).logprobs.detach().numpy()
     scored = flat(TorchScorer(trainer.policy, 4096, as_trained=True), [one.group for one in pairs()])
     np.testing.assert_array_equal(trained, scored)

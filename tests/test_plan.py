@@ -8,18 +8,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from planted_rates import PLANTED, plant
+from helpers.planted_rates import PLANTED, plant
+from helpers.smoke_runs import CONFIG
 from rich.console import Console
-from smoke_runs import CONFIG
 
-from forethought import config, machine, plan, rates
+from forethought import config, machine, rates
 from forethought.config import JudgeConfig, ModelConfig
 from forethought.corpus.rows import CorpusError
 from forethought.costs import judges
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
-from forethought.footprint import footprints
+from forethought.costs.footprint import footprints
 from forethought.models import ModelError
-from forethought.models.size import _ARCHITECTURES, parameters, shape, shape_of
+from forethought.models.size import parameters, shape, shape_of
+from forethought.pipeline import plan
+from forethought_offline import MODELS
 
 TINY = ModelConfig(model="tiny-llama")
 ENDPOINT = "{ base_url = 'http://127.0.0.1:1/v1', model = 'm', concurrency = 8 }"
@@ -244,15 +246,12 @@ def test_models_that_stay_count_in_every_later_stage() -> None:
     assert after["base-rlmt/rlmt"] > before["base-rlmt/rlmt"] + 2 * 134e6
 
 
-@pytest.mark.parametrize("name", sorted(_ARCHITECTURES))
+@pytest.mark.parametrize("name", sorted(MODELS))
 def test_architectures_of_packaged_models_have_the_weights_that_the_catalogue_says(name: str) -> None:
     from transformers import AutoConfig
 
-    from forethought.models.catalogue import CATALOGUE
-
-    fields = dict(_ARCHITECTURES[name])
-    found = shape_of(AutoConfig.for_model(fields.pop("model_type"), **fields))
-    assert found.weights == CATALOGUE[name].parameters
+    found = shape_of(AutoConfig.for_model(**MODELS[name].architecture))
+    assert found.weights == MODELS[name].parameters
     assert found.layers + found.head <= found.weights
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 import typer
+from helpers.processes import python
+from helpers.small_disk import on_small_disk
+from helpers.smoke_runs import CONFIG, ROOT, cli
 from safetensors import SafetensorError
-from small_disk import on_small_disk
-from smoke_runs import CONFIG, ROOT, cli
 
-from forethought import files, monitor
+from forethought import files, metric_log
 from forethought.config import LogConfig
 from forethought.engine import heap
 from forethought.evals.reasoning import verifier
@@ -38,11 +39,6 @@ builtins.__import__ = refusing
 """Our modules have neither, as on Windows; other packages keep what they import on this system."""
 
 
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in a process of its own."""
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
 def test_every_module_can_be_imported_without_fcntl_and_resource() -> None:
     code = (
         f"{WITHOUT}import importlib, pkgutil, forethought\n"
@@ -50,9 +46,7 @@ def test_every_module_can_be_imported_without_fcntl_and_resource() -> None:
         "for name in names:\n    importlib.import_module(name)\n"
         "print(len(names))"
     )
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == len(list((ROOT / "forethought").rglob("*.py"))) - 1  # all but the package itself
+    assert int(python("-c", code)) == len(list((ROOT / "forethought").rglob("*.py"))) - 1  # all but the package itself
 
 
 def test_without_fcntl_a_run_is_read_but_not_written(tmp_path: Path) -> None:
@@ -64,12 +58,12 @@ def test_without_fcntl_a_run_is_read_but_not_written(tmp_path: Path) -> None:
         "try:\n    with run.lock(): pass\n"
         "except StoreError as error:\n    print(error)"
     )
-    writer, refused = python(code, str(run.path)).stdout.splitlines()
+    writer, refused = python("-c", code, run.path).splitlines()
     assert writer == "None"
     assert refused.endswith(".lock: this system cannot lock files; runs are written on Linux, macOS and WSL2")
     assert list(run.path.iterdir()) == []
     with run.lock():
-        writer = python(code, str(run.path)).stdout.splitlines()[0]
+        writer = python("-c", code, run.path).splitlines()[0]
     assert writer == f"{os.getpid()} (unless it was killed: this system cannot tell)"
 
 
@@ -96,7 +90,7 @@ def work():
     Path(sys.argv[1], "filler").write_bytes(bytes(4096))
     with run.lock():
         print("locked")
-guard(work)
+guard()(work)()
 """
 
 
@@ -120,10 +114,10 @@ def test_a_run_on_a_disk_that_is_only_for_reading_says_so(tmp_path: Path) -> Non
 def test_without_resource_peak_memory_is_not_known_and_not_zero(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "resource", None)
-    assert monitor.peak_memory() == 0
+    monkeypatch.setattr(metric_log, "resource", None)
+    assert metric_log.peak_memory() == 0
     folder = Run.create_or_open(tmp_path / "run").stage("base", "improve")
-    assert monitor.Metrics(folder, LogConfig()).log(1, {}) == {"step": 1, "improve/peak_memory_gib": None}
+    assert metric_log.MetricLog(folder, LogConfig()).log(1, {}) == {"step": 1, "improve/peak_memory_gib": None}
 
 
 def test_without_resource_the_verifier_still_compares() -> None:
@@ -298,12 +292,12 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(
     work: object, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
-        guard(work)  # type: ignore[arg-type]
+        guard()(work)()  # type: ignore[type-var]
     assert ended.value.exit_code == 1
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: the memory of {said} Lower improve.micro_tokens and improve.sample_rows")
     assert "smaller policy" in line
-    assert "the same command goes on where it was" in line
+    assert "run the same command again to resume" in line
 
 
 def test_the_memory_of_a_server_is_its_own_matter(capfd: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +305,7 @@ def test_the_memory_of_a_server_is_its_own_matter(capfd: pytest.CaptureFixture[s
         raise ModelError("http://127.0.0.1:8000 answers 500: CUDA out of memory")
 
     with pytest.raises(typer.Exit) as ended:
-        guard(served)
+        guard()(served)()
     assert ended.value.exit_code == 2
     assert capfd.readouterr().err == "error: http://127.0.0.1:8000 answers 500: CUDA out of memory\n"
 
@@ -321,4 +315,4 @@ def test_other_errors_keep_their_traceback() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        guard(broken)
+        guard()(broken)()

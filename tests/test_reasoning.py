@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -12,21 +13,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.endpoint import Server
+from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, cli, rows
 from rich.console import Console
-from smoke_runs import CONFIG, SMALL, Kill, cli, rows
-from test_endpoint import Server
 
-from forethought.config import ConfigError, EndpointConfig, build, reasoning_overrides
-from forethought.engine.endpoint import Endpoint
+from forethought.config import ConfigError, EndpointConfig, ReasoningConfig, build, reasoning_overrides
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.evals.reasoning import figures, gpqa
+from forethought.evals.reasoning.answers import (
+    Answer,
+    EndpointAnswerer,
+    EvalArm,
+    ModelAnswerer,
+    Question,
+    answered,
+    cut,
+    votes,
+)
 from forethought.evals.reasoning.catalogue import TASKS
-from forethought.evals.reasoning.run import Entrant, votes
 from forethought.evals.reasoning.task import Grade, Reading, TaskError
-from forethought.evals.reasoning.writers import Asked, EndpointWriter, LocalWriter, Request, cut
 from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint
+from forethought.models.model import Model, Parts
 from forethought.records import Measurement
 from forethought.report.reasoning import resolution, tables
 from forethought.stats import bootstrap_mean, macro_bootstrap
@@ -47,7 +57,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 def _killed(folder: Path, kill: Kill) -> None:
     from forethought.cli import app
 
-    kill.plant()
+    kill.plant(folder)
     app(arguments(folder))
 
 
@@ -77,16 +87,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         one.close()
 
 
-def request(**more: Any) -> Request:
-    settings: dict[str, Any] = {
-        "samples": 2,
-        "temperature": 0.6,
-        "max_tokens": 8,
-        "thought_tokens": 4,
-        "stops": ("\n",),
-        "key": Key(0, "test"),
-    }
-    return Request(**settings | more)
+def ask(
+    answerer: ModelAnswerer | EndpointAnswerer,
+    prompt: str,
+    *,
+    thought: bool = False,
+    private: bool = False,
+    **more: Any,
+) -> list[Answer]:
+    """Return the answers to one prompt of a task whose answers end with the line."""
+    settings: dict[str, Any] = {"samples": 2, "temperature": 0.6, "max_tokens": 8, "thought_tokens": 4}
+    task = dataclasses.replace(TASKS["procedural"], stops=more.pop("stops", ("\n",)), private=private)
+    config = ReasoningConfig(**settings | more)
+    [answers] = answerer.answer([Question("p", prompt, "")], task, config, Key(0, "test"), thought=thought)
+    return answers
 
 
 def test_a_model_is_evaluated_without_training_anything(done: Path) -> None:
@@ -104,10 +118,10 @@ def test_a_model_is_evaluated_without_training_anything(done: Path) -> None:
 @pytest.mark.parametrize(
     "kill",
     [
-        Kill("forethought.store:StageFolder.append", 2),
-        Kill("forethought.store:StageFolder.append", 2, after=True),
-        Kill("forethought.store:StageFolder.finish", 1),
-        Kill("forethought.store:Run.measure", 2),
+        Kill("write", LOG),
+        Kill("write", LOG, 2),
+        Kill("write", "tiny-llama/reasoning-procedural/.manifest.json.*"),
+        Kill("write", "measurements.jsonl", 2),
     ],
     ids=str,
 )
@@ -204,6 +218,19 @@ def test_arms_are_compared_on_the_same_problems_and_thinking_ones_both_ways(tmp_
     assert "this run has no bse; it has base, self-improved, continued" in " ".join(wrong.output.split())
 
 
+def test_forced_answers_are_asked_again(finished: Finished) -> None:
+    folder = finished()
+    arms = sorted(path.parent.name for path in folder.glob("*/reasoning-procedural"))
+    before = [rows(folder, f"{arm}/reasoning-procedural/answers.jsonl") for arm in arms]
+    options = [f"--set={one}" for one in SMALL]
+    found = cli("run", CONFIG, "--run", folder, "--only", "reasoning", "--force", *options)
+    assert found.exit_code == 0, found.output
+    assert len(arms) > 1
+    for arm in arms:
+        assert f"{arm}/reasoning-procedural starts over: --force\n" in found.stderr
+    assert [rows(folder, f"{arm}/reasoning-procedural/answers.jsonl") for arm in arms] == before
+
+
 def grade(key: str | None) -> Grade:
     return Grade(reading=Reading(answer=key), right=key == "right", key=key)
 
@@ -231,18 +258,14 @@ def row(problem: str, right: list[int], interface: str = "plain", bits: float | 
 def test_figures_are_means_over_problems_macro_means_over_tasks_and_paired_between_arms() -> None:
     tasks = [TASKS["gsm8k"], TASKS["procedural"]]
     base, other = (
-        Entrant(name=name, identity=name, open=lambda: LocalWriter, against=against)  # type: ignore[arg-type, return-value]
+        EvalArm(name=name, identity=name, answerer=uniform(), against=against)
         for name, against in (("base", ()), ("other", ("base", "absent")))
     )
-    results = [
-        figures.Result(
-            entrant=base, rows={"gsm8k": [row("a", [0, 0]), row("b", [1, 0])], "procedural": [row("c", [1, 1])]}
-        ),
-        figures.Result(
-            entrant=other, rows={"gsm8k": [row("b", [1, 1]), row("a", [1, 0])], "procedural": [row("c", [0, 1])]}
-        ),
-    ]
-    found = figures.measure(results, tasks, figures.metrics(2, (2,)), seed=0)
+    rows = {
+        "base": {"gsm8k": [row("a", [0, 0]), row("b", [1, 0])], "procedural": [row("c", [1, 1])]},
+        "other": {"gsm8k": [row("b", [1, 1]), row("a", [1, 0])], "procedural": [row("c", [0, 1])]},
+    }
+    found = figures.measure([base, other], rows, tasks, ReasoningConfig(samples=2), seed=0)
     value = {(one.arm, one.against, one.metric, one.condition, one.judge): one.value for one in found}
     assert value["base", "", "mean@2", "gsm8k/plain", "number"] == 0.25
     assert value["base", "", "mean@2", "macro/plain", "each task's"] == pytest.approx((0.25 + 1.0) / 2)
@@ -268,53 +291,67 @@ def test_a_macro_interval_keeps_the_tasks_apart() -> None:
         macro_bootstrap([[0.5], []], 1)
 
 
-def local(scripts: dict[str, list[str]]) -> LocalWriter:
-    sampler = ScriptedSampler({name: [tuple(text.encode()) for text in texts] for name, texts in scripts.items()})
-    return LocalWriter(
-        sampler=sampler,  # type: ignore[arg-type]
-        scorer=UniformScorer(),
+def uniform(sampler: Any = None, scorer: Any = None, special: tuple[int, ...] = ()) -> ModelAnswerer:
+    """Return who answers with stand-ins: letters that are all equally likely, by default."""
+    parts = Parts(
         tokenizer=byte_tokenizer(),
-        bos=(),
-        forbidden=(),
-        tags=TAGS,
+        sampler=sampler or ScriptedSampler(),
+        scorer=scorer or UniformScorer(),
+        special=special,
     )
+    return ModelAnswerer(Model("stand-in", "x", parts, TAGS))
 
 
 def test_answers_are_cut_at_their_stop_and_say_whether_they_were_capped() -> None:
     assert cut("7\nQuestion: more", ("\nQuestion:",)) == "7"
     assert cut("\n 7\n8", ("\n",)) == "\n 7"
     assert cut("7", ()) == "7"
-    asked = [Asked(id="p", text="1 + 6 =")]
-    writer = LocalWriter(
-        sampler=TorchSampler(Policy(tiny_model("llama"))),
-        scorer=TorchScorer(Policy(tiny_model("llama"))),
-        tokenizer=byte_tokenizer(),
-        bos=(),
-        forbidden=(256, 257, 258),
-        tags=TAGS,
-    )
+    policy = Policy(tiny_model("llama"))
+    answerer = uniform(TorchSampler(policy), TorchScorer(policy), (256, 257, 258))
     letters = tuple("abcdefghijklmnopqrstuvwxyz ")
-    stopped = writer.write(asked, request(samples=32, max_tokens=40, temperature=8.0, stops=letters), thought=False)[0]
-    assert any(not one.truncated for one in stopped)
+    stopped = ask(answerer, "1 + 6 =", samples=32, temperature=8.0, stops=letters)
+    assert {one.truncated for one in stopped} == {True, False}
     for one in stopped:
         assert not any(letter in one.text for letter in letters)
-    thinking = writer.write(asked, request(samples=8, stops=letters), thought=True)[0]
+    thinking = ask(answerer, "1 + 6 =", samples=8, stops=letters, thought=True)
     assert all(len(one.thought.encode("utf-8", "ignore")) > 0 for one in thinking)
-    assert writer.write(asked, request(samples=8, stops=letters), thought=True)[0] == thinking
+    assert ask(answerer, "1 + 6 =", samples=8, stops=letters, thought=True) == thinking
 
 
 def test_bits_of_the_gold_solution_are_counted() -> None:
-    found = local({}).bits([("1 + 1 =", " 2"), ("2 + 2 =", " 4, I think")])
+    found = uniform().bits([Question("p", "1 + 1 =", " 2"), Question("q", "2 + 2 =", " 4, I think")])
     assert found == pytest.approx([2 * math.log2(259), 11 * math.log2(259)], rel=1e-5)
+
+
+def test_a_row_says_of_a_problem_whether_its_answers_are_right_and_what_they_were() -> None:
+    one = TASKS["procedural"]
+    [problem] = one.some("package", 1)
+    scripts = {f"procedural/{problem.id}": [tuple(f" {problem.gold}".encode()), (*b" no", 257), tuple(b" 1 or 2")]}
+    config = ReasoningConfig(samples=3, max_tokens=7)
+    arm = EvalArm(name="x", identity="x", answerer=uniform(ScriptedSampler(scripts)))
+    [row] = answered(arm, one, [problem], config, Key(0, "test"), "plain")
+    bits = row.pop("gold_bits_per_byte")
+    assert bits == pytest.approx(math.log2(259), rel=1e-5)
+    assert row == {
+        "interface": "plain",
+        "problem": problem.id,
+        "right": [1, 0, 0],
+        "formatted": [1, 0, 0],
+        "truncated": [0, 0, 1],
+        "votes": [0, None, 1],
+        "answers": [f" {problem.gold}", " no", " 1 or 2"],
+    }
+    [hidden] = answered(arm, dataclasses.replace(one, private=True), [problem], config, Key(0, "test"), "plain")
+    assert hidden == {name: value for name, value in row.items() if name != "answers"} | {"gold_bits_per_byte": bits}
 
 
 def completion(text: str, finish: str = "stop") -> tuple[int, dict[str, str], Any]:
     return 200, {}, {"choices": [{"text": text, "finish_reason": finish}]}
 
 
-def endpoint(url: str) -> EndpointWriter:
+def endpoint(url: str) -> EndpointAnswerer:
     config = EndpointConfig(base_url=url, model="m", retries=0)
-    return EndpointWriter(endpoint=Endpoint(config, backoff=0.01), tags=TAGS)
+    return EndpointAnswerer(Endpoint(config, backoff=0.01), TAGS)
 
 
 def test_a_server_answers_by_completions_and_thinks_first_where_asked(server: Any) -> None:
@@ -326,29 +363,29 @@ def test_a_server_answers_by_completions_and_thinks_first_where_asked(server: An
         return completion("7 and on", "length")
 
     made = server(behave)
-    writer = endpoint(made.url)
-    plain = writer.write([Asked(id="p", text="3 + 4 =")], request(), thought=False)
-    assert [(one.text, one.truncated) for one in plain[0]] == [("7 and on", True)] * 2
+    answerer = endpoint(made.url)
+    plain = ask(answerer, "3 + 4 =")
+    assert [(one.text, one.truncated) for one in plain] == [("7 and on", True)] * 2
     path, _, body = made.requests[0]
     assert path == "/v1/completions"
     assert body | {"seed": 0} == {
         "model": "m", "prompt": "3 + 4 =", "max_tokens": 8, "temperature": 0.6, "stop": ["\n"], "seed": 0,
     }  # fmt: skip
     assert len({body["seed"] for _, _, body in made.requests}) == 2
-    thought = writer.write([Asked(id="p", text="3 + 4 =")], request(), thought=True)
-    assert [(one.text, one.thought, one.truncated) for one in thought[0]] == [("\n7", "seven", False)] * 2
+    thought = ask(answerer, "3 + 4 =", thought=True)
+    assert [(one.text, one.thought, one.truncated) for one in thought] == [("\n7", "seven", False)] * 2
     assert made.requests[-1][2]["prompt"] == "3 + 4 =<think>seven</think>"
     assert "stop" not in made.requests[-1][2]
-    assert writer.bits([("a", "b")]) is None
+    assert answerer.bits([Question("p", "a", "b")]) == [None]
 
 
 def test_a_request_that_failed_is_no_wrong_answer_and_private_ones_are_not_quoted(server: Any) -> None:
     made = server(lambda prompt, visit: (400, {}, {"error": f"too long: {prompt}"}) if visit == 1 else completion("7"))
-    writer = endpoint(made.url)
+    answerer = endpoint(made.url)
     with pytest.raises(TaskError, match="too long: 3 \\+ 4"):
-        writer.write([Asked(id="p", text="3 + 4 =")], request(), thought=False)
+        ask(answerer, "3 + 4 =")
     with pytest.raises(TaskError) as caught:
-        writer.write([Asked(id="q", text="a secret question")], request(private=True), thought=False)
+        ask(answerer, "a secret question", private=True)
     assert "secret" not in str(caught.value)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
+import json
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import olympiad_rows
 import pytest
-from smoke_runs import cli
+from helpers import olympiad_rows
+from helpers.smoke_runs import cli
 
-from forethought.evals.reasoning import gpqa, gsm8k, olympiad, procedural, sources
+from forethought.evals.reasoning import gpqa, gsm8k, math500, olympiad, procedural, sources
 from forethought.evals.reasoning.catalogue import TASKS, task
 from forethought.evals.reasoning.check import check
 from forethought.evals.reasoning.grading import (
@@ -165,10 +169,12 @@ def test_right_answers_are_worth_one_and_wrong_ones_nothing(name: str) -> None:
 
 
 def test_a_grader_that_is_wrong_is_noticed() -> None:
-    import dataclasses
+    def graded_by(same: Callable[[str, str], bool]) -> Task:
+        one = TASKS["procedural"]
+        return dataclasses.replace(one, grader=dataclasses.replace(one.grader, same=same))
 
-    lax = dataclasses.replace(TASKS["procedural"], same=lambda gold, answer: True)
-    strict = dataclasses.replace(TASKS["procedural"], same=lambda gold, answer: False)
+    lax = graded_by(lambda gold, answer: True)
+    strict = graded_by(lambda gold, answer: False)
     assert check(lax, "package").wrong > 0
     assert check(strict, "package").right == 0
     assert not check(lax, "package").passed
@@ -200,7 +206,7 @@ def test_shots_are_graded_right_and_end_before_a_stop(name: str) -> None:
     one = TASKS[name]
     assert len(one.shots) >= 2
     for shot in one.shots:
-        reading = one.read(shot.solution)
+        reading = one.grader.read(shot.solution)
         assert reading.answer is not None
         assert reading.formatted
         assert not any(stop in shot.solution for stop in one.stops)
@@ -241,11 +247,11 @@ def test_options_of_gpqa_stand_in_a_fixed_order_that_favours_no_letter() -> None
 def test_olympiad_keeps_what_can_be_graded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | None, str]] = []
 
-    def hub(name: str, hub_: sources.Hub, package: Any) -> list[Any]:
-        asked.append((hub_.config, hub_.split))
-        return [*olympiad_rows.ROWS, *olympiad_rows.OTHERS] if "maths" in str(hub_.config) else []
+    def rows(task: str, where: Where, package: Any, *hubs: sources.Hub) -> list[Any]:
+        asked.extend((hub.config, hub.split) for hub in hubs)
+        return [*olympiad_rows.ROWS, *olympiad_rows.OTHERS]
 
-    monkeypatch.setattr(sources, "_hub", hub)
+    monkeypatch.setattr(olympiad, "rows", rows)
     found = olympiad.load("auto")
     assert asked == [("OE_TO_maths_en_COMP", "train"), ("OE_TO_physics_en_COMP", "train")]
     assert [one.gold for one in found] == ["6", "(x-2)^{2}", r"\frac{g t^{2}}{2}"]
@@ -276,10 +282,24 @@ def test_a_broken_package_is_named_and_never_quoted(tmp_path: Path, monkeypatch:
     (tmp_path / "data" / "gsm8k").mkdir(parents=True)
     (tmp_path / "data" / "gsm8k" / "test.jsonl").write_text('{"question": "a secret question"\n')
     monkeypatch.setattr(sources.Package, "folder", lambda self: tmp_path)
-    with pytest.raises(TaskError, match="Install it anew") as caught:
+    with pytest.raises(TaskError, match="Install it again") as caught:
         gsm8k.load("package")
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_math500_is_read_from_the_compressed_requests_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / math500.PACKAGE.files[0]
+    path.parent.mkdir(parents=True)
+    documents = [{"problem": f"Wie groß ist ${n}+1$?", "solution": f"It is $\\boxed{{{n + 1}}}$."} for n in range(3)]
+    with gzip.open(path, "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"doc": document}) + "\n" for document in documents)
+    monkeypatch.setattr(sources.Package, "folder", lambda self: tmp_path)
+    found = math500.load("package")
+    assert [(one.question, one.solution) for one in found] == [(one["problem"], one["solution"]) for one in documents]
+    assert [one.gold for one in found] == ["1", "2", "3"]
 
 
 def test_procedural_problems_are_the_same_everywhere_and_leave_nothing_behind() -> None:

@@ -23,6 +23,7 @@ from forethought.records import (
     Verdict,
     content_id,
     from_dict,
+    from_json,
     to_dict,
 )
 
@@ -47,7 +48,8 @@ RECORDS = [
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 def test_records_survive_json_and_are_frozen(record: object) -> None:
-    assert from_dict(type(record), json.loads(json.dumps(to_dict(record)))) == record
+    line = json.dumps(to_dict(record))
+    assert from_dict(type(record), json.loads(line)) == from_json(type(record), line.encode()) == record
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(record, dataclasses.fields(record)[0].name, "other")  # type: ignore[arg-type]
 
@@ -55,8 +57,26 @@ def test_records_survive_json_and_are_frozen(record: object) -> None:
 def test_missing_and_unknown_keys_are_named() -> None:
     row = to_dict(CANDIDATE) | {"score": 1}
     del row["text"]
-    with pytest.raises(ValueError, match=r"not a Candidate: unknown keys \['score'\], missing keys \['text'\]"):
+    with pytest.raises(ValueError, match=r"not a Candidate: text: missing key; score: unknown key"):
         from_dict(Candidate, row)
+
+
+def test_a_nested_record_is_checked_too() -> None:
+    row = to_dict(RECORDS[3])
+    row["chosen"] |= {"origin": "nobody", "score": 1}
+    with pytest.raises(ValueError, match=r"not a Preference: chosen\.origin: .*'nobody'; chosen\.score: unknown key"):
+        from_json(Preference, json.dumps(row).encode())
+
+
+def test_an_impossible_verdict_is_not_read() -> None:
+    row = to_dict(RECORDS[2]) | {"winner": 5}
+    with pytest.raises(ValueError, match=r"not a Verdict: .*the winner must be one of the pair"):
+        from_dict(Verdict, row)
+
+
+def test_integers_among_figures_stay_integers() -> None:
+    row = to_dict(RECORDS[4]) | {"value": 3}
+    assert json.dumps(to_dict(from_dict(Measurement, row))) == json.dumps(row)
 
 
 @pytest.mark.parametrize(

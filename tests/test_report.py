@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from forethought.cli import app
-from forethought.monitor import clock_time
+from forethought.progress import clock_time
 from forethought.records import Measurement
 from forethought.report import answer, article, cells, cost, page, reasoning, texts
 from forethought.report.found import Found

@@ -1,66 +1,47 @@
-"""RL mid-training: advantages, masks and denominators, TRL as oracle of the step, and a loop that learns."""
+"""RL mid-training: advantages, masks and denominators, and a loop that learns."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, Finished, cli, rows
-from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import nanstd
+from helpers import records
+from helpers.records import chunk
+from helpers.smoke_runs import CONFIG, SMALL, cli, rows
 
 from forethought import config
+from forethought.algorithms.windows import Window, WindowCutter, match_request
 from forethought.config import Config, ConfigError, RLMTConfig
 from forethought.engine.branches import Group
-from forethought.engine.losses import policy_gradient
-from forethought.engine.policy import Policy
-from forethought.engine.scorer import TorchScorer
-from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
-from forethought.records import Axis, Chunk, Measurement, Place, Rollout, Split
+from forethought.records import Axis, Measurement, Place, Rollout, Split
 from forethought.report.midtraining import judgement
 from forethought.stages import rlmt
 from forethought.store import Run
 from forethought.tags import Tags
-from forethought.testing import byte_tokenizer, tiny_model
-from forethought.thoughts.dataset import make_row
-from forethought.thoughts.groups import Drawn, advantages, describe, normaliser
-from forethought.thoughts.windows import Cutter, Window, contest
+from forethought.testing import byte_tokenizer
+from forethought.thoughts.dataset import row
 
 THINK = Tags("<think>", "</think>")
 TEXT = "The whale is big. It sings, too, in the deep sea."
 
 
-def chunk(number: int) -> Chunk:
-    text = f"{number} {TEXT}"
-    return Chunk(
-        id=f"c{number}",
-        document_id=f"d{number}",
-        split=Split.RLMT,
-        start=0,
-        prefix=text[:12],
-        suffix=text[12:],
-        prefix_ids=tuple(text[:12].encode()),
-        suffix_ids=tuple(text[12:].encode()),
-    )
-
-
-CHUNKS = {f"c{number}": chunk(number) for number in range(8)}
-ROWS = [make_row(one, [Place(position=19, token=19), Place(position=34, token=34)], []) for one in CHUNKS.values()]
+CHUNKS = {
+    f"c{number}": chunk(f"{number} {TEXT[:10]}", TEXT[10:], number=number, split=Split.RLMT) for number in range(8)
+}
+ROWS = [row(one, [Place(position=19, token=19), Place(position=34, token=34)], []) for one in CHUNKS.values()]
 
 
 def cut(**more: Any) -> list[Window]:
-    return Cutter(**({"tokenizer": byte_tokenizer(), "suffix_tokens": 12} | more)).all(ROWS, CHUNKS)
+    return WindowCutter(**({"tokenizer": byte_tokenizer(), "suffix_tokens": 12} | more)).all(ROWS, CHUNKS)
 
 
 WINDOWS = cut()
@@ -76,11 +57,11 @@ def test_windows_are_slices_of_the_text() -> None:
         assert len(window.suffix_ids) == 12
     assert len(cut(suffix_tokens=20)) == 8  # the later place has too little text behind it
     assert {window.prefix[2:] for window in cut(cut="raw")} == {TEXT[:10]}
-    one_each = Cutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(ROWS, CHUNKS, Key(0, "x"))
+    one_each = WindowCutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(ROWS, CHUNKS, Key(0, "x"))
     assert [window.document_id for window in one_each] == [one.document_id for one in ROWS]
     assert len({len(window.prefix) for window in one_each}) == 2
-    assert contest(WINDOWS[0], ["a"], longer=False).original == WINDOWS[0].suffix
-    assert contest(WINDOWS[0], ["a"], longer=True).original == WINDOWS[0].reference
+    assert match_request(WINDOWS[0], ["a"], longer=False).original == WINDOWS[0].suffix
+    assert match_request(WINDOWS[0], ["a"], longer=True).original == WINDOWS[0].reference
 
 
 def test_advantages_are_measured_from_the_group_or_from_a_blank_thought() -> None:
@@ -92,13 +73,6 @@ def test_advantages_are_measured_from_the_group_or_from_a_blank_thought() -> Non
     for same in ([1.0, 1.0], [0.1, 0.1, 0.1], [1.0, None], [None, None]):
         assert not any(advantages(same, None, scaled=True))
     assert not any(advantages([1.0, None], 0.5, scaled=False))
-
-
-def test_scaled_advantages_are_trls() -> None:
-    rewards = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-    tensor = torch.tensor([rewards])
-    expected = (tensor - tensor.mean()) / (nanstd(tensor, dim=1)[:, None] + 1e-4)
-    assert advantages(rewards, None, scaled=True) == pytest.approx(expected[0].tolist(), rel=1e-5)
 
 
 def test_the_denominator_does_not_depend_on_what_was_skipped() -> None:
@@ -155,9 +129,7 @@ def test_what_the_harness_inserts_is_masked_and_what_was_drawn_is_trained() -> N
     groups = drawn_by(shop)
     for group in groups:
         one = rlmt.example(shop, group)
-        assert one.group.prefix == (256, *group.window.prefix_ids, *b"<think>") or one.group.prefix[-7:] == tuple(
-            b"<think>"
-        )
+        assert one.group.prefix == (*group.window.prefix_ids, *b"<think>")  # the tokenizer has no BOS
         for rollout, branch, weight in zip(group.rollouts, one.group.branches, one.weights or (), strict=True):
             assert branch == rollout.token_ids
             inserted = bytes(t for t, w in zip(branch, weight, strict=True) if w == 0)
@@ -320,135 +292,13 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
 
 def test_configs_that_cannot_be_meant_are_refused() -> None:
     for wrong, words in (
-        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "no standard deviation"),
+        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "which may be 0"),
         (("rlmt.match.kind='llm'",), "exactly one of `model` and `endpoint`"),
         (("thinking.probe_samples=9",), "takes thoughts of the gate"),
         (("chunk.rlmt_share=0.0",), "rlmt_share must not be 0"),
     ):
         with pytest.raises(ConfigError, match=words):
             settings(*wrong)
-
-
-PROMPT, COMPLETIONS = "The whale is", [" a fish<x> no", " big<x> and it sings", " here<x>", " a mammal<x> yes, yes"]
-MASKED = b"<x>"
-"""Stands for what the harness inserted."""
-
-
-def grpo(architecture: str, loss_type: str, folder: Path, beta: float) -> GRPOTrainer:
-    options = GRPOConfig(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        per_device_train_batch_size=4,
-        num_generations=4,
-        max_completion_length=24,
-        loss_type=loss_type,
-        beta=0.0,
-        use_bias_correction_kl=False,  # the estimator as the paper has it
-        temperature=1.0,
-    )
-    trainer = GRPOTrainer(
-        model=tiny_model(architecture),
-        reward_funcs=lambda completions, **more: [0.0] * len(completions),
-        args=options,
-        train_dataset=datasets.Dataset.from_list([{"prompt": PROMPT}] * 4),
-        processing_class=byte_tokenizer(),
-    )
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.beta = beta  # set late: it would look for the reference on the hub, and the rows have its numbers
-    return trainer
-
-
-def drawn_mask(ids: bytes) -> np.ndarray:
-    mask = np.ones(len(ids), np.float32)
-    start = ids.index(MASKED)
-    mask[start : start + len(MASKED)] = 0
-    return mask
-
-
-def moved(architecture: str) -> Any:
-    """A model a little away from the one that drew the rows, so that ratios are not 1 and clipping acts."""
-    model = tiny_model(architecture)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
-def padded(parts: Sequence[Any], dtype: torch.dtype) -> torch.Tensor:
-    width = max(map(len, parts))
-    return torch.tensor([[*map(float, part), *[0.0] * (width - len(part))] for part in parts]).to(dtype)
-
-
-def oracle_rows(architecture: str) -> Iterator[Any]:
-    ids = [text.encode() for text in COMPLETIONS]
-    group = Group(prefix=tuple(PROMPT.encode()), branches=tuple(tuple(one) for one in ids))
-    yield ids
-    yield group
-    for seed in (0, 1):
-        [logprobs] = TorchScorer(Policy(tiny_model(architecture, seed=seed))).logprobs([group])
-        yield logprobs
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
-@pytest.mark.parametrize(("loss_type", "beta"), [("dr_grpo", 0.0), ("grpo", 0.0), ("grpo", 0.04)])
-def test_loss_and_gradients_are_trls(architecture: str, loss_type: str, beta: float, tmp_path: Path) -> None:
-    """TRL gets padded separate sequences with a mask over inserted tokens, we get one prefix with its branches."""
-    ids, group, old, reference = oracle_rows(architecture)
-    values = advantages([1.0, 0.0, 0.0, 1.0], None, scaled=loss_type == "grpo")
-    off_policy = loss_type == "grpo"
-    model = moved(architecture) if off_policy else tiny_model(architecture)
-    trl = grpo(architecture, loss_type, tmp_path, beta)
-    inputs: dict[str, Any] = {
-        "prompt_ids": torch.tensor([list(PROMPT.encode())] * 4),
-        "prompt_mask": torch.ones(4, len(PROMPT), dtype=torch.long),
-        "completion_ids": padded(ids, torch.long),
-        "completion_mask": padded([[1] * len(one) for one in ids], torch.long),
-        "tool_mask": padded([drawn_mask(one) for one in ids], torch.long),
-        "advantages": torch.tensor(values),
-        "num_items_in_batch": torch.tensor(4),
-    }
-    if off_policy:
-        inputs["old_per_token_logps"] = padded(old, torch.float32)
-    if beta:
-        inputs["ref_per_token_logps"] = padded(reference, torch.float32)
-    model.train()
-    trl.model.load_state_dict(model.state_dict())
-    expected = trl._compute_loss(trl.model.train(), inputs)
-    expected.backward()
-    masks = [drawn_mask(one) for one in ids]
-    example = Example(
-        group=group,
-        weights=tuple(m / m.sum() if off_policy else m for m in masks),
-        advantages=values,
-        old=tuple(old) if off_policy else None,
-        reference=tuple(reference) if beta else None,
-    )
-    cfg = RLMTConfig(windows_per_step=1, rollouts=4, thought_tokens=16, suffix_tokens=8)
-    cfg = cfg.model_copy(update={"advantage": "grpo" if off_policy else "dr-grpo"})
-    schedule = Schedule(peak=1e-6, warmup=0, total=1, min_ratio=1.0)
-    trainer = Trainer(Policy(model.eval()), schedule, Adam(clip_norm=float("inf")), micro_tokens=4096)
-    ours: dict[str, torch.Tensor] = {}
-    trainer.optimizer.register_step_pre_hook(
-        lambda *_: ours.update({name: master.grad.clone() for name, master in trainer.masters.items()})
-    )
-    loss = functools.partial(policy_gradient, clip=(0.2, 0.2) if off_policy else None, kl_weight=beta)
-    found = trainer.step([example], loss, step=0, normaliser=normaliser(cfg))
-    assert found["loss"] == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
-    assert (found["clipped"] > 0) == off_policy
-    for name, parameter in trl.model.named_parameters():
-        largest = float(parameter.grad.abs().max())
-        assert largest > 0, name
-        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-3, atol=1e-4 * largest)
-
-
-@pytest.fixture(scope="module")
-def done(finished: Finished) -> Path:
-    return finished()
 
 
 def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
@@ -491,9 +341,7 @@ def test_without_its_table_the_command_says_what_to_add(tmp_path: Path) -> None:
 
 def test_a_difference_inside_the_noise_is_called_that() -> None:
     def figure(value: float, low: float, high: float) -> Measurement:
-        return Measurement(
-            stage="evaluate-rlmt", arm="a", metric="m", value=value, low=low, high=high, n=24, unit="u", subject="s"
-        )
+        return records.figure("m", value, low=low, high=high, n=24)
 
     needed = figure(310.0, 310.0, 310.0)
     said = judgement(figure(0.1, -0.1, 0.3), needed)

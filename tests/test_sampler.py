@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kinds import DTYPES
-from test_engine import ARCHITECTURES, ids
+from helpers.dtypes import DTYPES
+from helpers.engine import ARCHITECTURES, assert_drawn_from, ids
 
 from forethought.engine.backends.onednn import OneDNNBackend
 from forethought.engine.backends.selection import forget
@@ -53,7 +53,7 @@ def test_a_completion_depends_on_its_key_alone() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_prompts_that_begin_alike_give_what_they_give_alone(architecture: str) -> None:
+def test_prompts_with_a_common_beginning_give_what_they_give_alone(architecture: str) -> None:
     """Their beginning is computed once, longer than tiny-gemma3's window of 16; another prompt stands among them."""
     policy, sampling = Policy(tiny_model(architecture)), Sampling(max_tokens=8)
     head = ids(7, 40)
@@ -97,7 +97,7 @@ def test_stopping_rows_leave_and_the_others_go_on(architecture: str) -> None:
     assert len(lengths) > 5
 
 
-def test_forbidden_tokens_are_never_drawn_and_scored_alike() -> None:
+def test_forbidden_tokens_are_never_drawn_and_get_the_same_scores() -> None:
     policy = Policy(tiny_model("llama"))
     forbidden = tuple(range(0, 200))
     completions = TorchSampler(policy).sample(PROMPTS[:1], 8, Sampling(max_tokens=8, forbidden_ids=forbidden), KEY)[0]
@@ -111,20 +111,6 @@ def head_with(logits_V: torch.Tensor) -> Head:
     """A head whose logits, for a hidden state of 1, are ``logits_V``; -inf forbids a token."""
     forbidden = torch.isinf(logits_V)
     return Head(weight=logits_V.masked_fill(forbidden, 0.0)[:, None], forbidden=forbidden)
-
-
-def assert_drawn_from(logits_V: torch.Tensor, chosen: torch.Tensor, logprobs: torch.Tensor) -> None:
-    """Chi-square on the draws ``chosen``; 99.99% bound by Wilson-Hilferty."""
-    draws = len(chosen)
-    expected = logits_V.double().softmax(-1).numpy() * draws
-    counts = np.bincount(chosen.numpy(), minlength=len(logits_V))
-    assert counts[expected == 0].sum() == 0
-    common = expected >= 5
-    chi2 = ((counts - expected)[common] ** 2 / expected[common]).sum()
-    degrees = common.sum() - 1
-    assert degrees > 100
-    assert chi2 < degrees * (1 - 2 / (9 * degrees) + 3.72 * np.sqrt(2 / (9 * degrees))) ** 3
-    np.testing.assert_allclose(logprobs.exp() * draws, expected[chosen], rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -245,12 +231,12 @@ def test_a_layer_with_a_twist_keeps_its_own_modules(monkeypatch: pytest.MonkeyPa
     """A fused layer that would leave something out is not used; nor is one of another shape."""
     extended = tiny_model("llama")
     extended.get_decoder().layers[1].mlp.extra = torch.nn.Linear(4, 4)
-    assert "not of the shape" in OneDNNBackend.missing(extended)
+    assert "not of the shape" in OneDNNBackend.why_unavailable(extended)
     twisted = Policy(tiny_model("llama"))
     mlp = twisted.model.get_decoder().layers[0].mlp
     mlp.register_forward_hook(lambda module, given, output: output * 3)
     forget()
-    monkeypatch.setattr(OneDNNBackend, "unsuited", classmethod(lambda kind: ""))
+    monkeypatch.setattr(OneDNNBackend, "why_not_default", classmethod(lambda kind: ""))
     assert twisted.backend.name == "torch"
     assert "its results differ" in twisted.kernels.reasons["onednn"]
     forget()

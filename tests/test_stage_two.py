@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,54 +11,36 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from smoke_runs import CONFIG, SMALL, Finished, cli, smoke
+from forethought.thoughts.stub import StandInTeacher
+from helpers.records import chunk
+from helpers.smoke_runs import CONFIG, SMALL, cli, smoke
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
 
 from forethought import config
 from forethought.engine.losses import nll
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
-from forethought.evals.thoughts import Exam, Thinker, changes, examine, figures, until_close
 from forethought.models.thought_tokens import ThoughtTokens, add_tags, as_group
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict
 from forethought.stages import interleave, sft
 from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans
-from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
-from forethought.thoughts.dataset import make_row
-from forethought.thoughts.teacher import Draft, StubTeacher
+from forethought.testing import byte_tokenizer, tiny_model
+from forethought.thoughts.teacher import Draft
 
 THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
 
 
-def chunk(text: str, number: int = 0) -> Chunk:
-    return Chunk(
-        id=f"c{number}",
-        document_id=f"d{number}",
-        split=Split.HELDOUT,
-        start=0,
-        prefix=text[:8],
-        suffix=text[8:],
-        prefix_ids=tuple(text[:8].encode()),
-        suffix_ids=tuple(text[8:].encode()),
-    )
-
-
-CHUNKS = {f"c{number}": chunk(text, number) for number, text in enumerate(TEXTS)}
+CHUNKS = {
+    f"c{number}": chunk(text[:8], text[8:], number=number, split=Split.HELDOUT) for number, text in enumerate(TEXTS)
+}
 ROWS = [
     make_row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
     for text, one in zip(TEXTS, CHUNKS.values(), strict=True)
     for place in [text.index(".") + 1]
 ]
-
-
-@pytest.fixture(scope="module")
-def done(finished: Finished) -> Path:
-    """A finished run."""
-    return finished()
 
 
 def read(folder: Path, split: Split) -> list[ThoughtRow]:
@@ -86,6 +66,7 @@ def test_the_data_set_loads_and_is_what_the_card_says(done: Path, tmp_path: Path
 
 def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Path) -> None:
     rows = {split: read(done, split) for split in (Split.SFT, Split.HELDOUT, Split.RLMT)}
+    assert all(rows.values())
     assert all(not one.thoughts and one.places for one in rows[Split.RLMT])
     assert all(one.thoughts for one in rows[Split.SFT])
     documents = [{one.document_id for one in some} for some in rows.values()]
@@ -96,6 +77,7 @@ def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Pat
 
 def test_rows_are_slices_of_the_chunks(done: Path) -> None:
     for split in (Split.SFT, Split.HELDOUT, Split.RLMT):
+        assert read(done, split)
         lines = (done / "shared" / "chunk" / f"chunks.{split}.jsonl").read_text().splitlines()
         chunks = {one.id: one for one in (from_dict(Chunk, json.loads(line)) for line in lines)}
         for one in read(done, split):
@@ -156,7 +138,7 @@ def test_without_its_table_a_command_says_what_to_add(command: str, tmp_path: Pa
     (tmp_path / "bare.toml").write_text(bare)
     result = cli(command, tmp_path / "bare.toml", "--run", tmp_path / "run")
     assert result.exit_code == 2
-    assert "there is no [interleave] table" in result.stderr or "there is no [sft] table" in result.stderr
+    assert f"there is no [{command}] table" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -246,9 +228,10 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
     coded = ThoughtTokens.of(byte_tokenizer(), THINK)
     rows = [coded.tokens(one, CHUNKS[one.chunk_id]) for one in ROWS]
     assert len({len(one.ids) for one in rows}) == 3
-    trl = SFTTrainer(
+    trl = pytest.importorskip("trl")
+    theirs = trl.SFTTrainer(
         model=tiny_model(architecture),
-        args=SFTConfig(
+        args=trl.SFTConfig(
             output_dir=str(tmp_path),
             use_cpu=True,
             bf16=False,
@@ -260,9 +243,9 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
         train_dataset=datasets.Dataset.from_list([{"input_ids": list(one.ids)} for one in rows]),
         processing_class=byte_tokenizer(),
     )
-    assert [tuple(one["input_ids"]) for one in trl.train_dataset] == [one.ids for one in rows]
-    batch = trl.data_collator(list(trl.train_dataset))
-    loss = trl.compute_loss(trl.model, batch)
+    assert [tuple(one["input_ids"]) for one in theirs.train_dataset] == [one.ids for one in rows]
+    batch = theirs.data_collator(list(theirs.train_dataset))
+    loss = theirs.compute_loss(theirs.model, batch)
     loss.backward()
     groups = [as_group(one.ids, ()) for one in rows]
     tokens = sum(len(group.branches[0]) for group in groups)
@@ -278,7 +261,7 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
     )
     found = trainer.step([Example(group=group) for group in groups], nll, step=0, normaliser=float(tokens))
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    expected = {name: parameter.grad for name, parameter in trl.model.named_parameters()}
+    expected = {name: parameter.grad for name, parameter in theirs.model.named_parameters()}
     assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
         largest = float(gradient.abs().max())
@@ -286,95 +269,6 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * largest)
 
 
-def thinker(scripts: dict[str, list[tuple[int, ...]]], name: str = "arm") -> Thinker:
-    return Thinker(
-        name=name,
-        identity=name,
-        sampler=ScriptedSampler(scripts),
-        scorer=UniformScorer(),
-        codec=ThoughtTokens.of(byte_tokenizer(), THINK),
-        bos=(BOS_ID,),
-        forbidden=(),
-    )
-
-
-EXAM = Exam(
-    rows=ROWS,
-    chunks=CHUNKS,
-    tags=THINK,
-    free_tokens=40,
-    thought_tokens=16,
-    text_tokens=4,
-    prefixes=3,
-    seed=0,
-)
-
-
-def test_what_an_arm_does_with_thoughts_is_counted() -> None:
-    scripts = {
-        "c0": [tuple(b"big.<think>Why?</think> It")],
-        "c1": [tuple(b"on it.<think>Hm. <think>")],
-        "c2": [tuple(b"stands there")],
-        ROWS[0].id: [tuple(b"It may.</think> ")],
-        ROWS[1].id: [tuple(b"never ends")],
-        ROWS[2].id: [tuple(b"</think>")],
-    }
-    arm = thinker(scripts)
-    answers = examine(arm, EXAM)
-    assert answers.opened == (1.0, 1.0, 0.0)
-    assert answers.closed == (1.0, 0.0, 0.0)
-    assert answers.well_formed == (1.0, 0.0, 0.0)
-    assert answers.closed_when_asked == (1.0, 0.0, 1.0)
-    assert answers.after["none"] == pytest.approx([math.log(259)] * 3)
-    found = {(one.metric, one.condition): one for one in figures(arm, answers, EXAM)}
-    assert (found["opens", ""].value, found["opens", ""].n) == (pytest.approx(2 / 3), 3)
-    assert (found["well-formed", ""].value, found["well-formed", ""].n) == (0.5, 2)
-    assert (found["closes", ""].value, found["closes", ""].n) == (0.5, 2)
-    assert (found["closes when asked", ""].value, found["closes when asked", ""].n) == (pytest.approx(2 / 3), 3)
-    assert found["thought NLL", "per token"].value == pytest.approx(math.log(259), rel=1e-5)
-
-
-def test_nll_is_summed_by_kind_of_token_and_paired_by_row() -> None:
-    nll_of = examine(thinker({}), EXAM).nll
-    assert nll_of["thought"].tokens == (9, 9, 9)
-    assert nll_of["tag"].tokens == (15, 15, 15)
-    assert nll_of["thought with tags"].tokens == (24, 24, 24)
-    assert nll_of["thought with tags"].nats == pytest.approx([24 * math.log(259)] * 3, rel=1e-5)
-    assert nll_of["text"].tokens == tuple(len(text.encode()) for text in TEXTS)
-    assert nll_of["raw text"].tokens == nll_of["text"].tokens
-    before, after = thinker({}, "before"), thinker({}, "after")
-    worse = examine(before, EXAM)
-    found = changes((after, examine(after, EXAM)), (before, worse), EXAM)
-    kinds = ("thought", "tag", "thought with tags", "text", "raw text")
-    assert {one.metric for one in found} == {f"{kind} NLL change" for kind in kinds}
-    assert all(one.value == 0.0 and one.against == "before" for one in found)
-
-
-def test_an_own_thought_is_scored_by_the_ids_that_were_drawn() -> None:
-    seen: list[Any] = []
-
-    class Watching(UniformScorer):
-        def logprobs(self, groups):
-            seen.extend(groups)
-            return UniformScorer.logprobs(self, groups)
-
-    arm = dataclasses.replace(thinker({ROWS[0].id: [tuple(b"a</think>b c d")]}), scorer=Watching())
-    examine(arm, EXAM)
-    head = (BOS_ID, *b"The whale is big.")
-    branches = {group.prefix: group.branches for group in seen}
-    assert branches[(*head, *b"<think>a</think>")] == (tuple(b" It "),)
-    assert branches[(*head, *b"<think>And then?</think>")] == (tuple(b" It "),)
-    assert branches[head] == (tuple(b" It "),)
-
-
-@pytest.mark.parametrize(
-    ("text", "kept", "closed"),
-    [(b"a</think>b", b"a</think>", True), (b"a</thin", b"a</thin", False), (b"", b"", False)],
-)
-def test_until_close(text: bytes, kept: bytes, closed: bool) -> None:
-    assert until_close(tuple(text), byte_tokenizer(), THINK) == (tuple(kept), closed)
-
-
-def test_the_stub_speaks_of_what_stands_before() -> None:
-    [proposals] = StubTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
-    assert [proposal.thought for proposal in proposals] == ["So far this is about whale. What follows should say more."]
+def test_the_stand_in_speaks_of_what_stands_before() -> None:
+    [offers] = StandInTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
+    assert [offer.thought for offer in offers] == ["So far this is about whale. What follows should say more."]

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from forethought.stats import (
     bootstrap_mean,
     detectable_n,
-    mean_at_k,
-    mean_pass_at_k,
     paired_bootstrap,
     pass_at_k,
     sign_test,
@@ -157,15 +155,6 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(case: tuple[int, int
 def test_pass_at_k_needs_k_samples() -> None:
     with pytest.raises(ValueError, match="draw at least 8"):
         pass_at_k(4, 1, 8)
-
-
-def test_averages_over_problems() -> None:
-    correct = [[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
-    assert mean_at_k(correct, seed=0).value == pytest.approx(5 / 12)
-    assert mean_at_k(correct, seed=0).n == 3
-    assert mean_pass_at_k(correct, 2, seed=0).value == pytest.approx((0.5 + 1 + 0) / 3)
-    with pytest.raises(ValueError, match="without samples"):
-        mean_at_k([[1], []], seed=0)
 
 
 def test_detectable_n_reaches_its_power() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.smoke_runs import SMALL, Finished, Kill, cli, lifecycle
 from rich.console import Console
-from smoke_runs import SMALL, Finished, Kill, cli, lifecycle
 
 from forethought.records import Measurement
 from forethought.report import compare, status
@@ -24,7 +24,7 @@ FEWER = (*SMALL, "improve.control=false", "sft.control=false")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed in stage 1, two steps after its checkpoint."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    assert lifecycle(folder, FEWER, Kill("forethought.stages.improve:make_pools", 4)) == -9
+    assert lifecycle(folder, FEWER, Kill("write", "self-improved/improve/pools.jsonl", 4)) == -9
     return folder
 
 
@@ -85,10 +85,10 @@ def test_status_names_who_works_on_the_run(done: Path) -> None:
 def test_without_its_config_a_run_shows_what_is_there(tmp_path: Path) -> None:
     run = Run.create_or_open(tmp_path / "old")
     folder = run.stage("shared", "chunk")
-    folder.write_config("{}")
+    folder.write_config({})
     folder.append("chunks", {"id": 1})
     stranger = run.stage("mine", "own")
-    stranger.write_config("{}")
+    stranger.write_config({})
     assert {name: one.state for name, one in survey(run.path).items()} == {
         "shared/chunk": "begun",
         "mine/own": "missing",
@@ -99,7 +99,7 @@ def test_without_its_config_a_run_shows_what_is_there(tmp_path: Path) -> None:
 def test_replaced_stages_are_told_with_their_size(tmp_path: Path) -> None:
     run = Run.create_or_open(tmp_path / "run")
     folder = run.stage("shared", "chunk")
-    folder.write_config("{}")
+    folder.write_config({})
     folder.append("chunks", {"text": "x" * 5000})
     place = run.set_aside(folder)
     assert "4.9 KiB of it replaced stages in" in " ".join(cli("status", run.path).stdout.split())
@@ -187,5 +187,5 @@ def test_runs_that_are_equal(done: Path) -> None:
 def test_without_kept_configs_those_of_the_stages_are_compared(two: tuple[Run, Run]) -> None:
     for run, value in zip(two, ("1", "2"), strict=True):
         (run.path / "run.json").unlink()
-        run.stage("shared", "chunk").write_config(f'{{"seed": {value}}}')
+        run.stage("shared", "chunk").write_config({"seed": int(value)})
     assert compare.config_differences(*two) == [("shared/chunk.seed", 1, 2)]

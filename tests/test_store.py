@@ -1,5 +1,6 @@
 """The run folder: what is written is read back, and a kill at any moment loses at most the line being written."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -7,14 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forethought import store
-from forethought.records import Candidate, Measurement, Origin
+from forethought import files, store
+from forethought.records import Candidate, Chunk, Measurement, Origin, Split, to_dict
 from forethought.store import (
     ConfigChangedError,
     Run,
@@ -26,7 +28,7 @@ from forethought.store import (
     publish,
 )
 
-CONFIG = '{"steps": 2, "judge": {"kind": "shorter"}}'
+CONFIG = {"steps": 2, "judge": {"kind": "shorter"}}
 
 
 @pytest.fixture
@@ -111,6 +113,57 @@ def test_a_torn_line_in_the_middle_is_an_error(folder: StageFolder, line: bytes)
         list(folder.read("rows"))
 
 
+CHUNK = Chunk(
+    id="c",
+    document_id="d",
+    split=Split.HELDOUT,
+    start=3,
+    prefix="half \ud83d",
+    suffix=" Zürich",
+    prefix_ids=(7,),
+    suffix_ids=(8, 9),
+)
+
+
+def test_records_are_loaded_as_they_were_and_a_torn_tail_is_dropped(folder: StageFolder) -> None:
+    assert folder.load("chunks", Chunk) == []
+    rows = [CHUNK, dataclasses.replace(CHUNK, prefix="whole")]
+    folder.append("chunks", rows)
+    with open(folder.path / "chunks.jsonl", "ab") as handle:
+        handle.write(b'{"id": "c"')
+    assert folder.load("chunks", Chunk) == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"start": "three"}, r"not a Chunk: start: .*integer.*'three'"),
+        ({"prefix_ids": [1, "x"]}, r"not a Chunk: prefix_ids\.1: .*integer"),
+        ({"split": "test"}, r"not a Chunk: split: .*'heldout'"),
+        ({"extra": 1}, r"not a Chunk: extra: unknown key"),
+    ],
+)
+def test_a_row_that_is_no_record_names_file_line_and_key(
+    folder: StageFolder, change: dict[str, Any], problem: str
+) -> None:
+    folder.append("chunks", [CHUNK, to_dict(CHUNK) | change])
+    with pytest.raises(StoreError, match=rf"chunks\.jsonl, line 2: {problem}"):
+        folder.load("chunks", Chunk)
+
+
+def test_a_broken_line_among_records_is_no_json(folder: StageFolder) -> None:
+    (folder.path / "chunks.jsonl").write_bytes(b'{"id": "\xff"}\n')
+    with pytest.raises(StoreError, match=r"chunks\.jsonl, line 1: not JSON"):
+        folder.load("chunks", Chunk)
+
+
+def test_tuples_of_a_config_are_lists_on_disk(folder: StageFolder) -> None:
+    folder.write_config({"tags": ("a", "b")})
+    folder.append("rows", {"step": 1})
+    assert folder.read_json("config") == {"tags": ["a", "b"]}
+    assert folder.changes({"tags": ("a", "b")}) == []
+
+
 def test_truncate_keeps_what_is_wanted(folder: StageFolder) -> None:
     folder.append("rows", [{"step": step} for step in range(6)])
     with open(folder.path / "rows.jsonl", "ab") as handle:
@@ -139,7 +192,7 @@ def test_a_stage_is_done_when_its_manifest_is_there(folder: StageFolder) -> None
 
 
 def test_identity_follows_what_was_made_not_when(run: Run) -> None:
-    def make(arm: str, config: str = CONFIG, row: int = 1, seconds: float = 1.0, source: str = "a") -> str:
+    def make(arm: str, config: dict[str, Any] = CONFIG, row: int = 1, seconds: float = 1.0, source: str = "a") -> str:
         folder = run.stage(arm, "improve")
         folder.write_config(config)
         folder.append("rows", {"step": row})
@@ -149,23 +202,23 @@ def test_identity_follows_what_was_made_not_when(run: Run) -> None:
 
     same = make("a")
     assert make("b", seconds=9.0) == same
-    others = [make("c", config='{"steps": 3}'), make("d", row=2), make("e", source="b")]
+    others = [make("c", config={"steps": 3}), make("d", row=2), make("e", source="b")]
     assert len({same, *others}) == 4
 
 
 def test_another_config_is_refused_once_there_is_something(folder: StageFolder) -> None:
-    folder.write_config('{"judge": {"kind": "shorter"},   "steps": 2}')
-    folder.write_config('{"steps": 5}')  # nothing was made yet: mending a config is free
+    folder.write_config({"judge": {"kind": "shorter"}, "steps": 2})
+    folder.write_config({"steps": 5})  # nothing was made yet: mending a config is free
     folder.write_config(CONFIG)
     folder.append("rows", {"step": 1})
     folder.finish({}, {})
     with pytest.raises(ConfigChangedError) as caught:
-        folder.write_config('{"steps": 3, "judge": {"kind": "likelihood"}}')
+        folder.write_config({"steps": 3, "judge": {"kind": "likelihood"}})
     assert 'judge.kind: "shorter" is now "likelihood", steps: 2 is now 3' in str(caught.value)
     assert folder.done
     folder.reset()
     assert not any(folder.path.iterdir())
-    folder.write_config('{"steps": 3}')
+    folder.write_config({"steps": 3})
     assert not folder.done
 
 
@@ -181,7 +234,7 @@ def test_broken_json_is_named(folder: StageFolder) -> None:
 
 
 def test_stages_are_listed_and_named(run: Run, folder: StageFolder) -> None:
-    run.stage("shared", "chunk").write_config("{}")
+    run.stage("shared", "chunk").write_config({})
     run.stage("base", "empty")
     (run.path / "base" / ".gone.tmp").mkdir()
     (run.path / "base" / ".gone.tmp" / "config.json").write_text("{}")
@@ -236,7 +289,7 @@ def test_a_stage_set_aside_takes_its_figures_along_and_brings_them_back(run: Run
     assert not evaluated.begun
     assert not evaluated.done
     assert place.is_relative_to(run.path / ".replaced" / "self-improved" / "evaluate")
-    assert not run.bring_back(evaluated, '{"steps": 3}')
+    assert not run.bring_back(evaluated, {"steps": 3})
     assert run.bring_back(evaluated, CONFIG)
     assert evaluated.done
     assert values(run) == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
@@ -267,11 +320,8 @@ def test_a_kill_while_a_stage_is_set_aside_loses_no_figure(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", die)
-        if moment == "write":
-            real = store.atomic_write
-            patched.setattr(
-                store, "atomic_write", lambda path, data: real(path, data) if path.stem == "figures" else die()
-            )
+        if moment == "write":  # the stage's own figures are written, the table without them is not
+            patched.setattr(files, "atomic_write", die)
         with pytest.raises(KilledError):
             run.set_aside(evaluated)
     with run.lock():

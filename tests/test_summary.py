@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from forethought.records import Measurement, from_dict
+from forethought.report.cells import sparkline
 from forethought.report.summary import (
     phase_seconds,
     read_curves,
@@ -160,7 +161,7 @@ def test_summary_json_is_the_run_folder_and_nothing_else(tmp_path: Path) -> None
     run.measure(MEASUREMENTS)
     for arm, rows in CURVES.items():
         folder = run.stage(arm, "improve")
-        folder.write_config("{}")
+        folder.write_config({})
         folder.append("metrics", reversed(rows))
     content = write_summary(run)
     assert json.loads((tmp_path / "demo" / "summary.json").read_text(encoding="utf-8")) == content
@@ -177,3 +178,11 @@ def test_the_report_does_not_import_torch() -> None:
     code = "import sys, forethought.report.summary; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "shown"),
+    [([], 5, ""), ([3.0], 5, "▁"), ([2.0, 2.0], 5, "▁▁"), ([0.0, 7.0], 5, "▁█"), ([0, 0, 4, 4, 7, 7], 3, "▁▅█")],
+)
+def test_sparkline(values: list[float], width: int, shown: str) -> None:
+    assert sparkline(values, width) == shown

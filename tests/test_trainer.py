@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_engine import CPU, ids
+from helpers.engine import CPU, DPO, ids, make_trainer, pairs
 from transformers import AutoModelForCausalLM
 
 from forethought.engine import checkpoint
 from forethought.engine.branches import Group, pack
-from forethought.engine.losses import Rows, dpo, nll, policy_gradient
+from forethought.engine.losses import LossInputs, dpo, nll, policy_gradient
 from forethought.engine.policy import Policy
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.testing import byte_tokenizer, tiny_model
 
 SCHEDULE = Schedule(peak=1e-3, warmup=2, total=10, min_ratio=0.1)
-DPO = functools.partial(dpo, beta=0.1)
-
-
-def make_trainer(
-    architecture: str = "llama",
-    *,
-    micro_tokens: int = 4096,
-    dtype: torch.dtype = torch.float32,
-    peak: float = 1e-3,
-    eps: float = 1e-8,
-) -> Trainer:
-    policy = Policy(tiny_model(architecture).to(dtype))
-    schedule = Schedule(peak=peak, warmup=0, total=10, min_ratio=0.1)
-    return Trainer(policy, schedule, Adam(eps=eps), micro_tokens=micro_tokens)
-
-
-def pairs(count: int = 4) -> list[Example]:
-    return [
-        Example(
-            group=Group(prefix=ids(i, 5 + i), branches=(ids(100 + i, 7), ids(200 + i, 7))),
-            reference=(np.full(7, -5.5, np.float32), np.full(7, -5.4, np.float32)),
-        )
-        for i in range(count)
-    ]
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -83,7 +58,7 @@ def test_dpo_raises_the_chosen_over_the_rejected() -> None:
 
 def test_dpo_at_equal_logprobs_is_log_two() -> None:
     flat = torch.full((4,), -1.0, requires_grad=True)
-    rows = Rows(
+    rows = LossInputs(
         logprobs=flat, branch=torch.tensor([0, 0, 1, 1]), branches=2, weights=torch.ones(4), reference=flat.detach()
     )
     loss, metrics = dpo(rows, beta=0.1)
@@ -94,13 +69,13 @@ def test_dpo_at_equal_logprobs_is_log_two() -> None:
 
 
 def test_dpo_needs_a_reference() -> None:
-    rows = Rows(logprobs=torch.zeros(2), branch=torch.tensor([0, 1]), branches=2, weights=torch.ones(2))
+    rows = LossInputs(logprobs=torch.zeros(2), branch=torch.tensor([0, 1]), branches=2, weights=torch.ones(2))
     with pytest.raises(ValueError, match="reference"):
         dpo(rows, beta=0.1)
 
 
 def test_nll_counts_weighted_tokens_only() -> None:
-    rows = Rows(
+    rows = LossInputs(
         logprobs=torch.tensor([-1.0, -2.0, -4.0]),
         branch=torch.tensor([0, 0, 1]),
         branches=2,
@@ -157,10 +132,10 @@ def test_forbidden_tokens_have_no_gradient() -> None:
     assert float(gradient[10].abs().max()) > 0
 
 
-def gradient_rows(**given: object) -> tuple[Rows, torch.Tensor]:
+def gradient_inputs(**given: object) -> tuple[LossInputs, torch.Tensor]:
     """Two branches of two and three tokens; the second one's last token was inserted and weighs nothing."""
     logprobs = torch.tensor([-1.0, -2.0, -0.5, -1.5, -3.0], requires_grad=True)
-    rows = Rows(
+    rows = LossInputs(
         logprobs=logprobs,
         branch=torch.tensor([0, 0, 1, 1, 1]),
         branches=2,
@@ -172,7 +147,7 @@ def gradient_rows(**given: object) -> tuple[Rows, torch.Tensor]:
 
 
 def test_the_on_policy_gradient_is_the_advantage_of_each_drawn_token() -> None:
-    rows, logprobs = gradient_rows()
+    rows, logprobs = gradient_inputs()
     loss, sums = policy_gradient(rows)
     loss.backward()
     assert loss.item() == pytest.approx(-(2 * 0.75 - 2 * 0.25))
@@ -185,7 +160,7 @@ def test_clipping_stops_what_has_gone_far_enough() -> None:
     """Ratios 1.5, 1, 0.5, 1.5: a good token beyond 1.2 and a bad one below 0.8 have no gradient left."""
     ratios = torch.tensor([1.5, 1.0, 0.5, 1.5, 9.0])
     old = torch.tensor([-1.0, -2.0, -0.5, -1.5, -3.0]) - ratios.log()
-    rows, logprobs = gradient_rows(old=old)
+    rows, logprobs = gradient_inputs(old=old)
     loss, sums = policy_gradient(rows, clip=(0.2, 0.2))
     loss.backward()
     assert loss.item() == pytest.approx(-(1.2 * 0.75 + 0.75 - 0.8 * 0.25 - 1.5 * 0.25))
@@ -196,14 +171,14 @@ def test_clipping_stops_what_has_gone_far_enough() -> None:
 
 def test_the_divergence_pulls_towards_the_reference() -> None:
     reference = torch.tensor([-1.0, -1.0, -0.5, -1.5, 0.0])
-    rows, logprobs = gradient_rows(reference=reference)
+    rows, logprobs = gradient_inputs(reference=reference)
     loss, sums = policy_gradient(rows, kl_weight=0.5)
     loss.backward()
     assert float(sums["kl"]) == pytest.approx(np.e - 2)
     assert logprobs.grad is not None
     assert logprobs.grad[1].item() == pytest.approx(-0.75 + 0.5 * (1 - np.e))
     with pytest.raises(ValueError, match="reference"):
-        policy_gradient(gradient_rows()[0], kl_weight=0.5)
+        policy_gradient(gradient_inputs()[0], kl_weight=0.5)
 
 
 def test_the_trainer_hands_advantages_to_the_right_branches() -> None:

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_repository import ROOT, tracked
+from helpers.repository import ROOT, tracked
 
 from forethought.config import load
 from forethought.stages.chunk import stage_config
@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for path in tracked():
         inside = path.relative_to(ROOT)
-        if inside.parts[0] in ("forethought", "pyproject.toml", "README.md", "LICENSE"):
+        if inside.parts[0] in ("forethought", "forethought_offline", "pyproject.toml", "README.md", "LICENSE"):
             (source / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, source / inside)
     pip("wheel", "--no-build-isolation", "--wheel-dir", target, source)
@@ -40,8 +40,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_of_the_package_is_inside(wheel: Path) -> None:
-    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("forethought/")}
-    assert inside == {str(path.relative_to(ROOT)) for path in tracked() if path.is_relative_to(ROOT / "forethought")}
+    packages = ("forethought/", "forethought_offline/")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(packages)}
+    assert inside == {name for path in tracked() if (name := str(path.relative_to(ROOT))).startswith(packages)}
     assert {f"forethought/configs/{name}.toml" for name in ("article", "demo", "laptop", "paper", "smoke")} < inside
     assert {"forethought/configs/smoke.jsonl", "forethought/py.typed"} < inside
     folders = {name.rpartition("/")[0] for name in inside if not name.endswith(".py")}
@@ -85,5 +86,6 @@ def test_the_smoke_config_runs_from_an_empty_folder(home: Path, tmp_path: Path) 
     # The same as from this checkout: where the package lies is in none of it.
     made = json.loads((run / "shared" / "chunk" / "config.json").read_text())
     assert made == json.loads(stage_config(load("smoke")))
-    for path in run.rglob("*.json"):
-        assert all(str(place) not in path.read_text() for place in (home, tmp_path, ROOT)), path
+    texts = {path: path.read_text() for path in run.rglob("*.json")}
+    assert {"run.json", "config.json", "manifest.json"} <= {path.name for path in texts}
+    assert [path for path, text in texts.items() if any(str(place) in text for place in (home, tmp_path, ROOT))] == []

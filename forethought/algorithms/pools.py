@@ -29,6 +29,10 @@ class CandidatePool:
     preferred: Preference | None = None
     """The best against the worst; ``None`` if no two scores differ, or before judging."""
 
+    def prefix_ids(self, bos: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what the policy reads: the ids before every text, then the prefix."""
+        return bos + self.chunk.prefix_ids
+
     def score_of(self, candidate: Candidate) -> float | None:
         """Return the combined score of one of the candidates."""
         return self.scores[self.candidates.index(candidate)]

@@ -1,24 +1,15 @@
 """Configuration: one pydantic model per stage; TOML files, then dotted overrides; unknown keys are errors.
 
-Hand-written configs are TOML, resolved ones are JSON (``config.json`` beside a stage's results).
+Hand-written configs are TOML, resolved ones are JSON (``config.json`` in a stage's folder).
 """
 
-from forethought.config.base import ConfigError, Positive, Section, Share
+from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig, RewriteConfig
 from forethought.config.midtraining import MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reading import Config, build, dump, load
 from forethought.config.reasoning import ReasoningConfig, reasoning_overrides
-from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, EngineConfig, ModelConfig
-from forethought.config.stages import (
-    EvaluateConfig,
-    ImproveConfig,
-    InterleaveConfig,
-    LogConfig,
-    SFTConfig,
-    TeacherConfig,
-    ThoughtEvaluateConfig,
-    TrainingConfig,
-)
+from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, ModelConfig
+from forethought.config.stages import ImproveConfig, InterleaveConfig, LogConfig, SFTConfig, TrainingConfig
 
 __all__ = [
     "AuditConfig",
@@ -27,24 +18,18 @@ __all__ = [
     "ConfigError",
     "CorpusConfig",
     "EndpointConfig",
-    "EngineConfig",
-    "EvaluateConfig",
     "ImproveConfig",
     "InterleaveConfig",
     "JudgeConfig",
     "LogConfig",
     "MatchConfig",
     "ModelConfig",
-    "Positive",
     "RLMTConfig",
     "ReasoningConfig",
     "RewriteConfig",
     "SFTConfig",
     "Section",
-    "Share",
-    "TeacherConfig",
     "ThinkingEvaluateConfig",
-    "ThoughtEvaluateConfig",
     "TrainingConfig",
     "build",
     "dump",

@@ -1,4 +1,4 @@
-"""Stage 3, RL mid-training: what is rewarded, how it is trained, and how the use of thoughts is examined."""
+"""Stage 3, RL mid-training: the reward, the training, and the evaluation of thoughts."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import Positive, Section, Share
+from forethought.config.base import OneOf, Positive, Section, Share, UserPath
 from forethought.config.judging import check_custom
-from forethought.config.sources import EndpointConfig, ModelConfig
+from forethought.config.sources import VerdictConfig
 from forethought.config.stages import TrainingConfig
 
 
-class MatchConfig(Section):
-    """Who says whether a predicted suffix matches the true one; it never sees the thought."""
+class MatchConfig(VerdictConfig):
+    """The judge that compares a predicted suffix with the true one; it never sees the thought."""
 
     kind: Literal["similarity", "llm", "likelihood-gain", "custom"] = "similarity"
-    """`similarity`: cosine of sentence embeddings; `llm`: a language model says yes or no; `likelihood-gain`: how much
-    likelier a language model finds the true suffix once it has read the prediction; `custom`: Python code of one's
-    own."""
+    """`similarity`: cosine of sentence embeddings; `llm`: `model` or `endpoint` answers yes or no; `likelihood-gain`:
+    how much likelier `model` finds the true suffix after it has read the prediction; `custom`: your own Python code."""
     path: str | None = None
     """For `custom`: `module:attribute` of a class or function that returns a match judge; see docs/extending.md."""
     options: dict[str, Any] = {}
@@ -26,107 +25,93 @@ class MatchConfig(Section):
     embedder: str = "all-minilm-l6-v2"
     """For `similarity`: the installed package of that name, a sentence-transformers folder with mean pooling, or
     `letters`, which counts letters (tests)."""
-    model: ModelConfig | None = None
-    """For `llm` and `likelihood-gain`: the model, run in this process."""
-    endpoint: EndpointConfig | None = None
-    """For `llm`: or the server that runs it."""
-    verdict: Literal["letter", "written"] = "letter"
-    """How an LLM answers: log-probabilities of YES and NO, or a written conclusion."""
-    prompt: str | None = None
-    """A prompt file of one's own."""
-    repeats: Positive = 1
-    """How often a written verdict is drawn and averaged."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
-    """Temperature of written verdicts."""
-    top_p: Share = 1.0
-    """Nucleus of written verdicts."""
     max_tokens: Positive = 256
-    """Length of written verdicts."""
+    """Longest written verdict, in tokens."""
     threshold: float | None = None
-    """A suffix whose score reaches it passes; default: calibrated, or 0.5 for `llm`."""
+    """Lowest score that passes; default: calibrated, or 0.5 for `llm`."""
     max_unrelated: Share = 0.01
-    """Calibration: at most this share of the suffixes of other documents may pass."""
+    """Calibration: largest share of suffixes of other documents that may pass."""
     base_rate: Share = 0.1
-    """Calibration: about this share of the untrained policy's suffixes passes, unless that lets too many others in."""
+    """Calibration: share of the untrained policy's suffixes that passes, unless `max_unrelated` asks for fewer."""
     calibration_chunks: Positive = 64
-    """Chunks of the improve split that calibrate, one of every document before a second of any."""
+    """Chunks of the improve split for the calibration: one of each document before a second of any."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> MatchConfig:
+    def _consistent(self) -> MatchConfig:
         check_custom(self.kind, self.path, self.options)
-        sources = (self.model is not None) + (self.endpoint is not None)
-        if sources != (0 if self.kind in ("similarity", "custom") else 1):
+        if self.sources != (0 if self.kind in ("similarity", "custom") else 1):
             raise ValueError(
                 f"kind = {self.kind!r}: `similarity` takes `embedder`, `custom` takes `path`, the others exactly "
                 "one of `model` and `endpoint`"
             )
         if self.kind == "likelihood-gain" and self.model is None:
-            raise ValueError("likelihood-gain needs `model`: endpoints do not score given text reliably")
+            raise ValueError("likelihood-gain needs `model`: servers do not return reliable scores of a given text")
         return self
 
 
 class RLMTConfig(TrainingConfig):
-    """Stage 3, RL mid-training: a thought, then a suffix; rewarded is the suffix."""
+    """Stage 3, RL mid-training: the policy writes a thought, then a suffix; the suffix is rewarded."""
 
     match: MatchConfig = MatchConfig()
-    """Who compares suffixes."""
-    reward: Literal["binary", "gain-over-blank", "information-gain", "specific-gain"] = "binary"
-    """`binary`: 1 if the suffix matches; `gain-over-blank`: the same, but measured from the mean reward of suffixes
-    after a blank thought; `information-gain`: how much likelier, in nats per token, the thought makes the true suffix
-    (no judge; only the thought is trained); `specific-gain`: the same, less what the thought does for the true suffix
-    of another prefix."""
+    """The judge that compares suffixes."""
+    reward: Annotated[str, OneOf("binary", "gain-over-blank", "information-gain", "specific-gain")] = "binary"
+    """`binary`: 1 if the suffix matches; `gain-over-blank`: the same, with the mean reward after a blank thought as
+    baseline; `information-gain`: nats per token by which the thought makes the true suffix likelier (no judge; only the
+    thought is trained); `specific-gain`: the same, less the gain for another prefix; `module:function`: your own."""
     advantage: Literal["dr-grpo", "grpo"] = "dr-grpo"
-    """`dr-grpo`: reward minus baseline, summed over tokens, over a fixed number; `grpo`: also divided by the group's
-    standard deviation, and averaged within each rollout."""
+    """`dr-grpo`: reward minus baseline, summed over tokens, divided by a fixed number; `grpo`: also divided by the
+    standard deviation of the group, and averaged within each rollout."""
     windows_per_step: Positive = 8
     """Prefixes per step."""
     rollouts: Annotated[int, Field(ge=2)] = 16
     """G, thoughts with suffixes of each prefix."""
     blanks: Positive = 8
-    """Suffixes after a blank thought that make the baseline of `gain-over-blank`."""
+    """Suffixes after a blank thought whose mean reward is the baseline of `gain-over-blank`."""
     resample: Annotated[int, Field(ge=0)] = 0
-    """How often groups without variance are drawn anew before they are skipped."""
+    """How often a group without variance is sampled again before it is skipped."""
     updates: Positive = 1
     """Optimiser steps on each batch; after the first, ratios to the policy that sampled are clipped."""
     clip: tuple[Share, Share] = (0.2, 0.2)
-    """Ratios below 1 - low or above 1 + high gain nothing more; only with `updates` above 1."""
+    """[low, high]: ratios are clipped to 1 - low and 1 + high; used if `updates` is above 1."""
     kl_weight: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the divergence from the SFT model."""
+    """Weight of the KL divergence from the SFT model."""
     cut: Literal["place", "raw"] = "place"
-    """Where a prefix ends: at a place that the teacher or the policy's surprise chose, or where its chunk was cut."""
+    """Where a prefix ends: `place`: where the teacher or the surprise put a thought; `raw`: where its chunk is cut."""
     thought_tokens: Positive = 64
-    """Longest thought; one without its closing tag is closed there."""
+    """Longest thought; a longer one is cut and closed."""
     suffix_tokens: Positive = 32
     """Length of the predicted suffix."""
     sample_rows: Positive = 256
-    """Rollouts that are decoded at once; does not change the text."""
+    """Rollouts that are sampled at once; changes memory and speed, not the text."""
     monitor_windows: Positive = 16
     """Held-out windows whose reward is measured while training."""
     monitor_samples: Positive = 4
-    """Rollouts of each of them."""
+    """Rollouts of each of these windows."""
 
     @property
-    def dense(self) -> bool:
-        """Whether the reward is the policy's own likelihood of the true suffix, so that only thoughts are trained."""
+    def thought_only(self) -> bool:
+        """Whether the thought alone earns the reward, so that no suffix is written or trained."""
         return self.reward in ("information-gain", "specific-gain")
+
+    @property
+    def blank_baseline(self) -> bool:
+        """Whether the baseline is the mean reward of suffixes after a blank thought, not the mean of the group."""
+        return self.reward == "gain-over-blank"
 
     @model_validator(mode="after")
     def _consistent(self) -> RLMTConfig:
         if self.reward == "specific-gain" and self.windows_per_step < 2:
-            raise ValueError(
-                "reward = 'specific-gain' tries each thought on another prefix of its step: set windows_per_step to 2 "
-                "or more"
-            )
+            raise ValueError("reward = 'specific-gain' compares the prefixes of a step: set windows_per_step >= 2")
         if self.reward == "gain-over-blank" and self.advantage == "grpo":
             raise ValueError(
-                "reward = 'gain-over-blank' has a baseline outside of the group, and a group that agrees has no "
-                "standard deviation to divide by: set advantage = 'dr-grpo'"
+                "reward = 'gain-over-blank' has a baseline of its own, and advantage = 'grpo' would divide by the "
+                "standard deviation of the group, which may be 0: set advantage = 'dr-grpo'"
             )
         return self
 
 
 class ThinkingEvaluateConfig(Section):
-    """The reward gate and the thought-use probe, where there is `[rlmt]`."""
+    """The reward gate and the thought-use probe, if there is `[rlmt]`."""
 
     windows: Positive = 64
     """Held-out windows, one of each row."""
@@ -140,16 +125,17 @@ class ThinkingEvaluateConfig(Section):
         "I should keep the context in mind.",
         "What would the author say here?",
     )
-    """Thoughts that say nothing about the text, in turn."""
+    """Thoughts that say nothing about the text, used in turn."""
+    conditions: dict[str, UserPath] = {}
+    """Conditions of your own, by name: `module:function` of a thought and its window, which returns what is inserted
+    instead of the thought."""
     controls: bool = True
-    """Whether two scripted policies take part, one that ignores its thought and one that copies it."""
+    """Whether to add two scripted policies, one that ignores its thought and one that copies it."""
     examples: Annotated[int, Field(ge=0)] = 4
     """Windows whose thoughts and suffixes are kept."""
 
     @model_validator(mode="after")
-    def _enough(self) -> ThinkingEvaluateConfig:
+    def _consistent(self) -> ThinkingEvaluateConfig:
         if self.probe_samples > self.samples:
-            raise ValueError(
-                f"probe_samples = {self.probe_samples}: the probe takes thoughts of the gate, which has {self.samples}"
-            )
+            raise ValueError(f"probe_samples = {self.probe_samples}: must be at most samples, which is {self.samples}")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,78 +26,77 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run; its folder is `runs/<name>` unless `--run` says otherwise."""
     seed: int = 0
-    """Seed of every random number of the run."""
+    """Seed of all random numbers of the run."""
     device: str = "auto"
-    """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
+    """`auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Compute dtype; the trained weights are float32 either way.  `auto` is bfloat16 where the device multiplies in it
-    and float32 elsewhere; a run that was begun keeps what it was begun with."""
+    """Compute dtype; trained weights are always float32. `auto`: bfloat16 where the device multiplies in it, else
+    float32; a run keeps the dtype that it was started with."""
     engine: EngineConfig = EngineConfig()
-    """What computes."""
+    """How sampling and scoring are computed."""
     policy: ModelConfig
     """The model that is trained."""
     corpus: CorpusConfig = CorpusConfig()
     """Where the text comes from."""
     chunk: ChunkConfig = ChunkConfig()
-    """How it is cut."""
+    """How the text is cut into prefixes and suffixes."""
     judges: dict[str, JudgeConfig] = {}
-    """The training judges by name; the scores of several add up."""
+    """The training judges by name; the scores of several are added."""
     audit: AuditConfig = AuditConfig()
-    """What a judge must show before it may train."""
+    """The test that judges must pass."""
     improve: ImproveConfig = ImproveConfig()
     """Stage 1."""
     interleave: InterleaveConfig | None = None
-    """Stage 2: thoughts in the text.  Without this table there is none."""
+    """Stage 2: thoughts in the text. Without this table the stage does not run."""
     sft: SFTConfig | None = None
-    """Stage 2: training on them.  Without this table there is none."""
+    """Stage 2: training on thoughts. Without this table the stage does not run."""
     rlmt: RLMTConfig | None = None
-    """Stage 3: RL mid-training.  Without this table there is none."""
+    """Stage 3: RL mid-training. Without this table the stage does not run."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Held-out evaluation."""
     thinking: ThinkingEvaluateConfig = ThinkingEvaluateConfig()
     """Whether thoughts matter: reward gate and probe."""
     reasoning: ReasoningConfig | None = None
-    """Reasoning benchmarks.  Without this table there are none."""
+    """Reasoning benchmarks. Without this table none runs."""
     log: LogConfig = LogConfig()
-    """Metric sinks."""
+    """Metric loggers."""
     schedules: dict[str, dict[str, Any]] = {}
-    """Tables of values that replace those of the config, by name, the longest run first: `--budget 25m` takes the first
-    whose estimate on this machine fits.  Tables are merged, `judges` are replaced.  Without `--budget` none counts."""
+    """Tables of values that replace those of the config, by name, the longest run first: `--budget 25m` uses the first
+    that should finish in time on this machine. Tables are merged, `judges` are replaced."""
     schedule: str = ""
-    """Which of them the run took; a config leaves it out."""
+    """Written by the run: the schedule that `--budget` chose. Leave it out."""
     budget: str = ""
-    """The `--budget` for which it was chosen; a config leaves it out."""
+    """Written by the run: the `--budget`. Leave it out."""
 
     @model_validator(mode="after")
     def _usable(self) -> Config:
-        judged = self.improve.objective in ("dpo", "rf-nll")
-        if judged and not self.judges:
+        if self.improve.ranks and not self.judges:
             raise ValueError(f"improve.objective = {self.improve.objective!r} needs a judge: add a [judges.NAME] table")
         if self.improve.objective == "sft-rewrite" and self.improve.rewrite is None:
             raise ValueError("improve.objective = 'sft-rewrite' needs a teacher: add [improve.rewrite]")
-        if self.improve.objective == "dpo" and self.candidates_per_prefix < 2:
-            raise ValueError("improve: DPO needs two candidates: raise rollouts, or keep the original suffix")
+        if self.improve.compares and self.candidates_per_prefix < 2:
+            raise ValueError("improve: DPO needs two candidates: raise rollouts, or set original = true")
         if self.sft is not None and self.interleave is None:
             raise ValueError("[sft] trains on thoughts: add [interleave] and [interleave.teacher]")
         if self.interleave is not None and not self.chunk.sft_share:
-            raise ValueError("[interleave] needs text of its own: chunk.sft_share must not be 0")
+            raise ValueError("[interleave] needs a part of the text: chunk.sft_share must not be 0")
         if self.rlmt is not None and self.sft is None:
-            raise ValueError("[rlmt] goes on from models that think: add [sft], [interleave] and [interleave.teacher]")
+            raise ValueError("[rlmt] starts from models that think: add [sft], [interleave] and [interleave.teacher]")
         if self.rlmt is not None and not self.chunk.rlmt_share:
-            raise ValueError("[rlmt] needs text of its own: chunk.rlmt_share must not be 0")
+            raise ValueError("[rlmt] needs a part of the text: chunk.rlmt_share must not be 0")
         return self
 
     @property
     def candidates_per_prefix(self) -> int:
-        """How many candidates a judge ranks: rollouts, the original suffix and the rewrite."""
+        """Number of candidates that a judge ranks: rollouts, the original suffix and the rewrite."""
         return self.improve.rollouts + int(self.improve.original) + int(self.improve.rewrite is not None)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), schedule: str = "") -> Config:
     """Read a config, apply one of its schedules and then ``section.key=value`` overrides (TOML literals or bare text).
 
-    TOML is what one writes; a resolved config in JSON, such as a run's run.json, is read, too.  A bare name such as
-    ``smoke`` means the config of that name that comes with the package, unless there is such a file here.
+    A resolved config in JSON, such as a run's run.json, is read, too.  A bare name such as ``smoke`` means the shipped
+    config of that name, unless there is a file of that name here.
 
     Raises:
         ConfigError: naming the file, the key and the value that is wrong.
@@ -122,7 +122,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), schedule: str = "") ->
 def build(data: dict[str, Any], where: str = "config") -> Config:
     """Validate ``data``; see :func:`load`."""
     config = _validated(data, where)
-    if not config.schedule:  # what was chosen already was looked at then
+    if not config.schedule:  # a chosen schedule was checked before
         for name in config.schedules:
             _validated(_scheduled(data, name, where), where, f"schedules.{name}.")
     return config
@@ -134,7 +134,7 @@ def dump(config: Section) -> str:
 
 
 def _validated(data: dict[str, Any], where: str, before: str = "") -> Config:
-    """Return ``data`` as a config; ``before`` stands before every key that an error names."""
+    """Return ``data`` as a config; ``before`` is the prefix of every key that an error names."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -150,10 +150,10 @@ def _validated(data: dict[str, Any], where: str, before: str = "") -> Config:
 
 
 def _scheduled(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    """Return ``data`` with the values of one of its schedules; tables are merged, but for `judges`.
+    """Return ``data`` with the values of one of its schedules; tables are merged, except `judges`.
 
     Raises:
-        ConfigError: if there is no such schedule, or it sets what belongs to the run and not to its length.
+        ConfigError: if there is no such schedule, or it sets a key that a schedule may not set.
     """
     tables = data.get("schedules") or {}
     if name not in tables:
@@ -168,7 +168,7 @@ def _scheduled(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
 def _merged(below: Any, above: Any) -> Any:
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    # Who judges is said whole, so that a schedule can do without a judge.
+    # Judges are replaced as a whole, so that a schedule can leave a judge out.
     return below | {key: value if key == "judges" else _merged(below.get(key), value) for key, value in above.items()}
 
 
@@ -189,19 +189,16 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _known(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Config
+    """Return the keys of the section in which an unknown key stands."""
+    section: type[Section] = Config
     for part in location[:-1]:
-        fields = getattr(section, "model_fields", None)
-        if fields is not None and part in fields:
-            section = _section_of(fields[part].annotation)
-    return sorted(getattr(section, "model_fields", {}))
+        if part in section.model_fields:
+            section = section_of(section.model_fields[str(part)].annotation) or section
+    return sorted(section.model_fields)
 
 
-def _section_of(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _section_of(argument)
-        if found is not None:
-            return found
-    return None
+def section_of(hint: Any) -> type[Section] | None:
+    """Return the config class inside a type such as ``dict[str, JudgeConfig]``, if there is one."""
+    if isinstance(hint, type) and issubclass(hint, Section):
+        return hint
+    return next((found for one in typing.get_args(hint) if (found := section_of(one)) is not None), None)

@@ -1,4 +1,4 @@
-"""Reasoning benchmarks: which tasks, how many samples, and how they are drawn."""
+"""Reasoning benchmarks: tasks, samples, and how answers are sampled."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ class ReasoningConfig(Section):
     """Reasoning benchmarks: Mean@k, Pass@k and majority vote of all arms, on the same problems and random numbers."""
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = ("gsm8k",)
-    """Names of `forethought validate`: `gsm8k`, `math500`, `gpqa`, `olympiad`, `aime2025`, `procedural`, ..."""
+    """Tasks that `forethought validate` lists: `gsm8k`, `math500`, `gpqa`, `olympiad`, `aime2025`, `procedural`, ..."""
     problems: Positive | dict[str, Positive] | None = None
-    """Problems of each task, or a table of them by task; the same ones in every run.  Default: all there are."""
+    """Number of problems of each task, or a table of numbers by task; the same problems in every run. Default: all."""
     samples: Positive = 8
-    """n, the answers that are drawn to each problem."""
+    """n, the sampled answers to each problem."""
     k: tuple[Positive, ...] = ()
-    """The k of Pass@k, each at most `samples`; default: 2, 4, ... and `samples`.  Pass@1 is Mean@n."""
+    """The k of Pass@k, each at most `samples`; default: 2, 4, ... and `samples`. Pass@1 is Mean@n."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.6
     """Sampling temperature, without top-p and top-k."""
     max_tokens: Positive = 512
-    """Longest answer; longer ones are cut here and count as truncated."""
+    """Longest answer; a longer one is cut and counted as truncated."""
     thought_tokens: Positive = 128
-    """Longest thought before an answer; one without its closing tag is closed there."""
+    """Longest thought before an answer; a longer one is cut and closed."""
     shots: Annotated[int, Field(ge=0)] | None = None
-    """Worked examples before each problem; default: all that the task has."""
+    """Worked examples in each prompt; default: all that the task has."""
     thoughts: Literal["trained", "all", "none"] = "trained"
-    """Who is also asked to think first: arms that were trained to, every model, or nobody."""
+    """Which models also answer after a thought: arms that were trained to think, every model, or none."""
     gold: bool = True
-    """Whether to measure the bits per byte of the worked solution, too."""
+    """Whether to also measure the bits per byte of the worked solution."""
     arms: tuple[str, ...] | None = None
-    """Arms of the run that take part; default: all.  An empty list: none, for `models` and `endpoint` alone."""
+    """Arms of the run that are evaluated; default: all; empty list: only `models` and `endpoint`."""
     models: dict[str, ModelConfig] = {}
-    """Other models that take part, by name."""
+    """Other models that are evaluated, by name."""
     endpoint: EndpointConfig | None = None
-    """A server that takes part, by OpenAI's `/completions`; its arm is called `endpoint`."""
+    """A server that is evaluated through OpenAI's `/completions`; its arm is called `endpoint`."""
     source: Literal["auto", "package", "hub"] = "auto"
-    """Where problems come from: an installed package if there is one, else the hub; or one of them only."""
+    """Where problems come from. `auto`: an installed package if there is one, else the hub."""
     sample_rows: Positive = 128
-    """Answers that are decoded at once."""
+    """Answers that are sampled at once; changes memory and speed, not the text."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ReasoningConfig:
@@ -57,7 +57,7 @@ class ReasoningConfig(Section):
         return self
 
     def count(self, task: str) -> int | None:
-        """How many problems of a task are asked; ``None``: all."""
+        """Return the number of problems of a task; ``None``: all."""
         return self.problems.get(task) if isinstance(self.problems, dict) else self.problems
 
     @property
@@ -68,7 +68,7 @@ class ReasoningConfig(Section):
 
 
 def reasoning_overrides(tasks: str | None, arms: str | None, models: Sequence[str]) -> list[str]:
-    """Return, as ``section.key=value``, what the command line chose; without ``arms``, ``models`` stand in for them.
+    """Return the options of the command line as ``section.key=value``; ``models`` without ``arms`` means no arms.
 
     A model is called by the last part of its name: ``HuggingFaceTB/SmolLM2-135M`` is ``SmolLM2-135M``.
     """

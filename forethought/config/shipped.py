@@ -1,4 +1,4 @@
-"""What comes with the package: configs that are asked for by name, and the text that one of them reads."""
+"""Files that come with the package: configs, which go by name, and the text that one of them reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "configs"
-"""Where these files lie; the place differs between machines, so no result may depend on it."""
+"""The folder of these files; its path differs between machines, so no result may depend on it."""
 SHIPPED = "shipped:"
 """A ``corpus.path`` that begins with this names a file in :data:`FOLDER`."""
 
@@ -17,31 +17,31 @@ def config_names() -> list[str]:
 
 
 def config_file(asked: Path) -> Path:
-    """Return the file that is meant: ``asked`` if it exists, else the shipped config of that bare name, if any."""
+    """Return ``asked`` if it exists, else the shipped config of that bare name, if any."""
     if str(asked) in config_names() and not asked.exists():
         return FOLDER / f"{asked}.toml"
     return asked
 
 
 def config_hint(asked: Path) -> str:
-    """Return the way out for a config that is not there."""
+    """Return the hint for a config that does not exist."""
     names = config_names()
     if asked.stem in names:
         return f"For the shipped config of that name write `forethought run {asked.stem}`"
     close = difflib.get_close_matches(asked.stem, names, n=1)
     meant = f"Did you mean {close[0]}? " if close else ""
-    return f"{meant}The shipped ones go by name: {', '.join(names)}"
+    return f"{meant}Shipped configs: {', '.join(names)}"
 
 
 def text_file(name: str) -> Path | None:
     """Return the shipped file that a ``corpus.path`` names (``shipped:smoke.jsonl``), or ``None`` for another path.
 
     Raises:
-        FileNotFoundError: if the path begins with ``shipped:`` and names none; the message says which there are.
+        FileNotFoundError: if the path begins with ``shipped:`` and there is no such file; the message lists them.
     """
     if not name.startswith(SHIPPED):
         return None
-    found = {f"{SHIPPED}{path.name}": path for path in sorted(FOLDER.glob("*.jsonl"))}
-    if name not in found:
-        raise FileNotFoundError(f"{name}: no such text comes with the package. There is {', '.join(found)}")
-    return found[name]
+    texts = {f"{SHIPPED}{path.name}": path for path in sorted(FOLDER.glob("*.jsonl"))}
+    if name not in texts:
+        raise FileNotFoundError(f"{name}: no such text comes with the package. Shipped texts: {', '.join(texts)}")
+    return texts[name]

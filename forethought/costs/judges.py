@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from forethought.config import EndpointConfig, JudgeConfig, MatchConfig
+from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
+from forethought.config.stages import TeacherConfig
 from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served, total
-from forethought.models import Shape
 from forethought.work import scoring
 
 INSTRUCTIONS, FRAME = 200, 30
@@ -85,10 +85,14 @@ def asking(at: Setting, judge: JudgeConfig | MatchConfig, role: str, amount: tup
 
 
 def written(
-    model: Shape | None, endpoint: EndpointConfig | None, requests: float, tokens: tuple[float, float], rows: int
+    at: Setting,
+    role: str,
+    teacher: TeacherConfig | RewriteConfig,
+    requests: float,
+    tokens: tuple[float, float],
+    rows: int,
 ) -> Cost:
-    """Return the cost of replies, by a model in this process or by a server; ``tokens``: of a request, of a reply."""
-    if endpoint is not None:
-        return served(requests, endpoint.concurrency, tokens[1])
-    assert model is not None
-    return drawn(model, requests, 1, tokens, rows)
+    """Return the cost of a teacher's replies; ``tokens``: of a request, of a reply; ``rows`` are decoded at once."""
+    if teacher.endpoint is not None:
+        return served(requests, teacher.endpoint.concurrency, tokens[1])
+    return drawn(at.shape(role), requests, 1, tokens, rows)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from forethought.config import Config, ModelConfig
 from forethought.costs.base import Cost, Phase, Setting, known
-from forethought.graph import CONTINUED, IMPROVED, REASONING, arms, graph
+from forethought.graph import CONTINUED, IMPROVED, REASONING, Step, arms, graph
 from forethought.models import Shape
 from forethought.store import SHARED
 
@@ -48,7 +48,7 @@ def first_use(config: Config, role: str) -> str:
     return f"{SHARED}/audit" if f"{SHARED}/audit" in steps and role != "rewrite teacher" else f"{IMPROVED}/improve"
 
 
-def kept_on_shelf(config: Config) -> dict[ModelConfig, list[str]]:
+def kept_models(config: Config) -> dict[ModelConfig, list[str]]:
     """Return the models of judges and teachers, each loaded once, with their roles."""
     found: dict[ModelConfig, list[str]] = {}
     for role, model in models_of(config).items():
@@ -57,24 +57,17 @@ def kept_on_shelf(config: Config) -> dict[ModelConfig, list[str]]:
     return found
 
 
-def loading(at: Setting) -> Phase:
-    """Return the loads of every step."""
-    config = at.config
-    order = [step.name for step in graph(config)]
-    counts = {step.name: _policies(config, step.arm, step.stage) for step in graph(config)}
-    seconds = dict.fromkeys(order, 0.0)
-
-    def everything() -> Cost:
-        for name in order:
-            seconds[name] += counts[name] * _load(at, "policy")
-        for roles in kept_on_shelf(config).values():
-            first = min((first_use(config, role) for role in roles), key=order.index)
-            seconds[first] += _load(at, roles[0])
-            counts[first] += 1
-        return Cost(seconds=sum(seconds.values()))
-
-    cost = known(everything)
-    return Phase(name="load models", amount=f"{sum(counts.values())} times", cost=cost, steps=seconds)
+def loading(at: Setting, step: Step) -> list[Phase]:
+    """Return the models that a step loads: policies, and the judges and teachers that it is the first to use."""
+    config, order = at.config, [one.name for one in graph(at.config)]
+    first_roles = [
+        roles[0]
+        for roles in kept_models(config).values()
+        if min((first_use(config, role) for role in roles), key=order.index) == step.name
+    ]
+    loaded = ["policy"] * _policies(config, step.arm, step.stage) + first_roles
+    cost = known(lambda: Cost(seconds=sum(_load(at, role) for role in loaded)))
+    return [Phase(name="load models", amount=f"{len(loaded)} times", cost=cost)] if loaded else []
 
 
 def converting(at: Setting, roles: Sequence[str]) -> list[Phase]:
@@ -84,7 +77,7 @@ def converting(at: Setting, roles: Sequence[str]) -> list[Phase]:
     cost = known(
         lambda: Cost(seconds=sum(CONVERT_SECONDS + at.shape(role).weights / CONVERT_WEIGHTS for role in roles))
     )
-    return [Phase(name="convert models", amount=f"{len(roles)}, once", cost=cost, steps={})]
+    return [Phase(name="convert models", amount=f"{len(roles)}, once", cost=cost)]
 
 
 def saving(model: Shape, every: int, steps: int) -> Cost:
@@ -101,7 +94,7 @@ def _load(at: Setting, role: str) -> float:
 def _policies(config: Config, arm: str, stage: str) -> int:
     """Return how often a step loads a policy; the base is loaded once and stays."""
     if stage == "improve":
-        return 1 + int(arm != CONTINUED and config.improve.objective == "dpo")
+        return 1 + int(arm != CONTINUED and config.improve.compares)
     taking = [one for one in arms(config) if one.stage]
     counts = {
         **{"audit": 1, "evaluate": 1, "sft": 1, "rlmt": 2},

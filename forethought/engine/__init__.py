@@ -1,4 +1,4 @@
-"""The shared-prefix engine.  Three small interfaces, each with an implementation on torch and a stand-in."""
+"""The shared-prefix engine: tensors only.  Three small interfaces, each implemented on torch and by a test stub."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["Group", "Prompt", "Sampler", "Sampling", "Scorer", "Thinking", "Thin
 
 
 class Sampler(Protocol):
-    """Something that continues prompts."""
+    """Continues prompts."""
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
-        """Return ``k`` completions of each prompt; a draw depends on (key, prompt id, k) alone."""
+        """Return ``k`` completions of each prompt; a draw depends on ``(key, prompt id, k)`` only."""
         ...
 
 
 class ThinkingSampler(Sampler, Protocol):
-    """Something that can think before it writes."""
+    """Writes a thought before the suffix."""
 
     def think(
         self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
     ) -> list[list[Rollout]]:
-        """Return ``k`` rollouts of each prompt, which ends with the opening tag: a thought, then a suffix."""
+        """Return ``k`` rollouts of each prompt, a thought and then a suffix; prompts end with the opening tag."""
         ...
 
 
 class Scorer(Protocol):
-    """Something that knows how likely text is."""
+    """Says how likely text is."""
 
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
-        """Return, per group and branch, the log-probability of each branch token; float32 ``(len(branch),)``, nats."""
+        """Return, by group and branch, the log-probability of each branch token: float32 ``(len(branch),)``, nats."""
         ...
 
     def choices(self, groups: Sequence[Group], choice_ids: Sequence[int]) -> list[np.ndarray]:
-        """Return, per group, the log-probabilities of ``choice_ids`` as next token after each branch.
+        """Return, by group, the log-probabilities of ``choice_ids`` as the next token after each branch.
 
         Shape per group: ``(branches, choices)``, float32, nats.
         """

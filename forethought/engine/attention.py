@@ -1,9 +1,11 @@
 """Attention over branches, through transformers' attention interface.
 
 A model whose attention implementation is :data:`NAME` hands its queries, keys and values to the
-layout that was passed to its forward as ``branching=``: a :class:`~forethought.engine.branches.Packed`
-row (scoring, training, prefill) or the sampler's :class:`Decoding`.  Any architecture that goes through
+:class:`AttentionLayout` that its forward got as ``attention_layout=``: a :class:`PackedAttention` (scoring, training,
+prefill) or the sampler's :class:`~forethought.engine.decoding.Decoding`.  Any architecture that goes through
 ``ALL_ATTENTION_FUNCTIONS`` (Llama, Qwen2, Qwen3, Gemma3, ...) works unchanged, sliding windows included.
+
+Shape legend: T packed tokens, A branch tokens, D head size; M rows of a block, S its queries.
 """
 
 from __future__ import annotations
@@ -22,60 +24,60 @@ NAME = "forethought"
 QKV = tuple[Tensor, Tensor, Tensor]
 """Queries ``(T, heads, D)``, keys and values ``(T, kv_heads, D)`` of one layer."""
 
+MASKED = -1e30
+"""Added to the score of a masked key.  Finite: a row whose keys are all masked must not become NaN."""
 
-class Branching(Protocol):
-    """A layout that knows which tokens see which."""
+
+class AttentionLayout(Protocol):
+    """Knows which tokens see which."""
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
         """Return the attention output ``(T, heads * D)`` of a row of T tokens; ``window`` is a sliding layer's."""
         ...
 
 
-HIDDEN = -1e30
-"""Added to the score of what a row must not see: finite, so that a row whose whole prompt is hidden stays a number."""
-
-
 class PackedAttention:
     """Attention of a packed row: block by block, each a batch of padded rows.
 
-    ``split``: branches attend to their prefix, stored once, and to themselves, and the two results are merged, where
-    the kernels can; without gradients only.
+    ``split_attention``: branches attend to their prefix, stored once, and to themselves, and the two results are
+    merged, where the kernels can; without gradients only.
     """
 
-    def __init__(self, packed: Packed, *, split: bool = False) -> None:
+    def __init__(self, packed: Packed, *, split_attention: bool = False) -> None:
         self.packed = packed
-        self.split = split and packed.fork is not None
+        self.split_attention = split_attention and packed.branch_layout is not None
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-        """See :class:`Branching`."""
         if self.packed.captured is not None:
-            # Copies: as views they would keep the queries, too.
+            # Copies: views would keep the queries in memory, too.
             self.packed.captured.append((qkv[1].contiguous(), qkv[2].contiguous()))
-        blocks, inverse = self.packed.blocks, self.packed.inverse
-        if self.split and (window is None or blocks[-1].keys.shape[1] <= window):
-            prefixes = _rows(blocks[0], qkv, scaling, window)
-            first = len(inverse) - len(self.packed.targets)
-            return torch.cat([prefixes[inverse[:first]], self._branches(qkv, scaling)]).flatten(1)
-        return torch.cat([_rows(block, qkv, scaling, window) for block in blocks])[inverse].flatten(1)
+        blocks, inverse_T = self.packed.blocks, self.packed.inverse
+        if self.split_attention and (window is None or blocks[-1].keys.shape[1] <= window):
+            prefixes = _attend_block(blocks[0], qkv, scaling, window)
+            prefix_tokens = len(inverse_T) - len(self.packed.targets)
+            return torch.cat([prefixes[inverse_T[:prefix_tokens]], self._attend_branches(qkv, scaling)]).flatten(1)
+        return torch.cat([_attend_block(block, qkv, scaling, window) for block in blocks])[inverse_T].flatten(1)
 
-    def _branches(self, qkv: QKV, scaling: float) -> Tensor:
-        """Return what the branch tokens attend to, ``(A, heads, D)``."""
-        block, fork = self.packed.blocks[-1], self.packed.fork
-        assert fork is not None
+    def _attend_branches(self, qkv: QKV, scaling: float) -> Tensor:
+        """Return the attention output of the branch tokens, ``(A, heads, D)``: to themselves and to the prefix."""
+        rows_MS, layout = self.packed.blocks[-1].queries, self.packed.branch_layout
+        assert layout is not None
         q, k, v = qkv
-        bias = fork.hidden
+        bias = layout.padding
         if bias is not None:
-            bias = torch.zeros_like(bias, dtype=q.dtype).masked_fill_(bias, HIDDEN)
-        near = part(_batch(q, block.queries), _batch(k, block.queries), _batch(v, block.queries), scaling, causal=True)
-        far = part(_batch(q, fork.queries), _batch(k, fork.keys), _batch(v, fork.keys), scaling, bias)
-        (own, own_mass), (prefix, prefix_mass) = (
-            (_flat(out)[place], _flat(mass)[place]) for (out, mass), place in ((near, fork.near), (far, fork.far))
+            bias = torch.zeros_like(bias, dtype=q.dtype).masked_fill_(bias, MASKED)
+        own, own_lse = attend_part(_batch(q, rows_MS), _batch(k, rows_MS), _batch(v, rows_MS), scaling, causal=True)
+        prefix, prefix_lse = attend_part(
+            _batch(q, layout.queries), _batch(k, layout.keys), _batch(v, layout.keys), scaling, bias
         )
-        return merged(own, own_mass, prefix, prefix_mass)
+        own_A, prefix_A = layout.in_branches, layout.in_queries
+        return merge_parts(
+            _flat(own)[own_A], _flat(own_lse)[own_A], _flat(prefix)[prefix_A], _flat(prefix_lse)[prefix_A]
+        )
 
 
-def _rows(block: Block, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-    """Return the output of a block's padded rows, ``(M * S, heads, D)``."""
+def _attend_block(block: Block, qkv: QKV, scaling: float, window: int | None) -> Tensor:
+    """Return the attention output of a block's padded rows, ``(M * S, heads, D)``."""
     q, k, v = qkv
     mask = block.mask(window)
     out = scaled_dot_product_attention(
@@ -90,9 +92,9 @@ def _rows(block: Block, qkv: QKV, scaling: float, window: int | None) -> Tensor:
     return _flat(out)
 
 
-def _batch(tokens: Tensor, rows: Tensor) -> Tensor:
+def _batch(tokens: Tensor, rows_MS: Tensor) -> Tensor:
     """``(T, heads, D)`` and indices ``(M, S)`` -> ``(M, heads, S, D)``."""
-    return tokens[rows].transpose(1, 2)
+    return tokens[rows_MS].transpose(1, 2)
 
 
 def _flat(batch: Tensor) -> Tensor:
@@ -100,47 +102,44 @@ def _flat(batch: Tensor) -> Tensor:
     return batch.transpose(1, 2).flatten(0, 1)
 
 
-def part(
+def attend_part(
     q: Tensor, k: Tensor, v: Tensor, scaling: float, bias: Tensor | None = None, *, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return attention to a part of the keys ``(N, heads, S, D)`` and the log of its normaliser ``(N, heads, S)``,
-    float32; no gradients."""
+    """Return attention to a part of the keys, ``(N, heads, S, D)``, and the log-sum-exp of their scores,
+    ``(N, heads, S)``, float32; no gradients."""
     if q.device.type == "cpu":
-        out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=bias, scale=scaling
         )
-        return out, mass
+        return out, lse
     assert not causal
     scores = (q @ k.transpose(2, 3)).float() * scaling
     if bias is not None:
         scores = scores + bias
-    mass = scores.logsumexp(-1)
-    return (scores - mass[..., None]).exp().to(q.dtype) @ v, mass
+    lse = scores.logsumexp(-1)
+    return (scores - lse[..., None]).exp().to(q.dtype) @ v, lse
 
 
-def merged(near: Tensor, near_mass: Tensor, far: Tensor, far_mass: Tensor) -> Tensor:
-    """Return attention to both parts: each part's own result, weighted by its share of the normaliser."""
-    share = torch.sigmoid(far_mass - near_mass)[..., None].to(near.dtype)
-    return torch.lerp(near, far, share)
+def merge_parts(own: Tensor, own_lse: Tensor, prefix: Tensor, prefix_lse: Tensor) -> Tensor:
+    """Return attention to both parts: each part's result, weighted by its share of the softmax's normaliser."""
+    prefix_share = torch.sigmoid(prefix_lse - own_lse)[..., None].to(own.dtype)
+    return torch.lerp(own, prefix, prefix_share)
 
 
 def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    branching: Branching | None = options.get("branching")
-    if branching is None:
+    """The attention function that transformers calls; queries, keys and values are ``(1, heads, T, D)``."""
+    layout: AttentionLayout | None = options.get("attention_layout")
+    if layout is None:
         raise RuntimeError("this model was prepared for the shared-prefix engine: call it through forethought.engine")
     if options.get("softcap") is not None:
-        raise NotImplementedError(f"{type(module).__name__} soft-caps attention scores, which the engine does not do")
+        raise NotImplementedError(
+            f"{type(module).__name__} soft-caps attention scores, which the engine does not support"
+        )
     layer: int = module.layer_idx  # type: ignore[assignment]
-    window = options.get("sliding_window")
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    out = branching.attend(layer, (q, k, v), options["scaling"], window)
+    out = layout.attend(layer, (q, k, v), options["scaling"], options.get("sliding_window"))
     return out.view(1, len(q), *q.shape[1:]), None
 
 

@@ -4,20 +4,20 @@ Everything expensive here is many branches of one prefix: K rollouts, chosen and
 candidates.  A :class:`Group` says so; :func:`pack` lays groups out as one row of tokens without
 padding, in which the prefix stands once and every branch sees it.
 
-Shape legend: T packed tokens, A scored tokens, M rows of one attention block, S its queries, L its keys.
+Shape legend: T packed tokens, A scored (branch) tokens, M rows of one attention block, S its queries, L its keys.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
-SHARED = 32
-"""Tokens of a common beginning from which on sequences are worth laying out as branches."""
+MIN_SHARED_PREFIX = 32
+"""Tokens that sequences must share at their beginning to be laid out as branches of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +28,9 @@ class Group:
     """
 
     prefix: tuple[int, ...]
-    """Ids of the prefix, BOS included if the model has one; at least one id."""
+    """At least one id; begins with BOS if the model has one."""
     branches: tuple[tuple[int, ...], ...]
-    """Ids of each branch; at least one id in each."""
+    """At least one id in each."""
 
     def __post_init__(self) -> None:
         if not self.prefix:
@@ -40,18 +40,18 @@ class Group:
 
     @property
     def tokens(self) -> int:
-        """How many tokens a packed forward of this group computes."""
+        """Number of tokens that a packed forward of this group computes."""
         return len(self.prefix) + sum(map(len, self.branches))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a sampler continues."""
+    """Token ids that a sampler continues."""
 
     id: str
     """Names the random stream of this prompt: the same id, key and k give the same draw."""
     token_ids: tuple[int, ...]
-    """Ids of the prompt, BOS included if the model has one; at least one id."""
+    """At least one id; begins with BOS if the model has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,6 @@ class Sampling:
     """How tokens are drawn: from the model's own distribution, at a temperature; no top-p, no top-k."""
 
     max_tokens: int
-    """Completions are cut here."""
     temperature: float = 1.0
     """Divides the logits; 0 is greedy."""
     stop_ids: tuple[int, ...] = ()
@@ -67,7 +66,7 @@ class Sampling:
     forbidden_ids: tuple[int, ...] = ()
     """Never drawn; their probability goes to the other tokens."""
     ended: Callable[[Sequence[int]], bool] | None = None
-    """Says of the ids written so far whether their text ends the completion, for stop strings of several tokens."""
+    """Whether the text of the ids sampled so far ends the completion, for stop strings of several tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +74,11 @@ class Thinking:
     """How a thought ends before the suffix begins; the prompt ends with the opening tag."""
 
     max_tokens: int
-    """A thought without its closing tag is cut here, and closed."""
+    """A thought that has not been closed by then is closed with ``close_ids``."""
     close_ids: tuple[int, ...]
-    """What closes it then; at least one id."""
+    """The closing tag; at least one id."""
     closed: Callable[[Sequence[int]], bool]
-    """Says of the ids written so far whether the policy has just closed the thought itself."""
+    """Whether the policy has just closed the thought itself, from the ids sampled so far."""
 
 
 @dataclass(slots=True)
@@ -93,44 +92,44 @@ class Block:
     query_positions: Tensor
     """``(M, S)`` positions."""
     key_positions: Tensor
-    """``(M, L)`` positions; padding stands after everything."""
+    """``(M, L)`` positions; padding is after everything."""
     causal: bool
     """Whether queries and keys are the same tokens, so that the mask is a plain triangle."""
-    masks: dict[int | None, Tensor | None] = field(default_factory=dict)
-    """The mask of each sliding window met so far."""
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    """Masks made so far, by sliding window."""
 
     def mask(self, window: int | None) -> Tensor | None:
-        """Return the boolean mask ``(M, 1, S, L)`` for a sliding window, or ``None`` where a triangle says it all."""
+        """Return the boolean mask ``(M, 1, S, L)`` for a sliding window, or ``None`` where a plain triangle will do."""
         if window is not None and self.keys.shape[1] <= window:
             window = None
-        if window not in self.masks:
-            self.masks[window] = self._mask(window)
-        return self.masks[window]
-
-    def _mask(self, window: int | None) -> Tensor | None:
         if self.causal and window is None:
             return None
-        distance = self.query_positions[:, :, None] - self.key_positions[:, None, :]
-        visible = distance >= 0
-        if window is not None:
-            visible &= distance < window
-        return visible[:, None]
+        if window not in self.masks:
+            distance = self.query_positions[:, :, None] - self.key_positions[:, None, :]
+            visible = distance >= 0
+            if window is not None:
+                visible &= distance < window
+            self.masks[window] = visible[:, None]
+        return self.masks[window]
 
 
 @dataclass(frozen=True, slots=True)
-class Fork:
-    """Where branches leave their prefixes: G groups of branches, for attention to prefix and branch apart."""
+class BranchLayout:
+    """Branches grouped by prefix, for split attention: to the prefix, stored once, and to the branch itself.
+
+    G prefixes that have branches, P tokens of the longest of them.
+    """
 
     queries: Tensor
     """``(G, S)`` indices into the packed row: the tokens of all branches of a prefix."""
     keys: Tensor
-    """``(G, P)`` indices of its own tokens."""
-    hidden: Tensor | None
-    """``(G, 1, 1, P)``, what of the keys is padding; ``None``: nothing."""
-    far: Tensor
-    """``(A,)``: where each branch token stands among the queries."""
-    near: Tensor
-    """``(A,)``: where it stands in the branches' block."""
+    """``(G, P)`` indices into the packed row: the prefix's tokens."""
+    padding: Tensor | None
+    """``(G, 1, 1, P)``: which of the keys are padding; ``None``: none."""
+    in_queries: Tensor
+    """``(A,)``: index of each branch token in the flattened ``queries``."""
+    in_branches: Tensor
+    """``(A,)``: index of each branch token in the branches' flattened block."""
 
 
 @dataclass(slots=True)
@@ -140,11 +139,11 @@ class Packed:
     tokens: Tensor
     """``(1, T)`` ids: all prefixes, then all branches."""
     positions: Tensor
-    """``(1, T)`` positions: a branch goes on where its prefix ends."""
+    """``(1, T)`` positions: those of a branch continue its prefix's."""
     blocks: list[Block]
     """The prefixes' block, then the branches' block."""
     inverse: Tensor
-    """``(T,)``: where each packed token stands in the blocks' concatenated, padded outputs."""
+    """``(T,)``: index of each packed token in the blocks' concatenated, padded outputs."""
     sources: Tensor
     """``(A,)`` index of the token that predicts each scored token."""
     targets: Tensor
@@ -152,14 +151,13 @@ class Packed:
     branch: Tensor
     """``(A,)`` number of the branch that each scored token belongs to."""
     branch_lengths: list[int]
-    """Tokens of each branch."""
-    paths: Tensor
-    """``(sequences, 3)``, int32, on the CPU: where each prefix and each branch begins, how many tokens it has, and the
-    number of the prefix before it, or -1."""
-    fork: Fork | None = None
-    """How the branches can attend in two parts; ``None`` without branches, and off the CPU."""
+    sequences: Tensor
+    """``(sequences, 3)``, int32, on the CPU: index of the first token of each prefix and each branch, its number of
+    tokens, and the number of the prefix that it continues, or -1."""
+    branch_layout: BranchLayout | None = None
+    """For split attention; ``None`` without branches, and off the CPU."""
     captured: list[tuple[Tensor, Tensor]] | None = None
-    """If a list: attention leaves every layer's keys and values ``(T, heads, D)`` here."""
+    """If a list: attention appends every layer's keys and values ``(T, heads, D)``."""
 
     @property
     def branch_ends(self) -> Tensor:
@@ -170,7 +168,7 @@ class Packed:
 
 def pack(groups: Sequence[Group], device: torch.device) -> Packed:
     """Lay out ``groups`` as one row: every linear layer then runs without padding, every prefix once."""
-    prefix_rows, branch_rows, path_rows = [], [], []
+    prefix_rows, branch_rows, path_rows = [], [], []  # indices of tokens; a path is a prefix and one of its branches
     tokens: list[int] = []
     positions: list[int] = []
     for group in groups:
@@ -188,8 +186,7 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
             positions.extend(range(len(prefix_row), len(prefix_row) + len(branch)))
     first_branch_token = sum(map(len, prefix_rows))
     parents = [-1] * len(groups) + [number for number, group in enumerate(groups) for _ in group.branches]
-    paths = [(row[0], len(row), parent) for row, parent in zip(prefix_rows + branch_rows, parents, strict=True)]
-    forked = [(row, len(group.branches)) for row, group in zip(prefix_rows, groups, strict=True) if group.branches]
+    sequences = [(row[0], len(row), parent) for row, parent in zip(prefix_rows + branch_rows, parents, strict=True)]
     lengths = [len(row) for row in branch_rows]
     position = torch.tensor(positions)
     blocks = [_block(prefix_rows, prefix_rows, position)]
@@ -204,50 +201,53 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
         targets=torch.tensor(tokens[first_branch_token:], dtype=torch.long),
         branch=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)),
         branch_lengths=lengths,
-        paths=torch.tensor(paths, dtype=torch.int32),
-        fork=_fork(forked, branch_rows, first_branch_token) if branch_rows else None,
+        sequences=torch.tensor(sequences, dtype=torch.int32),
+        branch_layout=_branch_layout(groups, prefix_rows, branch_rows) if branch_rows else None,
     )
     return _to(packed, device)
 
 
-def alike(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[Group]]:
-    """Return groups that compute the common beginnings of ``sequences`` once, and which sequence each path is.
+def share_prefixes(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[Group]]:
+    """Return groups that compute what ``sequences`` have in common at their beginning once.
 
-    Of all ways to cut the sorted sequences into runs, the one that saves most tokens.  A run of one is its last token
-    on a prefix of its own.  If nothing is saved, every sequence is a prefix without branches.
+    Also returned: for each path (a prefix with one of its branches), in order, the index of the sequence that it is.
+
+    Of all ways to cut the sorted sequences into runs, this is the one that saves most tokens (dynamic programming).  A
+    run of one sequence is a prefix with its last token as the branch.  If nothing is saved, every sequence is a prefix
+    without branches.
     """
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
     ordered = [sequences[index] for index in order]
-    common = [_common(*pair) for pair in itertools.pairwise(ordered)]
-    saved, cuts = [0], [0]  # of the first n sequences: tokens saved at best, and where their last run begins
+    common = [_common_prefix(*pair) for pair in itertools.pairwise(ordered)]
+    saved, cuts = [0], [0]  # for the first n sequences: most tokens that can be saved, and where the last run begins
     for end in range(1, len(ordered) + 1):
         best, start, shared = saved[end - 1], end - 1, len(ordered[end - 1]) - 1
         for first in range(end - 2, -1, -1):
             shared = min(shared, common[first], len(ordered[first]) - 1)
-            if shared < SHARED:
+            if shared < MIN_SHARED_PREFIX:
                 break
             best, start = max((best, start), (saved[first] + shared * (end - 1 - first), first))
         saved.append(best)
         cuts.append(start)
     if not saved[-1] or min(map(len, sequences)) == 1:
-        return list(range(len(sequences))), [Group(prefix=one, branches=()) for one in sequences]
+        return list(range(len(sequences))), [Group(prefix=sequence, branches=()) for sequence in sequences]
     groups, end = [], len(ordered)
     while end:
         run = ordered[cuts[end] : end]
-        shared = min(_common(run[0], run[-1]), len(run[0]) - 1)  # sorted: the outer two differ first
-        groups.append(Group(prefix=run[0][:shared], branches=tuple(one[shared:] for one in run)))
+        shared = min(_common_prefix(run[0], run[-1]), len(run[0]) - 1)  # sorted: first and last differ earliest
+        groups.append(Group(prefix=run[0][:shared], branches=tuple(sequence[shared:] for sequence in run)))
         end = cuts[end]
     return order, groups[::-1]
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many ids both begin with."""
-    differ = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differ, min(len(one), len(other)))
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the length of the common prefix."""
+    differ = (index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differ, min(len(a), len(b)))
 
 
 def micro_batches(groups: Sequence[Group], micro_tokens: int) -> Iterator[list[int]]:
-    """Yield runs of indices whose packed size stays within ``micro_tokens``; a larger group goes alone."""
+    """Yield runs of indices whose packed size is at most ``micro_tokens``; a larger group is a batch of its own."""
     batch: list[int] = []
     size = 0
     for index, group in enumerate(groups):
@@ -263,13 +263,14 @@ def micro_batches(groups: Sequence[Group], micro_tokens: int) -> Iterator[list[i
 def _block(query_rows: list[list[int]], key_rows: list[list[int]], position: Tensor) -> Block:
     queries, query_real = _padded(query_rows)
     keys, key_real = _padded(key_rows)
-    # A padded query attends like position 0 of its row and is dropped; a padded key is in everyone's future.
+    # A padded query attends as position 0 of its row and its output is dropped; a padded key is in the future of all.
     query_positions = torch.where(query_real, position[queries], 0)
     key_positions = torch.where(key_real, position[keys], torch.iinfo(torch.int32).max)
     return Block(queries, keys, query_positions, key_positions, causal=query_rows is key_rows)
 
 
 def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Return the rows, padded with their own first index, and which entries are not padding."""
     width = max(map(len, rows))
     index = torch.tensor([row + row[:1] * (width - len(row)) for row in rows])
     real = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
@@ -277,6 +278,7 @@ def _padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _inverse(levels: list[list[list[int]]], tokens: int) -> Tensor:
+    """Return the index of each of ``tokens`` tokens in the concatenation of the levels' padded rows."""
     inverse = torch.empty(tokens, dtype=torch.long)
     offset = 0
     for rows in levels:
@@ -288,23 +290,29 @@ def _inverse(levels: list[list[list[int]]], tokens: int) -> Tensor:
     return inverse
 
 
-def _fork(prefixes: list[tuple[list[int], int]], branch_rows: list[list[int]], first: int) -> Fork:
-    """``prefixes``: the row of each prefix and how many of ``branch_rows`` are its own; ``first``: the first branch
-    token."""
+def _branch_layout(groups: Sequence[Group], prefix_rows: list[list[int]], branch_rows: list[list[int]]) -> BranchLayout:
     rows = iter(branch_rows)
-    queries = [[token for _ in range(count) for token in next(rows)] for _, count in prefixes]
-    keys, real = _padded([row for row, _ in prefixes])
-    places = (_inverse([some], first + sum(map(len, queries)))[first:] for some in (queries, branch_rows))
-    return Fork(_padded(queries)[0], keys, None if real.all() else ~real[:, None, None], *places)
+    query_rows = [[token for _ in group.branches for token in next(rows)] for group in groups if group.branches]
+    keys, real = _padded([row for row, group in zip(prefix_rows, groups, strict=True) if group.branches])
+    first, tokens = branch_rows[0][0], branch_rows[-1][-1] + 1
+    in_queries, in_branches = (_inverse([level], tokens)[first:] for level in (query_rows, branch_rows))
+    return BranchLayout(
+        queries=_padded(query_rows)[0],
+        keys=keys,
+        padding=None if real.all() else ~real[:, None, None],
+        in_queries=in_queries,
+        in_branches=in_branches,
+    )
 
 
 def _to(packed: Packed, device: torch.device) -> Packed:
     if device.type == "cpu":
         return packed
-    for block in packed.blocks:
-        for name in ("queries", "keys", "query_positions", "key_positions"):
-            setattr(block, name, getattr(block, name).to(device))
-    packed.fork = None  # the kernel that gives normalisers is the CPU's
-    for name in ("tokens", "positions", "inverse", "sources", "targets", "branch"):
-        setattr(packed, name, getattr(packed, name).to(device))
+    packed.branch_layout = None  # the attention kernel that returns the log-sum-exp is for the CPU only
+    holders: list[Packed | Block] = [packed, *packed.blocks]
+    for holder in holders:
+        for item in fields(holder):
+            value = getattr(holder, item.name)
+            if isinstance(value, Tensor) and item.name != "sequences":
+                setattr(holder, item.name, value.to(device))
     return packed

@@ -1,7 +1,7 @@
 """Checkpoints that load anywhere and resume exactly.
 
-A checkpoint is a plain Hugging Face folder (float32 weights, tokenizer) with a ``trainer`` folder beside
-the weights: the optimiser's moments and the step.  It is written beside its place and moved there whole.
+A checkpoint is a plain Hugging Face folder (float32 weights, tokenizer) with a ``trainer`` folder in it: the
+optimiser's moments and the step.  It is written under another name and then renamed, so that it is never incomplete.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ REFERENCE = Path("trainer") / "reference.safetensors"
 def save(
     folder: Path, trainer: Trainer, tokenizer: Any, step: int, *, resumable: bool = True, reference: Any = None
 ) -> None:
-    """Write a checkpoint after ``step`` steps; ``folder`` appears whole or not at all.
+    """Write a checkpoint after ``step`` steps; ``folder`` appears complete or not at all.
 
-    ``resumable=False`` leaves the optimiser out (a third of the size).  ``reference`` is a model whose
-    weights are needed to go on (a reference that was synced), else ``None``.
+    ``resumable=False`` leaves the optimiser's moments out (a third of the size remains).  ``reference``: a model whose
+    weights are needed to resume (a reference that was synced), else ``None``.
 
     Raises:
         forethought.store.StoreError: naming the folder, when the disk is full.
@@ -42,9 +42,15 @@ def save(
         (partial / STATE).parent.mkdir()
         (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
         if resumable:
-            save_file(_moments(trainer), partial / MOMENTS)
+            moments = {
+                f"{name}.{moment}": value.contiguous()
+                for name, master in trainer.masters.items()
+                for moment, value in trainer.optimizer.state[master].items()
+            }
+            save_file(moments, partial / MOMENTS)
             if reference is not None:
-                save_file(_state(reference), partial / REFERENCE)
+                weights = {name: value.detach().contiguous() for name, value in reference.named_parameters()}
+                save_file(weights, partial / REFERENCE)
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, trainer: Trainer | None = None) -> None:
@@ -73,14 +79,13 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
             master.copy_(stored[name])
     trainer.publish()
     with safe_open(folder / MOMENTS, framework="pt") as moments:
-        known = set(moments.keys())  # none before the first step that had something to learn
+        known = set(moments.keys())  # empty until the first step that had anything to train on
         for name, master in trainer.masters.items():
             if f"{name}.step" not in known:
                 continue
             trainer.optimizer.state[master] = {
-                "step": moments.get_tensor(f"{name}.step").to(master.device),
-                "exp_avg": moments.get_tensor(f"{name}.exp_avg").to(master.device),
-                "exp_avg_sq": moments.get_tensor(f"{name}.exp_avg_sq").to(master.device),
+                moment: moments.get_tensor(f"{name}.{moment}").to(master.device)
+                for moment in ("step", "exp_avg", "exp_avg_sq")
             }
     if reference is not None and (folder / REFERENCE).exists():
         reference.load_state_dict(load_file(folder / REFERENCE), strict=False)
@@ -89,7 +94,7 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raise safetensors' own error about a full disk as the ``OSError`` that it is; its text holds the number."""
+    """Raise safetensors' error about a full disk as an ``OSError``, whose number is in its text."""
     try:
         yield
     except SafetensorError as error:
@@ -99,14 +104,6 @@ def _system_errors() -> Iterator[None]:
         raise OSError(int(number[1]), str(error)) from error
 
 
-def _moments(trainer: Trainer) -> dict[str, Tensor]:
-    return {
-        f"{name}.{part}": value.contiguous()
-        for name, master in trainer.masters.items()
-        for part, value in trainer.optimizer.state[master].items()
-    }
-
-
 def _tied(model: Any, masters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict that ``save_pretrained`` expects: masters, plus the names tied to them and buffers."""
     by_pointer = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
@@ -114,7 +111,3 @@ def _tied(model: Any, masters: dict[str, Tensor]) -> dict[str, Tensor]:
         name: masters[by_pointer[tensor.data_ptr()]] if tensor.data_ptr() in by_pointer else tensor
         for name, tensor in model.state_dict().items()
     }
-
-
-def _state(model: Any) -> dict[str, Tensor]:
-    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}

@@ -1,7 +1,7 @@
 """Attention of decoding: every row sees its prompt, computed and stored once, and its own branch.
 
 Shape legend: G prompts, K branches of each, R rows that are decoded, P prompt positions, H key-value heads, Q query
-heads per key-value head, D head size, B branch positions so far.
+heads per key-value head, D head size.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forethought.engine.attention import HIDDEN, QKV, merged, part
+from forethought.engine.attention import MASKED, QKV, attend_part, merge_parts
 
 
 class Decoding:
-    """One new token per row: it sees its prompt's keys and values, stored once, and its own branch's."""
+    """The keys and values of rows that are decoded; an :class:`~forethought.engine.attention.AttentionLayout`."""
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, branches: int, capacity: int) -> None:
         self.prompts = prompts
         """Per layer, keys and values of the prompts: ``(G, H, P, D)``."""
         self.prompt_lengths = lengths
         """``(G,)``."""
-        self.group = torch.arange(len(lengths), device=lengths.device).repeat_interleave(branches)
-        """``(R,)``, ascending: which prompt each row continues."""
+        self.prompt_of_row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(branches)
+        """``(R,)``, ascending."""
         self.length = 0
-        """Branch tokens stored so far; every row has as many."""
-        rows = len(self.group)
+        """Branch tokens stored so far; the same number for every row."""
+        rows = len(self.prompt_of_row)
         self.branches = [
             (k.new_empty(rows, k.shape[1], capacity, k.shape[3]), v.new_empty(rows, k.shape[1], capacity, k.shape[3]))
             for k, v in prompts
@@ -36,27 +36,31 @@ class Decoding:
 
     def positions(self) -> Tensor:
         """Return the position of each row's next token, ``(1, R)``."""
-        return (self.prompt_lengths[self.group] + self.length)[None]
+        return (self.prompt_lengths[self.prompt_of_row] + self.length)[None]
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but ``rows`` (ascending indices on the device), and prompts that nobody continues."""
+        """Drop all rows but ``rows`` (ascending indices on the device), and prompts without rows."""
         self.branches = [(k[rows], v[rows]) for k, v in self.branches]
-        live, self.group, counts = self.group[rows].unique_consecutive(return_inverse=True, return_counts=True)
-        if len(live) < len(self.prompt_lengths):
-            self.prompts = [(k[live], v[live]) for k, v in self.prompts]
-            self.prompt_lengths = self.prompt_lengths[live]
+        kept, self.prompt_of_row, counts = self.prompt_of_row[rows].unique_consecutive(
+            return_inverse=True, return_counts=True
+        )
+        if len(kept) < len(self.prompt_lengths):
+            self.prompts = [(k[kept], v[kept]) for k, v in self.prompts]
+            self.prompt_lengths = self.prompt_lengths[kept]
         self._biases.clear()
         self._slots = None
         if len(counts) and bool((counts != counts[0]).any()):
-            # Rows are laid out as (prompt, slot) for the prompts' part: a slot without a row computes row 0 again.
-            most = int(counts.max())
-            place = self.group * most + torch.cat([torch.arange(int(n), device=rows.device) for n in counts])
-            row = torch.zeros(len(counts) * most, dtype=torch.long, device=rows.device)
-            row[place] = torch.arange(len(rows), device=rows.device)
-            self._slots = most, row, place
+            # Attention to the prompts is a batch of (prompt, slot) with equally many slots for every prompt.  A slot
+            # without a row computes row 0 again, and its result is not read.
+            slots = int(counts.max())
+            slot_of_row = torch.cat([torch.arange(int(n), device=rows.device) for n in counts])
+            place_of_row = self.prompt_of_row * slots + slot_of_row
+            row_of_place = torch.zeros(len(counts) * slots, dtype=torch.long, device=rows.device)
+            row_of_place[place_of_row] = torch.arange(len(rows), device=rows.device)
+            self._slots = slots, row_of_place, place_of_row
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-        """See :class:`forethought.engine.attention.Branching`; the new tokens' keys and values are stored."""
+        """Return the attention output of the rows' new tokens, ``(R, heads * D)``; their keys and values are stored."""
         q, k, v = qkv
         prompt_k, prompt_v = self.prompts[layer]
         branch_k, branch_v = self.branches[layer]
@@ -64,14 +68,14 @@ class Decoding:
         end = self.length + 1
         branch_k[:, :, self.length], branch_v[:, :, self.length] = k, v
         start = 0 if window is None else max(0, end - window)
-        rows_q = q.reshape(R, H, -1, D)
-        near, near_mass = part(rows_q, branch_k[:, :, start:end], branch_v[:, :, start:end], scaling)
-        far, far_mass = part(self._by_prompt(rows_q), prompt_k, prompt_v, scaling, self._bias(window))
-        far_mass = self._by_row(far_mass[..., None], R)[..., 0]
-        return merged(near, near_mass, self._by_row(far, R), far_mass).reshape(R, -1)
+        q_RHQD = q.reshape(R, H, -1, D)
+        own, own_lse = attend_part(q_RHQD, branch_k[:, :, start:end], branch_v[:, :, start:end], scaling)
+        prompt, prompt_lse = attend_part(self._by_prompt(q_RHQD), prompt_k, prompt_v, scaling, self._bias(window))
+        prompt_lse = self._by_row(prompt_lse[..., None], R)[..., 0]
+        return merge_parts(own, own_lse, self._by_row(prompt, R), prompt_lse).reshape(R, -1)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
-        """``(R, H, Q, D)`` -> ``(G, H, Q*K, D)``."""
+        """``(R, H, Q, D)`` -> ``(G, H, Q * K, D)``."""
         _, H, Q, D = rows.shape
         G = len(self.prompt_lengths)
         if self._slots is not None:
@@ -79,28 +83,25 @@ class Decoding:
         return rows.reshape(G, -1, H, Q, D).permute(0, 2, 3, 1, 4).reshape(G, H, -1, D)
 
     def _by_row(self, grouped: Tensor, R: int) -> Tensor:
-        """``(G, H, Q*K, D)`` -> ``(R, H, Q, D)``."""
+        """``(G, H, Q * K, D)`` -> ``(R, H, Q, D)``."""
         G, H, _, D = grouped.shape
         K = R // G if self._slots is None else self._slots[0]
-        rows = grouped.view(G, H, -1, K, D).permute(0, 3, 1, 2, 4)
-        if self._slots is not None:
-            return rows.flatten(0, 1)[self._slots[2]]
-        return rows.flatten(0, 1)
+        rows = grouped.view(G, H, -1, K, D).permute(0, 3, 1, 2, 4).flatten(0, 1)
+        return rows if self._slots is None else rows[self._slots[2]]
 
     def _bias(self, window: int | None) -> Tensor | None:
-        """Return what is added to scores on the prompts, ``(G, 1, 1, P)``: 0, or :data:`HIDDEN` for padding and what
-        left the window; ``None`` if everything is visible."""
+        """Return what is added to scores of prompt keys, ``(G, 1, 1, P)``: 0, or :data:`MASKED` for padding and keys
+        outside of the window; ``None`` if every key is visible."""
         cached = self._biases.get(window)
         if cached is not None and (window is None or cached[0] == self.length):
             return cached[1]
         P = self.prompts[0][0].shape[2]
-        inside = window is None or P + self.length < window
         bias = None
-        if self._padded or not inside:
+        if self._padded or (window is not None and P + self.length >= window):
             position = torch.arange(P, device=self.prompt_lengths.device)
             visible = position < self.prompt_lengths[:, None]
             if window is not None:
                 visible &= position > self.prompt_lengths[:, None] + self.length - window
-            bias = torch.where(visible, 0.0, HIDDEN).to(self.prompts[0][0].dtype)[:, None, None]
+            bias = torch.where(visible, 0.0, MASKED).to(self.prompts[0][0].dtype)[:, None, None]
         self._biases[window] = (self.length, bias)
         return bias

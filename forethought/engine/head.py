@@ -1,9 +1,11 @@
 """From hidden states to probabilities without the full logits.
 
-The vocabulary projection is the largest matrix of a small model (168 of Gemma-3-270M's 268 million
-weights), and its logits are larger still.  They are computed for one stretch of the vocabulary at a time,
-so that they stay in the cache, and thrown away; the backward pass computes them again.  A stretch owns its
-rows of the weight, so its gradient is written once and summed in float32 inside one product.
+The vocabulary projection is the largest matrix of a small model (168 of Gemma-3-270M's 268 million weights), and its
+logits are larger still.  They are computed for one slice of the vocabulary at a time, so that they stay in the cache,
+and thrown away; the backward pass computes them again.  A slice owns its rows of the weight, so its gradient is written
+once and summed in float32 inside one product.
+
+Shape legend: A scored tokens, R rows that are decoded, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import torch
 from torch import Tensor
 
 CPU_LOGITS, GPU_LOGITS = 2**21, 2**27
-"""Logits that exist at once, by device: 8 MiB in float32, which a core's own cache passes on quickly; 512 MiB."""
+"""Logits of a slice, by device: 8 MiB in float32, which fit a core's own cache; 512 MiB."""
 
 BLOCK = 512
-"""Vocabulary entries of one block of the two-level draw; stretches are multiples of it."""
+"""Vocabulary entries of one block of the two-level draw; slices are multiples of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,26 +35,26 @@ class Head:
     forbidden: Tensor | None = None
     """``(V,)`` booleans: tokens whose probability is zero."""
 
-    def stretches(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield float32 logits ``(A, stretch)`` of one stretch of the vocabulary after the other."""
-        for stretch, logits in self._products(hidden_AH):
-            yield stretch, logits.float()
+    def float_logits(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield every slice of the vocabulary with its logits, float32 ``(A, slice)``."""
+        for vocab, logits in self._logits(hidden_AH):
+            yield vocab, logits.float()
 
-    def _products(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield logits as they leave the matrix product: in the weight's dtype, unless a softcap needs more."""
-        for stretch, logits in self._matmuls(hidden_AH):
+    def _logits(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The same in the dtype of the matrix product, the weight's, unless a softcap needs float32."""
+        for vocab, logits in self._products(hidden_AH):
             if self.softcap is not None:
                 logits = logits.float().div_(self.softcap).tanh_().mul_(self.softcap)
-            if self.forbidden is not None and bool(self.forbidden[stretch].any()):
-                logits.masked_fill_(self.forbidden[stretch], -torch.inf)
-            yield stretch, logits
+            if self.forbidden is not None and bool(self.forbidden[vocab].any()):
+                logits.masked_fill_(self.forbidden[vocab], -torch.inf)
+            yield vocab, logits
 
-    def _matmuls(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        for stretch in self.cuts(GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS, len(hidden_AH)):
-            yield stretch, hidden_AH @ self.weight[stretch].T
+    def _products(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for vocab in self.slices(GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS, len(hidden_AH)):
+            yield vocab, hidden_AH @ self.weight[vocab].T
 
-    def cuts(self, budget: int, rows: int) -> Iterator[slice]:
-        """Yield stretches of the vocabulary, whole blocks long, of about ``budget`` logits for ``rows`` rows."""
+    def slices(self, budget: int, rows: int) -> Iterator[slice]:
+        """Yield slices of the vocabulary, multiples of :data:`BLOCK`, of about ``budget`` logits for ``rows`` rows."""
         size = max(BLOCK, budget // max(1, rows) // BLOCK * BLOCK)
         for start in range(0, len(self.weight), size):
             yield slice(start, min(start + size, len(self.weight)))
@@ -65,22 +67,24 @@ class Head:
     def choices(self, hidden_AH: Tensor, choice_ids: Tensor) -> Tensor:
         """Return the log-probabilities ``(A, choices)`` of a few tokens, float32.
 
-        Their logits are computed in float32: in bf16 two letters near 20 differ in steps of an eighth, and tie.
+        Their logits are computed in float32: bf16 has steps of an eighth near 20, so that two letters often tie.
         """
         exact = hidden_AH.float() @ self.weight[choice_ids].float().T
         if self.softcap is not None:
             exact = self.softcap * torch.tanh(exact / self.softcap)
-        normaliser = torch.stack([logits.logsumexp(-1) for _, logits in self.stretches(hidden_AH)]).logsumexp(0)
-        return exact - normaliser[:, None]
+        normaliser_A = torch.stack([logits.logsumexp(-1) for _, logits in self.float_logits(hidden_AH)]).logsumexp(0)
+        return exact - normaliser_A[:, None]
 
     def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
         """Return the likeliest token of each row and its log-probability, both ``(R,)``."""
-        found = [(*logits.max(-1), logits.logsumexp(-1), at.start) for at, logits in self.stretches(hidden_RH)]
-        values = torch.stack([value for value, _, _, _ in found])
-        ids = torch.stack([index + start for _, index, _, start in found])
-        best, where = values.max(0)
-        normaliser = torch.stack([total for _, _, total, _ in found]).logsumexp(0)
-        return ids.gather(0, where[None])[0], best - normaliser
+        peaks, ids, totals = [], [], []
+        for vocab, logits in self.float_logits(hidden_RH):
+            peak, index = logits.max(-1)
+            peaks.append(peak)
+            ids.append(index + vocab.start)
+            totals.append(logits.logsumexp(-1))
+        best_R, where_R = torch.stack(peaks).max(0)
+        return torch.stack(ids).gather(0, where_R[None])[0], best_R - torch.stack(totals).logsumexp(0)
 
     def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Draw one token per row; return ids and their log-probabilities at ``temperature``, both ``(R,)``.
@@ -90,32 +94,34 @@ class Head:
         the dtype of ``uniforms_R``: see :func:`widest`.
         """
         wide = uniforms_R.dtype
-        products, sums, peaks = [], [], []
-        for _, logits in self._products(hidden_RH):
-            scaled = logits.to(torch.float32, copy=True)  # one block of the logits is still needed below
+        slices, sums, peaks = [], [], []
+        for _, logits in self._logits(hidden_RH):
+            scaled = logits.to(torch.float32, copy=True)  # a copy: one block of the logits is needed again below
             if temperature != 1:
                 scaled.div_(temperature)
             peak = scaled.amax(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)
-            products.append(logits)
+            slices.append(logits)
             sums.append(_block_sums(scaled.sub_(peak).exp_()))
             peaks.append(peak)
+        # Sums are relative to the peak of their slice; bring all of them to the highest peak.
         highest = torch.cat(peaks, -1).amax(-1, keepdim=True)
-        shares = [s.to(wide) * (peak - highest).to(wide).exp() for s, peak in zip(sums, peaks, strict=True)]
-        block_sums = torch.cat(shares, -1)
+        block_sums = torch.cat(
+            [s.to(wide) * (peak - highest).to(wide).exp() for s, peak in zip(sums, peaks, strict=True)], -1
+        )
         cumulative = block_sums.cumsum(-1)
         point = uniforms_R[:, None] * cumulative[:, -1:]
         block = torch.searchsorted(cumulative, point, right=True).clamp_max(block_sums.shape[1] - 1)
-        share = block_sums.gather(1, block)
-        inside = _block(products, block[:, 0]).div_(temperature)
-        inside = inside.sub_(inside.amax(-1, keepdim=True)).exp_()
-        inner = inside.cumsum(-1, dtype=wide)
-        # How far into its block the point is, on the scale of the block's own weights.
-        depth = (point - cumulative.gather(1, block) + share) / share * inner[:, -1:]
+        block_sum = block_sums.gather(1, block)
+        weights = _block(slices, block[:, 0]).div_(temperature)
+        weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
+        inner = weights.cumsum(-1, dtype=wide)
+        # How much of its block's sum is below the point, on the scale of the block's own weights.
+        depth = (point - cumulative.gather(1, block) + block_sum) / block_sum * inner[:, -1:]
         entry = torch.searchsorted(inner, depth, right=True)
-        # Rounding may point past the last token with weight: take that last token.
-        last = (inside > 0).to(torch.int8).cumsum(-1).argmax(-1, keepdim=True)
+        # Rounding may put the point past the last token with weight: take that last token.
+        last = (weights > 0).to(torch.int8).cumsum(-1).argmax(-1, keepdim=True)
         entry = torch.minimum(entry, last)
-        probability = inside.gather(1, entry).to(wide) / inner[:, -1:] * share / cumulative[:, -1:]
+        probability = weights.gather(1, entry).to(wide) / inner[:, -1:] * block_sum / cumulative[:, -1:]
         return (block * BLOCK + entry)[:, 0], probability[:, 0].log().float()
 
 
@@ -130,43 +136,43 @@ def head_of(model: Any, forbidden_ids: Sequence[int] = ()) -> Head:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """Return the widest floating-point numbers that ``device`` has: float64, but float32 on Apple's GPUs."""
+    """Return the widest floating-point dtype of ``device``: float64, but float32 on Apple's GPUs."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _block_sums(weight: Tensor) -> Tensor:
+def _block_sums(weights: Tensor) -> Tensor:
     """Return the sums over blocks of :data:`BLOCK` columns; the last block may be shorter."""
-    whole = weight.shape[1] // BLOCK * BLOCK
-    sums = weight[:, :whole].reshape(len(weight), -1, BLOCK).sum(-1)
-    return sums if whole == weight.shape[1] else torch.cat([sums, weight[:, whole:].sum(-1, keepdim=True)], -1)
+    whole = weights.shape[1] // BLOCK * BLOCK
+    sums = weights[:, :whole].reshape(len(weights), -1, BLOCK).sum(-1)
+    return sums if whole == weights.shape[1] else torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
 
 
-def _block(products: list[Tensor], block_R: Tensor) -> Tensor:
-    """Return each row's block of logits ``(R, BLOCK)``, float32, out of the stretches; -inf past the vocabulary."""
-    width = -(-products[0].shape[1] // BLOCK)
+def _block(slices: list[Tensor], block_R: Tensor) -> Tensor:
+    """Return each row's block of logits ``(R, BLOCK)``, float32, out of the slices; -inf past the vocabulary."""
+    blocks_of_slice = -(-slices[0].shape[1] // BLOCK)
     rows = torch.full((len(block_R), BLOCK), -torch.inf, device=block_R.device)
     for row, block in enumerate(block_R.tolist()):
-        stretch, start = block // width, block % width * BLOCK
-        found = products[stretch][row, start : start + BLOCK]
-        rows[row, : len(found)] = found
+        index, start = block // blocks_of_slice, block % blocks_of_slice * BLOCK
+        logits = slices[index][row, start : start + BLOCK]
+        rows[row, : len(logits)] = logits
     return rows
 
 
 class _Logprobs(torch.autograd.Function):
-    """log softmax(h W^T)[target], stretch by stretch; d/dlogits = onehot - softmax."""
+    """log softmax(h W^T)[target], slice by slice; d/dlogits = onehot - softmax."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
-        chosen = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
+        target_logits = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
         totals = []
-        for stretch, logits in head.stretches(hidden):
-            rows, columns = _inside(targets, stretch)
-            chosen[rows] = logits[rows, columns]
+        for vocab, logits in head.float_logits(hidden):
+            rows, columns = _targets_in(vocab, targets)
+            target_logits[rows] = logits[rows, columns]
             totals.append(logits.logsumexp(-1))
         logsumexp = torch.stack(totals).logsumexp(0)
         ctx.head = head
         ctx.save_for_backward(hidden, weight, targets, logsumexp)
-        return chosen - logsumexp
+        return target_logits - logsumexp
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
@@ -175,21 +181,24 @@ class _Logprobs(torch.autograd.Function):
         head: Head = ctx.head
         hidden_gradient = torch.zeros_like(hidden, dtype=torch.float32)
         weight_gradient = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        for stretch, logits in head.stretches(hidden):
-            bend = None if head.softcap is None else 1 - torch.square(logits.clamp_min(-head.softcap) / head.softcap)
+        for vocab, logits in head.float_logits(hidden):
+            # Derivative of the softcap, 1 - tanh^2; forbidden logits of -inf are clamped to its range.
+            cap_slope = None
+            if head.softcap is not None:
+                cap_slope = 1 - torch.square(logits.clamp_min(-head.softcap) / head.softcap)
             slope = logits.sub_(logsumexp[:, None]).exp_().mul_(-gradient[:, None])
-            rows, columns = _inside(targets, stretch)
+            rows, columns = _targets_in(vocab, targets)
             slope[rows, columns] += gradient[rows]
-            if bend is not None:
-                slope.mul_(bend)
+            if cap_slope is not None:
+                slope.mul_(cap_slope)
             slope = slope.to(hidden.dtype)
-            hidden_gradient += slope @ weight[stretch]
+            hidden_gradient += slope @ weight[vocab]
             if weight_gradient is not None:
-                torch.mm(slope.T, hidden, out=weight_gradient[stretch])
+                torch.mm(slope.T, hidden, out=weight_gradient[vocab])
         return hidden_gradient.to(hidden.dtype), weight_gradient, None, None
 
 
-def _inside(targets: Tensor, stretch: slice) -> tuple[Tensor, Tensor]:
-    """Return the rows whose target is in ``stretch``, and where in it."""
-    rows = ((targets >= stretch.start) & (targets < stretch.stop)).nonzero()[:, 0]
-    return rows, targets[rows] - stretch.start
+def _targets_in(vocab: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows whose target is in a slice of the vocabulary, and its index there."""
+    rows = ((targets >= vocab.start) & (targets < vocab.stop)).nonzero()[:, 0]
+    return rows, targets[rows] - vocab.start

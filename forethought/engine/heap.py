@@ -1,4 +1,8 @@
-"""Memory that was freed stays with the process: the next tensor of its size need not be given its pages again."""
+"""Memory that was freed stays with the process, so that the next tensor of its size gets the same pages.
+
+By default glibc maps every large tensor from the system, which zeroes its pages one by one when they are first
+written: a tenth to a third of a training step on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,20 @@ from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
-_KEPT = 2**31 - 1
-"""Bytes that may lie free at the top of the heap, the most that the parameter takes."""
+_MAX_FREE_BYTES = 2**31 - 1
+"""Free bytes that the heap keeps; the largest value that the parameter can have."""
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep up to 2 GiB of freed memory for this process; return whether this is glibc.
-
-    By default every large tensor is mapped anew and its pages are zeroed one by one when they are first written: a
-    tenth to a third of a training step on the CPU.
-    """
+    """Have glibc keep up to 2 GiB of freed memory for this process; return whether this is glibc."""
     mallopt = _glibc("mallopt")
     return mallopt is not None and all(
-        mallopt(name, value) for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _KEPT))
+        mallopt(name, value) for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _MAX_FREE_BYTES))
     )
 
 
 def release() -> None:
-    """Give what lies free back to the machine, between stages that need different amounts; nothing if not glibc."""
+    """Return free memory to the system, between stages that need different amounts; does nothing without glibc."""
     gc.collect()
     trim = _glibc("malloc_trim")
     if trim is not None:

@@ -1,8 +1,10 @@
-"""Losses: pure functions of tensors.
+"""Losses: pure functions of the log-probabilities of branches.
 
-Every loss reads :class:`Rows`, the log-probabilities of the branches of one micro-batch, and returns a
-*sum* and sums of metrics; the trainer divides all of them by one normaliser of the whole batch, so that
-the effective batch is the same however it is cut into micro-batches.
+Every loss reads :class:`LossInputs`, those of one micro-batch, and returns a *sum* and sums of metrics.  The trainer
+divides all of them by one normaliser of the whole batch, so that the result is the same however the batch is cut into
+micro-batches.  Log-probabilities and losses are in nats.
+
+Shape legend: A branch tokens, M branches, P pairs of branches.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from torch.nn.functional import logsigmoid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """What a loss sees.  A scored tokens of M branches."""
+class LossInputs:
+    """A tokens of M branches."""
 
     logprobs: Tensor
     """``(A,)`` log-probabilities under the policy, with gradients."""
@@ -30,56 +32,64 @@ class Rows:
     reference: Tensor | None = None
     """``(A,)`` log-probabilities under the reference."""
     old: Tensor | None = None
-    """``(A,)`` log-probabilities under the policy that drew the tokens; ``None``: this very policy."""
+    """``(A,)`` log-probabilities under the policy that sampled the tokens; ``None``: this very policy."""
     advantages: Tensor | None = None
-    """``(M,)`` how much better than its group's baseline each branch was."""
+    """``(M,)``."""
 
     def per_branch(self, values_A: Tensor) -> Tensor:
         """Return the weighted sum of token values in each branch, ``(M,)``."""
         return values_A.new_zeros(self.branches).index_add(0, self.branch, values_A * self.weights)
 
 
-Loss = Callable[[Rows], tuple[Tensor, dict[str, Tensor]]]
-"""Rows -> (sum of losses, sums of metrics)."""
+Loss = Callable[[LossInputs], tuple[Tensor, dict[str, Tensor]]]
+"""Returns the sum of losses, and sums of metrics by name."""
 
 
-def nll(rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted negative log-likelihood: ``-sum_t w_t log p(x_t | x_<t)``.  Normaliser: the number of tokens."""
-    loss = -(rows.logprobs * rows.weights).sum()
+def nll(inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted negative log-likelihood, the next-token loss of pretraining and SFT: ``-sum_t w_t log p(x_t | x_<t)``.
+
+    Normaliser: the number of tokens.  Metric: ``nll``, the same sum, in nats.
+    """
+    loss = -(inputs.logprobs * inputs.weights).sum()
     return loss, {"nll": loss.detach()}
 
 
-def dpo(rows: Rows, *, beta: float, nll_weight: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """Direct preference optimisation of (chosen, rejected) branch pairs.  Normaliser: the number of pairs.
+def dpo(inputs: LossInputs, *, beta: float, nll_weight: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Direct preference optimisation of pairs of branches, in the order (chosen, rejected).
 
     ``-log sigmoid(beta [(log pi(c) - log ref(c)) - (log pi(r) - log ref(r))])`` with sums of suffix-token
-    log-probabilities (Rafailov et al. 2023, eq. 7; online with the best and worst of a ranked pool in Tan
-    et al. 2026, section 1.2), plus ``nll_weight`` times the chosen's mean token NLL.  That mean is taken pair
-    by pair, so that long and short suffixes weigh the same; TRL's ``sft`` term averages over all chosen
-    tokens of a batch, which is equal where they have one length.
+    log-probabilities (Rafailov et al. 2023, arXiv 2305.18290, equation 7; online with the best and worst of a ranked
+    pool in Tan et al. 2026, section 1.2), plus ``nll_weight`` times the chosen's mean token NLL.  That mean is taken
+    pair by pair, so that long and short suffixes weigh the same; TRL's ``sft`` term averages over all chosen tokens of
+    a batch, which is equal if they all have the same length.
 
-    Metrics: ``margin`` is the bracket, in nats; ``margin_beta`` is beta times it.
+    Normaliser: the number of pairs.  Metrics, sums over pairs: ``margin``, the bracket, in nats; ``margin_beta``, beta
+    times it; ``margin_positive``, the number of positive margins; ``chosen_logprob_change`` and
+    ``rejected_logprob_change``, the two differences of the bracket, in nats.
+
+    Raises:
+        ValueError: if the reference is missing.
     """
-    if rows.reference is None:
+    if inputs.reference is None:
         raise ValueError("DPO needs the reference's log-probabilities")
-    ratio_P2 = rows.per_branch(rows.logprobs - rows.reference).view(-1, 2)
+    ratio_P2 = inputs.per_branch(inputs.logprobs - inputs.reference).view(-1, 2)
     margin_P = ratio_P2[:, 0] - ratio_P2[:, 1]
     loss_P = -logsigmoid(beta * margin_P)
     if nll_weight:
-        lengths = rows.per_branch(torch.ones_like(rows.logprobs)).view(-1, 2)[:, 0]
-        loss_P = loss_P - nll_weight * rows.per_branch(rows.logprobs).view(-1, 2)[:, 0] / lengths
-    detached = margin_P.detach()
+        length_P = inputs.per_branch(torch.ones_like(inputs.logprobs)).view(-1, 2)[:, 0]
+        loss_P = loss_P - nll_weight * inputs.per_branch(inputs.logprobs).view(-1, 2)[:, 0] / length_P
+    detached_P = margin_P.detach()
     return loss_P.sum(), {
-        "margin": detached.sum(),
-        "margin_beta": beta * detached.sum(),
-        "margin_positive": (detached > 0).float().sum(),
+        "margin": detached_P.sum(),
+        "margin_beta": beta * detached_P.sum(),
+        "margin_positive": (detached_P > 0).float().sum(),
         "chosen_logprob_change": ratio_P2[:, 0].detach().sum(),
         "rejected_logprob_change": ratio_P2[:, 1].detach().sum(),
     }
 
 
 def policy_gradient(
-    rows: Rows, *, clip: tuple[float, float] | None = None, kl_weight: float = 0.0
+    inputs: LossInputs, *, clip: tuple[float, float] | None = None, kl_weight: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Policy gradient with given advantages: ``-sum_t w_t rho_t A``, ``rho_t = p(x_t) / p_old(x_t)``.
 
@@ -90,29 +100,30 @@ def policy_gradient(
     that paper's estimator of the divergence from the reference, ``exp(d) - d - 1`` with ``d = log p_ref - log p``
     (equation 4).
 
-    Metrics, sums over weighted tokens: ``kl``, ``clipped``, and ``tokens`` to divide them by.
+    Normaliser: the caller's constant.  Metrics, sums over weighted tokens: ``kl``, in nats, if ``kl_weight`` is not 0;
+    ``clipped``, the number of clipped tokens; and ``tokens`` to divide them by.
 
     Raises:
         ValueError: if advantages, or the reference of a divergence, are missing.
     """
-    if rows.advantages is None:
+    if inputs.advantages is None:
         raise ValueError("a policy gradient needs the branches' advantages")
-    old = rows.logprobs.detach() if rows.old is None else rows.old
-    ratio = (rows.logprobs - old).exp()
-    advantage = rows.advantages[rows.branch]
-    gain = ratio * advantage
-    sums = {"tokens": rows.weights.sum(), "clipped": rows.weights.new_zeros(())}
+    old_A = inputs.logprobs.detach() if inputs.old is None else inputs.old
+    ratio_A = (inputs.logprobs - old_A).exp()
+    advantage_A = inputs.advantages[inputs.branch]
+    gain_A = ratio_A * advantage_A
+    sums = {"tokens": inputs.weights.sum(), "clipped": inputs.weights.new_zeros(())}
     if clip is not None:
         low, high = clip
-        bounded = ratio.clamp(1 - low, 1 + high) * advantage
-        sums["clipped"] = ((bounded < gain).detach() * rows.weights).sum()
-        gain = torch.minimum(gain, bounded)
-    loss = -(gain * rows.weights).sum()
+        bounded_A = ratio_A.clamp(1 - low, 1 + high) * advantage_A
+        sums["clipped"] = ((bounded_A < gain_A).detach() * inputs.weights).sum()
+        gain_A = torch.minimum(gain_A, bounded_A)
+    loss = -(gain_A * inputs.weights).sum()
     if kl_weight:
-        if rows.reference is None:
+        if inputs.reference is None:
             raise ValueError("the divergence from a reference needs the reference's log-probabilities")
-        ahead = rows.reference - rows.logprobs
-        kl = ((ahead.exp() - ahead - 1) * rows.weights).sum()
+        log_ratio_A = inputs.reference - inputs.logprobs
+        kl = ((log_ratio_A.exp() - log_ratio_A - 1) * inputs.weights).sum()
         loss = loss + kl_weight * kl
         sums["kl"] = kl.detach()
     return loss, sums

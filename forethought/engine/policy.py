@@ -11,7 +11,7 @@ from torch import Tensor
 
 from forethought.engine import attention
 from forethought.engine.attention import PackedAttention
-from forethought.engine.backends import Backend, Choice, select
+from forethought.engine.backends import Choice, TorchBackend, select
 from forethought.engine.backends.plain import forward
 from forethought.engine.backends.selection import probe
 from forethought.engine.branches import Group, Packed, pack
@@ -26,12 +26,12 @@ class Policy:
     """A transformers causal LM behind the shared-prefix attention.
 
     Constructing one switches the model's attention implementation and checks, on a few tokens, that
-    the engine's log-probabilities are the model's own, so that an architecture with an unknown twist is
+    the engine's log-probabilities are the model's own: an architecture that the engine does not know is
     refused instead of trained wrongly.
     """
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
-        """``backend``: which kernels compute what needs no gradient; see :func:`forethought.engine.backends.select`."""
+        """``backend``: the kernels for what needs no gradient; see :func:`forethought.engine.backends.select`."""
         self.model = model
         parameter = next(model.parameters())
         self.device: torch.device = parameter.device
@@ -43,8 +43,8 @@ class Policy:
             self._verify(expected)
 
     @property
-    def backend(self) -> Backend:
-        """What samples and scores without gradients; chosen when it is first asked for."""
+    def backend(self) -> TorchBackend:
+        """What samples and scores without gradients; chosen on first use."""
         return self._selected[0]
 
     @property
@@ -53,11 +53,11 @@ class Policy:
         return self._selected[1]
 
     @cached_property
-    def _selected(self) -> tuple[Backend, Choice]:
+    def _selected(self) -> tuple[TorchBackend, Choice]:
         return select(self.model, self._wanted)
 
     def weights_changed(self) -> None:
-        """Tell the backend that the model's weights are others now; whoever changes them calls this."""
+        """Tell the backend that the model's weights have changed; whoever changes them calls this."""
         if "_selected" in self.__dict__:
             self.backend.weights_changed()
 
@@ -78,11 +78,11 @@ class Policy:
     def _verify(self, expected: Tensor) -> None:
         prefix, branch = probe(self.model)
         packed = pack([Group(prefix=prefix, branches=(branch,))], self.device)
-        found = self.logprobs(packed)
+        ours = self.logprobs(packed)
         # Random tokens have log-probabilities near -17, where bf16 alone makes a difference of half a percent.
         tolerance = 1e-4 if self.dtype == torch.float32 else 0.03
-        difference = float((found - expected).abs().mean() / expected.abs().mean())
-        if not difference < tolerance:
+        difference = float((ours - expected).abs().mean() / expected.abs().mean())
+        if not difference < tolerance:  # so that NaN is refused, too
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: the engine's log-probabilities differ from the model's own "
                 f"by {difference:.1%}. Supported and tested: Llama, Qwen2, Qwen3, Gemma3"
@@ -91,6 +91,7 @@ class Policy:
 
 @torch.no_grad()
 def _plain_logprobs(model: Any) -> Tensor:
+    """Return the log-probabilities of the probe's branch by transformers alone, ``(A,)``."""
     prefix, branch = probe(model)
     ids = torch.tensor([prefix + branch], device=next(model.parameters()).device)
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[0, len(prefix) - 1 : -1]

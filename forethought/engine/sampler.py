@@ -4,13 +4,12 @@ A batch of G prompts with K branches each decodes as G*K rows.  Every row's next
 uniform number of its own key, through the inverse of the distribution function, so that a completion
 depends on ``(key, prompt id, k)`` and the weights, not on what else is in the batch.
 
-Shape legend: G prompts, K branches of each, R = G*K rows, P prompt positions, V vocabulary, D head size,
-H key-value heads, Q query heads per key-value head.
+Shape legend: R = G*K rows of a batch, T tokens, H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -23,13 +22,10 @@ from forethought.engine.policy import Policy
 from forethought.keys import Key
 from forethought.records import Completion, Rollout, StopReason
 
-R = TypeVar("R")
+Output = TypeVar("Output", Completion, Rollout, covariant=True)
 
-Row = tuple[list[int], list[float]]
-"""Token ids and their log-probabilities."""
-
-WASTE = 8
-"""Finished rows leave the batch once they are one in so many: each departure copies what the others have stored."""
+MIN_FINISHED_SHARE = 8
+"""Finished rows are removed once they are one in this many: removing rows copies the caches of all that remain."""
 
 
 class TorchSampler:
@@ -43,8 +39,7 @@ class TorchSampler:
         self.on_progress = on_progress
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
-        """See :meth:`forethought.engine.Sampler.sample`."""
-        return self._by_batch(prompts, k, lambda batch: self._completions(batch, k, sampling, key))
+        return self._by_batch(prompts, k, sampling, key, lambda rows: CompletionRule(sampling, rows))
 
     def think(
         self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
@@ -54,130 +49,131 @@ class TorchSampler:
         A row whose thought is closed goes on to its suffix while others still think; one that reaches the cap gets
         ``thinking.close_ids`` inserted.  ``sampling`` is the suffix's; temperature and forbidden ids hold for both.
         """
-        return self._by_batch(prompts, k, lambda batch: self._rollouts(batch, k, thinking, sampling, key))
+        return self._by_batch(prompts, k, sampling, key, lambda rows: ThoughtRule(thinking, sampling, rows))
 
-    def _by_batch(self, prompts: Sequence[Prompt], k: int, write: Callable[[list[Prompt]], list[R]]) -> list[list[R]]:
-        results: list[list[R]] = [[] for _ in prompts]
-        done = 0
-        for batch in _batches(prompts, max(1, self.rows // k)):
-            written = write([prompts[i] for i in batch])
+    def _by_batch(
+        self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key, rule_for: Callable[[int], Rule[Output]]
+    ) -> list[list[Output]]:
+        results: list[list[Output]] = [[] for _ in prompts]
+        # Prompts of similar length go together: little is padded.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
+        size, done = max(1, self.rows // k), 0
+        for batch in (order[start : start + size] for start in range(0, len(order), size)):
+            rule = rule_for(len(batch) * k)
+            rows = self._decode([prompts[i] for i in batch], k, sampling, key, rule)
+            outputs = [rule.output(row, tokens, logprobs) for row, (tokens, logprobs) in enumerate(rows)]
             for place, index in enumerate(batch):
-                results[index] = written[place * k : (place + 1) * k]
+                results[index] = outputs[place * k : (place + 1) * k]
             done += len(batch)
             self.on_progress(done, len(prompts))
         return results
 
-    def _completions(self, prompts: list[Prompt], k: int, sampling: Sampling, key: Key) -> list[Completion]:
-        rows = self._decode(prompts, k, sampling, key, Plain(sampling, len(prompts) * k))
-        return [_completion(tokens, logprobs, sampling) for tokens, logprobs in rows]
-
-    def _rollouts(
-        self, prompts: list[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
-    ) -> list[Rollout]:
-        script = ThoughtThenSuffix(thinking, sampling, len(prompts) * k)
-        rows = self._decode(prompts, k, sampling, key, script)
-        return [script.rollout(row, tokens, logprobs) for row, (tokens, logprobs) in enumerate(rows)]
-
     @torch.inference_mode()
-    def _decode(self, prompts: list[Prompt], k: int, sampling: Sampling, key: Key, script: Script) -> list[Row]:
+    def _decode(
+        self, prompts: list[Prompt], k: int, sampling: Sampling, key: Key, rule: Rule[Output]
+    ) -> list[tuple[list[int], list[float]]]:
         """Return the tokens and log-probabilities of every row, prompt by prompt."""
-        rows, most, device = len(prompts) * k, script.max_tokens, self.policy.device
+        rows, max_tokens, device = len(prompts) * k, rule.max_tokens, self.policy.device
         head = self.policy.backend.head(sampling.forbidden_ids, rows)
-        uniforms = np.stack([key.uniforms(p.id, i, most) for p in prompts for i in range(k)])
+        uniforms = np.stack([key.uniforms(prompt.id, i, max_tokens) for prompt in prompts for i in range(k)])
         uniforms_RT = torch.from_numpy(uniforms).to(widest(device)).to(device)
-        tokens_RT = torch.zeros(rows, most, dtype=torch.long)
-        logprobs_RT = torch.zeros(rows, most)
-        lengths = torch.zeros(rows, dtype=torch.long)
-        decoded = torch.arange(rows)  # rows that are computed; finished ones leave in batches
-        going = torch.ones(rows, dtype=torch.bool)
-        decoder = self.policy.backend.decoder(prompts, k, most)
-        hidden = decoder.hidden
-        for step in range(most):
+        tokens_RT = torch.zeros(rows, max_tokens, dtype=torch.long)
+        logprobs_RT = torch.zeros(rows, max_tokens)
+        lengths_R = torch.zeros(rows, dtype=torch.long)
+        unfinished_R = torch.ones(rows, dtype=torch.bool)
+        decoded = torch.arange(rows)  # rows that are computed: finished ones are removed several at a time
+        decoder = self.policy.backend.decoder(prompts, k, max_tokens)
+        hidden_RH = decoder.hidden
+        for step in range(max_tokens):
             if sampling.temperature == 0:
-                drawn, logprob = head.greedy(hidden)
+                drawn, logprobs = head.greedy(hidden_RH)
             else:
-                drawn, logprob = head.draw(hidden, uniforms_RT[decoded.to(device), step], sampling.temperature)
-            live = going[decoded]
+                drawn, logprobs = head.draw(hidden_RH, uniforms_RT[decoded.to(device), step], sampling.temperature)
+            live = unfinished_R[decoded]
             tokens = drawn.cpu()
-            tokens[live], ended = script.take(decoded[live], tokens[live])
-            tokens_RT[decoded, step], logprobs_RT[decoded, step] = tokens, logprob.cpu()
-            lengths[decoded[live]] = step + 1
-            going[decoded[live][ended]] = False
-            if step + 1 == most or not going.any():
+            tokens[live], ended = rule.accept(decoded[live], tokens[live])
+            tokens_RT[decoded, step], logprobs_RT[decoded, step] = tokens, logprobs.cpu()
+            lengths_R[decoded[live]] = step + 1
+            unfinished_R[decoded[live][ended]] = False
+            if step + 1 == max_tokens or not unfinished_R.any():
                 break
-            kept = going[decoded].nonzero()[:, 0]
-            if len(decoded) - len(kept) >= max(1, len(decoded) // WASTE):
+            kept = unfinished_R[decoded].nonzero()[:, 0]
+            if len(decoded) - len(kept) >= max(1, len(decoded) // MIN_FINISHED_SHARE):
                 decoder.keep(kept.to(device))
                 decoded, tokens = decoded[kept], tokens[kept]
-            hidden = decoder.step(tokens.to(device))
-        found = zip(tokens_RT.tolist(), logprobs_RT.tolist(), lengths.tolist(), strict=True)
-        return [(tokens[:n], logprobs[:n]) for tokens, logprobs, n in found]
+            hidden_RH = decoder.step(tokens.to(device))
+        results = zip(tokens_RT.tolist(), logprobs_RT.tolist(), lengths_R.tolist(), strict=True)
+        return [(tokens[:length], logprobs[:length]) for tokens, logprobs, length in results]
 
 
-class Script(Protocol):
-    """Decides what becomes of what was drawn."""
+class Rule(Protocol[Output]):
+    """What an output consists of, and when it ends."""
 
-    @property
-    def max_tokens(self) -> int:
-        """No row is longer."""
+    max_tokens: int
+    """Of a row, at most."""
+
+    def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens that the unfinished ``rows`` get, and whether each row ends with its token."""
         ...
 
-    def take(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Return, for the ``rows`` that still go on, the tokens that they get, and which of them end with these."""
+    def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Output:
+        """Return the finished output of ``row``."""
         ...
 
 
-class Plain:
-    """What is drawn stands, until a stop token, a text that ends it, or the cap."""
+class CompletionRule:
+    """A row gets what was drawn, until a stop token, a text that ends it, or the cap."""
 
     def __init__(self, sampling: Sampling, rows: int) -> None:
         self.max_tokens = sampling.max_tokens
+        self.sampling = sampling
         self.stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.long)
-        self.ended = sampling.ended
         self._written: list[list[int]] = [[] for _ in range(rows)]
 
-    def take(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Script`."""
+    def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         stopped = torch.isin(drawn, self.stop_ids)
-        if self.ended is not None:
+        ended = self.sampling.ended
+        if ended is not None:
             for row, token in zip(rows.tolist(), drawn.tolist(), strict=True):
                 self._written[row].append(token)
-            stopped |= torch.tensor([self.ended(self._written[row]) for row in rows.tolist()], dtype=torch.bool)
+            stopped |= torch.tensor([ended(self._written[row]) for row in rows.tolist()], dtype=torch.bool)
         return drawn, stopped
 
+    def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Completion:
+        stop = StopReason.STOP if stops(tokens, self.sampling) else StopReason.LENGTH
+        return Completion(token_ids=tuple(tokens), logprobs=tuple(logprobs), stop=stop)
 
-class ThoughtThenSuffix:
-    """A thought until it is closed or capped, then a suffix."""
+
+class ThoughtRule:
+    """A thought until it is closed, by the policy or at the cap, then a suffix."""
 
     def __init__(self, thinking: Thinking, sampling: Sampling, rows: int) -> None:
         self.thinking, self.sampling = thinking, sampling
         self.max_tokens = thinking.max_tokens + len(thinking.close_ids) + sampling.max_tokens
         self._written: list[list[int]] = [[] for _ in range(rows)]
-        self._thought: list[int | None] = [None] * rows  # ids of the finished thought, its closing tag included
-        self._closed = [False] * rows
+        self._thought: list[int | None] = [None] * rows  # tokens of the finished thought with its closing tag
+        self._closed = [False] * rows  # by the policy itself
 
-    def take(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Script`."""
-        taken = [self._take(row, token) for row, token in zip(rows.tolist(), drawn.tolist(), strict=True)]
-        return torch.tensor([token for token, _ in taken]), torch.tensor([ended for _, ended in taken])
+    def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        accepted = [self._accept(row, token) for row, token in zip(rows.tolist(), drawn.tolist(), strict=True)]
+        return torch.tensor([token for token, _ in accepted]), torch.tensor([ended for _, ended in accepted])
 
-    def _take(self, row: int, token: int) -> tuple[int, bool]:
-        written, cap, close = self._written[row], self.thinking.max_tokens, self.thinking.close_ids
+    def _accept(self, row: int, token: int) -> tuple[int, bool]:
+        written, cap, close_ids = self._written[row], self.thinking.max_tokens, self.thinking.close_ids
         thought = self._thought[row]
         if thought is not None:
             written.append(token)
-            capped = len(written) - thought == self.sampling.max_tokens
-            return token, capped or stops(written[thought:], self.sampling)
+            truncated = len(written) - thought == self.sampling.max_tokens
+            return token, truncated or stops(written[thought:], self.sampling)
         if len(written) >= cap:
-            token = close[len(written) - cap]
+            token = close_ids[len(written) - cap]
         written.append(token)
         self._closed[row] = len(written) <= cap and self.thinking.closed(written)
-        if self._closed[row] or len(written) == cap + len(close):
+        if self._closed[row] or len(written) == cap + len(close_ids):
             self._thought[row] = len(written)
         return token, False
 
-    def rollout(self, row: int, tokens: list[int], logprobs: list[float]) -> Rollout:
-        """Return the rollout of ``row``."""
+    def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Rollout:
         thought = self._thought[row]
         assert thought is not None
         inserted = 0 if self._closed[row] else len(self.thinking.close_ids)
@@ -191,19 +187,7 @@ class ThoughtThenSuffix:
         )
 
 
-def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
-    """Yield indices of prompts in batches of like length, so that little is padded."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
 def stops(tokens: Sequence[int], sampling: Sampling) -> bool:
     """Return whether a completion of these ids has ended by itself: by a stop token, or by its text."""
     ended = sampling.ended is not None and sampling.ended(tokens)
     return ended or bool(tokens and tokens[-1] in sampling.stop_ids)
-
-
-def _completion(tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
-    stop = StopReason.STOP if stops(tokens, sampling) else StopReason.LENGTH
-    return Completion(token_ids=tuple(tokens), logprobs=tuple(logprobs), stop=stop)

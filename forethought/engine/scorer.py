@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ class TorchScorer:
     def __init__(
         self, policy: Policy, micro_tokens: int = 8192, forbidden_ids: Sequence[int] = (), *, as_trained: bool = False
     ) -> None:
-        """``as_trained``: round as the training forward of the same groups does, so that a difference between a policy
-        and its reference holds no rounding; a little slower."""
+        """``as_trained``: round as the training forward of the same groups does, so that the difference between a
+        policy and its reference has no rounding error; a little slower."""
         self.policy = policy
         self.micro_tokens = micro_tokens
         self.forbidden_ids = tuple(forbidden_ids)
@@ -27,27 +27,28 @@ class TorchScorer:
 
     @torch.inference_mode()
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
-        """See :meth:`forethought.engine.Scorer.logprobs`."""
         results: list[list[np.ndarray]] = []
         head = (self.policy if self.as_trained else self.policy.backend).head(self.forbidden_ids)
-        for batch in micro_batches(groups, self.micro_tokens):
-            packed = pack([groups[i] for i in batch], self.policy.device)
-            flat = head.logprobs(self._hidden(packed)[packed.sources], packed.targets).cpu().numpy()
-            rows = iter(np.split(flat, np.cumsum(packed.branch_lengths)[:-1]))
-            results.extend([next(rows) for _ in groups[i].branches] for i in batch)
+        for batch, packed, hidden_TH in self._batches(groups):
+            logprobs_A = head.logprobs(hidden_TH[packed.sources], packed.targets).cpu().numpy()
+            branches = iter(np.split(logprobs_A, np.cumsum(packed.branch_lengths)[:-1]))
+            results.extend([next(branches) for _ in group.branches] for group in batch)
         return results
 
     @torch.inference_mode()
     def choices(self, groups: Sequence[Group], choice_ids: Sequence[int]) -> list[np.ndarray]:
-        """See :meth:`forethought.engine.Scorer.choices`."""
         results: list[np.ndarray] = []
         head = self.policy.head(self.forbidden_ids)
         ids = torch.tensor(list(choice_ids), device=self.policy.device)
-        for batch in micro_batches(groups, self.micro_tokens):
-            packed = pack([groups[i] for i in batch], self.policy.device)
-            flat = head.choices(self._hidden(packed)[packed.branch_ends], ids).cpu().numpy()
-            results.extend(np.split(flat, np.cumsum([len(groups[i].branches) for i in batch])[:-1]))
+        for batch, packed, hidden_TH in self._batches(groups):
+            logprobs_MC = head.choices(hidden_TH[packed.branch_ends], ids).cpu().numpy()
+            results.extend(np.split(logprobs_MC, np.cumsum([len(group.branches) for group in batch])[:-1]))
         return results
 
-    def _hidden(self, packed: Packed) -> Tensor:
-        return self.policy.packed_hidden(packed) if self.as_trained else self.policy.backend.hidden(packed)
+    def _batches(self, groups: Sequence[Group]) -> Iterator[tuple[list[Group], Packed, Tensor]]:
+        """Yield micro-batches with their packed rows and hidden states ``(T, H)``."""
+        hidden = self.policy.packed_hidden if self.as_trained else self.policy.backend.hidden
+        for indices in micro_batches(groups, self.micro_tokens):
+            batch = [groups[i] for i in indices]
+            packed = pack(batch, self.policy.device)
+            yield batch, packed, hidden(packed)

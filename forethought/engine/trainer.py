@@ -1,4 +1,4 @@
-"""One optimiser step, blind to the algorithm: weighted branches and a loss in, new weights out.
+"""One optimiser step of any algorithm: weighted branches and a loss in, new weights out.
 
 The trained weights are float32 masters; the model computes with a working copy in its own dtype.  At the
 learning rates of this field (1e-7 to 1e-5) pure bf16 weights would round every update away.
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from forethought.engine.branches import Group, micro_batches, pack
-from forethought.engine.losses import Loss, Rows
+from forethought.engine.losses import Loss, LossInputs
 from forethought.engine.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A group to be trained on, with what its loss needs per branch token."""
+    """A group to train on, with what its loss needs for each branch token."""
 
     group: Group
     """The prefix and its branches; the prefix itself is never trained."""
@@ -30,7 +30,7 @@ class Example:
     weights: tuple[np.ndarray, ...] | None = None
     """Per branch, token weights, float32; default: 1 everywhere."""
     old: tuple[np.ndarray, ...] | None = None
-    """Per branch, log-probabilities under the policy that drew its tokens, float32."""
+    """Per branch, log-probabilities under the policy that sampled its tokens, float32."""
     advantages: tuple[float, ...] | None = None
     """One per branch."""
 
@@ -42,9 +42,9 @@ class Schedule:
     peak: float
     """Learning rate at the end of the warm-up."""
     warmup: int
-    """Steps of the warm-up."""
+    """Steps."""
     total: int
-    """Steps in all."""
+    """Steps, warm-up included."""
     min_ratio: float
     """The cosine ends at this share of the peak."""
 
@@ -59,16 +59,14 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adam:
-    """Settings of AdamW (Loshchilov & Hutter 2019)."""
+    """Settings of AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101)."""
 
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the two moments."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
     weight_decay: float = 0.0
-    """Decoupled; not applied to vectors (norms, biases)."""
+    """Decoupled; not applied to vectors (norms, biases), as is usual."""
     clip_norm: float = 1.0
-    """Largest global gradient norm."""
+    """Largest norm of the gradient of all weights together."""
 
 
 class Trainer:
@@ -99,24 +97,24 @@ class Trainer:
         )
 
     def step(self, examples: Sequence[Example], loss: Loss, *, step: int, normaliser: float) -> dict[str, float]:
-        """Take optimiser step ``step`` on ``examples`` and return its metrics, divided by ``normaliser``.
+        """Take optimiser step ``step``, counted from 0, on ``examples``; return the loss's metrics over ``normaliser``.
 
-        The step computes ``sum of losses / normaliser`` in micro-batches, clips the gradient's norm and
-        updates masters and working copy.
+        The gradient of ``sum of losses / normaliser`` is summed over micro-batches, and its norm clipped; then masters
+        and working copy are updated.  Also returned: ``loss``, ``gradient_norm`` before clipping, ``learning_rate``.
 
         Raises:
             FloatingPointError: if the gradient is not finite; the weights are then unchanged.
         """
         totals: dict[str, float] = {}
         for batch in micro_batches([example.group for example in examples], self.micro_tokens):
-            value, sums = loss(self._rows([examples[i] for i in batch]))
+            value, sums = loss(self._loss_inputs([examples[i] for i in batch]))
             (value / normaliser).backward()
             for name, amount in {"loss": value.detach(), **sums}.items():
                 totals[name] = totals.get(name, 0.0) + float(amount) / normaliser
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
-            self._clear_gradients()
+            self.optimizer.zero_grad()
             raise FloatingPointError(f"step {step}: the gradient norm is {norm}; lower the learning rate")
         if norm > self.adam.clip_norm:
             torch._foreach_mul_(gradients, self.adam.clip_norm / norm)
@@ -124,7 +122,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self._clear_gradients()
+        self.optimizer.zero_grad()
         self.publish()
         return {**totals, "gradient_norm": norm, "learning_rate": rate}
 
@@ -135,43 +133,40 @@ class Trainer:
             parameter.copy_(self.masters[name])
         self.policy.weights_changed()
 
-    def _rows(self, examples: Sequence[Example]) -> Rows:
+    def _loss_inputs(self, examples: Sequence[Example]) -> LossInputs:
         packed = pack([example.group for example in examples], self.policy.device)
-        logprobs = self.policy.logprobs(packed, self.forbidden_ids)
+        logprobs_A = self.policy.logprobs(packed, self.forbidden_ids)
         weights = [
-            part
+            values
             for example in examples
-            for part in example.weights or [np.ones(len(b), np.float32) for b in example.group.branches]
+            for values in example.weights or [np.ones(len(b), np.float32) for b in example.group.branches]
         ]
-        advantages = np.array([value for example in examples for value in example.advantages or ()], np.float32)
 
-        def tensor(parts: list[np.ndarray]) -> Tensor | None:
-            return torch.from_numpy(np.concatenate(parts)).to(logprobs.device) if parts else None
+        def tensor(values: list[np.ndarray]) -> Tensor | None:
+            return torch.from_numpy(np.concatenate(values)).to(logprobs_A.device) if values else None
 
-        token_weights = tensor(weights)
-        assert token_weights is not None
-        return Rows(
-            logprobs=logprobs,
+        weights_A = tensor(weights)
+        assert weights_A is not None
+        return LossInputs(
+            logprobs=logprobs_A,
             branch=packed.branch,
             branches=len(packed.branch_lengths),
-            weights=token_weights,
-            reference=tensor([part for example in examples for part in example.reference or ()]),
-            old=tensor([part for example in examples for part in example.old or ()]),
-            advantages=tensor([advantages] if len(advantages) else []),
+            weights=weights_A,
+            reference=tensor([values for example in examples for values in example.reference or ()]),
+            old=tensor([values for example in examples for values in example.old or ()]),
+            advantages=tensor([np.array(example.advantages, np.float32) for example in examples if example.advantages]),
         )
-
-    def _clear_gradients(self) -> None:
-        for master in self.masters.values():
-            master.grad = None
 
 
 def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
+    """Return a hook that sums a working copy's gradients in its float32 master: bf16 sums would lose small ones."""
+
     def hook(parameter: Tensor) -> None:
         assert parameter.grad is not None
         if master.grad is None:
             master.grad = parameter.grad.to(torch.float32, copy=True)
         else:
-            master.grad += parameter.grad  # in float32, whatever the working copy's dtype
+            master.grad += parameter.grad
         parameter.grad = None
 
     return hook

@@ -11,18 +11,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from forethought import text
-from forethought.engine import Prompt, Sampler, Sampling
+from forethought import metrics, text
+from forethought.engine import Prompt
+from forethought.evals.recorder import Recorder
 from forethought.judges import Judge
 from forethought.judges.tournament import scores
 from forethought.keys import Key
+from forethought.metrics import EVALUATE, GREEDY, MATCHED, SAMPLED
+from forethought.models.model import Model
 from forethought.records import Chunk, JudgeRequest, Measurement, Outcome, Verdict
-from forethought.stats import Interval, bootstrap_mean, paired_bootstrap, sign_test, wilson
-
-SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
+from forethought.stats import Interval, bootstrap_mean, sign_test, wilson
 
 Texts = tuple[Sequence[str], Sequence[str]]
 """The policy's and the base's text of each chunk."""
@@ -33,34 +34,15 @@ MATCHING_STEPS = 8
 """Bisection steps; eight of them leave 0.5% of the temperature."""
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One policy of a comparison."""
-
-    arm: str
-    """Its name in the run: ``base``, ``self-improved``, ..."""
-    sampler: Sampler
-    """What writes for it."""
-    identity: str
-    """Hash of its checkpoint."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonSettings:
-    """What both sides of a comparison share."""
+    """What both policies of a comparison share."""
 
     conditions: tuple[str, ...] = (SAMPLED, GREEDY, MATCHED)
-    """Ways of comparing."""
     new_tokens: int
     """Length of every continuation, in tokens."""
-    bos: tuple[int, ...] = ()
-    """What goes before the prefix ids; empty if the model has no BOS."""
-    forbidden_ids: tuple[int, ...] = ()
-    """Never drawn: EOS and its like, so that all continuations are equally long."""
     entropy_tolerance: float = 0.02
     """Nats per token within which the base's entropy matches the policy's."""
-    decode: Callable[[Sequence[int]], str]
-    """Tokens to text."""
     seed: int = 0
     """Seed of sampling, of the order in a contest and of the bootstrap."""
 
@@ -71,13 +53,10 @@ class ComparisonSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """One continuation of each chunk by one side at one temperature, in the order of the chunks."""
+class Samples:
+    """One continuation of each chunk by one policy at one temperature, in the order of the chunks."""
 
     temperature: float
-    """At which they were drawn."""
-    token_ids: tuple[tuple[int, ...], ...]
-    """The sampled ids."""
     texts: tuple[str, ...]
     """What a judge reads."""
     surprise: tuple[float, ...]
@@ -85,62 +64,55 @@ class Drawn:
 
     @property
     def entropy(self) -> float:
-        """Nats per token: the unbiased Monte Carlo estimate of the side's own entropy (equal lengths)."""
+        """Nats per token: the unbiased Monte Carlo estimate of the policy's own entropy (equal lengths)."""
         return sum(self.surprise) / len(self.surprise)
 
 
 @dataclass(frozen=True, slots=True)
 class Continuations:
-    """One side's continuations of the held-out chunks, drawn once per temperature and kept.
+    """One policy's continuations of the held-out chunks, drawn once per temperature and kept.
 
     Make one for the base and give it to the comparison of every arm: nothing is drawn twice, and the
     bisections of several arms share their first temperatures.
     """
 
-    side: Side
-    """Who writes."""
+    model: Model
     chunks: Sequence[Chunk]
-    """What is continued."""
     settings: ComparisonSettings
-    """How."""
-    drawn: dict[float, Drawn] = field(default_factory=dict)
+    samples: dict[float, Samples] = field(default_factory=dict)
     """What was drawn so far, by temperature."""
 
-    def at(self, temperature: float) -> Drawn:
+    def at(self, temperature: float) -> Samples:
         """Return the continuations at ``temperature``.  The keys are the same at every temperature and for every
-        side, so that two policies that agree write the same text, and entropy is smooth in the temperature.
+        policy, so that two policies that agree write the same text, and entropy is smooth in the temperature.
 
         Raises:
             ValueError: if a continuation is shorter than asked for, which would mix length into the comparison.
         """
-        if temperature not in self.drawn:
-            self.drawn[temperature] = self._draw(temperature)
-        return self.drawn[temperature]
+        if temperature not in self.samples:
+            self.samples[temperature] = self._draw(temperature)
+        return self.samples[temperature]
 
-    def _draw(self, temperature: float) -> Drawn:
-        settings = self.settings
-        prompts = [Prompt(id=chunk.id, token_ids=settings.bos + chunk.prefix_ids) for chunk in self.chunks]
-        sampling = Sampling(
-            max_tokens=settings.new_tokens, temperature=temperature, forbidden_ids=settings.forbidden_ids
-        )
-        key = Key(seed=settings.seed, purpose="held-out continuations")
-        completions = [branches[0] for branches in self.side.sampler.sample(prompts, 1, sampling, key)]
-        for chunk, completion in zip(self.chunks, completions, strict=True):
-            if len(completion.token_ids) != settings.new_tokens:
+    def _draw(self, temperature: float) -> Samples:
+        size = self.settings.new_tokens
+        prompts = [Prompt(id=chunk.id, token_ids=self.model.bos + chunk.prefix_ids) for chunk in self.chunks]
+        key = Key(seed=self.settings.seed, purpose="held-out continuations")
+        drawn = self.model.sample(prompts, max_tokens=size, temperature=temperature, key=key)
+        for chunk, [completion] in zip(self.chunks, drawn, strict=True):
+            if len(completion.token_ids) != size:
                 raise ValueError(
-                    f"{self.side.arm} wrote {len(completion.token_ids)} of {settings.new_tokens} tokens after chunk "
-                    f"{chunk.id}: forbid its stop tokens, or the comparison would measure length"
+                    f"{self.model.name} wrote {len(completion.token_ids)} of {size} tokens after chunk {chunk.id}: "
+                    "forbid its stop tokens, or the comparison would measure length"
                 )
-        return Drawn(
+        return Samples(
             temperature=temperature,
-            token_ids=tuple(completion.token_ids for completion in completions),
-            texts=tuple(settings.decode(completion.token_ids) for completion in completions),
-            surprise=tuple(-sum(completion.logprobs) / settings.new_tokens for completion in completions),
+            texts=tuple(completion.text for [completion] in drawn),
+            surprise=tuple(-sum(completion.logprobs) / size for [completion] in drawn),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Duel:
+class PairResult:
     """What one judge said about the two continuations of one prefix."""
 
     points: float | None
@@ -158,7 +130,6 @@ class Comparison:
     """What a comparison found."""
 
     measurements: tuple[Measurement, ...]
-    """All figures."""
     examples: tuple[dict[str, Any], ...]
     """One row per prefix: prefix, original suffix and, by condition, both texts and every judge's scores."""
 
@@ -168,38 +139,40 @@ def compare(
     base: Continuations,
     judges: Mapping[str, Judge],
     progress: Callable[[str], None] = lambda doing: None,
+    stage: str = EVALUATE,
 ) -> Comparison:
     """Compare ``policy`` with ``base`` in every condition by every judge.
 
     ``judges`` are named as the measurements shall name them.  All text is drawn before the first judge
-    is asked for.  ``progress`` is called with what is about to be done.
+    is asked for.  ``progress`` is called with what is about to be done; ``stage`` is what the figures belong to.
 
     Raises:
-        ValueError: if there is no chunk, or the sides do not share chunks and settings.
+        ValueError: if there is no chunk, or the two do not share chunks and settings.
     """
     chunks, settings = policy.chunks, policy.settings
+    names = policy.model.name, base.model.name
     if not chunks:
         raise ValueError("nothing to compare: no held-out prefix. Raise chunk.heldout_share or add documents")
     if [chunk.id for chunk in chunks] != [chunk.id for chunk in base.chunks] or settings != base.settings:
-        raise ValueError(f"{policy.side.arm} and {base.side.arm} must continue the same chunks with the same settings")
-    pairs: dict[str, tuple[Drawn, Drawn]] = {}
+        raise ValueError(f"{names[0]} and {names[1]} must continue the same chunks with the same settings")
+    pairs: dict[str, tuple[Samples, Samples]] = {}
     for condition in settings.conditions:
-        progress(f"{policy.side.arm} and {base.side.arm} write: {condition}")
+        progress(f"{names[0]} and {names[1]} write: {condition}")
         pairs[condition] = _pair(condition, policy, base)
-    measurements: list[Measurement] = []
-    rows = [{"chunk_id": chunk.id, "prefix": chunk.prefix, "suffix": chunk.suffix} for chunk in chunks]
-    examples: list[dict[str, Any]] = [row | _texts(pairs, index) for index, row in enumerate(rows)]
-    for condition, pair in pairs.items():
-        measurements += _describe(condition, pair, policy, base)
     documents = [chunk.document_id for chunk in chunks]
-    for name in judges:
-        judge = judges[name]
-        progress(f"{name} judges {policy.side.arm} against {base.side.arm}")
-        texts = {condition: (pair[0].texts, pair[1].texts) for condition, pair in pairs.items()}
-        for condition, duels in duel(judge, chunks, texts, settings.seed).items():
-            blank = _blank(policy.side, base.side, condition, name)
-            measurements += count(duels, documents, blank, settings.seed)
-            for row, one in zip(examples, duels, strict=True):
+    own, other = (Recorder.of(one.model, stage, documents, settings.seed) for one in (policy, base))
+    recorders = own.versus(names[1]), other.versus(names[0])
+    measurements: list[Measurement] = []
+    for condition, pair in pairs.items():
+        measurements += _describe(condition, pair, recorders)
+    examples = [_example(chunk, pairs, index) for index, chunk in enumerate(chunks)]
+    texts = {condition: (pair[0].texts, pair[1].texts) for condition, pair in pairs.items()}
+    for name, judge in judges.items():
+        progress(f"{name} judges {names[0]} against {names[1]}")
+        recorder = dataclasses.replace(recorders[0], judge=name)
+        for condition, results in judge_pairs(judge, chunks, texts, settings.seed).items():
+            measurements += count(results, recorder, condition)
+            for row, one in zip(examples, results, strict=True):
                 row["conditions"][condition]["judges"][name] = {
                     "judge": judge.name,
                     "points": one.points,
@@ -228,20 +201,22 @@ def match_temperature(target: float, entropy_at: Callable[[float], float], toler
     return min(gaps, key=lambda temperature: abs(gaps[temperature]))
 
 
-def duel(judge: Judge, chunks: Sequence[Chunk], texts: Mapping[str, Texts], seed: int) -> dict[str, list[Duel]]:
-    """Have ``judge`` compare two texts per chunk and condition, blind: a keyed coin says which comes first.
+def judge_pairs(
+    judge: Judge, chunks: Sequence[Chunk], texts: Mapping[str, Texts], seed: int
+) -> dict[str, list[PairResult]]:
+    """Have ``judge`` compare two texts per chunk and condition, blind: a keyed draw says which comes first.
 
     ``texts`` holds, per condition, the policy's and the base's text of each chunk.  The contests of a chunk stand
-    together, so that a judge which shares prefixes computes each once.  A pairwise judge wins a duel only if both
+    together, so that a judge which shares prefixes computes each once.  A pairwise judge wins only if both
     orders agree on it; a pointwise one by the higher score.  Texts that are equal tie without being shown, since
     rounding must not choose between them.
     """
-    coin = Key(seed=seed, purpose="contest order")
-    duels = {condition: [Duel(points=0.5, reason="the same text")] * len(chunks) for condition in texts}
+    order = Key(seed=seed, purpose="contest order")
+    results = {condition: [PairResult(points=0.5, reason="the same text")] * len(chunks) for condition in texts}
     places: list[tuple[str, int, int]] = []
     contests: list[JudgeRequest] = []
     for index, chunk in enumerate(chunks):
-        swapped = bool(coin.uniforms(chunk.id, 0, 1)[0] < 0.5)
+        swapped = bool(order.uniforms(chunk.id, 0, 1)[0] < 0.5)
         for condition, (policy, base) in texts.items():
             pair = (policy[index], base[index])
             if pair[0] != pair[1]:
@@ -249,35 +224,38 @@ def duel(judge: Judge, chunks: Sequence[Chunk], texts: Mapping[str, Texts], seed
                 contests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
                 places.append((condition, index, int(swapped)))
     for (condition, index, place), verdicts in zip(places, judge.rank(contests) if contests else [], strict=True):
-        duels[condition][index] = _decide(verdicts, policy=place)
-    return duels
+        results[condition][index] = _decide(verdicts, policy=place)
+    return results
 
 
-def count(duels: Sequence[Duel], documents: Sequence[str], blank: Measurement, seed: int) -> list[Measurement]:
-    """Return ``win_rate``, ``tie_rate``, ``sign_test_p`` and ``unscored_rate`` of duels; ``blank`` says whose.
+def count(results: Sequence[PairResult], recorder: Recorder, condition: str) -> list[Measurement]:
+    """Return ``win_rate``, ``tie_rate``, ``sign_test_p`` and ``unscored_rate`` of pairs of texts.
 
-    Unscored duels are in the denominator of ``unscored_rate`` only; if all are, that is all there is.
+    Unscored pairs are in the denominator of ``unscored_rate`` only; if all are, that is all there is.
     The sign test counts documents, which are independent, and leaves ties out.
     """
-    unscored = [float(duel.points is None) for duel in duels]
-    found = [_filled(blank, "unscored_rate", *rate(unscored, documents, seed))]
-    scored = [(duel.points, document) for duel, document in zip(duels, documents, strict=True)]
-    points = [point for point, _ in scored if point is not None]
-    owners = [document for point, document in scored if point is not None]
-    if not points:
-        return found
+    documents, seed = recorder.documents, recorder.seed
+
+    def share(metric: str, points: Sequence[float], owners: Sequence[str]) -> list[Measurement]:
+        return recorder.interval(metric, *rate(points, owners, seed), condition)
+
+    unscored = share(metrics.UNSCORED_RATE, [float(result.points is None) for result in results], documents)
+    scored = [
+        (result.points, owner) for result, owner in zip(results, documents, strict=True) if result.points is not None
+    ]
+    if not scored:
+        return unscored
+    points, owners = [point for point, _ in scored], [owner for _, owner in scored]
     balance = dict.fromkeys(owners, 0.0)
-    for point, owner in zip(points, owners, strict=True):
+    for point, owner in scored:
         balance[owner] += point - 0.5
     wins, losses = (sum(sign * one > 0 for one in balance.values()) for sign in (1, -1))
     unit = "p, exact and two-sided; n documents without ties"
-    p_value = replace(blank, metric="sign_test_p", value=sign_test(wins, losses), n=wins + losses, unit=unit)
-    ties = [float(point == 0.5) for point in points]
     return [
-        _filled(blank, "win_rate", *rate(points, owners, seed)),
-        _filled(blank, "tie_rate", *rate(ties, owners, seed)),
-        p_value,
-        *found,
+        *share(metrics.WIN_RATE, points, owners),
+        *share(metrics.TIE_RATE, [float(point == 0.5) for point in points], owners),
+        *recorder.value(metrics.SIGN_TEST, sign_test(wins, losses), wins + losses, unit, condition),
+        *unscored,
     ]
 
 
@@ -294,7 +272,7 @@ def rate(points: Sequence[float], documents: Sequence[str], seed: int) -> tuple[
     return bootstrap_mean(points, seed, clusters=documents), "share of prefixes; bootstrap over documents"
 
 
-def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[Drawn, Drawn]:
+def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[Samples, Samples]:
     if condition == GREEDY:
         return policy.at(0.0), base.at(0.0)
     if condition == SAMPLED:
@@ -305,80 +283,49 @@ def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[D
     return target, base.at(temperature)
 
 
-def _decide(verdicts: Sequence[Verdict], policy: int) -> Duel:
-    """Turn the verdicts of a contest of two into a duel; ``policy`` is the index of the policy's text."""
+def _decide(verdicts: Sequence[Verdict], policy: int) -> PairResult:
+    """Turn the verdicts of a contest of two into a result; ``policy`` is the index of the policy's text."""
     given = scores(2, verdicts)
     own, other = given[policy], given[1 - policy]
     if own is None or other is None:
         reasons = sorted({verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNSCORED})
-        return Duel(points=None, reason="; ".join(reasons) or "the judge said nothing")
-    return Duel(points=0.5 if own == other else float(own > other), policy_score=own, base_score=other)
+        return PairResult(points=None, reason="; ".join(reasons) or "the judge said nothing")
+    return PairResult(points=0.5 if own == other else float(own > other), policy_score=own, base_score=other)
 
 
-def _describe(
-    condition: str, pair: tuple[Drawn, Drawn], policy: Continuations, base: Continuations
-) -> list[Measurement]:
-    """Return entropy, repetition, distinct-2 and length of both sides, and how well their entropies match."""
-    documents, seed = [chunk.document_id for chunk in policy.chunks], policy.settings.seed
-    found = []
-    for drawn, side, other in zip(pair, (policy.side, base.side), (base.side, policy.side), strict=True):
-        blank = _blank(side, other, condition)
-        words = [text.words(one) for one in drawn.texts]
+def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Recorder, Recorder]) -> list[Measurement]:
+    """Return entropy, repetition, distinct-2 and length of both policies, and how well their entropies match."""
+    found: list[Measurement] = []
+    for samples, recorder in zip(pair, recorders, strict=True):
+        words = [text.words(one) for one in samples.texts]
         per_text = [
-            ("repetition", [text.repetition(one) for one in words], "share of a text's word 4-grams; n texts"),
-            ("characters", [float(len(one)) for one in drawn.texts], "characters; n texts"),
+            (metrics.REPETITION, [text.repetition(one) for one in words], "share of a text's word 4-grams; n texts"),
+            (metrics.CHARACTERS, [float(len(one)) for one in samples.texts], "characters; n texts"),
         ]
         if condition != GREEDY:  # Greedy text is not drawn: it has no entropy.
-            per_text.append(("entropy", list(drawn.surprise), "nats per token; n texts"))
+            per_text.append((metrics.ENTROPY, list(samples.surprise), "nats per token; n texts"))
         for metric, values, unit in per_text:
-            interval = bootstrap_mean(values, seed, clusters=documents)
-            found.append(_filled(blank, metric, interval, f"{unit}, bootstrap over documents"))
-        distinct = text.distinct_interval(words, 2, documents)
-        found.append(_filled(blank, "distinct_2", distinct, "share of all word 2-grams; n texts, jackknife"))
-    if condition == MATCHED:
-        blank = _blank(policy.side, base.side, condition)
-        found.append(
-            replace(
-                blank,
-                metric="matching_temperature",
-                value=pair[1].temperature,
-                n=len(documents),
-                unit="temperature of the base; n texts",
-            )
+            found += recorder.mean(metric, values, f"{unit}, bootstrap over documents", condition)
+        distinct = text.distinct_interval(words, 2, recorder.documents)
+        found += recorder.interval(
+            metrics.DISTINCT, distinct, "share of all word 2-grams; n texts, jackknife", condition
         )
-        gap = paired_bootstrap(pair[0].surprise, pair[1].surprise, seed, clusters=documents)
-        found.append(_filled(blank, "entropy_gap", gap, "nats per token; n texts, bootstrap over documents"))
+    if condition == MATCHED:
+        own, unit = recorders[0], "temperature of the base; n texts"
+        found += own.value(metrics.MATCHING_TEMPERATURE, pair[1].temperature, len(own.documents), unit, condition)
+        gap, unit = (pair[0].surprise, pair[1].surprise), "nats per token; n texts, bootstrap over documents"
+        found += own.change(metrics.ENTROPY_GAP, gap, unit, condition)
     return found
 
 
-def _texts(pairs: Mapping[str, tuple[Drawn, Drawn]], index: int) -> dict[str, Any]:
-    return {
-        "conditions": {
-            condition: {
-                "policy": policy.texts[index],
-                "base": base.texts[index],
-                "base_temperature": base.temperature,
-                "judges": {},
-            }
-            for condition, (policy, base) in pairs.items()
+def _example(chunk: Chunk, pairs: Mapping[str, tuple[Samples, Samples]], index: int) -> dict[str, Any]:
+    conditions = {
+        condition: {
+            "policy": policy.texts[index],
+            "base": base.texts[index],
+            "base_temperature": base.temperature,
+            "judges": {},
         }
+        for condition, (policy, base) in pairs.items()
     }
-
-
-def _blank(side: Side, other: Side, condition: str, judge: str = "") -> Measurement:
-    return Measurement(
-        stage="evaluate",
-        arm=side.arm,
-        against=other.arm,
-        metric="",
-        condition=condition,
-        judge=judge,
-        value=0.0,
-        n=0,
-        unit="",
-        subject=side.identity,
-    )
-
-
-def _filled(blank: Measurement, metric: str, interval: Interval, unit: str) -> Measurement:
-    return replace(blank, metric=metric, unit=unit, **dataclasses.asdict(interval))
+    return {"chunk_id": chunk.id, "prefix": chunk.prefix, "suffix": chunk.suffix, "conditions": conditions}

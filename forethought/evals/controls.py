@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forethought.algorithms.windows import Window
 from forethought.engine import Prompt, Sampling, Thinking
-from forethought.evals.windows import Player
 from forethought.keys import Key
-from forethought.models.thought_tokens import ThoughtTokens
+from forethought.metrics import COPIES, IGNORES
+from forethought.models.model import Model, Parts
+from forethought.models.tiny import UniformScorer
 from forethought.records import Completion, Rollout, StopReason
-from forethought.testing import UniformScorer
-from forethought.thoughts.windows import Window
-
-COPIES, IGNORES = "control: copies its thought", "control: ignores its thought"
 
 
 class ScriptedThinker:
     """A sampler that knows its windows."""
 
-    def __init__(self, windows: Sequence[Window], codec: ThoughtTokens, bos: tuple[int, ...], *, copies: bool) -> None:
+    def __init__(self, windows: Sequence[Window], model: Model, *, copies: bool) -> None:
         self.windows = {window.id: window for window in windows}
         self.others = {a.id: b for a, b in zip(windows, [*windows[1:], *windows[:1]], strict=True)}
-        self.codec, self.bos, self.copies = codec, bos, copies
+        self.tokens, self.bos, self.copies = model.thoughts, model.bos, copies
 
     def think(
         self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
@@ -33,7 +31,7 @@ class ScriptedThinker:
         """Return rollouts whose thought is the true suffix."""
         found = []
         for prompt in prompts:
-            thought = self.windows[prompt.id].suffix_ids[: thinking.max_tokens] + self.codec.close
+            thought = self.windows[prompt.id].suffix_ids[: thinking.max_tokens] + self.tokens.close
             texts = [self._write(f"{prompt.id}/{branch}", prompt.token_ids + thought, key) for branch in range(k)]
             rows = [thought + text[: sampling.max_tokens] for text in texts]
             found.append(
@@ -55,34 +53,26 @@ class ScriptedThinker:
         found = []
         for prompt in prompts:
             names = [prompt.id] if k == 1 else [f"{prompt.id}/{branch}" for branch in range(k)]
-            found.append([_completion(self._write(name, prompt.token_ids, key), sampling) for name in names])
+            rows = [self._write(name, prompt.token_ids, key)[: sampling.max_tokens] for name in names]
+            found.append(
+                [Completion(token_ids=row, logprobs=(0.0,) * len(row), stop=StopReason.LENGTH) for row in rows]
+            )
         return found
 
     def _write(self, name: str, ids: tuple[int, ...], key: Key) -> tuple[int, ...]:
         window = self.windows[name.partition("/")[0]]
-        thought = ids[len(self.bos) + len(window.prefix_ids) :][len(self.codec.open) : -len(self.codec.close)]
+        thought = ids[len(self.bos) + len(window.prefix_ids) :][len(self.tokens.open) : -len(self.tokens.close)]
         if self.copies:
             return thought + self.others[window.id].suffix_ids
         right = key.uniforms(name, 0, 1)[0] < 0.5  # sometimes right, or it could not be told from broken
         return window.suffix_ids if right else self.others[window.id].suffix_ids
 
 
-def controls(windows: Sequence[Window], codec: ThoughtTokens, bos: tuple[int, ...]) -> list[Player]:
-    """Return both controls."""
-    return [
-        Player(
-            name=name,
-            identity="scripted",
-            sampler=ScriptedThinker(windows, codec, bos, copies=name == COPIES),
-            scorer=UniformScorer(),
-            codec=codec,
-            bos=bos,
-            forbidden=(),
-        )
-        for name in (COPIES, IGNORES)
-    ]
-
-
-def _completion(ids: tuple[int, ...], sampling: Sampling) -> Completion:
-    kept = ids[: sampling.max_tokens]
-    return Completion(token_ids=kept, logprobs=(0.0,) * len(kept), stop=StopReason.LENGTH)
+def controls(windows: Sequence[Window], model: Model) -> list[Model]:
+    """Return both controls, with tokenizer, tags and BOS of ``model``."""
+    found = []
+    for name in (COPIES, IGNORES):
+        sampler = ScriptedThinker(windows, model, copies=name == COPIES)
+        parts = Parts(tokenizer=model.tokenizer, sampler=sampler, scorer=UniformScorer(), bos=model.bos)
+        found.append(Model(name, "scripted", parts, model.tags))
+    return found

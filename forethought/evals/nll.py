@@ -2,68 +2,70 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from forethought.engine import Group, Scorer
+import numpy as np
+
+from forethought.engine import Group
+from forethought.evals.recorder import Recorder
+from forethought.metrics import SUFFIX_NLL, SUFFIX_NLL_CHANGE
+from forethought.models.model import Model
 from forethought.records import Chunk, Measurement
-from forethought.stats import Interval, bootstrap_mean, paired_bootstrap
 
 GROUPS_PER_CALL = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuffixNLL:
-    """Suffix NLL of one policy on a list of chunks; the tuples run in the order of the chunks."""
+class NLL:
+    """NLL of one model on a list of texts, such as the suffixes of chunks; the tuples run in the order of the list."""
 
-    chunk_ids: tuple[str, ...]
+    ids: tuple[str, ...]
     """What was scored."""
-    documents: tuple[str, ...]
-    """Document of each chunk: the unit of resampling."""
     nats: tuple[float, ...]
-    """Sum over the suffix tokens of ``-log p(token | prefix, earlier suffix tokens)``."""
+    """Sum over the tokens of a text of ``-log p(token | earlier tokens)``."""
     tokens: tuple[int, ...]
-    """Suffix tokens of each chunk."""
+    """Tokens of each text that were scored."""
 
     @property
     def per_token(self) -> float:
         """Nats per token over all tokens."""
         return sum(self.nats) / sum(self.tokens)
 
-    def interval(self, seed: int = 0) -> Interval:
-        """Return nats per token with a 95% bootstrap interval over documents; ``n`` counts chunks."""
-        return bootstrap_mean(self._linearised(), seed, clusters=self.documents)
+    @property
+    def linear(self) -> list[float]:
+        """A number for each text whose mean is :attr:`per_token`, and which a bootstrap may resample.
 
-    def change(self, before: SuffixNLL, seed: int = 0) -> Interval:
-        """Return ``self - before`` in nats per token, paired by chunk, with a 95% bootstrap interval over documents.
-
-        Raises:
-            ValueError: if the two were not measured on the same chunks in the same order.
+        The ratio of two sums is resampled through its linear form ``R + (nats - R tokens) / mean(tokens)``, whose mean
+        is the ratio R itself; with equal lengths it is each text's own nats per token.
         """
-        if self.chunk_ids != before.chunk_ids:
-            raise ValueError(
-                f"cannot pair the suffix NLL of {len(self.chunk_ids)} chunks with that of {len(before.chunk_ids)}: "
-                "they are not the same chunks in the same order. Measure both policies on one list of chunks"
-            )
-        return paired_bootstrap(self._linearised(), before._linearised(), seed, clusters=self.documents)
-
-    def _linearised(self) -> list[float]:
-        # The ratio of two sums is resampled through its linear form R + (nats - R tokens) / mean(tokens),
-        # whose mean is the ratio itself; with equal lengths it is each chunk's own nats per token.
         ratio = self.per_token
         mean_tokens = sum(self.tokens) / len(self.tokens)
-        pairs = zip(self.nats, self.tokens, strict=True)
-        return [ratio + (nats - ratio * tokens) / mean_tokens for nats, tokens in pairs]
+        return [ratio + (n - ratio * t) / mean_tokens for n, t in zip(self.nats, self.tokens, strict=True)]
+
+    @property
+    def per_text(self) -> list[float]:
+        """Nats per token of each text."""
+        return [nats / max(1, tokens) for nats, tokens in zip(self.nats, self.tokens, strict=True)]
+
+    def paired(self, before: NLL) -> tuple[list[float], list[float]]:
+        """Return the linear forms of both, to be compared text by text.
+
+        Raises:
+            ValueError: if the two were not measured on the same texts in the same order.
+        """
+        if self.ids != before.ids:
+            raise ValueError(
+                f"cannot pair the NLL of {len(self.ids)} texts with that of {len(before.ids)}: they are not the same "
+                "chunks in the same order. Measure both policies on one list of chunks"
+            )
+        return self.linear, before.linear
 
 
 def suffix_nll(
-    scorer: Scorer,
-    chunks: Sequence[Chunk],
-    bos: tuple[int, ...],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> SuffixNLL:
-    """Score the true suffix of each chunk after its prefix (``bos`` + prefix ids; ``bos`` may be empty).
+    model: Model, chunks: Sequence[Chunk], progress: Callable[[int, int], None] = lambda done, total: None
+) -> NLL:
+    """Score the true suffix of each chunk after its prefix.
 
     ``progress`` is called with (chunks done, chunks in all).
 
@@ -72,38 +74,27 @@ def suffix_nll(
     """
     if not chunks:
         raise ValueError("suffix NLL needs at least one held-out chunk: raise chunk.heldout_share or add documents")
+    groups = [Group(prefix=model.bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in chunks]
     nats: list[float] = []
-    for start in range(0, len(chunks), GROUPS_PER_CALL):
-        part = chunks[start : start + GROUPS_PER_CALL]
-        groups = [Group(prefix=bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in part]
-        nats += [-float(branches[0].sum(dtype="float64")) for branches in scorer.logprobs(groups)]
+    for logprobs in branch_logprobs(model, groups):
+        nats.append(-float(logprobs.sum(dtype="float64")))
         progress(len(nats), len(chunks))
-    return SuffixNLL(
-        chunk_ids=tuple(chunk.id for chunk in chunks),
-        documents=tuple(chunk.document_id for chunk in chunks),
-        nats=tuple(nats),
-        tokens=tuple(len(chunk.suffix_ids) for chunk in chunks),
-    )
+    tokens = tuple(len(chunk.suffix_ids) for chunk in chunks)
+    return NLL(ids=tuple(chunk.id for chunk in chunks), nats=tuple(nats), tokens=tokens)
 
 
-def nll_measurements(
-    arm: str, identity: str, nll: SuffixNLL, base: tuple[str, SuffixNLL] | None = None, seed: int = 0
-) -> list[Measurement]:
-    """Return ``suffix_nll`` of an arm and, given ``(name, nll)`` of another, ``suffix_nll_change`` against it."""
-    found = [_measurement(arm, identity, "suffix_nll", "", nll.interval(seed))]
-    if base is not None:
-        name, before = base
-        found.append(_measurement(arm, identity, "suffix_nll_change", name, nll.change(before, seed)))
+def branch_logprobs(model: Model, groups: Sequence[Group]) -> Iterator[np.ndarray]:
+    """Yield the log-probabilities of the one branch of each group; float32 ``(len(branch),)``, nats."""
+    for start in range(0, len(groups), GROUPS_PER_CALL):
+        for [logprobs] in model.logprobs(groups[start : start + GROUPS_PER_CALL]):
+            yield logprobs
+
+
+def nll_figures(recorder: Recorder, nll: NLL, before: tuple[str, NLL] | None = None) -> list[Measurement]:
+    """Return the suffix NLL of an arm and, given ``(name, nll)`` of another, its change against that one."""
+    unit = "nats per token; n suffixes, bootstrap over documents"
+    found = recorder.mean(SUFFIX_NLL, nll.linear, unit)
+    if before is not None:
+        name, earlier = before
+        found += recorder.versus(name).change(SUFFIX_NLL_CHANGE, nll.paired(earlier), unit)
     return found
-
-
-def _measurement(arm: str, identity: str, metric: str, against: str, interval: Interval) -> Measurement:
-    return Measurement(
-        stage="evaluate",
-        arm=arm,
-        against=against,
-        metric=metric,
-        unit="nats per token; n suffixes, bootstrap over documents",
-        subject=identity,
-        **dataclasses.asdict(interval),
-    )

@@ -10,25 +10,40 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forethought.evals.windows import Ledger, Player, Scored, Task, Thoughts, gains, means, predict
+from forethought.algorithms.windows import Window
+from forethought.config import ThinkingEvaluateConfig
+from forethought.evals.recorder import Recorder
+from forethought.evals.windows import Rollouts, Scored, WindowEval, gains, means, predict
 from forethought.keys import Key
+from forethought.metrics import (
+    BLANK,
+    GENERIC,
+    NEAR,
+    NO_TAGS,
+    OWN,
+    PROBE,
+    PROBE_COPIED,
+    PROBE_GAIN,
+    PROBE_REWARD,
+    PROBE_SCORE,
+    PROBE_SPECIFIC,
+    SHUFFLED,
+    SWAPPED,
+    TEACHER,
+    own_against,
+)
+from forethought.models.model import Model
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.text import copied, words
-from forethought.thoughts.windows import Window
+from forethought.user_code import call, load
 
-OWN, BLANK, GENERIC = "own thought", "blank thought", "generic thought"
-SWAPPED, NEAR = "thought about another window", "thought about a like window"
-TEACHER, SHUFFLED, NO_TAGS = "teacher's thought", "own words shuffled", "no tags"
-CONDITIONS = (OWN, BLANK, GENERIC, SWAPPED, NEAR, TEACHER, SHUFFLED, NO_TAGS)
-
-REWARD, SCORE, GAIN, COPIED = "probe reward", "probe score", "probe gain", "probe copied"
-SPECIFIC = "probe specific gain"
-"""The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""
+Condition = Callable[[str, Window], str]
+"""(a thought of the policy, its window) -> the text that is inserted instead of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +51,13 @@ class Insert:
     """What stands between prefix and prediction."""
 
     ids: tuple[int, ...]
-    """Ids, tags included."""
+    """Tags included."""
     said: str
-    """The words."""
 
     @classmethod
-    def saying(cls, codec: ThoughtTokens, text: str) -> Insert:
+    def saying(cls, tokens: ThoughtTokens, text: str) -> Insert:
         """Return ``text`` as a thought, tags around it."""
-        return cls(ids=codec.open + codec.thought(text) + codec.close, said=text)
+        return cls(ids=tokens.between_tags(text), said=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,45 +77,77 @@ class Probed:
 
 
 def inserts(
-    thoughts: Thoughts, task: Task, codec: ThoughtTokens, samples: int, generic: Sequence[str]
+    rollouts: Rollouts,
+    evaluation: WindowEval,
+    tokens: ThoughtTokens,
+    cfg: ThinkingEvaluateConfig,
+    conditions: Mapping[str, Condition] = {},
 ) -> dict[str, list[list[Insert]]]:
-    """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out."""
+    """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out.
+
+    ``conditions`` are the user's own, by name.
+    """
+    samples, generic = cfg.probe_samples, cfg.generic
+    windows = evaluation.windows
     own = [
-        [Insert(ids=codec.open + ids, said=said) for ids, said in zip(row[:samples], texts, strict=False)]
-        for row, texts in zip(thoughts.ids, thoughts.texts, strict=True)
+        [Insert(ids=tokens.open + one.token_ids[: one.thought_tokens], said=one.thought) for one in row[:samples]]
+        for row in rollouts
     ]
     count = range(samples)
-    nothing = Insert(ids=codec.open + codec.close, said="")
-    fixed = [Insert.saying(codec, text) for text in generic]
-    key = Key(task.seed, "shuffled thoughts")
+    nothing = Insert(ids=tokens.open + tokens.close, said="")
+    fixed = [Insert.saying(tokens, text) for text in generic]
+    key = Key(evaluation.seed, "shuffled thoughts")
     found = {
         OWN: own,
         BLANK: [[nothing for _ in count] for _ in own],
         SHUFFLED: [
-            [Insert.saying(codec, shuffled(one.said, key, f"{w.id}/{k}")) for k, one in enumerate(row)]
-            for w, row in zip(task.windows, own, strict=True)
+            [Insert.saying(tokens, shuffled(one.said, key, f"{w.id}/{k}")) for k, one in enumerate(row)]
+            for w, row in zip(windows, own, strict=True)
         ],
         NO_TAGS: [[Insert(ids=(), said="") for _ in count] for _ in own],
     }
     if fixed:
         found[GENERIC] = [[fixed[(index + k) % len(fixed)] for k in count] for index in range(len(own))]
     if len(own) > 1:
-        found[SWAPPED] = [own[other] for other in derangement(task.documents, Key(task.seed, "swapped thoughts"))]
-        found[NEAR] = [own[other] for other in nearest(task.windows)]
-    if all(window.thought for window in task.windows):
-        found[TEACHER] = [[Insert.saying(codec, window.thought) for _ in count] for window in task.windows]
-    return {name: found[name] for name in CONDITIONS if name in found}
+        others = derangement(evaluation.documents, Key(evaluation.seed, "swapped thoughts"))
+        found[SWAPPED] = [own[other] for other in others]
+        found[NEAR] = [own[other] for other in nearest(windows)]
+    if all(window.thought for window in windows):
+        found[TEACHER] = [[Insert.saying(tokens, window.thought) for _ in count] for window in windows]
+    written = {
+        name: [[Insert.saying(tokens, write(one.said, w)) for one in row] for w, row in zip(windows, own, strict=True)]
+        for name, write in conditions.items()
+    }
+    return {name: found[name] for name in PROBE if name in found} | written
 
 
-def probe(player: Player, task: Task, inserted: dict[str, list[list[Insert]]]) -> dict[str, Probed]:
-    """Return what a player predicts under each condition."""
+def user_condition(name: str, path: str) -> tuple[Condition, str]:
+    """Return a condition of the user's own, and a hash of its source.
+
+    Raises:
+        UserCodeError: if it cannot be loaded.
+    """
+    user = load(path, f'thinking.conditions."{name}"')
+    user.takes("thought", "window")
+
+    def write(thought: str, window: Window) -> str:
+        text = call(user, user.object, thought, window)
+        if not isinstance(text, str):
+            raise user.error(f"it returned {text!r}; expected the text of a thought")
+        return text
+
+    return write, user.source_hash
+
+
+def probe(model: Model, evaluation: WindowEval, inserted: dict[str, list[list[Insert]]]) -> dict[str, Probed]:
+    """Return what a model predicts under each condition."""
     # All inserts of a window are branches of its one prefix.
-    together = [[one.ids for rows in inserted.values() for one in rows[index]] for index in range(len(task.windows))]
-    gained = [iter(row) for row in gains(player, task, together)]
+    every = range(len(evaluation.windows))
+    together = [[one.ids for rows in inserted.values() for one in rows[index]] for index in every]
+    gained = [iter(row) for row in gains(model, evaluation, together)]
     found = {}
     for name, rows in inserted.items():
-        ids = [[one.ids for one in row] for row in rows]
-        scored = predict(player, task, ids)
+        scored = predict(model, evaluation, [[one.ids for one in row] for row in rows])
         own_gains = [[next(values) for _ in row] for values, row in zip(gained, rows, strict=True)]
         copies = [
             [copied(suffix, one.said) for suffix, one in zip(said, row, strict=True)]
@@ -117,35 +163,35 @@ def probe(player: Player, task: Task, inserted: dict[str, list[list[Insert]]]) -
     return found
 
 
-def figures(ledger: Ledger, probed: dict[str, Probed]) -> list[Measurement]:
+def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
     """Return every condition's figures, and how the own thoughts differ from each other condition."""
     over = "n held-out windows, bootstrap over documents"
     found: list[Measurement] = []
     for name, one in probed.items():
-        found += ledger.mean(REWARD, one.rewards, f"share of predictions that match; {over}", name)
-        found += ledger.mean(SCORE, one.scores, f"mean score; {over}", name)
-        found += ledger.mean(GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
-        found += ledger.mean(COPIED, one.copied, f"share of word 3-grams; {over}", name)
+        found += recorder.mean(PROBE_REWARD, one.rewards, f"share of predictions that match; {over}", name)
+        found += recorder.mean(PROBE_SCORE, one.scores, f"mean score; {over}", name)
+        found += recorder.mean(PROBE_GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
+        found += recorder.mean(PROBE_COPIED, one.copied, f"share of word 3-grams; {over}", name)
         if name == OWN:
             continue
-        versus, own = f"own against {name}", probed[OWN]
-        found += ledger.difference(REWARD, (own.rewards, one.rewards), f"share, paired by window; {over}", versus)
-        found += ledger.difference(SCORE, (own.scores, one.scores), f"score, paired by window; {over}", versus)
-        found += ledger.difference(GAIN, (own.gains, one.gains), f"nats per token, paired; {over}", versus)
+        versus, own = own_against(name), probed[OWN]
+        found += recorder.difference(
+            PROBE_REWARD, (own.rewards, one.rewards), f"share, paired by window; {over}", versus
+        )
+        found += recorder.difference(PROBE_SCORE, (own.scores, one.scores), f"score, paired by window; {over}", versus)
+        found += recorder.difference(PROBE_GAIN, (own.gains, one.gains), f"nats per token, paired; {over}", versus)
     return found
 
 
-def compare(ledger: Ledger, probed: dict[str, Probed], other: tuple[str, dict[str, Probed]]) -> list[Measurement]:
-    """Return how an arm's own thoughts serve its predictions better than another arm's serve that one's.
+def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Probed]) -> list[Measurement]:
+    """Return how much more an arm's own thoughts help it than those of the arm it is compared with help that one.
 
-    Both dense rewards are measured here, on held-out windows: the information gain and the specific gain.
+    Both rewards by likelihood are measured here, on held-out windows: the information gain and the specific gain.
     """
-    name, before = other
-    beside = ledger.against(name)
     over = "nats per token, paired by window; n held-out windows, bootstrap over documents"
-    found = beside.difference(GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
+    found = recorder.difference(PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
     if SWAPPED in probed and SWAPPED in before:
-        found += beside.difference(SPECIFIC, (specific(probed), specific(before)), over)
+        found += recorder.difference(PROBE_SPECIFIC, (specific(probed), specific(before)), over)
     return found
 
 
@@ -156,7 +202,7 @@ def specific(probed: dict[str, Probed]) -> list[float | None]:
 
 
 def examples(
-    task: Task, inserted: dict[str, list[list[Insert]]], probed: dict[str, Probed], count: int
+    evaluation: WindowEval, inserted: dict[str, list[list[Insert]]], probed: dict[str, Probed], count: int
 ) -> list[dict[str, Any]]:
     """Return the first windows with what was thought and predicted under each condition."""
     return [
@@ -173,7 +219,7 @@ def examples(
                 for name, one in probed.items()
             },
         }
-        for index, window in enumerate(task.windows[:count])
+        for index, window in enumerate(evaluation.windows[:count])
     ]
 
 

@@ -11,56 +11,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forethought.engine import Group, Prompt, Sampler, Sampling, Scorer
-from forethought.evals.nll import SuffixNLL
+import numpy as np
+
+from forethought import metrics
+from forethought.engine import Group, Prompt
+from forethought.evals.nll import NLL, branch_logprobs
+from forethought.evals.recorder import Recorder
 from forethought.keys import Key
+from forethought.metrics import NOTHING, OWN, PER_ROW, PER_TOKEN, RAW_TEXT, TAGGED, TEACHER
+from forethought.models.model import Model
 from forethought.models.thought_tokens import ThoughtTokens, as_group, plain
 from forethought.records import Chunk, Measurement, SpanKind, ThoughtRow
-from forethought.stats import Interval, bootstrap_mean, paired_bootstrap
-from forethought.tags import Tags, parse
+from forethought.tags import parse
 
-ROWS_PER_CALL = 64
-PLAIN = "raw text"
-"""NLL of the raw chunk, beside that of its text among thoughts."""
-TAGGED = "thought with tags"
-"""NLL of thoughts and their tags together: what it takes to think at all, at this place."""
-NONE, OWN, TEACHER = "none", "own thought", "teacher's thought"
-"""What stands before the text that is scored after a place."""
+KindNLL = Mapping[str, NLL]
+"""NLL by kind of token, of :data:`TAGGED` and of :data:`RAW_TEXT`."""
 
-KindNLL = Mapping[str, SuffixNLL]
-"""NLL by kind of token, of :data:`TAGGED` and of :data:`PLAIN`."""
+OVER_ROWS = "nats per token; n rows, bootstrap over documents"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thinker:
-    """An arm, as this evaluation needs it."""
+class ThoughtEval:
+    """What every arm is asked.
 
-    name: str
-    """Its name in the run."""
-    identity: str
-    """Hash of its weights."""
-    sampler: Sampler
-    """Writes."""
-    scorer: Scorer
-    """Scores."""
-    codec: ThoughtTokens
-    """Thoughts to ids, under its own tokenizer."""
-    bos: tuple[int, ...]
-    """Stands before every text."""
-    forbidden: tuple[int, ...]
-    """Never drawn; no tag is among them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exam:
-    """What every arm is asked."""
+    Raises:
+        ValueError: if there is no row.
+    """
 
     rows: Sequence[ThoughtRow]
     """Held-out rows with the teacher's thoughts."""
     chunks: Mapping[str, Chunk]
     """Their chunks by id."""
-    tags: Tags
-    """What stands around a thought."""
     free_tokens: int
     """Length of a free continuation."""
     thought_tokens: int
@@ -72,9 +53,14 @@ class Exam:
     seed: int
     """Seed of sampling and of the bootstrap."""
 
-    def documents(self) -> list[str]:
-        """Return the document of each row."""
-        return [row.document_id for row in self.rows]
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("thoughts cannot be evaluated without held-out rows: raise interleave.heldout_rows")
+
+    def recorder(self, model: Model) -> Recorder:
+        """Return what makes figures of numbers per row."""
+        documents = [row.document_id for row in self.rows]
+        return Recorder.of(model, metrics.EVALUATE_SFT, documents, self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +68,6 @@ class Answers:
     """What one arm did."""
 
     nll: KindNLL
-    """By kind of token."""
     opened: tuple[float, ...]
     """Per free continuation: 1 if it opens a thought."""
     closed: tuple[float, ...]
@@ -97,184 +82,135 @@ class Answers:
     """What it wrote."""
 
 
-def examine(thinker: Thinker, exam: Exam) -> Answers:
-    """Return what one arm does with held-out rows.
-
-    Raises:
-        ValueError: if there is no held-out row.
-    """
-    if not exam.rows:
-        raise ValueError("thoughts cannot be evaluated without held-out rows: raise interleave.heldout_rows")
-    continuations = _continue(thinker, exam)
-    parsed = [parse(text, exam.tags) for text in continuations]
-    asked, after, thoughts = _think(thinker, exam)
-    rows = exam.rows[: exam.prefixes]
+def examine(model: Model, evaluation: ThoughtEval) -> Answers:
+    """Return what one arm does with held-out rows; its model has tags."""
+    tags = model.thoughts.tags
+    continuations = _continue(model, evaluation)
+    parsed = [parse(text, tags) for text in continuations]
+    asked, after, thoughts = _think(model, evaluation)
     return Answers(
-        nll=nll_by_kind(thinker, exam),
+        nll=nll_by_kind(model, evaluation),
         opened=tuple(float(one.opened > 0) for one in parsed),
         closed=tuple(one.closed / one.opened if one.opened else 0.0 for one in parsed),
         well_formed=tuple(float(one.opened > 0 and not one.faults) for one in parsed),
         closed_when_asked=asked,
         after=after,
         examples=tuple(
-            {"row": row.id, "prefix": exam.chunks[row.chunk_id].prefix, "continuation": text, "thought": thought}
-            for row, text, thought in zip(rows, continuations, thoughts, strict=False)
+            {"row": row.id, "prefix": evaluation.chunks[row.chunk_id].prefix, "continuation": text, "thought": thought}
+            for row, text, thought in zip(evaluation.rows, continuations, thoughts, strict=False)
         ),
     )
 
 
-def nll_by_kind(thinker: Thinker, exam: Exam) -> dict[str, SuffixNLL]:
+def nll_by_kind(model: Model, evaluation: ThoughtEval) -> dict[str, NLL]:
     """Return the NLL of text, tags and thoughts in the held-out rows, and of the same text without thoughts."""
-    augmented = [thinker.codec.tokens(row, exam.chunks[row.chunk_id]) for row in exam.rows]
-    raw = [plain(row, exam.chunks[row.chunk_id]) for row in exam.rows]
+    chunks = [evaluation.chunks[row.chunk_id] for row in evaluation.rows]
+    pairs = list(zip(evaluation.rows, chunks, strict=True))
+    augmented = [model.thoughts.tokens(row, chunk) for row, chunk in pairs]
+    raw = [plain(row, chunk) for row, chunk in pairs]
     kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
-    found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (PLAIN, TAGGED, *SpanKind)}
-    for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (PLAIN,)))):
-        groups = [as_group(row.ids, thinker.bos) for row in rows]
-        for index, (row, logprobs) in enumerate(zip(rows, _logprobs(thinker.scorer, groups), strict=True)):
-            for kind, logprob in zip(row.kinds[-len(logprobs) :], logprobs, strict=True):
+    found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
+    for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (RAW_TEXT,)))):
+        scored = branch_logprobs(model, [as_group(row.ids, model.bos) for row in rows])
+        for index, (row, logprobs) in enumerate(zip(rows, scored, strict=True)):
+            for kind, logprob in zip(row.kinds[-len(logprobs) :], _floats(logprobs), strict=True):
                 for name in named[kind]:
                     nats, tokens = found[name]
                     nats[index] -= logprob
                     tokens[index] += 1
-    return {
-        name: SuffixNLL(
-            chunk_ids=tuple(row.id for row in exam.rows),
-            documents=tuple(exam.documents()),
-            nats=tuple(nats),
-            tokens=tuple(tokens),
-        )
-        for name, (nats, tokens) in found.items()
-    }
+    ids = tuple(row.id for row in evaluation.rows)
+    return {name: NLL(ids=ids, nats=tuple(nats), tokens=tuple(tokens)) for name, (nats, tokens) in found.items()}
 
 
-def until_close(ids: Sequence[int], tokenizer: Any, tags: Tags) -> tuple[tuple[int, ...], bool]:
+def until_close(ids: Sequence[int], tokens: ThoughtTokens) -> tuple[tuple[int, ...], bool]:
     """Return ``ids`` up to the one that completes the closing tag, and whether there is one.
 
-    The ids are those that were drawn: nothing is decoded and made anew.
+    The ids are those that were drawn: nothing is decoded and encoded again.
     """
     for end in range(1, len(ids) + 1):
-        if tags.close in tokenizer.decode(list(ids[:end])):
+        if tokens.tags.close in tokens.tokenizer.decode(list(ids[:end])):
             return tuple(ids[:end]), True
     return tuple(ids), False
 
 
-def figures(arm: Thinker, answers: Answers, exam: Exam) -> list[Measurement]:
+def figures(recorder: Recorder, answers: Answers) -> list[Measurement]:
     """Return what one arm did as figures."""
-    blank = _blank(arm)
-    owners, seed = exam.documents(), exam.seed
-    found = []
+    found: list[Measurement] = []
     for name, nll in answers.nll.items():
-        found.append(_filled(blank, f"{name} NLL", "per token", nll.interval(seed)))
-        found.append(_filled(blank, f"{name} NLL", "per row", bootstrap_mean(_per_row(nll), seed, clusters=owners)))
-    gap = answers.nll[SpanKind.TEXT.value].change(answers.nll[PLAIN], seed)
-    found.append(_filled(blank, "text NLL change", "among thoughts against none", gap))
-    free = owners[: len(answers.opened)]
-    writers = [index for index, opened in enumerate(answers.opened) if opened]
-    rates = [
-        ("opens", answers.opened, free, "share of free continuations that open a thought"),
-        ("well-formed", _picked(answers.well_formed, writers), _picked(free, writers), "share of those that open one"),
-        ("closes", _picked(answers.closed, writers), _picked(free, writers), "share of the thoughts that they open"),
-        ("closes when asked", answers.closed_when_asked, owners, "share of thoughts that were opened for it"),
-    ]
-    for metric, values, clusters, unit in rates:
-        if values:
-            interval = bootstrap_mean(values, seed, clusters=clusters)
-            found.append(_filled(blank, metric, "", interval, f"{unit}; bootstrap over documents"))
-    for condition, values in answers.after.items():
-        found.append(_filled(blank, "next-text NLL", condition, bootstrap_mean(values, seed, clusters=owners)))
-        if condition != NONE:
-            change = paired_bootstrap(values, answers.after[NONE], seed, clusters=owners)
-            found.append(_filled(blank, "next-text NLL change", f"{condition} against {NONE}", change))
+        found += recorder.mean(metrics.NLL[name], nll.linear, OVER_ROWS, PER_TOKEN)
+        found += recorder.mean(metrics.NLL[name], nll.per_text, OVER_ROWS, PER_ROW)
+    gap = answers.nll[SpanKind.TEXT.value].paired(answers.nll[RAW_TEXT])
+    found += recorder.change(metrics.NLL[SpanKind.TEXT].change, gap, OVER_ROWS, metrics.AMONG_THOUGHTS)
+    free = dataclasses.replace(recorder, documents=recorder.documents[: len(answers.opened)])
+    over = "bootstrap over documents"
+    found += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
+    rates = (
+        (metrics.WELL_FORMED, answers.well_formed, "share of those that open one"),
+        (metrics.CLOSES, answers.closed, "share of the thoughts that they open"),
+    )
+    for metric, values, unit in rates:
+        of_openers = [value if opened else None for value, opened in zip(values, answers.opened, strict=True)]
+        found += free.mean(metric, of_openers, f"{unit}; {over}")
+    asked = f"share of thoughts that were opened for it; {over}"
+    found += recorder.mean(metrics.CLOSES_WHEN_ASKED, answers.closed_when_asked, asked)
+    for condition, after in answers.after.items():
+        found += recorder.mean(metrics.NEXT_TEXT, after, OVER_ROWS, condition)
+        if condition != NOTHING:
+            pair, versus = (after, answers.after[NOTHING]), metrics.against_nothing(condition)
+            found += recorder.change(metrics.NEXT_TEXT.change, pair, OVER_ROWS, versus)
     return found
 
 
-def changes(arm: tuple[Thinker, Answers], other: tuple[Thinker, Answers], exam: Exam) -> list[Measurement]:
-    """Return what changed in NLL from ``other`` to ``arm``, paired by row.
+def changes(recorder: Recorder, answers: Answers, before: Answers) -> list[Measurement]:
+    """Return what changed in NLL, paired by row, since the arm that ``recorder`` compares with.
 
     Tags that are tokens of their own in one arm only are left out: their nats are of other tokens.
     """
-    (thinker, answers), (before, answers_before) = arm, other
-    blank = dataclasses.replace(_blank(thinker), against=before.name)
-    found = []
+    found: list[Measurement] = []
     for name, nll in answers.nll.items():
-        old = answers_before.nll[name]
+        old = before.nll[name]
         if nll.tokens != old.tokens:
             continue
-        found.append(_filled(blank, f"{name} NLL change", "per token", nll.change(old, exam.seed)))
-        per_row = paired_bootstrap(_per_row(nll), _per_row(old), exam.seed, clusters=exam.documents())
-        found.append(_filled(blank, f"{name} NLL change", "per row", per_row))
+        found += recorder.change(metrics.NLL[name].change, nll.paired(old), OVER_ROWS, PER_TOKEN)
+        found += recorder.change(metrics.NLL[name].change, (nll.per_text, old.per_text), OVER_ROWS, PER_ROW)
     return found
 
 
-def _continue(thinker: Thinker, exam: Exam) -> list[str]:
-    """Return one free continuation of each row's prefix, at temperature 1."""
-    chunks = [exam.chunks[row.chunk_id] for row in exam.rows[: exam.prefixes]]
-    prompts = [Prompt(id=chunk.id, token_ids=thinker.bos + chunk.prefix_ids) for chunk in chunks]
-    sampling = Sampling(max_tokens=exam.free_tokens, forbidden_ids=thinker.forbidden)
-    drawn = thinker.sampler.sample(prompts, 1, sampling, Key(exam.seed, "free thoughts"))
-    return [thinker.codec.tokenizer.decode(list(one.token_ids)) for [one] in drawn]
+def _continue(model: Model, evaluation: ThoughtEval) -> list[str]:
+    """Return one free continuation of each row's prefix, at temperature 1, thoughts included."""
+    chunks = [evaluation.chunks[row.chunk_id] for row in evaluation.rows[: evaluation.prefixes]]
+    prompts = [Prompt(id=chunk.id, token_ids=model.bos + chunk.prefix_ids) for chunk in chunks]
+    drawn = model.sample(prompts, max_tokens=evaluation.free_tokens, key=Key(evaluation.seed, "free thoughts"))
+    return [model.decode(completion.token_ids) for [completion] in drawn]
 
 
-def _think(thinker: Thinker, exam: Exam) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]], list[str]]:
+def _think(model: Model, evaluation: ThoughtEval) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]], list[str]]:
     """Ask for a thought at the first place of each row, and score the text after it with and without.
 
     Returns whether each thought was closed, nats per token by condition, and the thoughts.
     """
-    codec, prompts = thinker.codec, []
+    tokens, prompts = model.thoughts, []
     heads, nexts, taught = [], [], []
-    for row in exam.rows:
-        chunk, place = exam.chunks[row.chunk_id], row.places[0]
+    for row in evaluation.rows:
+        chunk, place = evaluation.chunks[row.chunk_id], row.places[0]
         ids = chunk.prefix_ids + chunk.suffix_ids
-        heads.append(thinker.bos + ids[: place.token])
-        nexts.append(ids[place.token :][: exam.text_tokens])
-        taught.append(codec.open + codec.thought(row.thoughts[0]) + codec.close)
-        prompts.append(Prompt(id=row.id, token_ids=heads[-1] + codec.open))
-    sampling = Sampling(max_tokens=exam.thought_tokens, forbidden_ids=thinker.forbidden)
-    drawn = thinker.sampler.sample(prompts, 1, sampling, Key(exam.seed, "asked thoughts"))
-    cut = [until_close(one.token_ids, codec.tokenizer, exam.tags) for [one] in drawn]
-    own = [codec.open + ids + (() if closed else codec.close) for ids, closed in cut]
-    inserts: dict[str, list[tuple[int, ...]]] = {NONE: [()] * len(own), OWN: own, TEACHER: taught}
+        heads.append(model.bos + ids[: place.token])
+        nexts.append(ids[place.token :][: evaluation.text_tokens])
+        taught.append(tokens.between_tags(row.thoughts[0]))
+        prompts.append(Prompt(id=row.id, token_ids=heads[-1] + tokens.open))
+    drawn = model.sample(prompts, max_tokens=evaluation.thought_tokens, key=Key(evaluation.seed, "asked thoughts"))
+    cut = [until_close(completion.token_ids, tokens) for [completion] in drawn]
+    own = [tokens.open + ids + (() if closed else tokens.close) for ids, closed in cut]
+    inserts: dict[str, list[tuple[int, ...]]] = {NOTHING: [()] * len(own), OWN: own, TEACHER: taught}
     after = {}
     for condition, thoughts in inserts.items():
         groups = [Group(prefix=h + t, branches=(n,)) for h, t, n in zip(heads, thoughts, nexts, strict=True)]
-        after[condition] = tuple(-sum(one) / len(one) for one in _logprobs(thinker.scorer, groups))
-    said = [codec.tokenizer.decode(list(ids)) for ids, _ in cut]
-    return tuple(float(closed) for _, closed in cut), after, said
+        scored = map(_floats, branch_logprobs(model, groups))
+        after[condition] = tuple(-sum(logprobs) / len(logprobs) for logprobs in scored)
+    return tuple(float(closed) for _, closed in cut), after, [model.decode(ids) for ids, _ in cut]
 
 
-def _logprobs(scorer: Scorer, groups: Sequence[Group]) -> list[list[float]]:
-    found = []
-    for start in range(0, len(groups), ROWS_PER_CALL):
-        found += [
-            branch.astype("float64").tolist() for [branch] in scorer.logprobs(groups[start : start + ROWS_PER_CALL])
-        ]
+def _floats(logprobs: np.ndarray) -> list[float]:
+    # Sums of rows are taken in double precision, token by token.
+    found: list[float] = logprobs.astype("float64").tolist()
     return found
-
-
-def _per_row(nll: SuffixNLL) -> list[float]:
-    return [nats / max(1, tokens) for nats, tokens in zip(nll.nats, nll.tokens, strict=True)]
-
-
-def _picked(values: Sequence[Any], indices: Sequence[int]) -> list[Any]:
-    return [values[index] for index in indices]
-
-
-def _blank(arm: Thinker) -> Measurement:
-    return Measurement(stage="evaluate-sft", arm=arm.name, metric="", value=0.0, n=0, unit="", subject=arm.identity)
-
-
-def _filled(
-    blank: Measurement,
-    metric: str,
-    condition: str,
-    interval: Interval,
-    unit: str = "nats per token; n rows, bootstrap over documents",
-) -> Measurement:
-    return dataclasses.replace(
-        blank,
-        metric=metric,
-        condition=condition,
-        unit=unit,
-        **dataclasses.asdict(interval),
-    )

@@ -21,7 +21,7 @@ from forethought.export.arms import ExportError, config_of, tags_of
 from forethought.export.model import demand_empty
 from forethought.files import publish
 from forethought.graph import IMPROVED
-from forethought.records import Split, ThoughtRow, from_dict
+from forethought.records import Split, ThoughtRow
 from forethought.store import SHARED, Run
 from forethought.tags import Tags, render, spans
 from forethought.thoughts.export import card_header
@@ -89,7 +89,7 @@ def _preferences(run: Run) -> Iterator[dict[str, Any]]:
 
 def _rows(run: Run, split: Split) -> list[ThoughtRow]:
     folder = run.look(SHARED, "interleave")
-    return [from_dict(ThoughtRow, row) for row in folder.read(f"rows.{split}")] if folder.done else []
+    return folder.load(f"rows.{split}", ThoughtRow) if folder.done else []
 
 
 def _augmented(row: ThoughtRow, tags: Tags) -> dict[str, Any]:

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forethought import stats
+from forethought import metrics, stats
 from forethought.config import AuditConfig
 from forethought.judges import Judge, tournament
 from forethought.judges.planted import Planted
 from forethought.records import Measurement, Verdict
-
-STAGE = "audit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +45,19 @@ class AuditReport:
 
     def measurements(self) -> list[Measurement]:
         """Return the figures as records: stage ``audit``, arm the judge's name, condition the kind of pair."""
-        units = {
-            "unscored": "share of verdicts",
-            "consistency": "share of pairs seen in both orders",
-            "first_position": "share of decided verdicts",
-            "ties": "share of pairs",
-            "length_bias": "share of wrong pairs of unequal length",
+        single = {
+            metrics.AUDIT_UNSCORED: (self.unscored, "share of verdicts"),
+            metrics.CONSISTENCY: (self.consistency, "share of pairs seen in both orders"),
+            metrics.FIRST_POSITION: (self.first_position, "share of decided verdicts"),
+            metrics.TIES: (self.ties, "share of pairs"),
+            metrics.LENGTH_BIAS: (self.length_bias, "share of wrong pairs of unequal length"),
         }
-        figures = [("accuracy", kind, figure, "share of pairs") for kind, figure in self.accuracy.items()]
-        figures += [(metric, "", figure, units[metric]) for metric in units if (figure := getattr(self, metric))]
+        figures: list[tuple[str, str, stats.Interval, str]]
+        figures = [(metrics.ACCURACY, kind, found, "share of pairs") for kind, found in self.accuracy.items()]
+        figures += [(metric, "", found, unit) for metric, (found, unit) in single.items() if found is not None]
         return [
             Measurement(
-                stage=STAGE,
+                stage=metrics.AUDIT,
                 arm=self.judge,
                 metric=metric,
                 condition=condition,

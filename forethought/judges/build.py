@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
-from forethought.engine.endpoint import Endpoint
 from forethought.judges import Judge, pairwise, rewrite
 from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge
@@ -20,6 +19,7 @@ from forethought.judges.rewrite import Rewriter
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
 from forethought.llm.cache import TextCache
+from forethought.llm.endpoint import Endpoint
 from forethought.llm.generate import GenerationConfig, local_model, make_generator
 from forethought.llm.prompts import load_prompt
 from forethought.models import resolve_device

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from forethought.engine import Group
-from forethought.engine import endpoint as server
 from forethought.judges.base import JudgeError
 from forethought.llm import TRANSPORT
+from forethought.llm import endpoint as server
 from forethought.llm.generate import GenerationConfig, Generator, Reply, chat_frame
 from forethought.llm.prompts import PromptTemplate
 from forethought.models.model import Model

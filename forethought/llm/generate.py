@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from forethought.config import JudgeConfig, MatchConfig, RewriteConfig, TeacherConfig
+from forethought.config.sources import PromptedConfig
 from forethought.engine import Prompt, Sampling
-from forethought.engine.endpoint import ChatOptions, Endpoint
 from forethought.keys import Key
 from forethought.llm import TRANSPORT, LanguageError
+from forethought.llm.endpoint import ChatOptions, Endpoint
 from forethought.models.model import Model, ModelPool
 from forethought.records import content_id
 
-LanguageModelConfig = JudgeConfig | MatchConfig | RewriteConfig | TeacherConfig
-"""Sections of the config that name a language model: in this process, or behind a server."""
 REQUEST = "@@REQUEST@@"
 """Stands for a text while the chat template is taken apart around it, so that no text ever passes through it."""
 
@@ -115,14 +113,14 @@ class EndpointGenerator:
         return [[next(replies) for _ in range(repeats)] for _ in requests]
 
 
-def make_generator(config: LanguageModelConfig, pool: ModelPool, key: Key) -> Generator:
+def make_generator(config: PromptedConfig, pool: ModelPool, key: Key) -> Generator:
     """Return the generator that ``config`` names; ``key`` names its random numbers."""
     if config.endpoint is not None:
         return EndpointGenerator(Endpoint(config.endpoint), key)
     return LocalGenerator(local_model(config, pool), key)
 
 
-def local_model(config: LanguageModelConfig, pool: ModelPool) -> Model:
+def local_model(config: PromptedConfig, pool: ModelPool) -> Model:
     """Return the model of ``config``, which runs in this process; its weights are loaded when it is asked.
 
     Raises:

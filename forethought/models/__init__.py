@@ -1,6 +1,5 @@
 """From a model's name to its weights and tokenizer: hub names, folders, GGUF files and installed packages."""
 
-from forethought.models.catalogue import ModelError
 from forethought.models.load import (
     LoadedModel,
     bos_ids,
@@ -11,7 +10,7 @@ from forethought.models.load import (
     resolve_dtype,
     special_ids,
 )
-from forethought.models.resolve import Source, describe, resolve
+from forethought.models.resolve import ModelError, Source, describe, resolve
 from forethought.models.size import Shape, parameters, shape
 
 __all__ = [

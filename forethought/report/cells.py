@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -11,6 +13,8 @@ from rich.table import Table
 from forethought.records import Measurement
 
 Format = Callable[[float], str]
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def percent(value: float) -> str:
@@ -41,6 +45,16 @@ def points(value: float) -> str:
 def whole(value: float) -> str:
     """No digits."""
     return f"{value:.0f}"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return ``values`` as at most ``width`` block characters, each the mean of a stretch if there are more."""
+    count = min(width, len(values))
+    edges = [len(values) * i // count for i in range(count + 1)] if count else []
+    means = [math.fsum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
 def figure(measurement: Measurement, form: Format) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forethought.differences import changed, shown
-from forethought.monitor import clock_time
+from forethought.progress import clock_time
 from forethought.records import Measurement
 from forethought.report.cells import interval, titled
 from forethought.store import Run

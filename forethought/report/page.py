@@ -19,7 +19,7 @@ from typing import Any
 from rich.table import Table
 
 from forethought import __version__
-from forethought.monitor import clock_time
+from forethought.progress import clock_time
 from forethought.records import Measurement
 from forethought.report import answer, article, sections, texts
 from forethought.report.cells import Format, Shown, percent, short, shown, stack, titled

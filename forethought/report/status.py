@@ -12,7 +12,7 @@ from rich.text import Text
 
 from forethought import config as settings
 from forethought.graph import STEPS, Step, graph
-from forethought.monitor import clock_time
+from forethought.progress import clock_time
 from forethought.records import Measurement
 from forethought.report.cells import titled
 from forethought.report.facts import machines, scheduled

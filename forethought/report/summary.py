@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from forethought.monitor import clock_time, sparkline
+from forethought.progress import clock_time
 from forethought.records import Measurement, to_dict
 from forethought.report.cells import (
     Format,
@@ -25,6 +25,7 @@ from forethought.report.cells import (
     plain,
     short,
     signed,
+    sparkline,
     stack,
     stacked,
     titled,

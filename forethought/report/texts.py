@@ -234,7 +234,7 @@ def _windows(run: Run) -> dict[str, tuple[str, str]]:
     """Return prefix and true continuation of every window of the `rlmt` rows, by the window's id."""
     found: dict[str, tuple[str, str]] = {}
     folders = [folder for folder in run.stages() if (folder.arm, folder.stage) == (SHARED, "interleave")]
-    rows = [from_dict(ThoughtRow, row) for folder in folders for row in folder.read("rows.rlmt")]
+    rows = [row for folder in folders for row in folder.load("rows.rlmt", ThoughtRow)]
     for row in rows:
         for place in row.places:
             text = row.text[: place.position], row.text[place.position :]

@@ -46,7 +46,7 @@ def validation(names: Sequence[str] | None, source: str) -> tuple[RenderableType
             continue
         passed &= found.passed
         kept, let_in = f"{found.right} of {found.asked_right}", f"{found.wrong} of {found.asked_wrong}"
-        table.add_row(one.name, str(found.problems), kept, let_in, one.grader, one.licence)
+        table.add_row(one.name, str(found.problems), kept, let_in, one.grader.name, one.licence)
         if found.failed:
             notes.append(Text(f"{name}: {len(found.failed)} problems fail: {', '.join(found.failed[:SHOWN])}"))
     return Group(table, *notes), passed

@@ -1,113 +1,83 @@
-"""The judges' entrance examination as a stage: planted pairs, the bar, and the refusal."""
+"""The judges' examination before they may train: planted pairs, thresholds, and what each judge missed."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from forethought.config import Config
-from forethought.engine import Prompt, Sampler, Sampling
-from forethought.judges import Judge
+from forethought.costs.base import Cost, Phase, Setting, drawn, known
+from forethought.costs.judges import judging
+from forethought.engine import Prompt
+from forethought.graph import Step
 from forethought.judges.audit import AuditReport, audit
 from forethought.judges.planted import plant
 from forethought.keys import Key
-from forethought.records import Chunk, Measurement, content_id
-from forethought.store import StageFolder, StoreError
+from forethought.records import Chunk, Split
+from forethought.stages.base import Stage
+from forethought.store import StageFolder
 
 
-class JudgeFailedError(ValueError):
-    """A judge that must not train anything."""
+class Audit(Stage):
+    """Examines every training judge on planted pairs; ``improve`` refuses to train with one that failed."""
 
+    name = "audit"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Writer:
-    """The untrained policy, as the audit needs it."""
-
-    sampler: Sampler
-    """Writes."""
-    tokenizer: Any
-    """A transformers tokenizer."""
-    bos: tuple[int, ...]
-    """Stands before every prefix."""
-    forbidden: tuple[int, ...]
-    """Never drawn."""
-    identity: str
-    """Hash of its weights."""
-
-    def write(self, chunks: Sequence[Chunk], key: Key) -> list[str]:
-        """Return one sampled continuation of each chunk, as long as the suffixes."""
-        sampling = Sampling(max_tokens=max(len(c.suffix_ids) for c in chunks), forbidden_ids=self.forbidden)
-        prompts = [Prompt(id=chunk.id, token_ids=self.bos + chunk.prefix_ids) for chunk in chunks]
-        completions = self.sampler.sample(prompts, 1, sampling, key)
-        return [self.tokenizer.decode(branches[0].token_ids) for branches in completions]
-
-
-def run(
-    config: Config,
-    folder: StageFolder,
-    chunks: Sequence[Chunk],
-    judges: Mapping[str, Judge],
-    writer: Writer,
-    measure: Callable[[Iterable[Measurement]], None],
-) -> None:
-    """Examine every judge on planted pairs of ``chunks`` and hand the figures to ``measure``.
-
-    Writes ``reports.jsonl`` (one row per judge) and ``planted.jsonl``; see :func:`demand` for the consequence.
-    """
-    folder.write_config(stage_config(config, chunks, judges, writer))
-    rollouts = writer.write(chunks, Key(config.seed, "audit rollouts"))
-    planting = plant(chunks, rollouts, Key(config.seed, "audit"))
-    reports = {name: audit(judge, planting.pairs, config.audit) for name, judge in judges.items()}
-    folder.truncate("planted", lambda row: False)
-    folder.append("planted", planting.pairs)
-    folder.truncate("reports", lambda row: False)
-    folder.append("reports", [_row(name, report) for name, report in reports.items()])
-    failed = {name: list(report.failures) for name, report in reports.items() if not report.passed}
-    measure(figure for report in reports.values() for figure in report.measurements())
-    folder.finish({"policy": writer.identity}, {"failures": failed, "left_out": planting.left_out})
-
-
-def failures(folder: StageFolder) -> list[str]:
-    """Return what a finished audit found wrong, one sentence each with the judge's name before it; empty: nothing.
-
-    Raises:
-        StoreError: if the audit is not done.
-    """
-    manifest = folder.manifest()
-    if manifest is None:
-        raise StoreError(f"{folder.path}: no finished audit here. Run `forethought audit-judge CONFIG` first")
-    found: dict[str, list[str]] = manifest["summary"]["failures"]
-    return [f"{name}: {sentence}" for name, sentences in found.items() for sentence in sentences]
-
-
-def demand(folder: StageFolder, config: Config) -> None:
-    """Refuse to go on with a judge that failed.
-
-    Raises:
-        JudgeFailedError: naming the judge, what it missed, and the ways out.
-    """
-    failed = failures(folder)
-    if failed and not config.audit.allow_failing:
-        raise JudgeFailedError(
-            "\n  ".join(["a judge failed its audit and must not train the policy:", *failed])
-            + "\nUse a stronger judge (likelihood under a larger model works well), lower the bar in "
-            "[audit.min_accuracy], or train with it all the same: --set audit.allow_failing=true"
-        )
-
-
-def stage_config(config: Config, chunks: Sequence[Chunk], judges: Mapping[str, Judge], writer: Writer) -> str:
-    """Return, as JSON, what the audit depends on; whether a failure is tolerated is not part of it."""
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "chunks": content_id([chunk.id for chunk in chunks]),
-            "policy": writer.identity,
-            "judges": {name: judge.name for name, judge in judges.items()},
-            "audit": config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
+    def depends_on(self) -> dict[str, Any]:
+        """Return what the audit depends on; whether a failure is tolerated is not part of it."""
+        return {
+            "seed": self.config.seed,
+            "chunks": self.context.chunk_ids(Split.IMPROVE, self.config.audit.prefixes),
+            "policy": self.context.base.identity,
+            "judges": {name: judge.name for name, judge in self.context.judges.items()},
+            "audit": self.config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
         }
-    )
+
+    @cached_property
+    def chunks(self) -> list[Chunk]:
+        """What the pairs are planted in."""
+        return self.context.chunks(Split.IMPROVE)[: self.config.audit.prefixes]
+
+    def run(self, folder: StageFolder) -> None:
+        """Write ``planted.jsonl`` and ``reports.jsonl``, one row per judge."""
+        planting = plant(self.chunks, self.rollouts(), Key(self.config.seed, "audit"))
+        judges = self.context.judges
+        reports = {name: audit(judge, planting.pairs, self.config.audit) for name, judge in judges.items()}
+        rows = {"planted": planting.pairs, "reports": [_row(name, report) for name, report in reports.items()]}
+        for log, content in rows.items():
+            folder.truncate(log, lambda row: False)
+            folder.append(log, content)
+        self.context.measure(figure for report in reports.values() for figure in report.measurements())
+        failed = {name: list(report.failures) for name, report in reports.items() if not report.passed}
+        folder.finish({"policy": self.context.base.identity}, {"failures": failed, "left_out": planting.left_out})
+
+    def rollouts(self) -> list[str]:
+        """Return one continuation of each chunk by the untrained policy, as long as the suffixes."""
+        base = self.context.base
+        prompts = [Prompt(id=chunk.id, token_ids=base.bos + chunk.prefix_ids) for chunk in self.chunks]
+        longest = max(len(chunk.suffix_ids) for chunk in self.chunks)
+        rows = base.sample(prompts, max_tokens=longest, key=Key(self.config.seed, "audit rollouts"))
+        return [completion.text for [completion] in rows]
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the rollouts of the untrained policy, and the verdicts on planted pairs."""
+        cfg, kinds = at.config.audit, len(at.config.audit.min_accuracy)
+
+        def cost() -> Cost:
+            total = drawn(at.policy, cfg.prefixes, 1, (at.prefix, at.suffix), at.config.improve.sample_rows)
+            for name, judge in at.config.judges.items():
+                # Who scores texts does so with all texts behind a prefix; who compares pairs is asked about each.
+                together = (cfg.prefixes, kinds + 1) if judge.kind == "likelihood" else (cfg.prefixes * kinds, 2)
+                total += judging(at, name, *together, at.suffix)
+            return total
+
+        amount = f"up to {cfg.prefixes * kinds:,} planted pairs for each judge"
+        return [Phase(name="audit", amount=amount, cost=known(cost))]
+
+    def report(self, folder: StageFolder) -> list[str]:
+        """Return what each judge missed."""
+        failures = (folder.manifest() or {})["summary"]["failures"]
+        return [f"audit: {name}: {sentence}" for name, sentences in failures.items() for sentence in sentences]
 
 
 def _row(name: str, report: AuditReport) -> dict[str, Any]:
@@ -118,3 +88,6 @@ def _row(name: str, report: AuditReport) -> dict[str, Any]:
         "notes": list(report.notes),
         "unscored_pairs": dict(report.unscored_pairs),
     }
+
+
+STAGE = Audit

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import Config, ModelConfig, TrainingConfig
-from forethought.costs import Phase, Setting
+from forethought.costs.base import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
 from forethought.judges.build import build, build_matcher
@@ -56,13 +57,14 @@ class Context:
         self.say = say
         self._folder = folder
         self._kept: dict[Any, Any] = {}
+
         self.pool = ModelPool(Compute.of(config), say)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """Return what ``make`` returned when it was first called for ``key`` in this process."""
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]  # type: ignore[no-any-return]
+        return self._kept[key]
 
     def remembered(self, key: Mapping[str, Any], make: Callable[[], str]) -> str:
         """Return what ``make`` returned when it was first called for ``key`` in this run, by whatever process.
@@ -75,7 +77,7 @@ class Context:
         if name not in known:
             known[name] = make()
             self.run.keep_hash(name, known[name])
-        return known[name]  # type: ignore[no-any-return]
+        return known[name]
 
     def folder(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
         """Return a folder of ``stage`` of ``arm`` that belongs to the step ``part_of`` and is none of the graph."""
@@ -121,6 +123,49 @@ class Context:
         return self.once(("rows", split), lambda: self.done(f"{SHARED}/interleave").load(f"rows.{split}", ThoughtRow))
 
     @cached_property
+    def rlmt_windows(self) -> list[Window]:
+        """Every window of the `rlmt` split.
+
+        Raises:
+            StageError: if there is none.
+        """
+        windows = self._cutter.all(self.rows(Split.RLMT), self.chunks_by_id(Split.RLMT))
+        if not windows:
+            raise StageError(
+                f"no {Split.RLMT} row has {self._cutter.suffix_tokens} tokens of text behind a place: "
+                "lower rlmt.suffix_tokens, take longer chunks, or set rlmt.cut = 'raw'"
+            )
+        return windows
+
+    @cached_property
+    def heldout_windows(self) -> list[Window]:
+        """One window of each held-out row that has any."""
+        key = Key(self.config.seed, "held-out windows")
+        return self._cutter.one_each(self.rows(Split.HELDOUT), self.chunks_by_id(Split.HELDOUT), key)
+
+    def window_ids(self, windows: str, count: int | None = None) -> str:
+        """Return a hash of the ids of ``rlmt`` and ``heldout`` windows, or of the first ``count`` ``heldout`` ones."""
+        assert self.config.rlmt is not None
+        key = {
+            "windows": windows,
+            "count": count,
+            "rows": self.identity(f"{SHARED}/interleave"),
+            "seed": self.config.seed,
+            "suffix_tokens": self.config.rlmt.suffix_tokens,
+            "cut": self.config.rlmt.cut,
+        }
+        if windows == "heldout":
+            return self.remembered(key, lambda: content_id([w.id for w in self.heldout_windows[:count]]))
+        both = lambda: [[w.id for w in some] for some in (self.rlmt_windows, self.heldout_windows)]  # noqa: E731
+        return self.remembered(key, lambda: content_id(both()))
+
+    @cached_property
+    def _cutter(self) -> WindowCutter:
+        assert self.config.rlmt is not None
+        rlmt = self.config.rlmt
+        return WindowCutter(tokenizer=self.tokenizer, suffix_tokens=rlmt.suffix_tokens, cut=rlmt.cut)
+
+    @cached_property
     def tokenizer(self) -> Any:
         """The policy's tokenizer, without its weights."""
         return load_tokenizer(self.config.policy, self.say)
@@ -136,9 +181,9 @@ class Context:
         """The policy before any training, which writes raw text; shared by all stages."""
         return self.once("base", lambda: self.load(BASE))
 
-    def arm(self, name: str) -> Model:
+    def arm(self, name: str, tags: Tags | None = None) -> Model:
         """Return the base or a trained arm; its weights are loaded when they are first needed, and not kept here."""
-        return self.base if name == BASE else self.load(name)
+        return self.base.with_tags(tags) if name == BASE else self.load(name, tags=tags)
 
     def load(self, name: str, section: TrainingConfig | None = None, tags: Tags | None = None) -> Model:
         """Return a fresh model with the weights of an arm, computing in batches as a training section says."""
@@ -218,8 +263,11 @@ class Stage(ABC):
     def run(self, folder: StageFolder) -> None:
         """Do what is missing in ``folder`` and finish it (:meth:`StageFolder.finish`)."""
 
+    def validate(self) -> None:  # noqa: B027  most stages have nothing to validate
+        """Refuse what the config alone shows to be impossible, before any stage of the run begins."""
+
     def check(self) -> None:  # noqa: B027  most stages have nothing to check
-        """Refuse to run, before anything is trained or read, with the way out."""
+        """Refuse what earlier steps show to be wrong, before this stage begins."""
 
     def report(self, folder: StageFolder) -> list[str]:
         """Return what to say of a stage that has just been done, a line each."""

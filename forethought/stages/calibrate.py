@@ -1,4 +1,4 @@
-"""The threshold of a match judge, from held-out text and the untrained policy's continuations of it.
+"""The threshold of a match judge, from text of the training side and the untrained policy's continuations of it.
 
 Suffixes of other documents may hardly ever pass, and about a tenth of what the untrained policy writes passes: a reward
 that is neither free nor out of reach.
@@ -6,136 +6,125 @@ that is neither free nor out of reach.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from forethought.config import Config, RLMTConfig
-from forethought.engine import Prompt, Sampler, Sampling
-from forethought.judges.match import Matcher, calibrate
+from forethought.config import RLMTConfig
+from forethought.costs.base import Phase, Setting, drawn, known
+from forethought.costs.judges import matching
+from forethought.engine import Prompt
+from forethought.graph import Step
+from forethought.judges.match import calibrate
 from forethought.keys import Key
-from forethought.records import Chunk, JudgeRequest, Measurement, content_id
+from forethought.metrics import BASE_PASSES, THRESHOLD, UNRELATED_PASSES
+from forethought.records import Chunk, JudgeRequest, Measurement, Split
+from forethought.stages.base import Stage, StageError
 from forethought.stats import Interval, bootstrap_mean
-from forethought.store import StageFolder
+from forethought.store import BASE, StageFolder
 
 OTHERS = 16
 """Rollouts of other documents that each suffix is compared with."""
 
 
-class NoRLMTError(ValueError):
-    """A config without RL mid-training."""
+class Calibrate(Stage):
+    """Chooses the score from which a suffix matches; all arms share it."""
 
+    name = "calibrate"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What the stage reads."""
+    @property
+    def cfg(self) -> RLMTConfig:
+        """The settings of stage 3."""
+        if self.config.rlmt is None:
+            raise StageError("there is no [rlmt] table in the config: add it, with [sft] and [interleave]")
+        return self.config.rlmt
 
-    chunks: Sequence[Chunk]
-    """Held-out chunks."""
-    matcher: Matcher
-    """Whose threshold is sought."""
-    sampler: Sampler
-    """The untrained policy."""
-    tokenizer: Any
-    """The policy's."""
-    bos: tuple[int, ...]
-    """Stands before every prefix."""
-    forbidden: tuple[int, ...]
-    """Never drawn."""
-    policy: str
-    """Hash of the policy's weights."""
-
-
-def run(
-    config: Config, folder: StageFolder, material: Material, measure: Callable[[Iterable[Measurement]], None]
-) -> float:
-    """Return the threshold, and record what passes it."""
-    cfg = section(config)
-    folder.write_config(stage_config(config, material))
-    related, unrelated = scores(config, material)
-    threshold = cfg.match.threshold
-    if threshold is None and cfg.match.kind == "llm":
-        threshold = material.matcher.threshold
-    if threshold is None:
-        flat = [one for row in unrelated for one in row]
-        threshold = calibrate(flat, related, cfg.match.max_unrelated, cfg.match.base_rate)
-    found = {
-        "base rollouts that pass": [float(one >= threshold) for one in related],
-        "unrelated suffixes that pass": [sum(one >= threshold for one in row) / len(row) for row in unrelated if row],
-    }
-    figures = {name: bootstrap_mean(values, config.seed) for name, values in found.items() if values}
-    measure(_figures(figures, threshold, material))
-    folder.finish({"policy": material.policy}, {"threshold": threshold, "judge": material.matcher.judge.name})
-    return threshold
-
-
-def scores(config: Config, material: Material) -> tuple[list[float], list[list[float]]]:
-    """Return the scores of the policy's own continuations, and per chunk those of other documents' continuations."""
-    cfg, chunks = section(config), material.chunks
-    sampling = Sampling(max_tokens=cfg.suffix_tokens, forbidden_ids=material.forbidden)
-    prompts = [Prompt(id=chunk.id, token_ids=material.bos + chunk.prefix_ids) for chunk in chunks]
-    drawn = material.sampler.sample(prompts, 1, sampling, Key(config.seed, "calibration"))
-    texts = [material.tokenizer.decode(list(one.token_ids)) for [one] in drawn]
-    contests = []
-    for index, chunk in enumerate(chunks):
-        true = material.tokenizer.decode(list(chunk.suffix_ids[: cfg.suffix_tokens]))
-        others = [i for i, other in enumerate(chunks) if other.document_id != chunk.document_id]
-        turned = [others[(index + step) % len(others)] for step in range(min(OTHERS, len(others)))]
-        candidates = (texts[index], *(texts[other] for other in turned))
-        contests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=true))
-    rows = material.matcher.scores(contests)
-    related = [row[0] for row in rows if row[0] is not None]
-    return related, [[one for one in row[1:] if one is not None] for row in rows]
-
-
-def threshold_of(folder: StageFolder) -> float:
-    """Return the threshold that a finished stage found."""
-    manifest = folder.manifest()
-    assert manifest is not None
-    return float(manifest["summary"]["threshold"])
-
-
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what the threshold depends on."""
-    cfg = section(config)
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": material.policy,
-            "judge": material.matcher.judge.name,
-            "chunks": content_id([chunk.id for chunk in material.chunks]),
-            "suffix_tokens": cfg.suffix_tokens,
-            "match": cfg.match.model_dump(mode="json", include={"threshold", "max_unrelated", "base_rate"}),
+    def depends_on(self) -> dict[str, Any]:
+        """Return what the threshold depends on."""
+        return {
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "policy": self.context.base.identity,
+            "judge": self.context.match_judge.judge.name,
+            "chunks": self.context.chunk_ids(Split.IMPROVE, self.cfg.match.calibration_chunks),
+            "suffix_tokens": self.cfg.suffix_tokens,
+            "match": self.cfg.match.model_dump(mode="json", include={"threshold", "max_unrelated", "base_rate"}),
         }
-    )
 
+    @cached_property
+    def chunks(self) -> list[Chunk]:
+        """One of every document before a second of any: the last ones would all be of the longest documents."""
+        return self.context.chunks(Split.IMPROVE)[: self.cfg.match.calibration_chunks]
 
-def section(config: Config) -> RLMTConfig:
-    """Return `[rlmt]`.
+    def run(self, folder: StageFolder) -> None:
+        """Find the threshold, and record what passes it."""
+        match, matcher = self.cfg.match, self.context.match_judge
+        related, unrelated = self.scores()
+        threshold = match.threshold
+        if threshold is None and match.kind == "llm":
+            threshold = matcher.threshold
+        if threshold is None:
+            flat = [score for row in unrelated for score in row]
+            threshold = calibrate(flat, related, match.max_unrelated, match.base_rate)
+        passing = {
+            BASE_PASSES: [float(score >= threshold) for score in related],
+            UNRELATED_PASSES: [sum(score >= threshold for score in row) / len(row) for row in unrelated if row],
+        }
+        unit = "share; n chunks of the improve split, bootstrap over them"
+        known = Interval(value=threshold, low=threshold, high=threshold, n=len(self.chunks))
+        figures = [(THRESHOLD, known, "score")]
+        figures += [
+            (name, bootstrap_mean(values, self.config.seed), unit) for name, values in passing.items() if values
+        ]
+        self.context.measure(self._measurement(*figure) for figure in figures)
+        folder.finish({"policy": self.context.base.identity}, {"threshold": threshold, "judge": matcher.judge.name})
 
-    Raises:
-        NoRLMTError: if there is none.
-    """
-    if config.rlmt is None:
-        raise NoRLMTError("there is no [rlmt] table in the config: add it, with [sft] and [interleave]")
-    return config.rlmt
+    def scores(self) -> tuple[list[float], list[list[float]]]:
+        """Return the scores of the policy's own continuations, and per chunk those of other documents'."""
+        base, tokens = self.context.base, self.cfg.suffix_tokens
+        prompts = [Prompt(id=chunk.id, token_ids=base.bos + chunk.prefix_ids) for chunk in self.chunks]
+        rows = base.sample(prompts, max_tokens=tokens, key=Key(self.config.seed, "calibration"))
+        texts = [completion.text for [completion] in rows]
+        requests = []
+        for index, chunk in enumerate(self.chunks):
+            true = base.decode(chunk.suffix_ids[:tokens])
+            others = [i for i, other in enumerate(self.chunks) if other.document_id != chunk.document_id]
+            shifted = [others[(index + step) % len(others)] for step in range(min(OTHERS, len(others)))]
+            candidates = (texts[index], *(texts[other] for other in shifted))
+            requests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=true))
+        scored = self.context.match_judge.scores(requests)
+        related = [row[0] for row in scored if row[0] is not None]
+        return related, [[score for score in row[1:] if score is not None] for row in scored]
 
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the continuations of the untrained policy, and their comparison with true suffixes."""
+        cfg = at.config.rlmt
+        assert cfg is not None
+        chunks = cfg.match.calibration_chunks
+        # An embedder reads every text once; who compares two texts sees each with each.
+        compared = 1 if cfg.match.kind == "similarity" else 1 + OTHERS
+        sizes, rows = (at.prefix, cfg.suffix_tokens), at.config.improve.sample_rows
+        cost = known(lambda: drawn(at.policy, chunks, 1, sizes, rows) + matching(at, chunks, compared))
+        return [Phase(name="calibrate", amount=f"{chunks:,} suffixes against those of {OTHERS} others", cost=cost)]
 
-def _figures(found: dict[str, Interval], threshold: float, material: Material) -> Iterable[Measurement]:
-    n = len(material.chunks)
-    rows = {"threshold": Interval(value=threshold, low=threshold, high=threshold, n=n), **found}
-    for metric, one in rows.items():
-        yield Measurement(
-            stage="calibrate",
-            arm="base",
+    def report(self, folder: StageFolder) -> list[str]:
+        """Return the threshold."""
+        found = (folder.manifest() or {})["summary"]
+        return [f"calibrate: a suffix matches from a score of {found['threshold']:.3f} on ({found['judge']})"]
+
+    def _measurement(self, metric: str, interval: Interval, unit: str) -> Measurement:
+        return Measurement(
+            stage=self.name,
+            arm=BASE,
             metric=metric,
-            judge=material.matcher.judge.name,
-            value=one.value,
-            low=one.low,
-            high=one.high,
-            n=one.n,
-            unit="score" if metric == "threshold" else "share; n chunks of the improve split, bootstrap over them",
-            subject=material.policy,
+            judge=self.context.match_judge.judge.name,
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            n=interval.n,
+            unit=unit,
+            subject=self.context.base.identity,
         )
+
+
+STAGE = Calibrate

@@ -8,285 +8,246 @@ arXiv 2601.21343, section 1).  The paper's other objectives are a config word aw
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
-from forethought import models, training
+from forethought.algorithms.objectives import MakeBatch, objective_of
 from forethought.algorithms.pools import CandidatePool, candidate, make_pool, pool_metrics, rank_pools
-from forethought.config import Config, ImproveConfig
-from forethought.engine import Group, Prompt, Sampler, Sampling
-from forethought.engine.losses import Loss, dpo, nll
-from forethought.engine.policy import Policy
-from forethought.engine.sampler import TorchSampler
-from forethought.engine.scorer import TorchScorer
-from forethought.engine.trainer import Example, Trainer
-from forethought.judges import Judge
-from forethought.keys import Key
-from forethought.monitor import Metrics, Progress
-from forethought.records import Candidate, Chunk, Origin
-from forethought.store import StageFolder
+from forethought.config import Config, ImproveConfig, RewriteConfig
+from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored, times, trained
+from forethought.costs.judges import FRAME, INSTRUCTIONS, judging, verdicts, written
+from forethought.costs.loads import saving
+from forethought.engine import Group, Prompt
+from forethought.graph import Arm, Step, arm_of
+from forethought.judges.build import build_rewriter
+from forethought.models.model import Model
+from forethought.records import Candidate, Chunk, Completion, Origin, Split
+from forethought.stages.base import Stage, StageError
+from forethought.stages.session import Session
+from forethought.store import SHARED, StageFolder
 from forethought.text import distinct_n, repetition, words
 
-
-class Rewriter(Protocol):
-    """A teacher that rewrites suffixes."""
-
-    def rewrite(self, chunks: Sequence[Chunk]) -> list[str | None]:
-        """Return a better suffix of each chunk, or ``None`` where the teacher failed."""
-        ...
+CHUNKS, AUDIT = f"{SHARED}/chunk", f"{SHARED}/audit"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What the stage reads."""
-
-    chunks: Sequence[Chunk]
-    """The `improve` split."""
-    heldout: Sequence[Chunk]
-    """Held-out chunks; the first `monitor_chunks` are measured while training."""
-    identity: str
-    """Hash of the chunk stage."""
-    judges: Sequence[Judge] = ()
-    """Rank the pools; none are needed for `sft-rewrite` and `continued`."""
-    rewriter: Rewriter | None = None
-    """Adds a rewrite to every pool."""
+class JudgeFailedError(StageError):
+    """A judge that must not train anything."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Workshop:
-    """Everything a step uses."""
+class Improve(Stage):
+    """Trains one arm: by its objective, or as the control by plain next-token prediction on the same chunks."""
 
-    config: ImproveConfig
-    seed: int
-    material: Material
-    tokenizer: Any
-    bos: tuple[int, ...]
-    forbidden: tuple[int, ...]
-    reference: Policy
-    trainer: Trainer
-    sampler: Sampler
+    name = "improve"
 
-    def batch(self, step: int) -> list[Chunk]:
-        """Return the chunks of ``step``."""
-        return training.batch(self.material.chunks, self.config.prefixes_per_step, step, self.seed)
+    @cached_property
+    def cfg(self) -> ImproveConfig:
+        """The settings of this arm."""
+        return settings(self.config, self.arm)
 
-    def prefix(self, chunk: Chunk) -> tuple[int, ...]:
-        """Return what the policy reads."""
-        return self.bos + chunk.prefix_ids
+    @cached_property
+    def objective(self) -> tuple[MakeBatch, dict[str, str]]:
+        """What a step learns from its pools, and what that depends on."""
+        return objective_of(self.cfg.objective)
 
-    def rollouts(self, chunks: Sequence[Chunk], step: int) -> list[list[Candidate]]:
-        """Return K continuations of each chunk by the present policy, as long as the chunk's suffix."""
-        sampling = Sampling(
-            max_tokens=max(len(chunk.suffix_ids) for chunk in chunks),
-            temperature=self.config.temperature,
-            forbidden_ids=self.forbidden,
-        )
-        prompts = [Prompt(id=chunk.id, token_ids=self.prefix(chunk)) for chunk in chunks]
-        sampled = self.sampler.sample(prompts, self.config.rollouts, sampling, Key(self.seed, "rollouts").at(step))
-        return [
-            [
-                candidate(chunk, Origin.ROLLOUT, self.tokenizer.decode(c.token_ids), c.token_ids, k)
-                for k, c in enumerate(completions)
-            ]
-            for chunk, completions in zip(chunks, sampled, strict=True)
-        ]
+    def depends_on(self) -> dict[str, Any]:
+        """Return what the weights depend on."""
+        return {
+            "policy": self.config.policy.model_dump(mode="json"),
+            "improve": self.cfg.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "chunks": self.context.identity(CHUNKS),
+            "judges": [judge.name for judge in self.context.judges.values()] if self.cfg.ranks else [],
+            **self.objective[1],
+        }
 
-    def learn(self, lesson: Lesson, step: int) -> dict[str, float]:
-        """Take one optimiser step; a batch in which nothing was decided changes nothing."""
-        if not lesson.examples:
-            return {}
-        return self.trainer.step(lesson.examples, lesson.loss, step=step, normaliser=lesson.normaliser)
+    def check(self) -> None:
+        """Refuse to train with a judge that failed its audit.
 
+        Raises:
+            JudgeFailedError: naming the judge, what it missed, and the ways out.
+        """
+        if self.cfg.ranks and self.config.audit.enabled and not self.config.audit.allow_failing:
+            failures = (self.context.done(AUDIT).manifest() or {})["summary"]["failures"]
+            sentences = [f"{name}: {sentence}" for name, row in failures.items() for sentence in row]
+            if sentences:
+                raise JudgeFailedError(
+                    "\n  ".join(["a judge failed its audit and must not train the policy:", *sentences])
+                    + "\nUse a stronger judge (likelihood under a larger model works well), lower the threshold in "
+                    "[audit.min_accuracy], or train with it all the same: --set audit.allow_failing=true"
+                )
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
-    """What one optimiser step learns from its pools."""
+    def run(self, folder: StageFolder) -> None:
+        """Train the arm."""
+        cfg, context, (make_batch, _) = self.cfg, self.context, self.objective
+        policy = context.load(self.arm.start, cfg)
+        reference = context.load(self.arm.start, cfg) if cfg.compares else None
+        judges, teacher = list(context.judges.values()), self.teacher()
+        train, heldout = context.chunks(Split.IMPROVE), context.chunks(Split.HELDOUT)[: cfg.monitor_chunks]
+        trainer = policy.trainer(cfg)
+        with Session(
+            self,
+            folder,
+            cfg,
+            policy,
+            trainer,
+            monitor=lambda: {"suffix_nll": suffix_nll(policy, heldout)},
+            rows=["pools"],
+            reference=reference if cfg.sync_reference_every else None,
+        ) as session:
+            for step in session:
+                chunks = session.batch(train, cfg.prefixes_per_step)
+                rollouts_PK: Sequence[Sequence[Completion]] = [()] * len(chunks)
+                rewrites_P: Sequence[str | None] = [None] * len(chunks)
+                # K continuations of each prefix by the present policy, as long as the author's suffix.
+                if cfg.ranks:
+                    with session.timer("sample"):
+                        rollouts_PK = policy.sample(
+                            [Prompt(id=chunk.id, token_ids=policy.bos + chunk.prefix_ids) for chunk in chunks],
+                            cfg.rollouts,
+                            max_tokens=max(len(chunk.suffix_ids) for chunk in chunks),
+                            temperature=cfg.temperature,
+                            key=session.key("rollouts"),
+                        )
+                if teacher is not None:
+                    with session.timer("rewrite"):
+                        rewrites_P = teacher.rewrite(chunks)
+                # Judges see texts in a random order, never who wrote them; a pool without two different scores
+                # makes no pair.
+                pools = [
+                    make_pool(chunk, self.candidates(chunk, rollouts, rewrite, policy), session.key("pool order"))
+                    for chunk, rollouts, rewrite in zip(chunks, rollouts_PK, rewrites_P, strict=True)
+                ]
+                if cfg.ranks:
+                    with session.timer("judge"):
+                        pools = rank_pools(pools, judges, session.key("ties"))
+                session.keep("pools", [pool.row(step) for pool in pools])
+                # The loss compares with the reference's log-probabilities of the same tokens.
+                with session.timer("reference"):
+                    batch = make_batch(pools, policy.bos, cfg)
+                    if reference is not None:
+                        if cfg.sync_reference_every and step and step % cfg.sync_reference_every == 0:
+                            reference.copy_weights(policy)
+                        batch = batch.with_reference(reference.logprobs(batch.groups, as_trained=True))
+                metrics = self.metrics(pools, session)
+                # A batch in which nothing was decided changes nothing.
+                with session.timer("update"):
+                    if batch.examples:
+                        session.count("update", sum(group.tokens for group in batch.groups))
+                        metrics |= trainer.step(batch.examples, batch.loss, step=step, normaliser=batch.normaliser)
+                session.log(metrics, show=("selection_rate", "margin", "loss"))
+            session.finish({"chunks": context.identity(CHUNKS), "policy": policy.identity})
 
-    examples: Sequence[Example]
-    """Groups with their weights and reference log-probabilities."""
-    loss: Loss
-    """Pure function of the branches' log-probabilities."""
-    normaliser: float
-    """What the summed loss is divided by: pairs, or tokens."""
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return rollouts, rewrites, verdicts, updates and measurements of one arm."""
+        cfg = settings(at.config, arm_of(step.arm))
+        pools, many = cfg.steps * cfg.prefixes_per_step, at.config.candidates_per_prefix
+        phases = []
+        if cfg.rewrite is not None and cfg.rewrites:
+            cost = known(functools.partial(rewriting, at, cfg.rewrite))
+            phases.append(Phase(name="rewrite", amount=f"{pools:,} rewrites", cost=cost))
+        if cfg.ranks:
+            amount = f"{pools * cfg.rollouts:,} rollouts of {at.suffix} tokens after {pools:,} prefixes"
+            cost = known(lambda: sampling(at))
+            phases.append(Phase(name="sample", amount=amount, cost=cost))
+            for name, judge in at.config.judges.items():
+                cost = known(functools.partial(judging, at, name, pools, many, at.suffix))
+                amount = f"{pools * verdicts(judge, many):,} verdicts"
+                phases.append(Phase(name=f"judge: {name}", amount=amount, cost=cost))
+        branches = (2 if cfg.compares else 1) * at.suffix
+        amount = f"{cfg.steps:,} steps, up to {pools * (at.config.chunk.prefix_tokens[1] + branches):,} tokens"
+        phases.append(Phase(name="update", amount=amount, cost=known(lambda: updates(at, cfg))))
+        count = times(cfg.monitor_every, cfg.steps)
+        amount = f"{count} times the NLL of {cfg.monitor_chunks} held-out suffixes; checkpoints"
+        return [*phases, Phase(name="monitor", amount=amount, cost=known(lambda: monitoring(at, count)))]
 
+    def teacher(self) -> Any:
+        """Return who rewrites suffixes, or ``None``."""
+        if self.cfg.rewrite is None or not self.cfg.rewrites:
+            return None
+        return build_rewriter(self.cfg.rewrite, self.context.pool, self.context.tokenizer)
 
-def run(config: Config, folder: StageFolder, material: Material) -> Path:
-    """Train one arm and return its final checkpoint, a Hugging Face folder.
+    def candidates(
+        self, chunk: Chunk, rollouts: Sequence[Completion], rewrite: str | None, policy: Model
+    ) -> list[Candidate]:
+        """Return what is ranked behind one prefix: the original suffix, the rollouts, and the rewrite."""
+        written = []
+        if self.cfg.ranks and self.cfg.original:
+            written.append(candidate(chunk, Origin.CORPUS, chunk.suffix, chunk.suffix_ids))
+        written += [candidate(chunk, Origin.ROLLOUT, c.text, c.token_ids, k) for k, c in enumerate(rollouts)]
+        if rewrite:
+            ids = policy.tokenizer(rewrite, add_special_tokens=False)["input_ids"]
+            written.append(candidate(chunk, Origin.REWRITE, rewrite, ids))
+        return written
 
-    An interrupted stage goes on at its last checkpoint, and ends with the same weights bit for bit (CPU).
-    """
-    folder.write_config(stage_config(config, material))
-    if folder.done:
-        training.forget(folder)
-        return training.final(folder)
-    cfg = config.improve
-    shop, identity = open_workshop(config, material)
-    start = training.resume(folder, shop.trainer, ["pools"], _synced(shop))
-    with (
-        Metrics(folder, config.log, training.peak(shop.trainer)) as log,
-        Progress(f"{folder.arm}: improve", cfg.steps) as progress,
-    ):
-        if start == 0:
-            with log.timer("monitor"):
-                before = suffix_nll(shop)
-            log.log(0, {"improve/suffix_nll": before})
-        for step in range(start, cfg.steps):
-            pools = make_pools(shop, step, log)
-            folder.append("pools", [one.row(step) for one in pools])
-            with log.timer("reference"):
-                lesson = LESSONS[cfg.objective](shop, pools, step)
-            with log.timer("update"):
-                log.count("update", sum(example.group.tokens for example in lesson.examples))
-                row = describe(pools, cfg) | shop.learn(lesson, step)
-            if training.due(cfg.monitor_every, step + 1, cfg.steps):
-                with log.timer("monitor"):
-                    row["suffix_nll"] = suffix_nll(shop)
-            log.log(step + 1, {f"improve/{name}": value for name, value in row.items()})
-            if cfg.checkpoint_every and (step + 1) % cfg.checkpoint_every == 0 and step + 1 < cfg.steps:
-                with log.timer("checkpoint"):  # after the row, which a kill in between would lose
-                    training.save(folder, shop.trainer, shop.tokenizer, step + 1, _synced(shop))
-            progress.update(step + 1, **{name: row.get(name) for name in ("selection_rate", "margin", "loss")})
-    inputs = {"chunks": material.identity, "policy": identity}
-    return training.finish(folder, shop.trainer, shop.tokenizer, cfg.steps, inputs)
+    def metrics(self, pools: Sequence[CandidatePool], session: Session) -> dict[str, float | None]:
+        """Return how a step's pools were judged, and what the rollouts look like.
 
-
-def make_pools(shop: Workshop, step: int, log: Metrics) -> list[CandidatePool]:
-    """Return the judged pools of ``step``; what an objective does not need is not sampled, rewritten or judged."""
-    cfg, chunks = shop.config, shop.batch(step)
-    candidates: list[list[Candidate]] = [[] for _ in chunks]
-    ranked = cfg.objective in ("dpo", "rf-nll")
-    if ranked and cfg.original:
-        for chunk, row in zip(chunks, candidates, strict=True):
-            row.append(candidate(chunk, Origin.CORPUS, chunk.suffix, chunk.suffix_ids))
-    if ranked:
-        with log.timer("sample"):
-            for row, rollouts in zip(candidates, shop.rollouts(chunks, step), strict=True):
-                row.extend(rollouts)
-                log.count("sample", sum(len(rollout.token_ids) for rollout in rollouts))
-    if shop.material.rewriter is not None and cfg.objective != "continued":
-        with log.timer("rewrite"):
-            for chunk, row, text in zip(chunks, candidates, shop.material.rewriter.rewrite(chunks), strict=True):
-                if text:
-                    ids = shop.tokenizer(text, add_special_tokens=False)["input_ids"]
-                    row.append(candidate(chunk, Origin.REWRITE, text, ids))
-    order = Key(shop.seed, "pool order").at(step)
-    pools = [make_pool(chunk, row, order) for chunk, row in zip(chunks, candidates, strict=True)]
-    if not ranked:
-        return pools
-    with log.timer("judge"):
-        log.count("judge", sum(len(c.token_ids) for one in pools for c in one.candidates))
-        return rank_pools(pools, shop.material.judges, Key(shop.seed, "ties").at(step))
-
-
-def learn_preferences(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
-    """Online DPO: best against worst of every pool that has both."""
-    cfg = shop.config
-    if cfg.sync_reference_every and step and step % cfg.sync_reference_every == 0:
-        shop.reference.model.load_state_dict(shop.trainer.policy.model.state_dict())
-        shop.reference.weights_changed()
-    decided = [(shop.prefix(one.chunk), one.preferred) for one in pools if one.preferred is not None]
-    groups = [
-        Group(prefix=prefix, branches=(best.chosen.token_ids, best.rejected.token_ids)) for prefix, best in decided
-    ]
-    reference = TorchScorer(shop.reference, cfg.micro_tokens, shop.forbidden, as_trained=True).logprobs(groups)
-    return Lesson(
-        examples=[Example(group=g, reference=tuple(rows)) for g, rows in zip(groups, reference, strict=True)],
-        loss=functools.partial(dpo, beta=cfg.beta, nll_weight=cfg.nll_weight),
-        normaliser=len(groups),
-    )
-
-
-def learn_best(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
-    """RF-NLL: next-token loss on the best candidate alone (Tan et al. 2026, arXiv 2601.21343)."""
-    return _nll_lesson(
-        [(shop.prefix(one.chunk), one.preferred.chosen.token_ids) for one in pools if one.preferred is not None]
-    )
-
-
-def learn_rewrites(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
-    """SFT on the teacher's rewrite."""
-    return _nll_lesson([(shop.prefix(one.chunk), c.token_ids) for one in pools for c in one.by_origin(Origin.REWRITE)])
-
-
-def learn_text(shop: Workshop, pools: Sequence[CandidatePool], step: int) -> Lesson:
-    """Continued pretraining: next-token loss on every token of the chunk, prefix included."""
-    texts = [shop.prefix(one.chunk) + one.chunk.suffix_ids for one in pools]
-    return _nll_lesson([(ids[:1], ids[1:]) for ids in texts])
-
-
-LESSONS = {"dpo": learn_preferences, "rf-nll": learn_best, "sft-rewrite": learn_rewrites, "continued": learn_text}
-"""The objectives of `improve.objective`."""
-
-
-def describe(pools: Sequence[CandidatePool], cfg: ImproveConfig) -> dict[str, float]:
-    """Return the metrics of a step's pools: how they were judged, and what the rollouts look like.
-
-    ``rewritten`` is the share of the pools for which the teacher, if there is one, wrote a usable rewrite.
-    """
-    found: dict[str, float] = {}
-    if cfg.rewrite is not None:
-        found["rewritten"] = sum(bool(one.by_origin(Origin.REWRITE)) for one in pools) / len(pools)
-    rollouts = [c for one in pools for c in one.by_origin(Origin.ROLLOUT)]
-    if not rollouts:
-        return found
-    texts = [words(rollout.text) for rollout in rollouts]
-    return (found | pool_metrics(pools)) | {
-        "distinct_2": distinct_n(texts, 2),
-        "repetition": sum(map(repetition, texts)) / len(texts),
-        "rollout_characters": sum(len(rollout.text) for rollout in rollouts) / len(rollouts),
-    }
+        ``rewritten`` is the share of the pools for which the teacher, if there is one, wrote a usable rewrite.
+        """
+        metrics: dict[str, float | None] = {}
+        if self.cfg.rewrite is not None:
+            metrics["rewritten"] = sum(bool(pool.by_origin(Origin.REWRITE)) for pool in pools) / len(pools)
+        rollouts = [c for pool in pools for c in pool.by_origin(Origin.ROLLOUT)]
+        session.count("sample", sum(len(rollout.token_ids) for rollout in rollouts))
+        session.count("judge", sum(len(c.token_ids) for pool in pools for c in pool.candidates))
+        if not rollouts:
+            return metrics
+        texts = [words(rollout.text) for rollout in rollouts]
+        return {
+            **metrics,
+            **pool_metrics(pools),
+            "distinct_2": distinct_n(texts, 2),
+            "repetition": sum(map(repetition, texts)) / len(texts),
+            "rollout_characters": sum(len(rollout.text) for rollout in rollouts) / len(rollouts),
+        }
 
 
-def suffix_nll(shop: Workshop) -> float:
-    """Return the policy's NLL of the monitored held-out suffixes, nats per token."""
-    chunks = shop.material.heldout[: shop.config.monitor_chunks]
-    groups = [Group(prefix=shop.prefix(chunk), branches=(chunk.suffix_ids,)) for chunk in chunks]
-    found = TorchScorer(shop.trainer.policy, shop.config.micro_tokens).logprobs(groups)
-    return -sum(float(row.sum()) for (row,) in found) / sum(len(chunk.suffix_ids) for chunk in chunks)
+def settings(config: Config, arm: Arm) -> ImproveConfig:
+    """Return the settings of an arm; the control trains by plain next-token prediction."""
+    control = {"objective": "continued", "rewrite": None}
+    return config.improve.model_copy(update=control if arm.control else {})
 
 
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what this arm's weights depend on: other changes do not make them stale."""
-    judged_by = [judge.name for judge in material.judges]
-    parts = {
-        "policy": config.policy.model_dump(mode="json"),
-        "improve": config.improve.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
-    }
-    shared = {"seed": config.seed, "dtype": config.dtype, "chunks": material.identity, "judges": judged_by}
-    return json.dumps(parts | shared)
+def suffix_nll(model: Model, chunks: Sequence[Chunk]) -> float:
+    """Return the model's NLL of the chunks' true suffixes, nats per token."""
+    groups = [Group(prefix=model.bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in chunks]
+    rows = model.logprobs(groups)
+    return -sum(float(row.sum()) for (row,) in rows) / sum(len(chunk.suffix_ids) for chunk in chunks)
 
 
-def open_workshop(config: Config, material: Material) -> tuple[Workshop, str]:
-    """Load policy and reference; return the workshop and the identity of the weights it starts from."""
-    device, cfg = models.resolve_device(config.device), config.improve
-    dtype = models.resolve_dtype(config.dtype, device)
-    loaded = models.load(config.policy, device=device, dtype=dtype, seed=config.seed)
-    policy = Policy(loaded.model, config.engine.backend)
-    needs_reference = cfg.objective == "dpo"
-    frozen = models.load(config.policy, device=device, dtype=dtype, seed=config.seed) if needs_reference else None
-    forbidden = models.special_ids(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size)
-    shop = Workshop(
-        config=cfg,
-        seed=config.seed,
-        material=material,
-        tokenizer=loaded.tokenizer,
-        bos=models.bos_ids(loaded.tokenizer),
-        forbidden=forbidden,
-        reference=Policy(frozen.model, config.engine.backend) if frozen else policy,
-        trainer=training.trainer(policy, cfg, forbidden),
-        sampler=TorchSampler(policy, cfg.sample_rows),
-    )
-    return shop, loaded.identity
+def rewriting(at: Setting, teacher: RewriteConfig) -> Cost:
+    """Return the cost of one rewrite of each suffix."""
+    cfg, sizes = at.config.improve, (INSTRUCTIONS + FRAME + at.chunk, 1.5 * at.suffix)
+    once = written(at, "rewrite teacher", teacher, cfg.prefixes_per_step, sizes, cfg.sample_rows)
+    return once.times(cfg.steps)
 
 
-def _nll_lesson(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Lesson:
-    examples = [Example(group=Group(prefix=prefix, branches=(ids,))) for prefix, ids in rows]
-    return Lesson(examples=examples, loss=nll, normaliser=sum(len(ids) for _, ids in rows))
+def sampling(at: Setting) -> Cost:
+    """Return the cost of all rollouts."""
+    cfg, sizes = at.config.improve, (at.prefix, at.suffix)
+    return drawn(at.policy, cfg.prefixes_per_step, cfg.rollouts, sizes, cfg.sample_rows).times(cfg.steps)
 
 
-def _synced(shop: Workshop) -> Any:
-    moves = shop.config.objective == "dpo" and shop.config.sync_reference_every
-    return shop.reference.model if moves else None
+def updates(at: Setting, cfg: ImproveConfig) -> Cost:
+    """Return the cost of all optimiser steps, with the reference's log-probabilities where there is a reference."""
+    pools = cfg.steps * cfg.prefixes_per_step
+    if cfg.objective == "continued":  # every token of the chunk is predicted
+        return trained(at.policy, pools, 1, at.chunk - 1, cfg.steps)
+    branches = (2 if cfg.compares else 1) * at.suffix
+    total = trained(at.policy, pools, at.prefix, branches, cfg.steps)
+    if cfg.compares:
+        total += scored(at.policy, cfg.prefixes_per_step, at.prefix, branches, cfg.micro_tokens).times(cfg.steps)
+    return total
+
+
+def monitoring(at: Setting, count: int) -> Cost:
+    """Return the cost of ``count`` measurements of held-out text, and of the checkpoints."""
+    cfg = at.config.improve
+    once = scored(at.policy, at.heldout(cfg.monitor_chunks), at.prefix, at.suffix, cfg.micro_tokens)
+    return once.times(count) + saving(at.policy, cfg.checkpoint_every, cfg.steps)
+
+
+STAGE = Improve

@@ -7,16 +7,19 @@ arXiv 2601.21343, section 2).  The teacher's replies are cached: an interrupted 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from forethought.config import Config, InterleaveConfig
-from forethought.engine import Scorer
-from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow, content_id, from_dict
+from forethought.config import InterleaveConfig
+from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored
+from forethought.costs.judges import FRAME, written
+from forethought.graph import Step
+from forethought.progress import StageProgress
+from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
+from forethought.stages.base import Stage, StageError
 from forethought.stats import Interval
-from forethought.store import StageFolder, StoreError, atomic_write
-from forethought.tags import Tags
+from forethought.store import SHARED, StageFolder, atomic_write
 from forethought.thoughts.dataset import (
     FEW_PLACES,
     ThoughtCounts,
@@ -29,178 +32,182 @@ from forethought.thoughts.dataset import (
 )
 from forethought.thoughts.export import FILES, card, parquet
 from forethought.thoughts.places import by_surprise, candidates, spaced
-from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher
+from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher, build_teacher
 
 BATCH = 16
 """Chunks that are worked on at once."""
 
 
-class NoThoughtsError(ValueError):
+AGAIN = 0.4
+"""Share of the places for which a teacher is asked once more; an estimate for the plan."""
+TOLD = 100
+"""Tokens of a teacher's instructions behind the text, which are read once for each request; about."""
+
+
+class NoThoughtsError(StageError):
     """A split of which no row is left."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What the stage reads."""
+class Interleave(Stage):
+    """Makes the rows of every split."""
 
-    chunks: Mapping[Split, Sequence[Chunk]]
-    """The `sft`, held-out and, if there are any, `rlmt` chunks."""
-    identity: str
-    """Hash of the chunk stage."""
-    teacher: Teacher
-    """Writes thoughts."""
-    scorer: Scorer
-    """The untrained policy, which says where the text is surprising."""
-    policy: str
-    """Hash of its weights."""
-    tokenizer: Any
-    """The policy's."""
-    bos: tuple[int, ...]
-    """Stands before every text."""
+    name = "interleave"
 
+    @property
+    def cfg(self) -> InterleaveConfig:
+        """The settings."""
+        if self.config.interleave is None:
+            raise NoThoughtsError("there is no [interleave] table in the config: add it, with [interleave.teacher]")
+        return self.config.interleave
 
-Progress = Callable[[int, int, str], None]
-"""Told how many chunks are done, of how many, and what was found."""
+    @cached_property
+    def teacher(self) -> Teacher:
+        """Who writes thoughts."""
+        return build_teacher(self.cfg, self.context.pool, self.context.run.path / "replies.sqlite")
 
+    @property
+    def counts(self) -> dict[Split, int | None]:
+        """How many chunks of each split are tried at most; ``None`` is all."""
+        counts = {Split.SFT: self.cfg.rows, Split.HELDOUT: self.cfg.heldout_rows, Split.RLMT: self.cfg.rlmt_rows}
+        if not self.config.chunk.rlmt_share:
+            del counts[Split.RLMT]
+        return counts
 
-def run(
-    config: Config,
-    folder: StageFolder,
-    material: Material,
-    measure: Callable[[Iterable[Measurement]], None],
-    progress: Progress = lambda done, total, note: None,
-) -> None:
-    """Make the rows of every split; write logs, parquet files and the dataset card, and hand figures to ``measure``.
-
-    Raises:
-        NoThoughtsError: if no row of a split is left, with the counted reasons.
-    """
-    cfg = _section(config)
-    folder.write_config(stage_config(config, material))
-    found: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
-    total, done = sum(map(len, material.chunks.values())), 0
-    for split, chunks in material.chunks.items():
-        counts, rows = ThoughtCounts(), list[ThoughtRow]()
-        folder.truncate(f"rows.{split}", lambda row: False)
-        for start in range(0, len(chunks), BATCH):
-            made = make_rows(cfg, material, chunks[start : start + BATCH], split, counts)
-            folder.append(f"rows.{split}", made)
-            rows += made
-            done += len(chunks[start : start + BATCH])
-            kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
-            progress(done, total, f"{split}: {len(rows)} rows{kept}")
-        _demand(split, rows, counts)
-        found[split] = (statistics(rows, chunks, counts, config.seed), counts)
-        atomic_write(folder.path / FILES[split], parquet(rows, Tags(*cfg.tags)))
-    atomic_write(folder.path / "README.md", card(config.name, material.teacher.name, Tags(*cfg.tags), found))
-    measure(_figures(found, material))
-    by_split = {split.value: counts.to_dict() for split, (_, counts) in found.items()}
-    folder.finish({"chunks": material.identity, "policy": material.policy}, {"ledgers": by_split})
-
-
-def make_rows(
-    cfg: InterleaveConfig, material: Material, chunks: Sequence[Chunk], split: Split, counts: ThoughtCounts
-) -> list[ThoughtRow]:
-    """Return the rows of a batch of chunks; those that give none are counted in ``counts``."""
-    drafts = []
-    for chunk in chunks:
-        places = candidates(chunk, material.tokenizer, cfg.gap, cfg.clauses)
-        if usable(chunk, places, cfg, counts):
-            drafts.append(Draft(chunk=chunk, places=places))
-    if cfg.positions == "surprise":
-        ranked = by_surprise([d.chunk for d in drafts], [d.places for d in drafts], material.scorer, material.bos)
-        for draft, best in zip(drafts, ranked, strict=True):
-            draft.places = spaced(best, cfg.thoughts[1], cfg.gap)
-    if split is Split.RLMT:
-        return _places_only(cfg, material.teacher, drafts, counts)
-    augment(drafts, material.teacher, cfg, counts)
-    return [made for draft in drafts if (made := finished_row(draft, cfg, counts)) is not None]
-
-
-def load_rows(folder: StageFolder, split: Split) -> list[ThoughtRow]:
-    """Return the rows of a split.
-
-    Raises:
-        StoreError: if the stage is not done.
-    """
-    if folder.manifest() is None:
-        raise StoreError(f"{folder.path}: no finished thoughts here. Run `forethought interleave CONFIG` first")
-    return [from_dict(ThoughtRow, one) for one in folder.read(f"rows.{split}")]
-
-
-def describe(folder: StageFolder) -> list[str]:
-    """Return, per split, what became of the chunks and of the thoughts, a line each."""
-    manifest = folder.manifest() or {"summary": {"ledgers": {}}}
-    lines = []
-    for split, counts in manifest["summary"]["ledgers"].items():
-        thoughts = (
-            f"; thoughts: {counts['accepted']} of {counts['offered']} kept, rejected: {_line(counts['rejected'])}"
-        )
-        chunks = f"{split}: {counts['chunks']} chunks, left out: {_line(counts['dropped'])}"
-        lines.append(chunks + (thoughts if counts["offered"] else ""))
-    return lines
-
-
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what the rows depend on."""
-    cfg = _section(config)
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": material.policy,
-            "teacher": material.teacher.identity,
-            "chunks": {split.value: content_id([c.id for c in chunks]) for split, chunks in material.chunks.items()},
-            "interleave": cfg.model_dump(mode="json", exclude={"teacher", "rows", "heldout_rows", "rlmt_rows"}),
+    def depends_on(self) -> dict[str, Any]:
+        """Return what the rows depend on."""
+        left_out = {"teacher", "rows", "heldout_rows", "rlmt_rows"}
+        return {
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "policy": self.context.base.identity,
+            "teacher": self.teacher.identity,
+            "chunks": {split.value: self.context.chunk_ids(split, count) for split, count in self.counts.items()},
+            "interleave": self.cfg.model_dump(mode="json", exclude=left_out),
         }
-    )
+
+    def run(self, folder: StageFolder) -> None:
+        """Write a log and a parquet file of rows for every split, and the dataset card.
+
+        Raises:
+            NoThoughtsError: if no row of a split is left, with the counted reasons.
+        """
+        tags, config = self.context.tags, self.config
+        chunks = {split: self.context.chunks(split)[:count] for split, count in self.counts.items()}
+        found: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
+        total, done = sum(map(len, chunks.values())), 0
+        with StageProgress(self.name) as progress:
+            for split, some in chunks.items():
+                counts, rows = ThoughtCounts(), list[ThoughtRow]()
+                folder.truncate(f"rows.{split}", lambda row: False)
+                for start in range(0, len(some), BATCH):
+                    made = self.rows(some[start : start + BATCH], split, counts)
+                    folder.append(f"rows.{split}", made)
+                    rows += made
+                    done += len(some[start : start + BATCH])
+                    kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
+                    progress(done, total, f"{split}: {len(rows)} rows{kept}")
+                if not rows:
+                    raise NoThoughtsError(
+                        f"no row of {split} is left: {json.dumps(counts.to_dict())}. Take a stronger teacher, allow "
+                        "fewer thoughts (interleave.thoughts), a smaller interleave.gap, or longer chunks "
+                        "(chunk.prefix_tokens)"
+                    )
+                found[split] = (statistics(rows, some, counts, config.seed), counts)
+                atomic_write(folder.path / FILES[split], parquet(rows, tags))
+        atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, found))
+        self.context.measure(self._figures(found))
+        by_split = {split.value: counts.to_dict() for split, (_, counts) in found.items()}
+        inputs = {"chunks": self.context.identity(f"{SHARED}/chunk"), "policy": self.context.base.identity}
+        folder.finish(inputs, {"ledgers": by_split})
+
+    def rows(self, chunks: Sequence[Chunk], split: Split, counts: ThoughtCounts) -> list[ThoughtRow]:
+        """Return the rows of a batch of chunks; those that give none are counted in ``counts``."""
+        cfg, base = self.cfg, self.context.base
+        drafts = []
+        for chunk in chunks:
+            places = candidates(chunk, base.tokenizer, cfg.gap, cfg.clauses)
+            if usable(chunk, places, cfg, counts):
+                drafts.append(Draft(chunk=chunk, places=places))
+        if cfg.positions == "surprise":
+            ranked = by_surprise([d.chunk for d in drafts], [d.places for d in drafts], base.scorer, base.bos)
+            for draft, best in zip(drafts, ranked, strict=True):
+                draft.places = spaced(best, cfg.thoughts[1], cfg.gap)
+        if split is Split.RLMT:
+            return self._places_only(drafts, counts)
+        augment(drafts, self.teacher, cfg, counts)
+        return [made for draft in drafts if (made := finished_row(draft, cfg, counts)) is not None]
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the places in the text, and the teacher's thoughts at them."""
+        cfg = at.config.interleave
+        assert cfg is not None
+        rows = None if cfg.rows is None else cfg.rows + cfg.heldout_rows
+        amount = f"up to {cfg.thoughts[1]} thoughts for {'every chunk' if rows is None else f'{rows:,} chunks'}"
+        return [Phase(name="interleave", amount=amount, cost=known(lambda: thoughts(at, cfg)))]
+
+    def report(self, folder: StageFolder) -> list[str]:
+        """Return, per split, what became of the chunks and of the thoughts, a line each."""
+        lines = []
+        for split, counts in (folder.manifest() or {})["summary"]["ledgers"].items():
+            line = f"{split}: {counts['chunks']} chunks, left out: {_line(counts['dropped'])}"
+            if counts["offered"]:
+                line += f"; thoughts: {counts['accepted']} of {counts['offered']} kept"
+                line += f", rejected: {_line(counts['rejected'])}"
+            lines.append(line)
+        return lines
+
+    def _places_only(self, drafts: Sequence[Draft], counts: ThoughtCounts) -> list[ThoughtRow]:
+        cfg, teacher = self.cfg, self.teacher
+        chosen: list[list[Place]] = [draft.places for draft in drafts]
+        if isinstance(teacher, ChunkTeacher):
+            chosen = [spaced(places, cfg.thoughts[1], cfg.gap) for places in teacher.choose(drafts, 0)]
+        rows = []
+        for draft, places in zip(drafts, chosen, strict=True):
+            if places:
+                rows.append(make_row(draft.chunk, places))
+            else:
+                counts.dropped[FEW_PLACES] += 1
+        return rows
+
+    def _figures(self, found: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]]) -> Iterable[Measurement]:
+        for split, (figures, counts) in found.items():
+            blank = Measurement(
+                stage=self.name,
+                arm=split.value,
+                metric="",
+                judge=self.teacher.name,
+                value=0.0,
+                n=0,
+                unit="",
+                subject=self.teacher.identity,
+            )
+            yield from measurements(figures, counts, blank)
 
 
-def _places_only(
-    cfg: InterleaveConfig, teacher: Teacher, drafts: Sequence[Draft], counts: ThoughtCounts
-) -> list[ThoughtRow]:
-    chosen: list[list[Place]] = [draft.places for draft in drafts]
-    if isinstance(teacher, ChunkTeacher):
-        chosen = [spaced(places, cfg.thoughts[1], cfg.gap) for places in teacher.choose(drafts, 0)]
-    rows = []
-    for draft, places in zip(drafts, chosen, strict=True):
-        if places:
-            rows.append(make_row(draft.chunk, places))
-        else:
-            counts.dropped[FEW_PLACES] += 1
-    return rows
-
-
-def _figures(
-    found: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]], material: Material
-) -> Iterable[Measurement]:
-    for split, (figures, counts) in found.items():
-        blank = Measurement(
-            stage="interleave",
-            arm=split.value,
-            metric="",
-            judge=material.teacher.name,
-            value=0.0,
-            n=0,
-            unit="",
-            subject=material.teacher.identity,
-        )
-        yield from measurements(figures, counts, blank)
-
-
-def _demand(split: Split, rows: Sequence[ThoughtRow], counts: ThoughtCounts) -> None:
-    if not rows:
-        raise NoThoughtsError(
-            f"no row of {split} is left: {json.dumps(counts.to_dict())}. Take a stronger teacher, allow fewer thoughts "
-            "(interleave.thoughts), a smaller interleave.gap, or longer chunks (chunk.prefix_tokens)"
-        )
-
-
-def _section(config: Config) -> InterleaveConfig:
-    if config.interleave is None:
-        raise NoThoughtsError("there is no [interleave] table in the config: add it, with [interleave.teacher]")
-    return config.interleave
+def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
+    """Return the cost of all places and thoughts."""
+    share, improve = at.config.chunk, at.config.improve
+    chunks = at.chunks(share.sft_share, cfg.rows) + at.heldout(cfg.heldout_rows)
+    placed = chunks + (at.chunks(share.rlmt_share, cfg.rlmt_rows) if share.rlmt_share else 0)
+    total = Cost()
+    if cfg.positions == "surprise":
+        total = scored(at.policy, placed, 1, at.chunk - 1, improve.micro_tokens)
+    if cfg.teacher.kind == "stand-in":
+        return total
+    by_chunk = cfg.positions == "teacher"
+    each = 1 if by_chunk else cfg.thoughts[1]
+    reply = REPLY * cfg.teacher.max_tokens * (cfg.thoughts[1] if by_chunk else 1)
+    sizes = TOLD + FRAME + at.chunk, reply
+    asked, rows = each * (placed if by_chunk else chunks), min(improve.sample_rows, BATCH * each)
+    once = written(at, "thought teacher", cfg.teacher, asked, sizes, rows)
+    few = max(1, round(min(improve.sample_rows, AGAIN * BATCH * each)))
+    again = written(at, "thought teacher", cfg.teacher, AGAIN * asked, sizes, few)
+    return total + once + again.times(cfg.teacher.retries)
 
 
 def _line(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+
+
+STAGE = Interleave

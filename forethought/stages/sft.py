@@ -7,158 +7,108 @@ order, for as many steps, without thoughts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from forethought import models, training
-from forethought.config import Config, ModelConfig, SFTConfig
-from forethought.engine import Group
+from forethought.config import SFTConfig
+from forethought.costs.base import Cost, Phase, Setting, known, scored, times, trained
+from forethought.costs.loads import saving
 from forethought.engine.losses import nll
-from forethought.engine.policy import Policy
-from forethought.engine.scorer import TorchScorer
-from forethought.engine.trainer import Example, Trainer
-from forethought.models.thought_tokens import ThoughtTokens, Tokens, add_tags, as_group, plain
-from forethought.monitor import Metrics, Progress
-from forethought.records import Chunk, SpanKind, ThoughtRow
-from forethought.store import StageFolder
-from forethought.tags import Tags
+from forethought.engine.trainer import Example
+from forethought.graph import Step, arm_of
+from forethought.models.model import Model
+from forethought.models.thought_tokens import Tokens, add_tags, as_group, plain
+from forethought.records import SpanKind, Split
+from forethought.stages.base import Stage, StageError
+from forethought.stages.session import Session
+from forethought.store import SHARED, StageFolder
+
+ROWS = f"{SHARED}/interleave"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What the stage reads."""
+class SFT(Stage):
+    """Trains one arm of stage 2: on rows with thoughts, or as the raw control without."""
 
-    rows: Sequence[ThoughtRow]
-    """Rows with thoughts, of the `sft` split."""
-    heldout: Sequence[ThoughtRow]
-    """Held-out rows; the first `monitor_rows` are measured while training."""
-    chunks: dict[str, Chunk]
-    """The chunks of both, by id."""
-    start: ModelConfig
-    """The model that training starts from."""
-    identity: str
-    """Hash of that model."""
-    data: str
-    """Hash of the interleave stage."""
-    tags: Tags
-    """What stands around a thought."""
-    thoughts: bool = True
-    """Whether the text has its thoughts, or is the raw control."""
+    name = "sft"
 
+    @property
+    def cfg(self) -> SFTConfig:
+        """The settings."""
+        if self.config.sft is None:
+            raise StageError(
+                "there is no [sft] table in the config: add it, with [interleave] and [interleave.teacher]"
+            )
+        return self.config.sft
 
-@dataclass(slots=True, kw_only=True)
-class Workshop:
-    """Everything a step uses."""
+    def depends_on(self) -> dict[str, Any]:
+        """Return what the weights depend on."""
+        return {
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "policy": self.context.arm(self.arm.start).identity,
+            "rows": self.context.identity(ROWS),
+            "thoughts": self.arm.thinks,
+            "sft": self.cfg.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
+        }
 
-    trainer: Trainer
-    tokenizer: Any
-    bos: tuple[int, ...]
-    rows: Sequence[Tokens]
-    """What is trained on."""
-    monitored: Sequence[Tokens]
-    """Held-out rows, with their thoughts in either arm."""
+    def run(self, folder: StageFolder) -> None:
+        """Train the arm."""
+        cfg, context = self.cfg, self.context
+        policy = context.load(self.arm.start, cfg, context.tags)
+        if cfg.tags_as_tokens:
+            add_tags(policy.policy.model, policy.tokenizer, context.tags)
+        chunks = context.chunks_by_id(Split.SFT, Split.HELDOUT)
+        with_thoughts = policy.thoughts.tokens
+        make = with_thoughts if self.arm.thinks else plain
+        rows = [make(row, chunks[row.chunk_id]) for row in context.rows(Split.SFT)]
+        # Both arms are measured on held-out text with its thoughts.
+        heldout = [with_thoughts(row, chunks[row.chunk_id]) for row in context.rows(Split.HELDOUT)[: cfg.monitor_rows]]
+        trainer = policy.trainer(cfg, as_drawn=False)
+        with Session(self, folder, cfg, policy, trainer, monitor=lambda: nll_by_kind(policy, heldout)) as session:
+            for step in session:
+                # A row is a branch of its first token, which nothing predicts.
+                groups = [as_group(row.ids, policy.bos) for row in session.batch(rows, cfg.rows_per_step)]
+                tokens = sum(len(group.branches[0]) for group in groups)
+                session.count("update", tokens)
+                # The loss is the mean over all tokens of the step: text, tags and thoughts alike.
+                with session.timer("update"):
+                    metrics = trainer.step(
+                        [Example(group=group) for group in groups], nll, step=step, normaliser=float(tokens)
+                    )
+                session.log({"tokens": float(tokens), **metrics}, show=("loss", "thought_nll"))
+            session.finish({"rows": context.identity(ROWS), "policy": policy.identity})
 
-    def group(self, row: Tokens) -> Group:
-        """Return the row as a branch of its first token, which nothing predicts."""
-        return as_group(row.ids, self.bos)
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the training of one arm; with thoughts there is more to learn than without."""
+        cfg, interleave = at.config.sft, at.config.interleave
+        assert cfg is not None
+        assert interleave is not None
+        rows, thinks, with_thoughts = cfg.steps * cfg.rows_per_step, arm_of(step.arm).thinks, at.chunk + at.thoughts
+        monitored = times(cfg.monitor_every, cfg.steps)
 
+        def cost() -> Cost:
+            length = with_thoughts if thinks else at.chunk
+            heldout = scored(at.policy, at.heldout(cfg.monitor_rows), 1, with_thoughts - 1, cfg.micro_tokens)
+            update = trained(at.policy, rows, 1, length - 1, cfg.steps)
+            return update + heldout.times(monitored) + saving(at.policy, cfg.checkpoint_every, cfg.steps)
 
-def run(config: Config, folder: StageFolder, material: Material) -> Path:
-    """Train one arm and return its final checkpoint, a Hugging Face folder.
-
-    An interrupted stage goes on at its last checkpoint, and ends with the same weights bit for bit (CPU).
-    """
-    cfg = _section(config)
-    folder.write_config(stage_config(config, material))
-    if folder.done:
-        training.forget(folder)
-        return training.final(folder)
-    shop = open_workshop(config, material)
-    start = training.resume(folder, shop.trainer)
-    with (
-        Metrics(folder, config.log, training.peak(shop.trainer)) as log,
-        Progress(f"{folder.arm}: sft", cfg.steps) as progress,
-    ):
-        if start == 0:
-            with log.timer("monitor"):
-                before = monitored(shop, cfg)
-            log.log(0, before)
-        for step in range(start, cfg.steps):
-            with log.timer("update"):
-                row = {f"sft/{name}": value for name, value in learn(shop, cfg, step, config.seed).items()}
-                log.count("update", int(row["sft/tokens"]))
-            if training.due(cfg.monitor_every, step + 1, cfg.steps):
-                with log.timer("monitor"):
-                    row |= monitored(shop, cfg)
-            log.log(step + 1, row)
-            if cfg.checkpoint_every and (step + 1) % cfg.checkpoint_every == 0 and step + 1 < cfg.steps:
-                with log.timer("checkpoint"):  # after the row, which a kill in between would lose
-                    training.save(folder, shop.trainer, shop.tokenizer, step + 1)
-            progress.update(step + 1, loss=row["sft/loss"], thought_nll=row.get("sft/thought_nll"))
-    inputs = {"rows": material.data, "policy": material.identity}
-    return training.finish(folder, shop.trainer, shop.tokenizer, cfg.steps, inputs)
+        longest = at.config.chunk.prefix_tokens[1] + at.suffix
+        if thinks:
+            longest += interleave.thoughts[1] * interleave.teacher.max_tokens
+        return [Phase(name="sft", amount=f"{cfg.steps:,} steps, up to {rows * longest:,} tokens", cost=known(cost))]
 
 
-def learn(shop: Workshop, cfg: SFTConfig, step: int, seed: int) -> dict[str, float]:
-    """Take one optimiser step on the rows of ``step``; the loss is the mean over their tokens."""
-    groups = [shop.group(row) for row in training.batch(shop.rows, cfg.rows_per_step, step, seed)]
-    tokens = sum(len(group.branches[0]) for group in groups)
-    examples = [Example(group=group) for group in groups]
-    return {"tokens": float(tokens)} | shop.trainer.step(examples, nll, step=step, normaliser=float(tokens))
-
-
-def monitored(shop: Workshop, cfg: SFTConfig) -> dict[str, float]:
-    """Return the policy's NLL on held-out rows by kind of token, nats per token."""
-    scorer = TorchScorer(shop.trainer.policy, cfg.micro_tokens)
+def nll_by_kind(model: Model, rows: Sequence[Tokens]) -> dict[str, float | None]:
+    """Return the model's NLL of rows by kind of token (text, tag, thought), nats per token."""
     nats = dict.fromkeys(SpanKind, 0.0)
     count = dict.fromkeys(SpanKind, 0)
-    for row, [logprobs] in zip(shop.monitored, scorer.logprobs([shop.group(r) for r in shop.monitored]), strict=True):
+    scored = model.logprobs([as_group(row.ids, model.bos) for row in rows])
+    for row, [logprobs] in zip(rows, scored, strict=True):
         for kind, logprob in zip(row.kinds[-len(logprobs) :], logprobs.tolist(), strict=True):
             nats[kind] -= logprob
             count[kind] += 1
-    return {f"sft/{kind}_nll": nats[kind] / count[kind] for kind in SpanKind if count[kind]}
+    return {f"{kind}_nll": nats[kind] / count[kind] for kind in SpanKind if count[kind]}
 
 
-def open_workshop(config: Config, material: Material) -> Workshop:
-    """Load the policy, give it the tags, and put the rows into tokens."""
-    cfg, device = _section(config), models.resolve_device(config.device)
-    dtype = models.resolve_dtype(config.dtype, device)
-    loaded = models.load(material.start, device=device, dtype=dtype, seed=config.seed)
-    if cfg.tags_as_tokens:
-        add_tags(loaded.model, loaded.tokenizer, material.tags)
-    coded = ThoughtTokens.of(loaded.tokenizer, material.tags)
-    make = coded.tokens if material.thoughts else plain
-    return Workshop(
-        trainer=training.trainer(Policy(loaded.model, config.engine.backend), cfg),
-        tokenizer=loaded.tokenizer,
-        bos=models.bos_ids(loaded.tokenizer),
-        rows=[make(row, material.chunks[row.chunk_id]) for row in material.rows],
-        monitored=[coded.tokens(row, material.chunks[row.chunk_id]) for row in material.heldout[: cfg.monitor_rows]],
-    )
-
-
-def stage_config(config: Config, material: Material) -> str:
-    """Return, as JSON, what this arm's weights depend on: other changes do not make them stale."""
-    return json.dumps(
-        {
-            "seed": config.seed,
-            "dtype": config.dtype,
-            "policy": material.identity,
-            "rows": material.data,
-            "thoughts": material.thoughts,
-            "sft": _section(config).model_dump(mode="json", exclude={"control", "checkpoint_every"}),
-        }
-    )
-
-
-class NoSFTError(ValueError):
-    """A config without SFT."""
-
-
-def _section(config: Config) -> SFTConfig:
-    if config.sft is None:
-        raise NoSFTError("there is no [sft] table in the config: add it, with [interleave] and [interleave.teacher]")
-    return config.sft
+STAGE = SFT

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from forethought import metrics
 from forethought.config import InterleaveConfig
 from forethought.records import Chunk, Measurement, Place, ThoughtRow, content_id
 from forethought.stats import Interval, bootstrap_mean, wilson
@@ -41,7 +42,7 @@ class ThoughtCounts:
         """Return the counts as builtins."""
         return {
             "offered": self.offered,
-            "accepted": self.accepted,
+            metrics.ACCEPTED: self.accepted,
             "rejected": dict(sorted(self.rejected.items())),
             "chunks": self.chunks,
             "dropped": dict(sorted(self.dropped.items())),
@@ -119,35 +120,35 @@ def statistics(
     texts = {chunk.id: chunk.prefix + chunk.suffix for chunk in chunks}
     exact = sum(raw(spans(row)) == texts[row.chunk_id] for row in rows)
     kept = float(len(rows))
-    figures = {"rows": Interval(value=kept, low=kept, high=kept, n=counts.chunks)}
+    figures: dict[str, Interval] = {metrics.ROWS: Interval(value=kept, low=kept, high=kept, n=counts.chunks)}
 
     def mean(name: str, values: Sequence[tuple[float, ThoughtRow]]) -> None:
         documents = [row.document_id for _, row in values]
         figures[name] = bootstrap_mean([value for value, _ in values], seed, clusters=documents)
 
     if rows:
-        figures["exact_preservation"] = wilson(exact, len(rows))
-        mean("places_per_row", [(float(len(row.places)), row) for row in rows])
-        mean("relative_position", [(place.position / len(row.text), row) for row in rows for place in row.places])
+        figures[metrics.EXACT] = wilson(exact, len(rows))
+        mean(metrics.PLACES, [(float(len(row.places)), row) for row in rows])
+        mean(metrics.POSITION, [(place.position / len(row.text), row) for row in rows for place in row.places])
     thoughts = [(text, row, place) for row in rows for text, place in zip(row.thoughts, row.places, strict=False)]
     if thoughts:
-        mean("words_per_thought", [(float(len(text.split())), row) for text, row, _ in thoughts])
-        mean("kept_leak", [(leak(text, _passage(row.text, place)), row) for text, row, place in thoughts])
+        mean(metrics.WORDS, [(float(len(text.split())), row) for text, row, _ in thoughts])
+        mean(metrics.KEPT_LEAK, [(leak(text, _passage(row.text, place)), row) for text, row, place in thoughts])
     if counts.offered:
-        figures["accepted"] = wilson(counts.accepted, counts.offered)
-        figures["leak_rate"] = wilson(counts.rejected[str(Rejection.LEAK)], counts.offered)
+        figures[metrics.ACCEPTED] = wilson(counts.accepted, counts.offered)
+        figures[metrics.LEAK_RATE] = wilson(counts.rejected[str(Rejection.LEAK)], counts.offered)
     return figures
 
 
-UNITS = {
-    "rows": "rows; n chunks that were tried",
-    "exact_preservation": "share of rows whose text spans join to the raw chunk; Wilson",
-    "places_per_row": "per row; n rows, bootstrap over documents",
-    "relative_position": "share of the text before the place; n places, bootstrap over documents",
-    "words_per_thought": "words; n thoughts, bootstrap over documents",
-    "kept_leak": "share of a kept thought's word 3-grams that only the coming text has; n thoughts, bootstrap",
-    "accepted": "share of offered thoughts; Wilson",
-    "leak_rate": "share of offered thoughts; Wilson",
+UNITS: dict[str, str] = {
+    metrics.ROWS: "rows; n chunks that were tried",
+    metrics.EXACT: "share of rows whose text spans join to the raw chunk; Wilson",
+    metrics.PLACES: "per row; n rows, bootstrap over documents",
+    metrics.POSITION: "share of the text before the place; n places, bootstrap over documents",
+    metrics.WORDS: "words; n thoughts, bootstrap over documents",
+    metrics.KEPT_LEAK: "share of a kept thought's word 3-grams that only the coming text has; n thoughts, bootstrap",
+    metrics.ACCEPTED: "share of offered thoughts; Wilson",
+    metrics.LEAK_RATE: "share of offered thoughts; Wilson",
 }
 """What the figures of :func:`statistics` are measured in."""
 
@@ -156,8 +157,8 @@ def measurements(figures: dict[str, Interval], counts: ThoughtCounts, blank: Mea
     """Return ``figures`` and the counted reasons as measurements; ``blank`` says whose."""
     rows = [(metric, "", interval, UNITS[metric]) for metric, interval in figures.items()]
     for metric, reasons, total, unit in (
-        ("rejected", counts.rejected, counts.offered, "share of offered thoughts; Wilson"),
-        ("dropped", counts.dropped, counts.chunks, "share of chunks; Wilson"),
+        (metrics.REJECTED, counts.rejected, counts.offered, "share of offered thoughts; Wilson"),
+        (metrics.DROPPED, counts.dropped, counts.chunks, "share of chunks; Wilson"),
     ):
         rows += [(metric, reason, wilson(count, total), unit) for reason, count in sorted(reasons.items())]
     return [

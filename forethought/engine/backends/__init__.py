@@ -1,6 +1,6 @@
-"""Which kernels compute what needs no gradient: decided once for a model and device, verified, and told."""
+"""Which kernels compute what needs no gradient: chosen once for a model and device, verified, and reported."""
 
-from forethought.engine.backends.base import Backend, Decoder, InferenceHead
+from forethought.engine.backends.plain import TorchBackend
 from forethought.engine.backends.selection import BackendError, Choice, select
 
-__all__ = ["Backend", "BackendError", "Choice", "Decoder", "InferenceHead", "select"]
+__all__ = ["BackendError", "Choice", "TorchBackend", "select"]

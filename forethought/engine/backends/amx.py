@@ -1,8 +1,8 @@
 """The backend on the matrix units of x86: ``amx.cpp``, compiled on first use, called through ctypes.
 
-A decode step multiplies few rows by every weight once, so it is bound by how fast weights arrive and by everything
-between the products; in scoring, too, half of the time lies there.  Here a decoder layer is one call, and so is the
-draw or the score of a token.  Needs Linux, a processor with AMX and g++; elsewhere :func:`kernels` returns the reason.
+A decode step multiplies few rows by every weight once, so it is bound by memory bandwidth and by the operations between
+the products; in scoring, too, half of the time is theirs.  Here a decoder layer is one call, and so is the draw or the
+score of a token.  Needs Linux, a processor with AMX and g++; elsewhere :func:`kernels` returns the reason.
 
 Shape legend: R rows, G prompts, P prompt positions, H key-value heads, D head size, A scored tokens.
 """
@@ -14,116 +14,103 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from forethought.engine.backends import amx_library as structures
-from forethought.engine.backends.amx_library import addresses, call, kernels
-from forethought.engine.backends.base import InferenceHead
-from forethought.engine.backends.onednn import LARGEST, FusedLayer, OneDNNBackend, fuse, weight_bytes
-from forethought.engine.backends.plain import Layers
+from forethought.engine.backends.amx_library import addresses, call, constant, kernels
+from forethought.engine.backends.onednn import MAX_PACKED_BYTES, FusedLayer, OneDNNBackend, fuse, weight_bytes
+from forethought.engine.backends.plain import InferenceHead, Layers
 from forethought.engine.branches import Packed
 from forethought.engine.decoding import Decoding
 from forethought.engine.head import Head, head_of
 
-KEPT = 2**30
-"""Bytes of weights above which a packed copy is not kept for the next call, nor made for anything but decoding."""
-
-PANEL, PAD, PIECE = 32, 32, 512
-"""As in ``amx.cpp``: widths are multiples of the first, rows of a buffer are longer than their width by the second,
-and long rows pass through in pieces of the third."""
-
-
-def layers(decoder: Any) -> dict[nn.Module, NativeLayer]:
-    """Return a native forward for every layer of ``decoder``, on packed copies of its weights."""
-    plain = fuse(decoder, None)
-    scratch = Scratch(next(iter(plain.values())))
-    return {layer: NativeLayer(forward, scratch) for layer, forward in plain.items()}
+MAX_KEPT_BYTES = 2**30
+"""Bytes of weights above which packed weights are not kept from one call to the next, and only decoding packs them."""
 
 
 def pack(*weights: Tensor) -> Tensor:
     """Return ``weights (..., N, K)`` in panels, flat but for their leading dimensions.
 
-    Of two weights, halves of panels alternate.  Widths are padded with zeros to multiples of 32.
+    Of two weights, halves of panels alternate.  Both dimensions are padded with zeros to multiples of the panel width.
     """
     lead, (N, K) = weights[0].shape[:-2], weights[0].shape[-2:]
-    each = _padded(N) * _padded(K)
-    packed = torch.empty(*lead, each * len(weights), dtype=torch.bfloat16)
-    for part, weight in enumerate(weights):
-        flat, out = weight.detach().contiguous().view(-1, N, K), packed.view(-1, each * len(weights))
-        for one, to in zip(flat, out, strict=True):
-            pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (one, to))
-            call("pack", *pointers, ctypes.c_int64(N), ctypes.c_int64(K), len(weights), part)
+    size = _padded(N) * _padded(K) * len(weights)
+    packed = torch.empty(*lead, size, dtype=torch.bfloat16)
+    for number, weight in enumerate(weights):
+        for source, target in zip(weight.detach().contiguous().view(-1, N, K), packed.view(-1, size), strict=True):
+            pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (source, target))
+            call("pack", *pointers, ctypes.c_int64(N), ctypes.c_int64(K), len(weights), number)
     return packed
 
 
 class TiledDecoding(Decoding):
-    """The state of decoding with a prompt's keys and values in panels: ``(G, H, P * D)`` each, P padded."""
+    """The state of decoding with the prompts' keys and values in panels: ``(G, H, P * D)`` each, P padded."""
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, branches: int, capacity: int) -> None:
         super().__init__(prompts, lengths, branches, capacity)
         self.prompt_width = _padded(prompts[0][0].shape[2])
         self.prompts = [(pack(k), pack(v.transpose(2, 3))) for k, v in prompts]
-        self._count()
+        self._index_rows()
 
     def keep(self, rows: Tensor) -> None:
-        """See :meth:`Decoding.keep`."""
         super().keep(rows)
-        self._count()
+        self._index_rows()
 
-    def branches_of(self, layer: int, window: int | None) -> structures.Branches:
-        """Return what a layer's attention is to know."""
+    def branch_cache(self, layer: int, window: int | None) -> structures.BranchCache:
+        """Return the keys and values of a layer as its kernel takes them."""
         (prompt_keys, prompt_values), (keys, values) = self.prompts[layer], self.branches[layer]
-        return structures.Branches(
+        return structures.BranchCache(
             **addresses(prompt_keys=prompt_keys, prompt_values=prompt_values, keys=keys, values=values),
-            **addresses(prompt_lengths=self.lengths, first_rows=self.first_rows),
-            prompts=len(self.lengths),
+            **addresses(prompt_lengths=self.lengths_int32, first_rows=self.first_rows),
+            prompts=len(self.lengths_int32),
             prompt_width=self.prompt_width,
             capacity=keys.shape[2],
             length=self.length,
             window=window or 0,
         )
 
-    def _count(self) -> None:
-        counts = torch.bincount(self.group, minlength=len(self.prompt_lengths))
-        self.first_rows = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-        self.lengths = self.prompt_lengths.int()
+    def _index_rows(self) -> None:
+        counts_G = torch.bincount(self.prompt_of_row, minlength=len(self.prompt_lengths))
+        self.first_rows = torch.cat([counts_G.new_zeros(1), counts_G.cumsum(0)]).int()
+        self.lengths_int32 = self.prompt_lengths.int()
 
 
 class Scratch:
-    """What lies between the parts of a layer, shared by all layers."""
+    """Intermediate results of a layer, in memory that all layers share."""
 
     def __init__(self, layer: FusedLayer) -> None:
+        self.row_padding, self.rows_per_block = constant("row_padding"), constant("rows_per_block")
         self._layer = layer
-        self._parts: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
         self._sizes = 0, 0
-        self._paths: tuple[Packed, structures.Paths, dict[str, Tensor]] | None = None
+        self._sequences: tuple[Packed, structures.Sequences, dict[str, Tensor]] | None = None
 
-    def of(self, rows: int, at_once: int) -> dict[str, Tensor]:
-        """Return the parts for ``rows`` rows, of which ``at_once`` pass through products together."""
-        if rows > self._sizes[0] or at_once > self._sizes[1]:
+    def buffers(self, rows: int, block: int) -> dict[str, Tensor]:
+        """Return buffers for ``rows`` rows, of which ``block`` pass through products together."""
+        if rows > self._sizes[0] or block > self._sizes[1]:
             layer = self._layer
-            self._parts = {
+            self._buffers = {
                 "heads": _buffer(rows, (layer.heads + 2 * layer.kv_heads) * layer.width),
                 "attended": _buffer(rows, layer.heads * layer.width),
-                "normed": _buffer(at_once, layer.hidden),
-                "inner": _buffer(at_once, layer.inner),
-                "added": torch.empty(_padded(at_once), layer.hidden),
+                "normed": _buffer(block, layer.hidden),
+                "inner": _buffer(block, layer.inner),
+                "added": torch.empty(_padded(block), layer.hidden),
             }
-            self._sizes = rows, at_once
-        return self._parts
+            self._sizes = rows, block
+        return self._buffers
 
-    def paths_of(self, packed: Packed) -> structures.Paths:
-        """Return where the sequences of ``packed`` lie, and room for their keys and values."""
-        if self._paths is None or self._paths[0] is not packed:
-            first, length, parent = packed.paths.unbind(1)
-            padded = (length + PANEL - 1) // PANEL * PANEL
-            place = (padded.cumsum(0) - padded).int()
+    def sequences(self, packed: Packed) -> structures.Sequences:
+        """Return the sequences of ``packed``, with memory for their keys and values in panels."""
+        if self._sequences is None or self._sequences[0] is not packed:
+            first, length, parent = (column.contiguous() for column in packed.sequences.unbind(1))
+            padded = _padded(length)
+            padded_first = (padded.cumsum(0) - padded).int()
             size = int(padded.sum()) * self._layer.kv_heads * self._layer.width
             keys, values = torch.empty(2, size, dtype=torch.bfloat16)
-            columns = {"first": first.contiguous(), "length": length.contiguous(), "parent": parent.contiguous()}
-            tensors = {**columns, "place": place, "keys": keys, "values": values}
-            self._paths = packed, structures.Paths(**addresses(**tensors), count=len(first)), tensors
-        return self._paths[1]
+            tensors = {"first": first, "length": length, "parent": parent, "padded_first": padded_first}
+            tensors |= {"keys": keys, "values": values}
+            self._sequences = packed, structures.Sequences(**addresses(**tensors), count=len(first)), tensors
+        return self._sequences[1]
 
 
 class NativeLayer:
@@ -133,7 +120,7 @@ class NativeLayer:
         self.plain, self.scratch = layer, scratch
         q_norm, k_norm = layer.head_norms or (None, None)
         biases = [bias for _, bias in layer.qkv if bias is not None]
-        self._held = {
+        self._tensors = {  # kept alive for their addresses
             "qkv": pack(torch.cat([weight for weight, _ in layer.qkv])),
             "out": pack(layer.out),
             "gated": pack(layer.gate, layer.up),
@@ -149,7 +136,7 @@ class NativeLayer:
         }
         self._layer = ctypes.byref(
             structures.Layer(
-                **addresses(**self._held),
+                **addresses(**self._tensors),
                 **{name: getattr(layer, name) for name in ("hidden", "inner", "heads", "kv_heads", "width", "scaling")},
                 gelu=layer.activation[0] == "gelu",
                 eps=layer.before_attention.eps,
@@ -157,23 +144,24 @@ class NativeLayer:
         )
 
     def __call__(
-        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], branching: Any, **_: Any
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], attention_layout: Any, **_: Any
     ) -> Tensor:
-        """Return the layer's output ``(1, R, hidden)``, in the place of ``hidden_states``."""
-        layer, hidden_states = self.plain, hidden_states.contiguous()
-        count, cos, sin = hidden_states.shape[1], *(turn.contiguous() for turn in position_embeddings)
-        scratch = self.scratch.of(count, count if isinstance(branching, TiledDecoding) else min(count, PIECE))
-        rows = structures.Rows(**addresses(**scratch, x=hidden_states, cos=cos, sin=sin), count=count)
-        if isinstance(branching, TiledDecoding):
-            branches = branching.branches_of(layer.index, layer.window)
-            call("decode", self._layer, ctypes.byref(rows), ctypes.byref(branches))
+        """Return the layer's output ``(1, R, hidden)``, in the memory of ``hidden_states``."""
+        layer, scratch, hidden_states = self.plain, self.scratch, hidden_states.contiguous()
+        count, (cos, sin) = hidden_states.shape[1], (tensor.contiguous() for tensor in position_embeddings)
+        decodes = isinstance(attention_layout, TiledDecoding)
+        buffers = scratch.buffers(count, count if decodes else min(count, scratch.rows_per_block))
+        rows = structures.RowBuffers(**addresses(**buffers, x=hidden_states, cos=cos, sin=sin), count=count)
+        if decodes:
+            cache = attention_layout.branch_cache(layer.index, layer.window)
+            call("decode", self._layer, ctypes.byref(rows), ctypes.byref(cache))
             return hidden_states
-        packed: Packed = branching.packed
-        paths = self.scratch.paths_of(packed)
-        paths.window = layer.window or 0
-        call("forward", self._layer, ctypes.byref(rows), ctypes.byref(paths))
+        packed: Packed = attention_layout.packed
+        sequences = scratch.sequences(packed)
+        sequences.window = layer.window or 0
+        call("forward", self._layer, ctypes.byref(rows), ctypes.byref(sequences))
         if packed.captured is not None:
-            heads = scratch["heads"][:count, :-PAD].unflatten(1, (-1, layer.width))
+            heads = buffers["heads"][:count, : -scratch.row_padding].unflatten(1, (-1, layer.width))
             _, k, v = heads.split([layer.heads, layer.kv_heads, layer.kv_heads], 1)
             packed.captured.append((k.contiguous(), v.contiguous()))
         return hidden_states
@@ -186,34 +174,32 @@ class NativeHead:
         """``packed``: the head's weight in panels."""
         self.vocabulary, self.width = head.weight.shape
         self.softcap, self.packed = head.softcap, packed
-        hidden = torch.arange(_padded(self.vocabulary)) >= self.vocabulary
+        panel = constant("panel_width")
+        masked_V = torch.arange(_padded(self.vocabulary)) >= self.vocabulary
         if head.forbidden is not None:
-            hidden[: self.vocabulary] |= head.forbidden
-        self.hidden_ids = (hidden.view(-1, PANEL) << torch.arange(PANEL)).sum(1).to(torch.uint32)
+            masked_V[: self.vocabulary] |= head.forbidden
+        self.masked_ids = (masked_V.view(-1, panel) << torch.arange(panel)).sum(1).to(torch.uint32)
 
     def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`forethought.engine.head.Head.greedy`."""
-        return self._draw(hidden_RH, None, 1.0)
+        return self.draw(hidden_RH, None, 1.0)
 
-    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """See :meth:`forethought.engine.head.Head.draw`."""
-        return self._draw(hidden_RH, uniforms_R.double(), temperature)
+    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+        """Draw tokens; without uniform numbers, take the likeliest."""
+        ids_R = torch.empty(len(hidden_RH), dtype=torch.long)
+        scratch = torch.empty(2, len(hidden_RH), len(self.masked_ids))
+        uniforms_R = None if uniforms_R is None else uniforms_R.double()
+        fields = addresses(uniforms=uniforms_R)
+        return ids_R, self._run("draw", hidden_RH, ids_R, scratch, scale=1 / temperature, **fields)
 
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
-        """See :meth:`forethought.engine.head.Head.logprobs`; without gradients."""
         scratch = torch.empty(2, torch.get_num_threads(), len(hidden_AH))
         return self._run("score", hidden_AH, targets_A, scratch, scale=1.0)
-
-    def _draw(self, hidden: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-        ids = torch.empty(len(hidden), dtype=torch.long)
-        scratch = torch.empty(2, len(hidden), _padded(self.vocabulary) // PANEL)
-        return ids, self._run("draw", hidden, ids, scratch, scale=1 / temperature, **addresses(uniforms=uniforms))
 
     def _run(self, name: str, hidden: Tensor, ids: Tensor, scratch: Tensor, **fields: Any) -> Tensor:
         rows, logprobs = _buffer(len(hidden), self.width), torch.empty(len(hidden))
         rows[: len(hidden), : self.width] = hidden
         head = structures.Head(
-            **addresses(weight=self.packed, hidden=rows, hidden_ids=self.hidden_ids),
+            **addresses(weight=self.packed, hidden=rows, masked_ids=self.masked_ids),
             **addresses(ids=ids, logprobs=logprobs, peaks=scratch[0], sums=scratch[1]),
             rows=len(hidden),
             vocabulary=self.vocabulary,
@@ -226,64 +212,68 @@ class NativeHead:
 
 
 class AMXBackend(OneDNNBackend):
-    """A :class:`~forethought.engine.backends.Backend` on the kernels of ``amx.cpp``."""
+    """Computes with the kernels of ``amx.cpp``."""
 
     name: ClassVar[str] = "amx"
-    state: ClassVar[type[Decoding]] = TiledDecoding
+    decoding: ClassVar[type[Decoding]] = TiledDecoding
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self._keeps = weight_bytes(model) <= KEPT
+        self._keeps = weight_bytes(model) <= MAX_KEPT_BYTES
         self._packed: dict[str, Any] = {}
 
     @classmethod
-    def missing(cls, model: Any) -> str:
-        """See :meth:`TorchBackend.missing`."""
+    def why_unavailable(cls, model: Any) -> str:
         library = kernels()
-        return library if isinstance(library, str) else super().missing(model) or _unfit(model)
+        why = library if isinstance(library, str) else super().why_unavailable(model)
+        if why:
+            return why
+        decoder = model.get_decoder()
+        matrices = [parameter for parameter in decoder.parameters() if parameter.ndim > 1]
+        if any(matrix.dtype != torch.bfloat16 for matrix in matrices):
+            return "the model computes in float32"
+        if weight_bytes(model) > MAX_PACKED_BYTES:
+            return f"its weights are more than {MAX_PACKED_BYTES / 2**30:.0f} GiB"
+        widths = {matrix.shape[1] for matrix in matrices} | {layer.self_attn.head_dim for layer in decoder.layers}
+        panel = constant("panel_width")
+        return f"a width is not a multiple of {panel}" if any(width % panel for width in widths) else ""
 
     def layers(self, rows: int | None) -> Layers:
-        """See :meth:`TorchBackend.layers`."""
         if rows is None and not self._keeps:
             return super().layers(None)
-        made: Layers = self._once("layers", lambda: layers(self.model.get_decoder()))
-        return made
+
+        def native() -> Layers:
+            fused = fuse(self.model.get_decoder(), None)
+            scratch = Scratch(next(iter(fused.values())))
+            return {module: NativeLayer(layer, scratch) for module, layer in fused.items()}
+
+        layers: Layers = self._once("layers", native)
+        return layers
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
-        """See :meth:`Backend.head`."""
         if rows is None and not self._keeps:
             return super().head(forbidden_ids)
         head = head_of(self.model, forbidden_ids)
         return NativeHead(head, self._once("head", lambda: pack(head.weight)))
 
     def weights_changed(self) -> None:
-        """See :meth:`Backend.weights_changed`."""
         self._packed.clear()
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what ``make`` makes of the weights, kept until they change if it is small enough."""
+        """Return what ``make`` makes of the weights; kept until they change, if the model is small enough."""
         made = self._packed[name] if name in self._packed else make()
         if self._keeps:
             self._packed[name] = made
         return made
 
 
-def _unfit(model: Any) -> str:
-    """Return what about a model, whose layers are of a known shape, does not suit the kernels, or nothing."""
-    decoder = model.get_decoder()
-    matrices = [parameter for parameter in decoder.parameters() if parameter.ndim > 1]
-    if any(matrix.dtype != torch.bfloat16 for matrix in matrices):
-        return "the model computes in float32"
-    if weight_bytes(model) > LARGEST:
-        return f"its weights are more than {LARGEST / 2**30:.0f} GiB"
-    widths = {matrix.shape[1] for matrix in matrices} | {layer.self_attn.head_dim for layer in decoder.layers}
-    return f"a width is no multiple of {PANEL}" if any(width % PANEL for width in widths) else ""
-
-
 def _buffer(rows: int, width: int) -> Tensor:
-    """Return memory for ``rows`` rows of a matrix that tiles are read from; its padding may hold anything."""
-    return torch.empty(_padded(rows) + PANEL, width + PAD, dtype=torch.bfloat16)
+    """Return memory for ``rows`` rows of a matrix that tiles are read from; its padding may contain anything."""
+    panel = constant("panel_width")
+    return torch.empty(_padded(rows) + panel, width + constant("row_padding"), dtype=torch.bfloat16)
 
 
-def _padded(width: int) -> int:
-    return -(-width // PANEL) * PANEL
+def _padded(width: Any) -> Any:
+    """Return a number or integer tensor, rounded up to multiples of the panel width."""
+    panel = constant("panel_width")
+    return (width + panel - 1) // panel * panel

@@ -1,12 +1,14 @@
 """A decoder layer as a few large kernels of oneDNN, on any CPU for which torch has them.
 
 At a decode step a layer of a small model computes for a millisecond, and the sixty small operations of its modules
-take as long; on a long row each of them is another pass over memory.  Here activation, gate and residual ride on the
-products that they follow, and the rotary embedding takes three operations.  Layers of the Llama shape (Llama, Qwen2,
-Qwen3) and of Gemma 3's are recognised by their parts; every other model keeps its own modules.
+take as long; on a long row each of them is another pass over memory.  Here activation, gate and residual are fused with
+the matrix products that they follow, and the rotary embedding takes three operations.  Layers of the Llama shape
+(Llama, Qwen2, Qwen3) and of Gemma 3's are recognised by their parts; every other model keeps its own modules.
 
-oneDNN brings a plain weight into its own layout at every product.  With thousands of rows that is nothing; with the
-few dozen of a decode step it costs as much as the product itself.  So a decoder packs the weights once.
+oneDNN reorders a plain weight into its own layout for every product.  With thousands of rows that costs next to
+nothing; with the few dozen of a decode step it costs as much as the product itself.  So a decoder packs weights once.
+
+Shape legend: R rows (tokens), A scored tokens, D head size.
 """
 
 from __future__ import annotations
@@ -18,96 +20,94 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from forethought.engine.backends.base import InferenceHead
-from forethought.engine.backends.plain import Layers, TorchBackend
+from forethought.engine.backends.plain import InferenceHead, Layers, TorchBackend
 from forethought.engine.head import Head, head_of
 from forethought.machine import machine
 
-LARGEST = 4 * 2**30
-"""Bytes of weights above which a model decodes without a packed copy, which would cost more memory than time."""
+MAX_PACKED_BYTES = 4 * 2**30
+"""Bytes of weights above which a model decodes without a packed copy: it would not be worth its memory."""
 
 DECODE_LOGITS = 2**20
-"""Logits of one packed stretch while decoding: they stay in the cores' own caches from product to sum."""
+"""Logits of one packed slice while decoding: they stay in the cores' own caches between product and sum."""
+
+ROW_BLOCK = 1024
+"""Rows that pass through a layer's products together: what lies between products stays in the caches."""
 
 _ACTIVATIONS = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh")}
-"""What transformers calls an activation, and what oneDNN calls it: name, algorithm."""
+"""By transformers' name of an activation, oneDNN's name and algorithm."""
 
 _PLAIN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _SANDWICH = _PLAIN | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
-"""Parts of a layer; in the second kind what a block adds is normalised, too."""
+"""Parts of a layer; in the second kind, what a block adds to the residual stream is normalised, too."""
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
-PIECE = 1024
-"""Rows that pass through a layer's products together: what lies between these stays in the caches."""
-
-
 class OneDNNBackend(TorchBackend):
-    """A :class:`~forethought.engine.backends.Backend` on fused layers and packed weights."""
+    """Computes with fused layers and packed weights."""
 
     name: ClassVar[str] = "onednn"
 
     @classmethod
-    def missing(cls, model: Any) -> str:
-        """See :meth:`TorchBackend.missing`."""
-        if next(model.parameters()).device.type != "cpu":
+    def why_unavailable(cls, model: Any) -> str:
+        parameter = next(model.parameters())
+        if parameter.device.type != "cpu":
             return "the model is not on the CPU"
-        return _no_products(next(model.parameters()).dtype) or _unknown(model.get_decoder())
+        if not torch.backends.mkldnn.is_available():
+            return "this torch has no oneDNN"
+        if parameter.dtype not in (torch.float32, torch.bfloat16):
+            return f"it has no products in {parameter.dtype}"
+        lacking = machine().no_bf16("cpu") if parameter.dtype == torch.bfloat16 else ""
+        return lacking or _why_not_fusable(model.get_decoder())
 
     @classmethod
-    def unsuited(cls) -> str:
-        """See :meth:`TorchBackend.unsuited`."""
-        if "avx2" in machine().features:
-            return ""
-        return "only on processors with AVX2 was it seen to be faster than plain torch"
+    def why_not_default(cls) -> str:
+        return "" if "avx2" in machine().features else "it is known to be faster than plain torch only with AVX2"
 
     def layers(self, rows: int | None) -> Layers:
-        """See :meth:`TorchBackend.layers`."""
-        return fuse(self.model.get_decoder(), rows if weight_bytes(self.model) <= LARGEST else None)
+        return fuse(self.model.get_decoder(), rows if weight_bytes(self.model) <= MAX_PACKED_BYTES else None)
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
-        """See :meth:`Backend.head`."""
         head = head_of(self.model, forbidden_ids)
         return head if rows is None else PackedHead.of(head, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedHead(Head):
-    """The projection to the vocabulary with its weight packed, stretch by stretch, to draw tokens for some rows."""
+    """The projection to the vocabulary with its weight packed, slice by slice, to draw tokens for some rows."""
 
     packed: tuple[tuple[slice, Tensor], ...]
 
     @classmethod
     def of(cls, head: Head, rows: int) -> PackedHead:
         """Return ``head`` with its weight packed for products with ``rows`` hidden states."""
-        packed = tuple((at, _pack(head.weight[at], rows)) for at in head.cuts(DECODE_LOGITS, rows))
+        packed = tuple((vocab, _pack(head.weight[vocab], rows)) for vocab in head.slices(DECODE_LOGITS, rows))
         return cls(weight=head.weight, softcap=head.softcap, forbidden=head.forbidden, packed=packed)
 
-    def _matmuls(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        yield from ((stretch, _multiply(hidden_AH, weight)) for stretch, weight in self.packed)
+    def _products(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        yield from ((vocab, _multiply(hidden_AH, weight)) for vocab, weight in self.packed)
 
 
 class Norm:
-    """RMS norm in float32, with the scale that a module of any family applies."""
+    """RMS norm in float32, with the scale of a module of any model family."""
 
     def __init__(self, module: Any, width: int) -> None:
-        # A row of ones has a root mean square of 1: what comes back is the scale, stored as w or as 1 + w.
+        # A row of ones has a root mean square of 1, so the module returns its scale, be it stored as w or as 1 + w.
         self.scale: Tensor = module(torch.ones(1, width))[0].float()
         self.eps: float = getattr(module, "variance_epsilon", None) or module.eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised rows in the dtype of ``x``."""
         exact = x.float()
-        size = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        share = size.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
-        # Half the time of rms_norm.  In float32 `exact` is `x` itself, the residual stream, and must stay what it is.
-        normed = exact * share if exact is x else exact.mul_(share)
+        length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        inverse_rms = length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        # In place, which takes half the time of rms_norm.  But in float32 `exact` is `x` itself, the residual stream.
+        normed = exact * inverse_rms if exact is x else exact.mul_(inverse_rms)
         return normed.mul_(self.scale).to(x.dtype)
 
 
 class FusedLayer:
-    """The forward of one decoder layer on ``(1, R, hidden)``; ``branching`` knows which token sees which."""
+    """The forward of one decoder layer on ``(1, R, hidden)``; ``attention_layout`` knows which token sees which."""
 
     def __init__(self, layer: Any, activation: tuple[str, str], rows: int | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -118,15 +118,17 @@ class FusedLayer:
         self.heads = attention.q_proj.out_features // self.width
         self.kv_heads = attention.k_proj.out_features // self.width
         self.activation = activation
-        qkv = [(part.weight, part.bias) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        if rows is not None:  # a copy is made anyway: one product instead of three
+        qkv = [(linear.weight, linear.bias) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        if rows is not None:  # packing makes a copy anyway: make it one product instead of three
             weights, biases = zip(*qkv, strict=True)
             qkv = [(torch.cat(weights), None if biases[0] is None else torch.cat(biases))]
-        self.qkv = [(_ready(weight, rows), bias) for weight, bias in qkv]
-        self.out, self.out_bias = _ready(attention.o_proj.weight, rows), attention.o_proj.bias
-        self.gate, self.up, self.down = (
-            _ready(part.weight, rows) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        )
+
+        def prepared(weight: Tensor) -> Tensor:
+            return weight.detach() if rows is None else _pack(weight, rows)
+
+        self.qkv = [(prepared(weight), bias) for weight, bias in qkv]
+        self.out, self.out_bias = prepared(attention.o_proj.weight), attention.o_proj.bias
+        self.gate, self.up, self.down = map(prepared, (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight))
         self.before_attention = Norm(layer.input_layernorm, self.hidden)
         self.after_attention = Norm(layer.post_attention_layernorm, self.hidden)
         sandwich = hasattr(layer, "pre_feedforward_layernorm")
@@ -137,48 +139,48 @@ class FusedLayer:
             self.head_norms = Norm(attention.q_norm, self.width), Norm(attention.k_norm, self.width)
 
     def __call__(
-        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], branching: Any, **_: Any
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], attention_layout: Any, **_: Any
     ) -> Tensor:
         """Return the layer's output ``(1, R, hidden)``."""
         x, (cos, sin) = hidden_states[0], position_embeddings
-        turns = cos[0, :, None].split(PIECE), sin[0, :, None].split(PIECE)
-        heads = _joined(list(map(self._heads, x.split(PIECE), *turns)))
+        rotations = cos[0, :, None].split(ROW_BLOCK), sin[0, :, None].split(ROW_BLOCK)
+        heads = _cat(list(map(self._heads, x.split(ROW_BLOCK), *rotations)))
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], 1)
-        attended = branching.attend(self.index, (q, k, v), self.scaling, self.window)
-        outputs = map(self._rest, x.split(PIECE), attended.split(PIECE))
-        return _joined(list(outputs))[None]
+        attended = attention_layout.attend(self.index, (q, k, v), self.scaling, self.window)
+        outputs = map(self._rest, x.split(ROW_BLOCK), attended.split(ROW_BLOCK))
+        return _cat(list(outputs))[None]
 
     def _heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return queries, keys and values ``(R, heads, D)``, the first two with the rotary embedding."""
+        """Return queries, keys and values ``(R, heads, D)``; the first two with the rotary embedding."""
         normed = self.before_attention(x)
-        heads = _joined([_multiply(normed, weight, bias) for weight, bias in self.qkv], -1).view(len(x), -1, self.width)
+        heads = _cat([_multiply(normed, weight, bias) for weight, bias in self.qkv], -1).view(len(x), -1, self.width)
         qk = heads[:, : -self.kv_heads]
         if self.head_norms is not None:
             q_norm, k_norm = self.head_norms
             qk.copy_(torch.cat([q_norm(qk[:, : self.heads]), k_norm(qk[:, self.heads :])], 1))
         half = self.width // 2
-        # rotate_half(x) * sin: the halves change places, and the first one its sign.
+        # rotate_half(x) * sin: the halves are swapped, and the first one is negated.
         signed = torch.cat([-sin[..., :half], sin[..., half:]], -1)
         swapped = qk.roll(half, -1)
         qk.mul_(cos).addcmul_(swapped, signed)
         return heads
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Return the layer's output ``(R, hidden)`` from what attention gave."""
+        """Return the layer's output ``(R, hidden)`` from the output of attention."""
         if self.after_mlp is None:
-            x = _combined("add", x, attended, self.out, self.out_bias)
-            return _combined("add", x, self._gated(self.before_mlp(x)), self.down)
+            x = _fused("add", x, attended, self.out, self.out_bias)
+            return _fused("add", x, self._gated(self.before_mlp(x)), self.down)
         x = x + self.after_attention(_multiply(attended, self.out, self.out_bias))
         return x + self.after_mlp(_multiply(self._gated(self.before_mlp(x)), self.down))
 
     def _gated(self, x: Tensor) -> Tensor:
-        return _combined("mul", _multiply(x, self.gate, activation=self.activation), x, self.up)
+        return _fused("mul", _multiply(x, self.gate, activation=self.activation), x, self.up)
 
 
 def fuse(decoder: Any, rows: int | None) -> dict[nn.Module, FusedLayer]:
     """Return a fused forward for every layer of ``decoder``.
 
-    ``rows``: the weights are copied into the layout that suits products with so many rows; ``None``: used as they are.
+    ``rows``: copy the weights into the layout that suits products with this number of rows; ``None``: no copy.
     """
     activation = _ACTIVATIONS[_activation(decoder)]
     return {layer: FusedLayer(layer, activation, rows) for layer in decoder.layers}
@@ -189,22 +191,13 @@ def weight_bytes(model: Any) -> int:
     return sum(parameter.nbytes for parameter in model.get_decoder().parameters() if parameter.ndim > 1)
 
 
-def _no_products(dtype: torch.dtype) -> str:
-    """Return why oneDNN cannot multiply in ``dtype`` here, or nothing."""
-    if not torch.backends.mkldnn.is_available():
-        return "this torch has no oneDNN"
-    if dtype == torch.float32:
-        return ""
-    return machine().no_bf16("cpu") if dtype == torch.bfloat16 else f"it has no products in {dtype}"
-
-
-def _unknown(decoder: Any) -> str:
-    """Return what about the layers of ``decoder`` is of another shape than the fused ones, or nothing."""
+def _why_not_fusable(decoder: Any) -> str:
+    """Return why the layers of ``decoder`` cannot be fused; empty if they can."""
     activation, layers = _activation(decoder), list(getattr(decoder, "layers", ()))
     if activation not in _ACTIVATIONS:
         return f"its activation {activation!r} is not one of {', '.join(_ACTIVATIONS)}"
-    known = layers and all(map(_known, layers))
-    return "" if known else "its layers are not of the shape of Llama, Qwen2, Qwen3 or Gemma 3"
+    fusable = layers and all(map(_is_fusable, layers))
+    return "" if fusable else "its layers are not of the shape of Llama, Qwen2, Qwen3 or Gemma 3"
 
 
 def _activation(decoder: Any) -> str:
@@ -212,7 +205,8 @@ def _activation(decoder: Any) -> str:
     return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
 
 
-def _known(layer: Any) -> bool:
+def _is_fusable(layer: Any) -> bool:
+    """Return whether a layer consists of exactly the parts that a fused one computes."""
     if {child for child, _ in layer.named_children()} not in (_PLAIN, _SANDWICH):
         return False
     attention, mlp = layer.self_attn, layer.mlp
@@ -226,13 +220,14 @@ def _known(layer: Any) -> bool:
     return plain and all(linear.bias is None for linear in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
 
-def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+def _cat(parts: list[Tensor], dim: int = 0) -> Tensor:
+    """Concatenate; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _combined(operation: str, other: Tensor, x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``x W^T + bias`` with ``other`` added or multiplied on the way out of the product."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, packed, bias, operation)
+def _fused(operation: str, other: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x W^T + bias`` with ``other`` added or multiplied inside the kernel; ``W`` may be packed."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, operation)
     return out
 
 
@@ -240,11 +235,6 @@ def _pack(weight: Tensor, rows: int) -> Tensor:
     """Return ``weight (N, H)`` packed for products with about ``rows`` rows."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
     return packed
-
-
-def _ready(weight: Tensor, rows: int | None) -> Tensor:
-    """Return ``weight`` as :func:`_multiply` takes it: packed for ``rows`` rows, or for ``None`` itself."""
-    return weight.detach() if rows is None else _pack(weight, rows)
 
 
 def _multiply(

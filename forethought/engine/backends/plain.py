@@ -1,123 +1,143 @@
 """The backend that runs everywhere: the model's own modules, with a prefix's keys and values stored once.
 
-Faster backends are made of this one: they put other layers in the place of the modules.
+A backend computes what needs no gradient, for one model on one device: scoring, prefill, decoding and the projection
+to the vocabulary.  Faster ones derive from this one: they run other layers in place of the modules, and other heads.
+
+Shape legend: T packed tokens, A branch tokens, G prompts, R rows that are decoded, P prompt positions, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from forethought.engine.attention import Branching, PackedAttention
-from forethought.engine.backends.base import InferenceHead
-from forethought.engine.branches import Packed, Prompt, alike, pack
+from forethought.engine.attention import AttentionLayout, PackedAttention
+from forethought.engine.branches import Packed, Prompt, pack, share_prefixes
 from forethought.engine.decoding import Decoding
 from forethought.engine.head import head_of
 
 Layers = Mapping[nn.Module, Callable[..., Tensor]]
-"""By module, the forward that is called in its place."""
+"""By module, the forward that replaces its own."""
+
+
+class InferenceHead(Protocol):
+    """The projection to the vocabulary without gradients; see :class:`forethought.engine.head.Head`."""
+
+    def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the likeliest token of each row and its log-probability, both ``(R,)``."""
+        ...
+
+    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return a token drawn for each row and its log-probability at ``temperature``, both ``(R,)``."""
+        ...
+
+    def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
+        """Return the log-probability of each target, float32 ``(A,)``, in nats."""
+        ...
 
 
 class TorchBackend:
-    """A :class:`~forethought.engine.backends.Backend` on the model's own modules."""
+    """Computes with the model's own modules; the base class of all backends."""
 
     name: ClassVar[str] = "torch"
-    state: ClassVar[type[Decoding]] = Decoding
-    """What holds the keys and values of rows that are decoded."""
+    decoding: ClassVar[type[Decoding]] = Decoding
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.device: torch.device = next(model.parameters()).device
 
     @classmethod
-    def missing(cls, model: Any) -> str:
-        """Return why this backend cannot compute ``model`` here; empty if it may be able to."""
+    def why_unavailable(cls, model: Any) -> str:
+        """Return why this backend cannot compute ``model`` on this machine; empty if nothing is known against it."""
         return ""
 
     @classmethod
-    def unsuited(cls) -> str:
-        """Return why this backend is not chosen on this processor unless it is asked for; empty if it may be."""
+    def why_not_default(cls) -> str:
+        """Return why this processor uses this backend only on request; empty if it may be chosen automatically."""
         return ""
 
     def layers(self, rows: int | None) -> Layers:
-        """Return what runs in the place of the decoder's layers: to decode ``rows`` rows, or for ``None`` to take long
-        rows of tokens."""
+        """Return replacements of the decoder's layers, to decode ``rows`` rows, or for ``None`` for long rows of
+        tokens."""
         return {}
 
     def hidden(self, packed: Packed) -> Tensor:
-        """See :meth:`Backend.hidden`."""
+        """Return the last hidden states ``(T, H)`` of a packed row."""
         return self._hidden(packed, self.layers(None))
 
     def decoder(self, prompts: Sequence[Prompt], branches: int, capacity: int) -> TorchDecoder:
-        """See :meth:`Backend.decoder`.
+        """Compute each prompt once; return the decoder of its ``branches``, each of up to ``capacity`` tokens.
 
-        What prompts begin with alike, such as instructions and the text that they ask about, is computed once for them.
+        A common beginning of prompts, such as instructions and the text that they are about, is computed once.
         """
         layers = self.layers(len(prompts) * branches)
         state, hidden_GH = self.prefill(prompts, branches, capacity, layers)
         return TorchDecoder(self.model, layers, state, hidden_GH.repeat_interleave(branches, 0))
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
-        """See :meth:`Backend.head`."""
+        """Return the projection to the vocabulary: to draw tokens for ``rows`` rows, or for ``None`` to score."""
         return head_of(self.model, forbidden_ids)
 
     def weights_changed(self) -> None:
-        """See :meth:`Backend.weights_changed`."""
+        """Forget copies of the weights; called whenever the model's weights have changed."""
 
     def prefill(
         self, prompts: Sequence[Prompt], branches: int, capacity: int, layers: Layers
     ) -> tuple[Decoding, Tensor]:
         """Return the decoding state of the prompts' branches, and the prompts' last hidden states ``(G, H)``."""
         ids = [prompt.token_ids for prompt in prompts]
-        order, groups = alike(ids)
+        order, groups = share_prefixes(ids)
         packed = pack(groups, self.device)
         packed.captured = []
-        hidden = self._hidden(packed, layers)
-        paths = packed.blocks[-1].keys[torch.tensor(order).argsort().to(self.device)]
-        lengths = torch.tensor([len(prompt) for prompt in ids], device=self.device)
+        hidden_TH = self._hidden(packed, layers)
+        # The last block's keys are the paths of whole sequences; bring them to the order of the prompts.
+        paths_GP = packed.blocks[-1].keys[torch.tensor(order).argsort().to(self.device)]
+        lengths_G = torch.tensor([len(prompt) for prompt in ids], device=self.device)
         cache = [
-            (k[paths].transpose(1, 2).contiguous(), v[paths].transpose(1, 2).contiguous()) for k, v in packed.captured
+            (k[paths_GP].transpose(1, 2).contiguous(), v[paths_GP].transpose(1, 2).contiguous())
+            for k, v in packed.captured
         ]
-        last = hidden[paths.gather(1, lengths[:, None] - 1)[:, 0]]
-        return self.state(cache, lengths, branches, capacity), last
+        last_GH = hidden_TH[paths_GP.gather(1, lengths_G[:, None] - 1)[:, 0]]
+        return self.decoding(cache, lengths_G, branches, capacity), last_GH
 
     def _hidden(self, packed: Packed, layers: Layers) -> Tensor:
-        with in_place(layers):
-            return forward(self.model, packed.tokens, packed.positions, PackedAttention(packed, split=True))
+        with replaced(layers):
+            return forward(self.model, packed.tokens, packed.positions, PackedAttention(packed, split_attention=True))
 
 
 class TorchDecoder:
-    """Rows that are decoded on the modules of a model, or on what runs in their place."""
+    """Branches of prompts that are decoded together, one token of each at a time."""
 
     def __init__(self, model: Any, layers: Layers, state: Decoding, hidden_RH: Tensor) -> None:
+        """``hidden_RH``: the last hidden state of each row's prompt."""
         self.model, self.layers, self.state, self.hidden = model, layers, state, hidden_RH
 
     def step(self, tokens_R: Tensor) -> Tensor:
-        """See :meth:`Decoder.step`."""
-        with in_place(self.layers):
-            hidden = forward(self.model, tokens_R[None], self.state.positions(), self.state)
+        """Take one token per row and return the hidden states ``(R, H)`` after it."""
+        with replaced(self.layers):
+            hidden_RH = forward(self.model, tokens_R[None], self.state.positions(), self.state)
         self.state.length += 1
-        return hidden
+        return hidden_RH
 
     def keep(self, rows: Tensor) -> None:
-        """See :meth:`Decoder.keep`."""
+        """Drop all rows but ``rows``, ascending indices on the device."""
         self.state.keep(rows)
 
 
-def forward(model: Any, tokens: Tensor, positions: Tensor, branching: Branching) -> Tensor:
+def forward(model: Any, tokens: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
     """Return the last hidden states ``(T, H)`` of one packed row ``(1, T)``."""
-    output = model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=False, branching=branching)
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
+    output = model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=False, attention_layout=layout)
+    hidden_TH: Tensor = output.last_hidden_state[0]
+    return hidden_TH
 
 
 @contextmanager
-def in_place(layers: Layers) -> Iterator[None]:
-    """Run ``layers`` in the place of their modules inside this block."""
+def replaced(layers: Layers) -> Iterator[None]:
+    """Run ``layers`` in place of their modules inside this block."""
     for module, call in layers.items():
         module.forward = call  # the instance's attribute hides the class's method
     try:

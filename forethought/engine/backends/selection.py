@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from forethought.engine.backends.amx import AMXBackend
-from forethought.engine.backends.base import Backend
 from forethought.engine.backends.onednn import OneDNNBackend
 from forethought.engine.backends.plain import Layers, TorchBackend, forward
 from forethought.engine.branches import Group, Prompt, pack
@@ -25,6 +24,12 @@ BEST_FIRST: tuple[type[TorchBackend], ...] = (AMXBackend, OneDNNBackend, TorchBa
 
 VARIABLE = "FORETHOUGHT_BACKEND"
 """Names the backend where the config says ``auto``; for tests and for comparing machines."""
+
+MAX_RELATIVE_ERROR = {torch.bfloat16: 0.02, torch.float32: 1e-4}
+"""Of a layer or head, by dtype: what rounding explains.  A wrong formula has an error near 1.
+
+The modules round to bfloat16 a few times more than fused kernels do; sums in float32 differ in their order only.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -50,24 +55,24 @@ class Choice:
 
 
 _decided: dict[str, Choice] = {}
-"""Choices of this process, by what they depend on: models of one shape share one."""
+"""Choices of this process, by what they depend on: models of the same shape share one."""
 
 
-def select(model: Any, wanted: str = "auto") -> tuple[Backend, Choice]:
-    """Return the best backend that computes what the modules of ``model`` do, and why it is this one.
+def select(model: Any, wanted: str = "auto") -> tuple[TorchBackend, Choice]:
+    """Return the best backend that computes what the modules of ``model`` do, and why it was chosen.
 
     Args:
         model: a transformers causal LM whose attention is :mod:`forethought.engine.attention`'s.
         wanted: ``auto``, or the name of a backend, which is then used or refused.
 
     Raises:
-        BackendError: if ``wanted`` is not known, or cannot compute this model here.
+        BackendError: if ``wanted`` is not known, or cannot compute this model on this machine.
     """
     if wanted == "auto":
         wanted = os.environ.get(VARIABLE) or "auto"
     kinds = {kind.name: kind for kind in BEST_FIRST}
     if wanted not in {"auto", *kinds}:
-        raise BackendError(f"engine.backend = {wanted!r}: there are auto, {', '.join(kinds)}")
+        raise BackendError(f"engine.backend = {wanted!r}: choose one of auto, {', '.join(kinds)}")
     key = _key(model, wanted)
     if key not in _decided:
         _decided[key] = _decide(model, wanted)
@@ -82,7 +87,7 @@ def decided() -> list[str]:
 
 
 def forget() -> None:
-    """Decide anew from here on; for tests, which change what there is to choose from."""
+    """Forget all choices; for tests, which change what can be chosen."""
     _decided.clear()
 
 
@@ -100,30 +105,22 @@ def _decide(model: Any, wanted: str) -> Choice:
     for kind in BEST_FIRST:
         if wanted not in ("auto", kind.name):
             continue
-        why = kind.missing(model) or (kind.unsuited() if wanted == "auto" else "")
+        why = kind.why_unavailable(model) or (kind.why_not_default() if wanted == "auto" else "")
         if not why:
-            error = largest_error(kind(model))
-            if error < tolerance(next(model.parameters()).dtype):
+            error = largest_relative_error(kind(model))
+            if error < MAX_RELATIVE_ERROR.get(next(model.parameters()).dtype, MAX_RELATIVE_ERROR[torch.float32]):
                 return Choice(name=kind.name, error=error, reasons=reasons)
             why = f"on this model its results differ from those of plain torch by {error:.2%}"
         reasons[kind.name] = why
-    told = "; ".join(f"{name}: {why}" for name, why in reasons.items())
-    raise BackendError(f'engine.backend: {told}. Write engine.backend = "auto"')
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """Return the largest relative error of a layer or head that is rounding; a wrong formula is off by its size.
-
-    What a layer adds is rounded to bfloat16 a few times more by the modules; float32 sums differ in their order alone.
-    """
-    return 0.02 if dtype == torch.bfloat16 else 1e-4
+    listed = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+    raise BackendError(f'engine.backend: {listed}. Write engine.backend = "auto"')
 
 
 @torch.inference_mode()
-def largest_error(backend: TorchBackend) -> float:
-    """Return how far layers and head of ``backend`` are from the model's own on a few tokens, relative to their size.
+def largest_relative_error(backend: TorchBackend) -> float:
+    """Return how much layers and head of ``backend`` differ from the model's own on a few tokens, relative to the norm.
 
-    Layers are compared each by itself, on long rows and in decoding, given the same input; a head by the
+    Each layer is compared by itself, given the same input, on long rows and in decoding; the head by the
     log-probabilities of given and of drawn tokens.
     """
     plain = TorchBackend(backend.model)
@@ -131,42 +128,44 @@ def largest_error(backend: TorchBackend) -> float:
     prompts = [Prompt(id="", token_ids=prefix), Prompt(id="", token_ids=branch[:7])]
     packed = pack([Group(prefix=prefix, branches=(branch,))], backend.device)
     rows = 2 * len(prompts)
-    with compared(backend.layers(None)) as errors:
+    with relative_errors(backend.layers(None)) as errors:
         hidden_AH = plain.hidden(packed)[packed.sources]
     layers = backend.layers(rows)
-    (theirs, _), (ours, _) = (one.prefill(prompts, 2, 2, {}) for one in (plain, backend))  # of the same prompts' keys
+    # Both states hold keys and values that the modules computed, each in the layout of its backend.
+    (plain_state, _), (state, _) = (side.prefill(prompts, 2, 2, {}) for side in (plain, backend))
     tokens = torch.tensor([branch[-rows:]], device=backend.device)
-    with compared(layers, branching=ours) as decoding_errors:
+    with relative_errors(layers, attention_layout=state) as decoding_errors:
         for step in range(2):
-            theirs.length = ours.length = step
-            forward(backend.model, tokens, theirs.positions(), theirs)
+            plain_state.length = state.length = step
+            forward(backend.model, tokens, plain_state.positions(), plain_state)
     return max([0.0, *errors, *decoding_errors, *_head_errors(backend, hidden_AH, packed.targets)])
 
 
 def _head_errors(backend: TorchBackend, hidden_AH: Tensor, targets_A: Tensor) -> Iterator[float]:
     plain, drawing, scoring = head_of(backend.model), backend.head(rows=len(hidden_AH)), backend.head()
-    yield _relative(scoring.logprobs(hidden_AH, targets_A), plain.logprobs(hidden_AH, targets_A))
-    uniforms = torch.linspace(0.1, 0.9, len(hidden_AH), dtype=widest(backend.device), device=backend.device)
-    for ids, logprobs in (drawing.greedy(hidden_AH), drawing.draw(hidden_AH, uniforms, 1.0)):
-        yield _relative(logprobs, plain.logprobs(hidden_AH, ids))
+    yield relative_error(scoring.logprobs(hidden_AH, targets_A), plain.logprobs(hidden_AH, targets_A))
+    uniforms_A = torch.linspace(0.1, 0.9, len(hidden_AH), dtype=widest(backend.device), device=backend.device)
+    for ids, logprobs in (drawing.greedy(hidden_AH), drawing.draw(hidden_AH, uniforms_A, 1.0)):
+        yield relative_error(logprobs, plain.logprobs(hidden_AH, ids))
 
 
-def _relative(ours: Tensor, theirs: Tensor) -> float:
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    """Return the norm of the difference over the norm of ``theirs``; infinite if ``ours`` is not finite."""
     difference = (ours - theirs).float().norm() / theirs.float().norm().clamp_min(1e-6)
     return float(difference) if bool(difference.isfinite()) else float("inf")
 
 
 @contextmanager
-def compared(layers: Layers, **instead: Any) -> Iterator[list[float]]:
-    """Collect how far each of ``layers`` is from what the module in its place returns, relative to its size.
+def relative_errors(layers: Layers, **overrides: Any) -> Iterator[list[float]]:
+    """Collect the relative error of each of ``layers`` whenever the module that it replaces is called.
 
-    ``instead``: options that are given to ours in the place of the module's.
+    ``overrides``: options that the replacements get instead of the modules'.
     """
     errors: list[float] = []
 
     def compare(call: Callable[..., Tensor]) -> Callable[..., None]:
         def hook(module: Any, given: tuple[Tensor], options: dict[str, Any], output: Tensor) -> None:
-            errors.append(_relative(call(given[0].clone(), **{**options, **instead}), output))
+            errors.append(relative_error(call(given[0].clone(), **{**options, **overrides}), output))
 
         return hook
 

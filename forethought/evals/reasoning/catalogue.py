@@ -1,4 +1,4 @@
-"""All tasks by name.  A new one is a file with a :class:`~forethought.evals.reasoning.task.Task`, and a line here."""
+"""All tasks by name.  A new one is a file with a :class:`~forethought.evals.reasoning.task.Task`, and a name here."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ import difflib
 from forethought.evals.reasoning import aime, gpqa, gsm8k, math500, olympiad, procedural
 from forethought.evals.reasoning.task import Task, TaskError
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        gsm8k.TASK,
-        math500.TASK,
-        gpqa.TASK,
-        olympiad.TASK,
-        aime.TASK,
-        procedural.TASK,
-        procedural.LEG_TASK,
-    )
-}
+_MODULES = (gsm8k, math500, gpqa, olympiad, aime, procedural)
+TASKS: dict[str, Task] = {task.name: task for task in (*(module.TASK for module in _MODULES), procedural.LEG_TASK)}
 """The tasks that a config may name."""
 
 

@@ -3,69 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from forethought.evals.reasoning.grading import number, plainly
 from forethought.evals.reasoning.task import Problem, Task, Where
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(NamedTuple):
     """What came of the examination of one task."""
 
-    task: str
-    """Its name."""
     problems: int
-    """How many there are."""
     right: int
-    """Right answers that were graded as right: two a problem, its worked solution and the bare answer."""
+    """Right answers that were graded as right: the worked solution and the bare answer of each."""
     asked_right: int
-    """How many there were."""
     wrong: int
-    """Wrong answers that were graded as right."""
+    """Wrong ones that were graded as right: another problem's answer, and for numbers the next."""
     asked_wrong: int
-    """How many there were: another problem's answer, and for numbers the next one."""
     failed: tuple[str, ...]
     """Ids of the problems with a grade that is not as it should be."""
 
     @property
     def passed(self) -> bool:
         """Whether every right answer is worth 1 and every wrong one 0."""
-        return not self.failed and self.right == self.asked_right and not self.wrong
+        return not self.failed
 
 
 def check(task: Task, where: Where) -> Check:
     """Grade right and wrong answers to all problems of a task.
 
     Raises:
-        TaskError: if its problems cannot be had.
+        TaskError: if its problems could not be read.
     """
-    problems = task.load(where)
-    failed: list[str] = []
-    right = wrong = asked_wrong = 0
+    problems, show = task.load(where), task.grader.show
+    right: list[bool] = []
+    wrong: list[bool] = []
+    failed = []
     for index, problem in enumerate(problems):
-        good = [task.grade(problem, text).right for text in (problem.solution, task.show(problem.gold))]
-        bad = [task.grade(problem, task.show(answer)).right for answer in _wrong(problems, index)]
-        right, wrong, asked_wrong = right + sum(good), wrong + sum(bad), asked_wrong + len(bad)
+        good = [task.grade(problem, text).right for text in (problem.solution, show(problem.gold))]
+        bad = [task.grade(problem, show(answer)).right for answer in _wrong(problems, index)]
+        right += good
+        wrong += bad
         if not all(good) or any(bad):
             failed.append(problem.id)
-    return Check(
-        task=task.name,
-        problems=len(problems),
-        right=right,
-        asked_right=2 * len(problems),
-        wrong=wrong,
-        asked_wrong=asked_wrong,
-        failed=tuple(failed),
-    )
+    return Check(len(problems), sum(right), len(right), sum(wrong), len(wrong), tuple(failed))
 
 
 def _wrong(problems: Sequence[Problem], index: int) -> Iterator[str]:
     gold = problems[index].gold
-    others = (problems[(index + step) % len(problems)].gold for step in range(1, len(problems)))
-    other = next((one for one in others if _value(one) != _value(gold)), None)
-    if other is not None:
-        yield other
+    for other in (*problems[index + 1 :], *problems[:index]):
+        if _value(other.gold) != _value(gold):
+            yield other.gold
+            break
     value = number(gold)
     if value is not None:
         yield format(value + 1, "f")

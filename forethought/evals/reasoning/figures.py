@@ -7,77 +7,60 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from forethought.evals.reasoning.run import PLAIN, THOUGHT, Entrant, Row
+from forethought import metrics
+from forethought.config import ReasoningConfig
+from forethought.evals.reasoning.answers import EvalArm, Row
 from forethought.evals.reasoning.task import Task
+from forethought.evals.recorder import Recorder
 from forethought.keys import Key
+from forethought.metrics import MACRO, PLAIN, REASONING, STRICT, THOUGHT
 from forethought.records import Measurement
 from forethought.stats import Interval, detectable_n, macro_bootstrap, pass_at_k
 
-STAGE = "reasoning"
-MACRO = "macro"
-BITS, NO_ANSWER, TRUNCATED, EXTRACTED = "gold_bits_per_byte", "no_answer_rate", "truncation_rate", "extraction_rate"
-
-Values = dict[str, float]
-"""One value for each problem."""
+Rows = Mapping[str, Mapping[str, Sequence[Row]]]
+"""Rows of each arm to each task, by their names."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """A number of each problem."""
+@dataclass(frozen=True, slots=True)
+class ProblemMetric:
+    """A number of each problem, computed from its row; ``None`` where it was not measured."""
 
-    name: str
-    """What it is called."""
+    metric: metrics.Metric
     unit: str
-    """What it is."""
     of: Callable[[Row], float | None]
-    """Computes it from a problem's row."""
-    graded: bool = False
-    """Whether a grader has a say in it."""
-    strict: bool = False
-    """Whether only answers in the form of the examples count."""
+    judge: str = ""
+    """Format of the grader's name, where a grader has a say in it."""
 
 
-def metrics(samples: int, passes: Sequence[int]) -> list[Metric]:
-    """Return what is measured with ``samples`` answers to each problem."""
+def problem_metrics(samples: int, passes: Sequence[int]) -> list[ProblemMetric]:
+    """Return what is measured with ``samples`` answers to each problem, and Pass@k for the k of ``passes``."""
+
+    def strict(row: Row) -> float:
+        return _mean([right * formatted for right, formatted in zip(row["right"], row["formatted"], strict=True)])
+
+    def passed(k: int, row: Row) -> float:
+        return pass_at_k(len(row["right"]), sum(row["right"]), k)
+
+    mean, majority_at = metrics.MEAN.at(samples), metrics.MAJORITY.at(samples)
+    right, form = "share of answers that are right", "in the form of the examples"
+    chance = "chance that one of {} answers is right, unbiased"
+    most = "share of problems whose most frequent answer is right, ties by lot"
+    none, bits = "share of answers without an answer", "bits per UTF-8 byte of the worked solution"
     return [
-        Metric(
-            name=f"mean@{samples}", unit="share of answers that are right", of=lambda r: _mean(r["right"]), graded=True
-        ),
-        Metric(
-            name=f"mean@{samples}",
-            unit="share of answers that are right and in the form of the examples",
-            of=lambda r: _mean([a * b for a, b in zip(r["right"], r["formatted"], strict=True)]),
-            graded=True,
-            strict=True,
-        ),
-        *(
-            Metric(
-                name=f"pass@{k}",
-                unit=f"chance that one of {k} answers is right, unbiased",
-                of=lambda r, k=k: pass_at_k(len(r["right"]), sum(r["right"]), k),  # type: ignore[misc]
-                graded=True,
-            )
-            for k in passes
-        ),
-        Metric(
-            name=f"majority@{samples}",
-            unit="share of problems whose most frequent answer is right, ties by lot",
-            of=lambda r: majority(r["votes"]),
-            graded=True,
-        ),
-        Metric(
-            name=NO_ANSWER,
-            unit="share of answers without an answer",
-            of=lambda r: _mean([v is None for v in r["votes"]]),
-        ),
-        Metric(name=TRUNCATED, unit="share of answers cut at the cap", of=lambda r: _mean(r["truncated"])),
-        Metric(name=EXTRACTED, unit="share of answers in the form of the examples", of=lambda r: _mean(r["formatted"])),
-        Metric(name=BITS, unit="bits per UTF-8 byte of the worked solution", of=lambda r: r["gold_bits_per_byte"]),
+        ProblemMetric(mean, right, lambda row: _mean(row["right"]), "{}"),
+        ProblemMetric(mean, f"{right} and {form}", strict, "{}" + STRICT),
+        *(ProblemMetric(metrics.PASS.at(k), chance.format(k), partial(passed, k), "{}") for k in passes),
+        ProblemMetric(majority_at, most, lambda row: majority(row["votes"]), "{}"),
+        ProblemMetric(metrics.NO_ANSWER, none, lambda row: _mean([vote is None for vote in row["votes"]])),
+        ProblemMetric(metrics.TRUNCATED, "share of answers cut at the cap", lambda row: _mean(row["truncated"])),
+        ProblemMetric(metrics.EXTRACTED, f"share of answers {form}", lambda row: _mean(row["formatted"])),
+        ProblemMetric(metrics.GOLD_BITS, bits, lambda row: row["gold_bits_per_byte"]),
     ]
 
 
@@ -89,114 +72,75 @@ def majority(votes: Sequence[int | None]) -> float:
     return leading.count(0) / len(leading) if leading else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """An arm's rows by task."""
+def measure(
+    arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], config: ReasoningConfig, seed: int
+) -> list[Measurement]:
+    """Return all figures of all arms, and how each differs, problem by problem, from those that it is compared with.
 
-    entrant: Entrant
-    """The arm."""
-    rows: Mapping[str, Sequence[Row]]
-    """Its rows of each task."""
-
-    def values(self, metric: Metric, task: str, interface: str) -> Values:
-        """Return a metric's value for each problem; empty if it was not measured."""
-        found = ((r["problem"], metric.of(r)) for r in self.rows[task] if r["interface"] == interface)
-        return {problem: value for problem, value in found if value is not None}
-
-
-def measure(results: Sequence[Result], tasks: Sequence[Task], wanted: Sequence[Metric], seed: int) -> list[Measurement]:
-    """Return all figures of all arms, and how each differs from those that it is compared with."""
-    by_name = {result.entrant.name: result for result in results}
+    An arm is compared with others by the same interface, or with their plain answers where they are not asked to
+    think; and its answers after a thought with its own plain ones.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    wanted = problem_metrics(config.samples, config.passes)
     found: list[Measurement] = []
-    for result in results:
-        entrant = result.entrant
-        others = [by_name[name] for name in entrant.against if name in by_name]
-        for interface in entrant.interfaces:
-            found += _figures(result, interface, tasks, wanted, seed)
-            for other in others:
-                found += _differences(result, (other, interface), tasks, wanted, seed)
-        if entrant.thinks:
-            found += _differences(result, (result, THOUGHT), tasks, wanted, seed)
+    for arm in arms:
+        others = [None, *(by_name[name] for name in arm.against if name in by_name)]
+        compared = [(interface, other) for interface in arm.interfaces for other in others]
+        compared += [(THOUGHT, arm)] if THOUGHT in arm.interfaces else []
+        for interface, other in compared:
+            for metric in wanted:
+                found += _figures((arm, interface), other, metric, rows, tasks, seed)
     return found
 
 
 def _figures(
-    result: Result, interface: str, tasks: Sequence[Task], wanted: Iterable[Metric], seed: int
+    subject: tuple[EvalArm, str],
+    other: EvalArm | None,
+    metric: ProblemMetric,
+    rows: Rows,
+    tasks: Sequence[Task],
+    seed: int,
 ) -> list[Measurement]:
-    found = []
-    for metric in wanted:
-        by_task = {task.name: result.values(metric, task.name, interface) for task in tasks}
-        book = _Book(result.entrant, "", interface, metric, f"{metric.unit}; n problems, bootstrap over problems", seed)
-        found += book.write({name: list(values.values()) for name, values in by_task.items()}, tasks)
-    return found
-
-
-def _differences(
-    result: Result, pair: tuple[Result, str], tasks: Sequence[Task], wanted: Iterable[Metric], seed: int
-) -> list[Measurement]:
-    """Return how an arm's interface differs from another arm's, or from its own plain one, problem by problem."""
-    other, interface = pair
-    itself = other is result
-    theirs = PLAIN if itself or interface not in other.entrant.interfaces else interface
-    found = []
-    for metric in wanted:
-        pairs = [(result.values(metric, t.name, interface), other.values(metric, t.name, theirs)) for t in tasks]
-        by_task = {
-            task.name: [left[problem] - right[problem] for problem in left if problem in right]
-            for task, (left, right) in zip(tasks, pairs, strict=True)
-        }
-        note = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
-        book = _Book(result.entrant, other.entrant.name, interface, metric, note, seed)
-        found += book.write(by_task, tasks)
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Book:
-    """Writes one metric of one arm and interface."""
-
-    entrant: Entrant
-    against: str
-    interface: str
-    metric: Metric
-    unit: str
-    seed: int
-
-    def write(self, by_task: Mapping[str, Sequence[float]], tasks: Sequence[Task]) -> list[Measurement]:
-        """Return the figure of each task and their macro average; of a difference also how many would resolve it."""
-        known = {name: values for name, values in by_task.items() if values}
-        graders = {task.name: task.grader for task in tasks}
-        found: list[Measurement] = []
-        for name, values in known.items():
-            found += self._one(name, [values], graders[name])
-        if known and len(known) == len(by_task):
-            found += self._one(MACRO, list(known.values()), "each task's")
-        return found
-
-    def _one(self, name: str, strata: Sequence[Sequence[float]], grader: str) -> list[Measurement]:
-        judge = (f"{grader}, strict" if self.metric.strict else grader) if self.metric.graded else ""
-        interval = macro_bootstrap(strata, Key(self.seed, "reasoning intervals").integer() % 2**32)
-        found = [self._filled(self.metric.name, name, judge, interval, self.unit)]
-        spread = float(np.std(strata[0], ddof=1)) if len(strata[0]) > 1 else 0.0
-        if self.against and name != MACRO and interval.value and spread:
-            needed = float(detectable_n(interval.value, spread))
+    """Return the figure of each task and their macro average; of a difference also how many would resolve it."""
+    arm, interface = subject
+    theirs = interface if other is not None and other is not arm and interface in other.interfaces else PLAIN
+    unit = f"{metric.unit}; n problems, bootstrap over problems"
+    if other is not None:
+        unit = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
+    recorder = Recorder(
+        stage=REASONING, arm=arm.name, subject=arm.identity, seed=seed, against=other.name if other is not None else ""
+    )
+    resampling = Key(seed, "reasoning intervals").integer() % 2**32
+    found: list[Measurement] = []
+    strata: list[list[float]] = []
+    for task in tasks:
+        by_problem = _values(rows[arm.name][task.name], metric, interface)
+        if other is not None:
+            before = _values(rows[other.name][task.name], metric, theirs)
+            by_problem = {name: value - before[name] for name, value in by_problem.items() if name in before}
+        values = list(by_problem.values())
+        if not values:
+            continue
+        strata.append(values)
+        mean, condition = macro_bootstrap([values], resampling), f"{task.name}/{interface}"
+        recorder = dataclasses.replace(recorder, judge=metric.judge.format(task.grader.name))
+        found += recorder.interval(metric.metric, mean, unit, condition)
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        if other is not None and mean.value and spread:
+            needed = float(detectable_n(mean.value, spread))
             note = "problems that would resolve a difference as large as this one (5% level, 80% power)"
-            whole = Interval(value=needed, low=needed, high=needed, n=interval.n)
-            found.append(self._filled(f"{self.metric.name} problems needed", name, judge, whole, note))
-        return found
+            interval = Interval(value=needed, low=needed, high=needed, n=mean.n)
+            found += recorder.interval(metric.metric.needed("problems"), interval, note, condition)
+    if len(strata) == len(tasks):
+        recorder = dataclasses.replace(recorder, judge=metric.judge.format("each task's"))
+        found += recorder.interval(metric.metric, macro_bootstrap(strata, resampling), unit, f"{MACRO}/{interface}")
+    return found
 
-    def _filled(self, metric: str, name: str, judge: str, interval: Interval, unit: str) -> Measurement:
-        return Measurement(
-            stage=STAGE,
-            arm=self.entrant.name,
-            against=self.against,
-            metric=metric,
-            condition=f"{name}/{self.interface}",
-            judge=judge,
-            unit=unit,
-            subject=self.entrant.identity,
-            **dataclasses.asdict(interval),
-        )
+
+def _values(rows: Sequence[Row], metric: ProblemMetric, interface: str) -> dict[str, float]:
+    """Return a metric's value for each problem; empty if it was not measured."""
+    values = ((row["problem"], metric.of(row)) for row in rows if row["interface"] == interface)
+    return {problem: value for problem, value in values if value is not None}
 
 
 def _mean(values: Sequence[float]) -> float:

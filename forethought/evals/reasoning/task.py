@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from forethought.keys import Key
 from forethought.records import content_id
@@ -14,7 +14,7 @@ Where = Literal["auto", "package", "hub"]
 
 
 class TaskError(ValueError):
-    """A task that cannot be had; the message says which, why, and the way out.  It never holds a problem."""
+    """A task that cannot be run; the message says which, why, and the way out.  It never holds a problem."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,43 +24,51 @@ class Problem:
     id: str
     """Content hash of the question: the same whatever source it came from, and all that a log says of it."""
     question: str
-    """What is asked, options included."""
+    """Options included."""
     gold: str
-    """The right answer."""
     solution: str
     """A worked solution that ends with the answer in the form that the task asks for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shot:
-    """A worked example that stands before the problem; never a test item."""
+class Shot(NamedTuple):
+    """A worked example that stands before the problem, written for this project; never a test item."""
 
     question: str
-    """What is asked."""
     solution: str
-    """The answer in the form that the task asks for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(NamedTuple):
     """What was read out of a completion."""
 
     answer: str | None
-    """The answer; ``None`` if there is none."""
+    """``None`` if there is none."""
     formatted: bool = False
     """Whether it stands in the form that the examples show."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grade:
+class Grade(NamedTuple):
     """What a completion is worth."""
 
     reading: Reading
-    """What was read out of it."""
     right: bool
-    """Whether that answer is the right one."""
     key: str | None
     """Names answers that agree with each other, for the majority vote; ``None`` without an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grader:
+    """How answers are read and compared; see :mod:`forethought.evals.reasoning.grading` for those that there are."""
+
+    name: str
+    """Stands in the measurements, as their judge."""
+    read: Callable[[str], Reading]
+    """Finds the answer in a completion."""
+    same: Callable[[str, str], bool]
+    """Whether ``(gold, answer)`` are equal."""
+    vote: Callable[[str], str]
+    """Names an answer so that equal ones have one name."""
+    show: Callable[[str], str]
+    """Puts an answer as a completion would, in the form that the examples show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,66 +79,46 @@ class Task:
     """
 
     name: str
-    """What a config calls it."""
-    title: str
-    """What its authors call it."""
-    source: str
-    """Hub name and installable package."""
     paper: str
-    """Where it was published."""
     licence: str
     """Licence of the problems, as its publisher states it."""
-    grader: str
-    """Name of the grader, for the measurements."""
+    load: Callable[[Where], list[Problem]]
+    shots: tuple[Shot, ...]
+    grader: Grader
+    layout: str = "Question: {question}\nAnswer:"
+    """How a question is put; the answer follows after a space."""
+    stops: tuple[str, ...] = ("\nQuestion:",)
+    """Text that ends a completion: what would begin the next example."""
     private: bool = False
     """Whether problems, and completions that may quote them, stay out of logs; ids are logged."""
-    load: Callable[[Where], list[Problem]]
-    """Reads the problems."""
-    shots: tuple[Shot, ...]
-    """Worked examples, written for this project."""
-    layout: str
-    """How a question is put; holds ``{question}``, and the answer follows after a space."""
-    stops: tuple[str, ...]
-    """Text that ends a completion: what would begin the next example."""
-    read: Callable[[str], Reading]
-    """Finds the answer in a completion."""
-    same: Callable[[str, str], bool]
-    """Whether ``(gold, answer)`` are equal."""
-    vote: Callable[[str], str]
-    """Names an answer so that equal ones have one name."""
-    show: Callable[[str], str]
-    """Puts an answer as a completion would, in the form that the examples show."""
 
     def prompt(self, problem: Problem, shots: int | None = None) -> str:
         """Return the text that a model continues: ``shots`` worked examples (all by default), then the problem."""
-        shown = self.shots[:shots]
-        examples = [f"{self._put(shot.question)} {shot.solution}\n\n" for shot in shown]
+        examples = [f"{self._put(shot.question)} {shot.solution}\n\n" for shot in self.shots[:shots]]
         return "".join(examples) + self._put(problem.question)
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Return what a completion is worth."""
-        reading = self.read(text)
+        reading = self.grader.read(text)
         if reading.answer is None:
             return Grade(reading=reading, right=False, key=None)
-        right = self.same(problem.gold, reading.answer)
+        right = self.grader.same(problem.gold, reading.answer)
         # What is right agrees with the gold answer, however it is written.
-        return Grade(reading=reading, right=right, key="right" if right else self.vote(reading.answer))
+        return Grade(reading=reading, right=right, key="right" if right else self.grader.vote(reading.answer))
 
     def some(self, where: Where, count: int | None) -> list[Problem]:
         """Return ``count`` problems in an order of their own: more problems add to fewer, in every run alike.
 
         Raises:
-            TaskError: if the problems cannot be had.
+            TaskError: if the problems could not be read.
         """
-        order = Key(0, f"problems of {self.name}")
-        problems = sorted(self.load(where), key=lambda one: float(order.generator(one.id).random()))
-        return problems[:count]
+        key = Key(0, f"problems of {self.name}")
+        return sorted(self.load(where), key=lambda problem: float(key.generator(problem.id).random()))[:count]
 
     @property
     def identity(self) -> str:
         """Hash of what a prompt and a grade depend on, the problems themselves apart."""
-        shots = [[shot.question, shot.solution] for shot in self.shots]
-        return content_id([self.name, self.grader, self.layout, self.stops, shots])
+        return content_id([self.name, self.grader.name, self.layout, self.stops, self.shots])
 
     def _put(self, question: str) -> str:
         return self.layout.replace("{question}", question)

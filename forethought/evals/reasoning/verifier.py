@@ -9,6 +9,7 @@ is thrown away: an error text may quote a problem.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -33,7 +34,7 @@ LONGEST = 400
 
 
 class Verifier:
-    """Asks the process; starts it when it is first needed, and anew after a kill."""
+    """Asks the process; starts it when it is first needed, and again after a kill."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
@@ -46,55 +47,47 @@ class Verifier:
         if max(len(gold), len(answer)) > LONGEST:
             return False
         with self._lock:
-            reply = self._ask(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
-        return reply == b"true"
+            return self._ask(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n") == b"true\n"
 
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+            with contextlib.suppress(OSError), process:  # what it has not read is still in the pipe
+                process.kill()
 
     def _ask(self, line: bytes) -> bytes:
+        """Return the line that answers ``line``; nothing if the process ended, or was killed for taking too long."""
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = _start()
-        reply = _reply(self._process, line, self.patience)
-        if not reply.endswith(b"\n"):
+            atexit.register(self.close)
+        process, late = self._process, threading.Event()
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        # No select: on Windows it takes no pipes.
+        timer = threading.Timer(self.patience, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            reply = process.stdout.readline()
+        except OSError:  # the pipe is broken
+            reply = b""
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set() or not reply.endswith(b"\n"):
             self.timeouts += 1
             self.close()
-        return reply.strip()
-
-
-def _reply(process: subprocess.Popen[bytes], line: bytes, patience: float) -> bytes:
-    """Return the line that answers ``line``; nothing if the process ended, or was killed for taking too long."""
-    stdin, stdout, late = process.stdin, process.stdout, threading.Event()
-    assert stdin is not None
-    assert stdout is not None
-
-    def stop() -> None:
-        late.set()
-        process.kill()
-
-    # No select: on Windows it takes no pipes.
-    timer = threading.Timer(patience, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        stdin.write(line)
-        stdin.flush()
-        reply = stdout.readline()
-    except OSError:  # the pipe is broken
-        reply = b""
-    finally:
-        timer.cancel()
-        timer.join()
-    return b"" if late.is_set() else reply
+            return b""
+        return reply
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -113,20 +106,16 @@ def _compare(gold: str, answer: str) -> bool:
     """Return what Math-Verify says: gold first, for its comparison is not symmetric."""
     from math_verify import parse, verify
 
-    parsed: list[list[Any]] = [parse(_maths(text), parsing_timeout=LIBRARY) for text in (gold, answer)]
+    # LaTeX is read as such only in a maths environment.
+    boxed = ("$\\boxed{" + text.strip().strip("$") + "}$" for text in (gold, answer))
+    parsed: list[list[Any]] = [parse(text, parsing_timeout=LIBRARY) for text in boxed]
     return all(parsed) and bool(verify(parsed[0], parsed[1], timeout_seconds=LIBRARY))
-
-
-def _maths(text: str) -> str:
-    """Return ``text`` in a box in a maths environment, without which LaTeX is not read as such."""
-    return "$\\boxed{" + text.strip().strip("$") + "}$"
 
 
 def main() -> None:
     """Answer until the input ends."""
     if resource is not None:
-        # macOS takes this limit and does not keep it, and Windows has none: there, the caller's patience alone ends
-        # an answer, and for as long it may take more memory.
+        # macOS does not keep this limit, and Windows has none: there, the caller's patience alone ends an answer.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)

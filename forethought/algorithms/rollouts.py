@@ -1,0 +1,106 @@
+"""Groups of rollouts of stage 3: one window, G thoughts with suffixes, what they earned, and what can be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forethought.algorithms.windows import Window
+from forethought.engine import Group
+from forethought.engine.trainer import Example
+from forethought.records import Rollout
+from forethought.text import copied, distinct_n, words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutGroup:
+    """A window with its rollouts."""
+
+    window: Window
+    rollouts: tuple[Rollout, ...]
+    rewards: tuple[float | None, ...] = ()
+    """One per rollout; ``None`` is unscored."""
+    advantages: tuple[float, ...] = ()
+    """One per rollout; 0 for an unscored one."""
+    blank: float | None = None
+    """Mean reward after a blank thought, where that is the baseline."""
+
+    @property
+    def thoughts(self) -> list[str]:
+        """The words of the thoughts."""
+        return [rollout.thought for rollout in self.rollouts]
+
+    @property
+    def suffixes(self) -> list[str]:
+        """What a judge reads: the suffixes, without any thought in them."""
+        return [rollout.text for rollout in self.rollouts]
+
+    @property
+    def zero_variance(self) -> bool:
+        """Whether no rollout has an advantage, so that there is nothing to learn."""
+        return not any(self.advantages)
+
+    def row(self, step: int) -> dict[str, Any]:
+        """Return what the log keeps."""
+        return {
+            "step": step,
+            "window": self.window.id,
+            "thoughts": self.thoughts,
+            "suffixes": self.suffixes,
+            "closed": [rollout.closed for rollout in self.rollouts],
+            "rewards": self.rewards,
+            "advantages": self.advantages,
+        }
+
+    def example(self, prefix: tuple[int, ...], *, thought_only: bool, per_rollout_mean: bool) -> Example:
+        """Return the scored rollouts as branches of ``prefix``; ids that were not drawn have weight 0.
+
+        Args:
+            prefix: ids of the window's prefix and the opening tag.
+            thought_only: leave the suffixes out, whose tokens earned nothing.
+            per_rollout_mean: weigh tokens so that each rollout counts the same whatever its length.
+        """
+        branches, weights, advantages = [], [], []
+        for rollout, advantage, reward in zip(self.rollouts, self.advantages, self.rewards, strict=True):
+            if reward is None:
+                continue
+            end = rollout.thought_tokens if thought_only else len(rollout.token_ids)
+            drawn = np.array(rollout.drawn[:end], np.float32)
+            branches.append(rollout.token_ids[:end])
+            weights.append(drawn / max(1.0, drawn.sum()) if per_rollout_mean else drawn)
+            advantages.append(advantage)
+        group = Group(prefix=prefix, branches=tuple(branches))
+        return Example(group=group, weights=tuple(weights), advantages=tuple(advantages))
+
+
+def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float | None]:
+    """Return the metrics of a step's groups; docs/rlmt.md says what each of them means."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rewards = [reward for group in groups for reward in group.rewards]
+    known = [[reward for reward in group.rewards if reward is not None] for group in groups]
+    drawn = [p for r in rollouts for p, own in zip(r.logprobs, r.drawn, strict=True) if own]
+    truncated = [reward for r, reward in zip(rollouts, rewards, strict=True) if reward is not None and not r.closed]
+    return {
+        "reward": _mean([reward for row in known for reward in row]),
+        "reward_variance": _mean([float(np.var(row)) for row in known if row]),
+        "blank_reward": _mean([group.blank for group in groups if group.blank is not None]),
+        "dead_rate": _mean([float(group.zero_variance) for group in groups]),
+        "unscored_rate": _mean([float(reward is None) for reward in rewards]),
+        "thought_tokens": _mean([float(rollout.thought_tokens) for rollout in rollouts]),
+        "close_rate": _mean([float(rollout.closed) for rollout in rollouts]),
+        "capped_reward": _mean(truncated),
+        "entropy": _mean([-logprob for logprob in drawn]),
+        "distinct_thoughts": _mean([len(set(group.thoughts)) / len(group.thoughts) for group in groups]),
+        "thought_distinct_2": distinct_n([words(rollout.thought) for rollout in rollouts], 2),
+        "copied_to_suffix": _mean([copied(rollout.text, rollout.thought) for rollout in rollouts]),
+        "copied_from_prefix": _mean(
+            [copied(thought, group.window.prefix) for group in groups for thought in group.thoughts]
+        ),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

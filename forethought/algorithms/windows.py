@@ -1,0 +1,95 @@
+"""Windows: a prefix after which a policy thinks and predicts, and the text that really comes next.
+
+Earlier thoughts of a row stay out of the prefix: the rows of RL mid-training have places only, so there is none to put
+in, and held-out windows are cut alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from forethought.keys import Key
+from forethought.records import Chunk, JudgeRequest, ThoughtRow, content_id
+
+Cut = Literal["place", "raw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One task of RL mid-training.
+
+    Example: the text ``It is big. It sings.``, cut after its first sentence.
+    """
+
+    id: str
+    """Content hash of the chunk's id and the place; names its random numbers."""
+    document_id: str
+    """The document: the unit of resampling."""
+    prefix: str
+    """What the policy and the judge read."""
+    prefix_ids: tuple[int, ...]
+    """Its ids, without BOS."""
+    suffix: str
+    """What comes next, as long as a prediction."""
+    suffix_ids: tuple[int, ...]
+    """Its ids."""
+    reference: str
+    """All that comes next in the chunk; begins with the suffix."""
+    thought: str = ""
+    """The teacher's thought at this place, if there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowCutter:
+    """How windows are cut."""
+
+    tokenizer: Any
+    """The policy's, which cut the chunks."""
+    suffix_tokens: int
+    """Length of the suffix; places with less text behind them give no window."""
+    cut: Cut = "place"
+    """At the rows' places, or where the chunks were cut."""
+
+    def all(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk]) -> list[Window]:
+        """Return every window of ``rows``, in their order."""
+        return [window for row in rows for window in self.of_row(row, chunks[row.chunk_id])]
+
+    def one_each(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk], key: Key) -> list[Window]:
+        """Return one window of each row that has any, chosen by ``key``."""
+        found = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
+        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in found if some]
+
+    def of_row(self, row: ThoughtRow, chunk: Chunk) -> list[Window]:
+        """Return the windows of one row."""
+        ids = chunk.prefix_ids + chunk.suffix_ids
+        if self.cut == "raw":
+            places = [(len(chunk.prefix), len(chunk.prefix_ids), "")]
+        else:
+            thoughts = row.thoughts or ("",) * len(row.places)
+            places = [(p.position, p.token, thought) for p, thought in zip(row.places, thoughts, strict=True)]
+        found = []
+        for position, token, thought in places:
+            suffix_ids = ids[token : token + self.suffix_tokens]
+            if len(suffix_ids) < self.suffix_tokens or not token:
+                continue
+            found.append(
+                Window(
+                    id=content_id(chunk.id, token),
+                    document_id=chunk.document_id,
+                    prefix=row.text[:position],
+                    prefix_ids=ids[:token],
+                    suffix=self.tokenizer.decode(list(suffix_ids)),
+                    suffix_ids=suffix_ids,
+                    reference=row.text[position:],
+                    thought=thought,
+                )
+            )
+        return found
+
+
+def match_request(window: Window, predictions: Sequence[str], longer: bool) -> JudgeRequest:
+    """Return what a match judge is shown; ``longer``: all that comes next, not only as much as was predicted."""
+    original = window.reference if longer else window.suffix
+    return JudgeRequest(prefix=window.prefix, candidates=tuple(predictions), original=original)

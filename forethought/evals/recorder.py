@@ -1,0 +1,101 @@
+"""``Recorder``: numbers of one arm, one for each chunk, row or window, become figures with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forethought.metrics import Metric
+from forethought.models.model import Model
+from forethought.records import Measurement
+from forethought.stats import Interval, bootstrap_mean, detectable_n, paired_bootstrap
+
+Values = Sequence[float | None]
+"""A number for each unit; ``None`` is unscored, and left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorder:
+    """What the figures of one arm share.  Every method returns the figures that can be given: perhaps none."""
+
+    stage: str
+    arm: str
+    subject: str
+    """Hash of what was measured."""
+    seed: int
+    """Seed of the bootstrap."""
+    documents: Sequence[str] = ()
+    """The document of each unit: what is resampled."""
+    against: str = ""
+    judge: str = ""
+
+    @classmethod
+    def of(cls, model: Model, stage: str, documents: Sequence[str], seed: int, judge: str = "") -> Recorder:
+        """Return the recorder of a model's figures."""
+        return cls(stage=stage, arm=model.name, subject=model.identity, seed=seed, documents=documents, judge=judge)
+
+    def versus(self, arm: str) -> Recorder:
+        """Return the recorder of comparisons with another arm."""
+        return dataclasses.replace(self, against=arm)
+
+    def value(self, metric: str, value: float, n: int, unit: str, condition: str = "") -> list[Measurement]:
+        """Return a figure without an interval."""
+        return [
+            Measurement(
+                stage=self.stage,
+                arm=self.arm,
+                against=self.against,
+                metric=metric,
+                condition=condition,
+                judge=self.judge,
+                value=value,
+                n=n,
+                unit=unit,
+                subject=self.subject,
+            )
+        ]
+
+    def interval(self, metric: str, interval: Interval, unit: str, condition: str = "") -> list[Measurement]:
+        """Return a figure whose interval is known."""
+        [figure] = self.value(metric, interval.value, interval.n, unit, condition)
+        return [dataclasses.replace(figure, low=interval.low, high=interval.high)]
+
+    def mean(self, metric: str, values: Values, unit: str, condition: str = "") -> list[Measurement]:
+        """Return the mean of what is known, bootstrapped over documents."""
+        known = [(value, document) for value, document in zip(values, self.documents, strict=True) if value is not None]
+        if not known:
+            return []
+        numbers, owners = zip(*known, strict=True)
+        return self.interval(metric, bootstrap_mean(numbers, self.seed, clusters=owners), unit, condition)
+
+    def change(self, metric: str, pair: tuple[Values, Values], unit: str, condition: str = "") -> list[Measurement]:
+        """Return the mean of the first less the second over the units that both know, paired."""
+        left, right, owners = self._paired(pair)
+        if not left:
+            return []
+        return self.interval(metric, paired_bootstrap(left, right, self.seed, clusters=owners), unit, condition)
+
+    def difference(
+        self, metric: Metric, pair: tuple[Values, Values], unit: str, condition: str = ""
+    ) -> list[Measurement]:
+        """Return the paired difference of a metric of windows, and how many windows would resolve it."""
+        found = self.change(metric.difference, pair, unit, condition)
+        for figure in list(found):
+            left, right, _ = self._paired(pair)
+            gaps = [a - b for a, b in zip(left, right, strict=True)]
+            spread = (sum((gap - figure.value) ** 2 for gap in gaps) / max(1, len(gaps) - 1)) ** 0.5
+            if figure.value and spread:
+                needed = float(detectable_n(figure.value, spread))
+                note = "windows that would resolve a difference as large as this one (5% level, 80% power)"
+                whole = Interval(value=needed, low=needed, high=needed, n=figure.n)
+                found += self.interval(metric.needed("windows"), whole, note, condition)
+        return found
+
+    def _paired(self, pair: tuple[Values, Values]) -> tuple[list[float], list[float], list[str]]:
+        known = [
+            (a, b, document)
+            for a, b, document in zip(*pair, self.documents, strict=True)
+            if a is not None and b is not None
+        ]
+        return [a for a, _, _ in known], [b for _, b, _ in known], [document for _, _, document in known]

@@ -1,0 +1,235 @@
+"""Client of any OpenAI-compatible server (vLLM, llama.cpp, SGLang, a hosted model): concurrent requests, retries."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import os
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from forethought.config import EndpointConfig
+
+Message = Mapping[str, str]
+"""``{"role": ..., "content": ...}``."""
+
+MAX_WAIT = 120.0
+"""Seconds before a retry, at most, even if the server asks for a longer pause."""
+FATAL_STATUSES = (401, 403, 404)
+"""Statuses that concern the key, the path or the model, hence every request of the same kind."""
+ERROR_CHARACTERS = 300
+"""Characters of a server's error text that are kept."""
+
+
+class EndpointError(ValueError):
+    """The server answered no request at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How a reply is drawn."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_logprobs: int = 0
+    """How many of the likeliest first tokens are returned with their log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """How a text is continued."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    """0 is greedy."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a continuation and are not part of it; servers accept at most four."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A server's answer to one request, or why there is none."""
+
+    text: str = ""
+    top_logprobs: Mapping[str, float] | None = None
+    """Log-probabilities of the likeliest first tokens (nats), if they were asked for and the server gives them."""
+    finish: str = ""
+    """Why a continuation ended, in the server's words: ``stop`` or ``length``."""
+    error: str | None = None
+    """Why there is no answer, after all retries."""
+    fatal: bool = False
+    """Whether the error concerns the whole server: it is not running, or the key, the path or the model is wrong."""
+
+
+class _RequestError(Exception):
+    """One request that failed."""
+
+    def __init__(self, reason: str, *, again: bool, fatal: bool = False, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.again = again
+        self.fatal = fatal
+        self.wait = wait
+
+
+class Endpoint:
+    """A server.  The API key is read from the environment for each request and kept nowhere."""
+
+    def __init__(self, config: EndpointConfig, backoff: float = 1.0) -> None:
+        """``backoff``: seconds before the first retry; each later one waits twice as long, plus or minus a quarter."""
+        self.config = config
+        self.backoff = backoff
+        self._base = config.base_url.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.config.base_url!r}, model={self.config.model!r})"
+
+    def chat(
+        self, conversations: Sequence[Sequence[Message]], options: ChatOptions, seeds: Sequence[int] | None = None
+    ) -> list[Reply]:
+        """Return one reply per conversation, in order; a request whose retries all fail gives a reply with an error.
+
+        Raises:
+            EndpointError: if no request was answered, and at least one error concerns the whole server.
+        """
+        return self._send_all("/chat/completions", [self._body(messages, options) for messages in conversations], seeds)
+
+    def complete(self, texts: Sequence[str], options: TextOptions, seeds: Sequence[int] | None = None) -> list[Reply]:
+        """Return one continuation per text, in order, from `/completions`; errors are as in :meth:`chat`."""
+        shared = {"model": self.config.model, "max_tokens": options.max_tokens, "temperature": options.temperature}
+        if options.stop:
+            shared["stop"] = list(options.stop)
+        return self._send_all("/completions", [{**shared, "prompt": text} for text in texts], seeds)
+
+    def _send_all(self, path: str, bodies: list[dict[str, Any]], seeds: Sequence[int] | None) -> list[Reply]:
+        for body, seed in zip(bodies, seeds or (), strict=seeds is not None):
+            body["seed"] = seed
+        if not bodies:
+            return []
+        stop = threading.Event()
+        with (
+            httpx.Client(timeout=self.config.timeout) as client,
+            ThreadPoolExecutor(min(self.config.concurrency, len(bodies))) as pool,
+        ):
+            try:
+                replies = list(pool.map(lambda body: self._with_retries(client, path, body, stop), bodies))
+            except BaseException:
+                # Interrupted: requests that wait for a retry stop waiting, those that have not begun never start.
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        # Nothing was answered, and a reason concerns the whole server: other requests may have failed in other ways.
+        fatal = [reply.error for reply in replies if reply.fatal]
+        if fatal and all(reply.error is not None for reply in replies):
+            raise EndpointError(self._no_answer_message(fatal[0] or ""))
+        return replies
+
+    def _body(self, messages: Sequence[Message], options: ChatOptions) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": [dict(message) for message in messages],
+            "max_tokens": options.max_tokens,
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+        }
+        if options.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": options.top_logprobs}
+        return body
+
+    def _with_retries(self, client: httpx.Client, path: str, body: dict[str, Any], stop: threading.Event) -> Reply:
+        """Retry until it works, the retries are used up, or another request could not reach the server."""
+        # Jitter spreads the retries over time; it touches no result, so it needs no key.
+        jitter = random.Random()
+        tries = self.config.retries + 1
+        for number in range(tries):
+            try:
+                return self._post(client, path, body)
+            except _RequestError as failure:
+                last = number + 1 == tries or not failure.again
+                pause = max(failure.wait, self.backoff * 2**number * jitter.uniform(0.75, 1.25))
+                if last or stop.wait(min(pause, MAX_WAIT)):
+                    if failure.fatal:
+                        stop.set()
+                    after = f" (after {number + 1} tries)" if number else ""
+                    return Reply(error=self._redact(failure.reason) + after, fatal=failure.fatal)
+        raise AssertionError("unreachable: the last try returns")
+
+    def _post(self, client: httpx.Client, path: str, body: dict[str, Any]) -> Reply:
+        key = self._key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            response = client.post(self._base + path, json=body, headers=headers)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise _RequestError(f"request cannot be sent: {error}", again=False, fatal=True) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _RequestError(f"no connection: {error}", again=True, fatal=True) from None
+        except httpx.TimeoutException:
+            raise _RequestError(f"no answer within {self.config.timeout:g} s", again=True) from None
+        except httpx.TransportError as error:
+            raise _RequestError(f"connection lost: {error}", again=True) from None
+        except UnicodeEncodeError as error:
+            raise _RequestError(f"request cannot be written as UTF-8: {error.reason}", again=False) from None
+        if response.status_code != 200:
+            raise _refusal(response)
+        return _read(response)
+
+    def _key(self) -> str:
+        return os.environ.get(self.config.api_key_env, "").strip()
+
+    def _redact(self, text: str) -> str:
+        key = self._key()
+        return text.replace(key, "[key]") if key else text
+
+    def _no_answer_message(self, reason: str) -> str:
+        config = self.config
+        key = "is set" if self._key() else "is not set"
+        return (
+            f"{config.base_url}: no request was answered: {reason}. Check that the server runs and that base_url ends "
+            f"in /v1 (curl {config.base_url.rstrip('/')}/models), that it serves the model {config.model!r}, and the "
+            f"API key (environment variable {config.api_key_env} {key})"
+        )
+
+
+def _refusal(response: httpx.Response) -> _RequestError:
+    status = response.status_code
+    again = status in (408, 425, 429) or status >= 500
+    reason = f"status {status}: {response.text[:ERROR_CHARACTERS]}"
+    return _RequestError(reason, again=again, fatal=status in FATAL_STATUSES, wait=_retry_after(response))
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Return the seconds that the server asks for: a number, or an HTTP date (RFC 9110, section 10.2.3)."""
+    value = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
+
+
+def _read(response: httpx.Response) -> Reply:
+    try:
+        choice = response.json()["choices"][0]
+        text = (choice["message"]["content"] if "message" in choice else choice["text"]) or ""
+        listed = (choice.get("logprobs") or {}).get("content") or []
+        top = {item["token"]: float(item["logprob"]) for item in listed[0]["top_logprobs"]} if listed else None
+        if not isinstance(text, str):
+            raise TypeError(f"content is {type(text).__name__}")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        reason = f"not a completion ({type(error).__name__}: {error}): {response.text[:ERROR_CHARACTERS]}"
+        raise _RequestError(reason, again=True) from None
+    return Reply(text=text, top_logprobs=top, finish=str(choice.get("finish_reason") or ""))

@@ -1,0 +1,308 @@
+"""Every metric and condition of the measurement table, once: evaluations write by these names, reports read by them.
+
+A metric *is* its name, the string that stands in ``measurements.jsonl``; a rename is a change of one line here.
+What belongs to none of these is still shown, under "other figures": see :func:`known`.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from forethought.records import Measurement, SpanKind
+
+Format = Callable[[float], str]
+
+EVALUATE, EVALUATE_SFT, EVALUATE_RLMT, REASONING = "evaluate", "evaluate-sft", "evaluate-rlmt", "reasoning"
+INTERLEAVE, CALIBRATE, AUDIT, RUN = "interleave", "calibrate", "audit", "run"
+"""Stages as the table names them; ``run`` is what a stage took, whichever it was."""
+
+
+class Better(enum.StrEnum):
+    """In which direction a metric is better."""
+
+    UP = "up"
+    DOWN = "down"
+    NEITHER = "neither"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a value is measured in, and how a level and a difference of two levels read."""
+
+    unit: str
+    level: Format
+    change: Format
+
+
+def percent(value: float) -> str:
+    """Return a share in percent: ``62.5%``."""
+    return f"{100 * value:.1f}%"
+
+
+def points(value: float) -> str:
+    """Return a difference of shares: ``+1.2 points``."""
+    return f"{100 * value:+.1f} points"
+
+
+def plain(value: float) -> str:
+    """Return three digits: ``0.125``."""
+    return f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """Return three digits and the sign: ``+0.125``."""
+    return f"{value:+.3f}"
+
+
+def short(value: float) -> str:
+    """Return two digits: ``4.39``."""
+    return f"{value:.2f}"
+
+
+SHARE = Kind("share", percent, points)
+NATS = Kind("nats per token", plain, signed)
+BITS = Kind("bits per byte", plain, signed)
+SCORE = Kind("score", plain, signed)
+MEAN_COUNT = Kind("mean count", short, "{:+.2f}".format)
+COUNT = Kind("count", "{:,.0f}".format, "{:+,.0f}".format)
+PROBABILITY = Kind("p", "{:.2g}".format, "{:+.2g}".format)
+TEMPERATURE = Kind("temperature", plain, signed)
+SECONDS = Kind("seconds", "{:,.1f} s".format, "{:+,.1f} s".format)
+BYTES = Kind("bytes", lambda value: f"{value / 2**30:.2f} GiB", lambda value: f"{value / 2**30:+.2f} GiB")
+UNKNOWN = Kind("", "{:.3g}".format, "{:+.3g}".format)
+
+
+class Metric(str):
+    """The name of a metric, which knows how it is shown.
+
+    Args:
+        name: as in ``measurements.jsonl``.
+        label: its title in a table.
+        kind: its unit, with its formats.
+        better: which direction is better.
+        stages: the stages that measure it.
+        of: of a difference, the metric whose difference it is; also of the number of units that would resolve one.
+        paired: whether figures *against* another arm are differences of this metric under the same name.
+    """
+
+    def __new__(
+        cls,
+        name: str,
+        label: str,
+        kind: Kind,
+        better: Better = Better.NEITHER,
+        stages: tuple[str, ...] = (),
+        *,
+        of: Metric | None = None,
+        paired: bool = False,
+    ) -> Metric:
+        self = super().__new__(cls, name)
+        self.label, self.kind, self.better, self.stages, self.of, self.paired = label, kind, better, stages, of, paired
+        return self
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)  # a copy of a record holds the plain name
+
+    label: str
+    kind: Kind
+    better: Better
+    stages: tuple[str, ...]
+    of: Metric | None
+    paired: bool
+
+    @property
+    def difference(self) -> Metric:
+        """Its paired difference between two arms or conditions."""
+        return self._from(f"{self} difference", self.label, self.kind)
+
+    @property
+    def change(self) -> Metric:
+        """Its paired change, of an NLL."""
+        return self._from(f"{self} change", f"{self.label}, change", self.kind)
+
+    def needed(self, units: str) -> Metric:
+        """Return how many ``units`` (windows, problems) would resolve a difference as large as the measured one."""
+        return self._from(f"{self} {units} needed", f"{units} needed", COUNT)
+
+    def at(self, k: int) -> Metric:
+        """Return ``<name>@k``."""
+        return Metric(f"{self}@{k}", f"{self}@{k}", self.kind, self.better, self.stages, paired=self.paired)
+
+    def _from(self, name: str, label: str, kind: Kind) -> Metric:
+        better = Better.NEITHER if kind is COUNT else self.better
+        return Metric(name, label, kind, better, self.stages, of=self)
+
+
+# Held-out comparison of two arms by their continuations.
+_PAIRS = (EVALUATE, EVALUATE_SFT)
+WIN_RATE = Metric("win_rate", "won", SHARE, Better.UP, _PAIRS)
+TIE_RATE = Metric("tie_rate", "ties", SHARE, Better.NEITHER, _PAIRS)
+SIGN_TEST = Metric("sign_test_p", "sign test, p", PROBABILITY, Better.NEITHER, _PAIRS)
+UNSCORED_RATE = Metric("unscored_rate", "unscored", SHARE, Better.DOWN, _PAIRS)
+ENTROPY = Metric("entropy", "entropy, nats per token", MEAN_COUNT, Better.NEITHER, _PAIRS)
+REPETITION = Metric("repetition", "repeated 4-grams", SHARE, Better.DOWN, _PAIRS)
+DISTINCT = Metric("distinct_2", "distinct-2", SHARE, Better.UP, _PAIRS)
+CHARACTERS = Metric("characters", "characters", COUNT, Better.NEITHER, _PAIRS)
+MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the base", TEMPERATURE, Better.NEITHER, _PAIRS)
+ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", NATS, Better.NEITHER, _PAIRS)
+SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
+
+SUFFIX_NLL = Metric("suffix_nll", "suffix NLL", NATS, Better.DOWN, (EVALUATE,))
+SUFFIX_NLL_CHANGE = Metric("suffix_nll_change", "change", NATS, Better.DOWN, (EVALUATE,), of=SUFFIX_NLL)
+
+# Thoughts beside the text: the data set of stage 2.
+_ROWS = (INTERLEAVE,)
+ROWS = Metric("rows", "rows", COUNT, Better.NEITHER, _ROWS)
+EXACT = Metric("exact_preservation", "text spans join to the raw chunk", SHARE, Better.UP, _ROWS)
+PLACES = Metric("places_per_row", "thoughts per row", MEAN_COUNT, Better.NEITHER, _ROWS)
+WORDS = Metric("words_per_thought", "words per thought", MEAN_COUNT, Better.NEITHER, _ROWS)
+POSITION = Metric("relative_position", "text before a thought", SHARE, Better.NEITHER, _ROWS)
+ACCEPTED = Metric("accepted", "offered thoughts that were kept", SHARE, Better.UP, _ROWS)
+LEAK_RATE = Metric("leak_rate", "offered thoughts that quote the coming text", SHARE, Better.DOWN, _ROWS)
+KEPT_LEAK = Metric("kept_leak", "3-grams of kept thoughts that only the coming text has", SHARE, Better.DOWN, _ROWS)
+REJECTED = Metric("rejected", "rejected, of offered", SHARE, Better.DOWN, _ROWS)
+DROPPED = Metric("dropped", "dropped, of chunks", SHARE, Better.DOWN, _ROWS)
+
+# What SFT on thoughts installed.
+RAW_TEXT = "raw text"
+"""NLL of the raw chunk, to compare with that of its text among thoughts."""
+TAGGED = "thought with tags"
+"""NLL of thoughts and their tags together: what it takes to think at all, at this place."""
+NLL = {
+    kind: Metric(f"{kind} NLL", kind, NATS, Better.DOWN, (EVALUATE_SFT,))
+    for kind in (SpanKind.THOUGHT.value, SpanKind.TAG.value, TAGGED, SpanKind.TEXT.value, RAW_TEXT)
+}
+"""NLL by kind of token."""
+PER_TOKEN, PER_ROW = "per token", "per row"
+AMONG_THOUGHTS = "among thoughts against none"
+OPENS = Metric("opens", "opens", SHARE, Better.UP, (EVALUATE_SFT,))
+WELL_FORMED = Metric("well-formed", "well-formed", SHARE, Better.UP, (EVALUATE_SFT,))
+CLOSES = Metric("closes", "closes", SHARE, Better.UP, (EVALUATE_SFT,))
+CLOSES_WHEN_ASKED = Metric("closes when asked", "closes when asked", SHARE, Better.UP, (EVALUATE_SFT,))
+NEXT_TEXT = Metric("next-text NLL", "NLL of the text after a place", NATS, Better.DOWN, (EVALUATE_SFT,))
+
+# Conditions of the probe; the first and the last name what stands before the scored text after SFT, too.
+OWN, BLANK, GENERIC = "own thought", "blank thought", "generic thought"
+SWAPPED, NEAR = "thought about another window", "thought about a like window"
+TEACHER, SHUFFLED, NO_TAGS = "teacher's thought", "own words shuffled", "no tags"
+PROBE = (OWN, BLANK, GENERIC, SWAPPED, NEAR, TEACHER, SHUFFLED, NO_TAGS)
+COPIES, IGNORES = "control: copies its thought", "control: ignores its thought"
+"""Arms of the probe that are scripted."""
+NOTHING = "none"
+
+
+def own_against(condition: str) -> str:
+    """Return the condition of a probe figure that compares the own thought with ``condition``."""
+    return f"own against {condition}"
+
+
+def against_nothing(condition: str) -> str:
+    """Return the condition of an NLL after a thought that is compared with the NLL without one."""
+    return f"{condition} against {NOTHING}"
+
+
+# The threshold, the reward gate and the probe.
+THRESHOLD = Metric("threshold", "threshold", SCORE, Better.NEITHER, (CALIBRATE,))
+BASE_PASSES = Metric("base rollouts that pass", "base rollouts", SHARE, Better.NEITHER, (CALIBRATE,))
+UNRELATED_PASSES = Metric("unrelated suffixes that pass", "unrelated suffixes", SHARE, Better.DOWN, (CALIBRATE,))
+_GATE = (EVALUATE_RLMT,)
+GATE_REWARD = Metric("gate reward", "reward", SHARE, Better.UP, _GATE)
+GATE_SCORE = Metric("gate score", "score", SCORE, Better.UP, _GATE)
+ORACLE = Metric("oracle", "oracle", SHARE, Better.UP, _GATE)
+GATE_UNSCORED = Metric("gate unscored", "unscored", SHARE, Better.DOWN, _GATE)
+CLOSE_RATE = Metric("close rate", "closes itself", SHARE, Better.UP, _GATE)
+THOUGHT_TOKENS = Metric("thought tokens", "tokens", MEAN_COUNT, Better.NEITHER, _GATE)
+PROBE_REWARD = Metric("probe reward", "reward", SHARE, Better.UP, _GATE)
+PROBE_SCORE = Metric("probe score", "score", SCORE, Better.UP, _GATE)
+PROBE_GAIN = Metric("probe gain", "gain, nats per token", Kind(NATS.unit, signed, signed), Better.UP, _GATE)
+PROBE_COPIED = Metric("probe copied", "copied", SHARE, Better.NEITHER, _GATE)
+PROBE_SPECIFIC = Metric("probe specific gain", "gain above thoughts about another window", NATS, Better.UP, _GATE)
+"""The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""
+
+# Reasoning tasks; the condition is ``<task>/<interface>``.
+_ANSWERS = (REASONING,)
+MEAN = Metric("mean", "mean", SHARE, Better.UP, _ANSWERS, paired=True)
+PASS = Metric("pass", "pass", SHARE, Better.UP, _ANSWERS, paired=True)
+MAJORITY = Metric("majority", "majority", SHARE, Better.UP, _ANSWERS, paired=True)
+NO_ANSWER = Metric("no_answer_rate", "no answer", SHARE, Better.DOWN, _ANSWERS, paired=True)
+TRUNCATED = Metric("truncation_rate", "cut at the cap", SHARE, Better.DOWN, _ANSWERS, paired=True)
+EXTRACTED = Metric("extraction_rate", "in the form asked", SHARE, Better.UP, _ANSWERS, paired=True)
+GOLD_BITS = Metric("gold_bits_per_byte", "bits/byte of gold", BITS, Better.DOWN, _ANSWERS, paired=True)
+PLAIN, THOUGHT = "plain", "thought"
+"""The two interfaces: the answer follows the problem, or a thought that the prompt opens."""
+MACRO = "macro"
+"""Stands for the average over tasks."""
+STRICT = ", strict"
+"""Ends the judge's name where only answers in the form of the examples count."""
+
+# The judges' entrance examination, by planted kind.
+_JUDGES = (AUDIT,)
+ACCURACY = Metric("accuracy", "accuracy", SHARE, Better.UP, _JUDGES)
+AUDIT_UNSCORED = Metric("unscored", "unscored", SHARE, Better.DOWN, _JUDGES)
+CONSISTENCY = Metric("consistency", "consistency", SHARE, Better.UP, _JUDGES)
+FIRST_POSITION = Metric("first_position", "first position", SHARE, Better.NEITHER, _JUDGES)
+TIES = Metric("ties", "ties", SHARE, Better.NEITHER, _JUDGES)
+LENGTH_BIAS = Metric("length_bias", "length bias", SHARE, Better.NEITHER, _JUDGES)
+
+# What a stage took; the condition is the stage.
+STAGE_SECONDS = Metric("seconds", "time", SECONDS, Better.DOWN, (RUN,))
+PEAK_MEMORY = Metric("peak_memory_bytes", "peak memory", BYTES, Better.DOWN, (RUN,))
+
+METRICS: dict[tuple[str, str], Metric] = {
+    (stage, metric): metric
+    for metric in (*(one for one in list(vars().values()) if isinstance(one, Metric)), *NLL.values())
+    for stage in metric.stages
+}
+"""Every metric that has no parameter, by stage and name."""
+
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    EVALUATE: ("", SAMPLED, GREEDY, MATCHED),
+    EVALUATE_SFT: (
+        *("", SAMPLED, GREEDY, MATCHED, PER_TOKEN, PER_ROW, AMONG_THOUGHTS, NOTHING, OWN, TEACHER),
+        *(against_nothing(condition) for condition in (OWN, TEACHER)),
+    ),
+    EVALUATE_RLMT: ("", *PROBE, *map(own_against, PROBE[1:])),
+    CALIBRATE: ("",),
+    AUDIT: ("", "other_document", "shuffled", "repeated", "corrupted", "rollout"),
+}
+"""Conditions of each stage; those of others are names of tasks, of stages, or reasons."""
+
+_DERIVED = re.compile(r"^(.+?)(?: (difference|change)| (\w+) needed)$")
+_AT = re.compile(r"^(\w+)@(\d+)$")
+
+
+def find(stage: str, name: str) -> Metric | None:
+    """Return the metric that a stage writes under ``name``, or ``None`` if there is none."""
+    if (stage, name) in METRICS:
+        return METRICS[stage, name]
+    if (derived := _DERIVED.match(name)) and (of := find(stage, derived[1])) is not None:
+        return of.needed(derived[3]) if derived[3] else of.difference if derived[2] == "difference" else of.change
+    if (at := _AT.match(name)) and (family := find(stage, at[1])) is not None:
+        return family.at(int(at[2]))
+    return None
+
+
+def of(figure: Measurement) -> Metric:
+    """Return the metric of a figure; one that nobody registered is its name with three digits."""
+    return find(figure.stage, figure.metric) or Metric(figure.metric, figure.metric, UNKNOWN, stages=(figure.stage,))
+
+
+def form(figure: Measurement) -> Format:
+    """Return how a figure's value reads: as a level or as a difference."""
+    metric = of(figure)
+    is_change = (metric.of is not None and metric.kind is not COUNT) or (metric.paired and bool(figure.against))
+    return metric.kind.change if is_change else metric.kind.level
+
+
+def known(figure: Measurement, arms: Iterable[str]) -> bool:
+    """Return whether stage, metric, condition and arm of a figure are registered; ``arms`` are those of the graph."""
+    conditions = CONDITIONS.get(figure.stage)
+    return (
+        find(figure.stage, figure.metric) is not None
+        and (conditions is None or figure.condition in conditions)
+        # Arms of these are splits, judges, folders, and whoever was asked.
+        and (figure.stage in (INTERLEAVE, AUDIT, RUN, REASONING) or figure.arm in (*arms, COPIES, IGNORES))
+    )

@@ -1,0 +1,1 @@
+"""Runs the graph of stages; nothing below imports it."""

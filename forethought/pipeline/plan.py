@@ -1,0 +1,228 @@
+"""What a run will do, before it does it: models, tokens, rollouts, verdicts, estimated time, memory and disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from forethought import machine, models, rates
+from forethought.config import Config, ModelConfig
+from forethought.corpus import sources
+from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN, Phase, Setting, UnknownError
+from forethought.costs.footprint import Footprint, largest
+from forethought.costs.loads import converting, loading, models_of
+from forethought.graph import graph
+from forethought.models import embedding
+from forethought.pipeline.runner import stage_class
+from forethought.store import Run
+from forethought.work import Rates
+
+DAY = 86_400.0
+"""Seconds; a longer run is said so first."""
+
+
+def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: None) -> RenderableType:
+    """Validate everything that can be without training, and return the plan; measures this machine unless it was.
+
+    Args:
+        config: the settings; its dtype is settled.
+        place: the run folder.
+        say: told what takes long.
+
+    Raises:
+        ConfigError, ModelError, CorpusError: naming what is wrong with a model or the corpus.
+    """
+    device = models.resolve_device(config.device)
+    next(sources.documents(config.corpus, Counter()))
+    if config.rlmt is not None and config.rlmt.match.kind == "similarity":
+        embedding.demand(config.rlmt.match.embedder)
+    listing, at = _listing(config), setting(config)
+    found, pace = phases(at, pending(config)), rates.here(config, say)
+    return Group(
+        *(Text(f"{line}\n", style="bold red") for line in warnings(at, found, pace)),
+        Text(f"{config.name}: {place} on {device}, {config.dtype}\n", style="bold"),
+        listing,
+        Text(),
+        _table(found, pace),
+        *(Text(line) for line in _sums(found, pace)),
+        Text(_memory(at)),
+        Text(_disk(at, place)),
+        Text(_steps(config, place)),
+    )
+
+
+def estimate(config: Config, pace: Rates | None = None) -> dict[str, float]:
+    """Return about how many seconds each step takes here; what is not known is left out.
+
+    Without a ``pace``, with the rates that were measured here before, or else with a guess from a matrix product.
+    """
+    pace = pace or rates.known(config)
+    seconds: dict[str, float] = {}
+    for name, phase in phases(setting(config)):
+        if name and (taken := phase.seconds(pace)):
+            seconds[name] = seconds.get(name, 0.0) + taken
+    return seconds
+
+
+def phases(at: Setting, pending: Sequence[str] = ()) -> list[tuple[str, Phase]]:
+    """Return what a run does, each line with the name of its step: the sum of what its stages say.
+
+    ``pending``: roles whose models are converted first, before any step.
+    """
+    rows = [("", phase) for phase in converting(at, pending)]
+    for step in graph(at.config):
+        rows += [(step.name, phase) for phase in (*loading(at, step), *stage_class(step).cost(at, step))]
+    return rows
+
+
+def total(config: Config, pace: Rates) -> float:
+    """Return about how many seconds a whole run takes; what is not known is left out."""
+    return sum(phase.seconds(pace) or 0.0 for _, phase in phases(setting(config), pending(config)))
+
+
+def setting(config: Config) -> Setting:
+    """Return ``config`` with the shapes of its models.
+
+    Raises:
+        ModelError: naming what is wrong with a model.
+    """
+    device = models.resolve_device(config.device)
+    dtype = str(models.resolve_dtype(config.dtype, device)).removeprefix("torch.")
+    known = {model: models.shape(model) for model in dict.fromkeys(models_of(config).values())}
+    shapes = {role: known[model] for role, model in models_of(config).items()}
+    return Setting(config.model_copy(update={"dtype": dtype}), shapes, device.type)
+
+
+def pending(config: Config) -> list[str]:
+    """Return the roles whose models have to be converted first, each model once."""
+    found: dict[ModelConfig, str] = {}
+    for role, model in models_of(config).items():
+        source = models.resolve(model)
+        if source.package is not None and source.pending:
+            found.setdefault(model, role)
+    return list(found.values())
+
+
+def warnings(at: Setting, found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
+    """Return what must be known before anything else: more memory than there is, or more than a day."""
+    short = too_large(at)
+    lines = [f"NOT ENOUGH MEMORY: {short}"] if short else []
+    seconds = sum(phase.seconds(pace) or 0.0 for _, phase in found)
+    if seconds > DAY:
+        lines.append(f"THIS TAKES ABOUT {seconds / DAY:.1f} DAYS here: fewer steps or prefixes, or a smaller model")
+    return lines
+
+
+def too_large(at: Setting) -> str:
+    """Return which step needs more memory than is free, and the ways out; empty if none does or it is not known."""
+    need, room = _largest(at), available(at)
+    if need is None or room is None or need.bytes <= room[1]:
+        return ""
+    return (
+        f"{need.step} needs about {gib(need.bytes)}, {gib(room[1])} are free of {gib(room[0])}. "
+        "Lower improve.micro_tokens and improve.sample_rows, take smaller models, or close what else runs"
+    )
+
+
+def available(at: Setting) -> tuple[int, int] | None:
+    """Return the bytes of memory of the device, all and free ones; ``None`` where it is not told."""
+    if at.device == "cuda":
+        free, everything = torch.cuda.mem_get_info(models.resolve_device(at.config.device))
+        return everything, free
+    return machine.memory()
+
+
+def clock(seconds: float) -> str:
+    """Return a duration in words."""
+    if seconds < 0.5:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def gib(size: float) -> str:
+    """Return bytes in GiB."""
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _listing(config: Config) -> Table:
+    listing = Table("model", "is", "weights", "before the first use", box=None)
+    for role, model in models_of(config).items():
+        source, size = models.resolve(model), models.parameters(model)
+        weights = f"{size:,}" if size else "unknown before the download"
+        listing.add_row(f"{role}: {model.model}", source.kind.value, weights, source.pending or "nothing")
+    return listing
+
+
+def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
+    work = Table("step", "phase", "amount", "about", box=None)
+    before = ""
+    for step, phase in found:
+        seconds = phase.seconds(pace)
+        assumed = " (assumed)" if phase.cost is not None and phase.cost.requests else ""
+        about = "not known" if seconds is None else clock(seconds) + assumed
+        work.add_row(step if step != before else "", phase.name, phase.amount, about)
+        before = step
+    return work
+
+
+def _sums(found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
+    seconds = [phase.seconds(pace) for _, phase in found]
+    unknown = [f"{step}: {phase.name}" for (step, phase), taken in zip(found, seconds, strict=True) if taken is None]
+    lacking = f", without what is not known: {', '.join(unknown)}" if unknown else ""
+    lines = [f"\nabout {clock(sum(one or 0.0 for one in seconds))} in all, within a factor of two{lacking}"]
+    kinds = {"sampling": pace.sample, "scoring": pace.score, "training": pace.train}
+    shown = ", ".join(f"{name} {one.rate / 1e9:,.1f}" for name, one in kinds.items())
+    lines.append(f"speed here, GFLOP/s: {shown}; {pace.how}")
+    requests = sum(phase.cost.requests for _, phase in found if phase.cost is not None)
+    if requests:
+        lines.append(
+            f"{requests:,} requests to servers are taken to last {SECONDS_PER_REQUEST:g} s and {SECONDS_PER_TOKEN:g} s "
+            "a token each, as many at once as `concurrency` says: assumed, nothing was sent to find out"
+        )
+    return lines
+
+
+def _largest(at: Setting) -> Footprint | None:
+    try:
+        return largest(at)
+    except UnknownError:
+        return None
+
+
+def _memory(at: Setting) -> str:
+    need, room = _largest(at), available(at)
+    if need is None:
+        return "memory: not known before the models are downloaded"
+    parts = sorted(need.parts.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{name} {gib(size)}" for name, size in parts if size >= 0.05 * need.bytes)
+    free = "" if room is None else f"; {gib(room[1])} free of {gib(room[0])}"
+    return f"memory: about {gib(need.bytes)} at most, in {need.step}: {shown}{free}"
+
+
+def _disk(at: Setting, place: Path) -> str:
+    config, policy = at.config, models.parameters(at.config.policy)
+    if policy is None:
+        return "disk: unknown before the policy is downloaded"
+    checkpoints = at.arms("improve", "sft", "rlmt")
+    resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
+    logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
+    needed = checkpoints * 4 * policy + resumable + logs
+    folder = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    warning = "  NOT ENOUGH ROOM" if free < needed else ""
+    return f"disk: up to {gib(needed)}, {gib(free)} free{warning}"
+
+
+def _steps(config: Config, place: Path) -> str:
+    there = {f"{one.arm}/{one.stage}": one.done for one in (Run(place).stages() if place.is_dir() else [])}
+    states = {None: "missing", True: "done", False: "begun"}
+    return "steps: " + ", ".join(f"{step.name} ({states[there.get(step.name)]})" for step in graph(config))

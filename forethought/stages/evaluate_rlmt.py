@@ -1,0 +1,157 @@
+"""The evaluation after RL mid-training: every arm goes through the reward gate, those that think through the probe."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from forethought.config import Config
+from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored
+from forethought.costs.judges import matching
+from forethought.evals import probe, reward_gate
+from forethought.evals.arms import EvalArm
+from forethought.evals.controls import controls
+from forethought.evals.windows import Rollouts, Scored, WindowEval, predict_at_once, think_and_predict
+from forethought.graph import Arm, Step, among, arms
+from forethought.metrics import EVALUATE_RLMT, PROBE
+from forethought.models.model import Model
+from forethought.progress import StageProgress
+from forethought.records import Measurement
+from forethought.stages.base import Stage
+from forethought.store import StageFolder
+
+
+class EvaluateRLMT(Stage):
+    """Lets the arms of both lineages predict on held-out windows, and asks whether thoughts matter."""
+
+    name = EVALUATE_RLMT
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the arms' weights, the match judge, the held-out windows and the settings."""
+        cfg, count = self.config.rlmt, self.config.thinking.windows
+        assert cfg is not None
+        sources = {name: source for name, (_, source) in self.conditions.items()}
+        return {
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "arms": {arm.model.name: arm.model.identity for arm in self.arms()},
+            "judge": self.context.matcher.name,
+            "windows": self.context.window_ids("heldout", count),
+            "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
+            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions"}),
+            **({"conditions": sources} if sources else {}),  # what older runs depend on stays as it was
+        }
+
+    @cached_property
+    def conditions(self) -> dict[str, tuple[probe.Condition, str]]:
+        """The user's own conditions of the probe, with hashes of their sources."""
+        return {name: probe.user_condition(name, path) for name, path in self.config.thinking.conditions.items()}
+
+    def arms(self) -> list[EvalArm]:
+        """Return the arms of both lineages, each compared with its past and with the other lineage."""
+        return [
+            EvalArm(model=self.context.arm(arm.name, self.context.tags), against=arm.past + arm.peer, thinks=arm.thinks)
+            for arm in taking_part(self.config)
+        ]
+
+    def run(self, folder: StageFolder) -> None:
+        """Let all arms predict, probe those that think; write ``examples.jsonl`` and the figures."""
+        evaluation, cfg = self._evaluation(), self.config.thinking
+        found: list[Measurement] = []
+        gates: dict[str, Scored] = {}
+        probes: dict[str, dict[str, probe.Probed]] = {}
+        taking = self.arms()
+        folder.truncate("examples", lambda row: False)
+        with StageProgress(EVALUATE_RLMT) as progress:
+            for number, arm in enumerate(taking):
+                model, recorder = arm.model, evaluation.recorder(arm.model)
+                progress(number, len(taking), f"{model.name}: gate")
+                rollouts: Rollouts | None = None
+                if arm.thinks:
+                    gates[model.name], rollouts = think_and_predict(model, evaluation, cfg.samples)
+                else:
+                    gates[model.name] = predict_at_once(model, evaluation, cfg.samples)
+                found += reward_gate.figures(recorder, gates[model.name], rollouts)
+                for other in arm.against:
+                    found += reward_gate.compare(recorder.versus(other), gates[model.name], gates[other])
+                if rollouts is not None:
+                    progress(number, len(taking), f"{model.name}: probe")
+                    probes[model.name] = probed = self._probe(folder, model, evaluation, rollouts)
+                    found += probe.figures(recorder, probed)
+                    for other in arm.against:
+                        if other in probes:
+                            found += probe.compare(recorder.versus(other), probed, probes[other])
+                if arm is not taking[-1]:  # the controls take its tokenizer
+                    model.release()
+            if cfg.controls:
+                for control in controls(evaluation.windows, taking[-1].model):
+                    _, rollouts = think_and_predict(control, evaluation, cfg.probe_samples)
+                    probed = self._probe(folder, control, evaluation, rollouts)
+                    found += probe.figures(evaluation.recorder(control), probed)
+        self.context.measure(found)
+        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(found)})
+
+    def _evaluation(self) -> WindowEval:
+        cfg = self.config.rlmt
+        assert cfg is not None
+        return WindowEval(
+            windows=self.context.heldout_windows[: self.config.thinking.windows],
+            matcher=self.context.matcher,
+            longer=cfg.match.kind == "llm",
+            thought_tokens=cfg.thought_tokens,
+            suffix_tokens=cfg.suffix_tokens,
+            seed=self.config.seed,
+        )
+
+    def _probe(
+        self, folder: StageFolder, model: Model, evaluation: WindowEval, rollouts: Rollouts
+    ) -> dict[str, probe.Probed]:
+        cfg = self.config.thinking
+        own = {name: condition for name, (condition, _) in self.conditions.items()}
+        inserted = probe.inserts(rollouts, evaluation, model.thoughts, cfg, own)
+        probed = probe.probe(model, evaluation, inserted)
+        rows = probe.examples(evaluation, inserted, probed, cfg.examples)
+        folder.append("examples", [{"arm": model.name, **row} for row in rows])
+        return probed
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the reward gate of all arms, and the probe of those that think."""
+        cfg, own = at.config.rlmt, at.config.thinking
+        assert cfg is not None
+        taking = taking_part(at.config)
+        thinking = sum(arm.thinks for arm in taking)
+        rows = at.config.interleave.heldout_rows if at.config.interleave is not None else own.windows
+        most = min(own.windows, rows)
+
+        def cost() -> Cost:
+            windows, many, micro = at.heldout(most), at.config.improve.sample_rows, at.config.improve.micro_tokens
+            plain = drawn(at.policy, windows, own.samples, (at.prefix, cfg.suffix_tokens), many)
+            length = cfg.thought_tokens + cfg.suffix_tokens
+            thought = drawn(at.policy, windows, own.samples, (at.prefix + TAGS, length), many)
+            inserted = REPLY * cfg.thought_tokens + TAGS
+            conditions = len(PROBE) + len(own.conditions)
+            shown = conditions * own.probe_samples
+            gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)
+            sizes = at.prefix + inserted, cfg.suffix_tokens
+            predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(conditions)
+            gate = (
+                plain.times(len(taking) - thinking)
+                + thought.times(thinking)
+                + matching(at, windows, own.samples).times(len(taking))
+            )
+            scripted = 2 if own.controls else 0
+            probed = (gains + predicted).times(thinking) + matching(at, windows, shown).times(thinking + scripted)
+            return gate + probed
+
+        judged = len(taking) * most * own.samples + thinking * len(PROBE) * most * own.probe_samples
+        amount = f"{len(taking)} arms on up to {most:,} held-out windows, up to {judged:,} scored suffixes"
+        return [Phase(name="gate and probe", amount=amount, cost=known(cost))]
+
+
+def taking_part(config: Config) -> list[Arm]:
+    """Return the arms of both lineages, without controls."""
+    return among([arm for arm in arms(config) if not arm.control])
+
+
+STAGE = EvaluateRLMT

@@ -1,0 +1,133 @@
+"""The evaluation after SFT: every arm answers the same questions, and the two thinking arms are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from forethought.config import Config
+from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored
+from forethought.costs.judges import judging
+from forethought.evals.arms import EvalArm
+from forethought.evals.continuation import ComparisonSettings, Continuations, compare
+from forethought.evals.thoughts import Answers, ThoughtEval, changes, examine, figures
+from forethought.graph import CONTINUED, RLMT, Arm, Step, among, arms
+from forethought.metrics import EVALUATE_SFT
+from forethought.models.model import Model
+from forethought.progress import StageProgress
+from forethought.records import Measurement, Split, content_id
+from forethought.stages.base import Stage
+from forethought.store import SHARED, StageFolder
+
+
+class EvaluateSFT(Stage):
+    """Examines all arms of stage 2 and their starts on held-out rows."""
+
+    name = EVALUATE_SFT
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the arms' weights, the judges, the held-out rows and the settings."""
+        evaluate, context = self.config.evaluate, self.context
+        made_by = {"rows": Split.HELDOUT, "interleave": context.identity(f"{SHARED}/interleave")}
+        rows = context.remembered(made_by, lambda: content_id([row.id for row in context.rows(Split.HELDOUT)]))
+        return {
+            "seed": self.config.seed,
+            "dtype": self.config.dtype,
+            "arms": {arm.model.name: arm.model.identity for arm in self.arms()},
+            "judges": {name: judge.name for name, judge in context.comparing_judges.items()},
+            "rows": rows,
+            "thoughts": evaluate.thoughts.model_dump(mode="json"),
+            "entropy_tolerance": evaluate.entropy_tolerance,
+        }
+
+    def arms(self) -> list[EvalArm]:
+        """Return the arms of stage 2 and their starts, each compared with its past."""
+        return [
+            EvalArm(model=self.context.arm(arm.name, self.context.tags), against=arm.past, thinks=arm.thinks)
+            for arm in taking_part(self.config)
+        ]
+
+    def run(self, folder: StageFolder) -> None:
+        """Examine all arms and compare the thinking ones; write ``examples.jsonl`` and the figures."""
+        context, cfg = self.context, self.config.evaluate
+        evaluation = ThoughtEval(
+            rows=context.rows(Split.HELDOUT),
+            chunks=context.chunks_by_id(Split.HELDOUT),
+            free_tokens=cfg.thoughts.free_tokens,
+            thought_tokens=cfg.thoughts.thought_tokens,
+            text_tokens=cfg.thoughts.text_tokens,
+            prefixes=cfg.thoughts.prefixes,
+            seed=self.config.seed,
+        )
+        found: list[Measurement] = []
+        answers: dict[str, Answers] = {}
+        taking = self.arms()
+        folder.truncate("examples", lambda row: False)
+        with StageProgress(EVALUATE_SFT) as progress:
+            for number, arm in enumerate(taking):
+                name, recorder = arm.model.name, evaluation.recorder(arm.model)
+                progress(number, len(taking), f"{name}: thoughts")
+                answers[name] = examine(arm.model, evaluation)
+                found += figures(recorder, answers[name])
+                for other in arm.against:
+                    found += changes(recorder.versus(other), answers[name], answers[other])
+                folder.append("examples", [{"arm": name, **row} for row in answers[name].examples[: cfg.examples]])
+                if not arm.thinks:  # the others are compared below
+                    arm.model.release()
+            thinking = [arm.model for arm in taking if arm.thinks]
+            if len(thinking) == 2 and context.comparing_judges:
+                base, improved = thinking
+                found += self._compare(improved, base, lambda note: progress(0, 0, note))
+        context.measure(found)
+        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(found)})
+
+    def _compare(self, policy: Model, base: Model, progress: Callable[[str], None]) -> tuple[Measurement, ...]:
+        """Compare two thinking arms by their text: thoughts are taken out before a judge reads it."""
+        cfg = self.config.evaluate
+        settings = ComparisonSettings(
+            conditions=cfg.thoughts.conditions,
+            new_tokens=cfg.thoughts.free_tokens,
+            entropy_tolerance=cfg.entropy_tolerance,
+            seed=self.config.seed,
+        )
+        chunks = self.context.chunks(Split.HELDOUT)[: cfg.thoughts.prefixes]
+        ours, theirs = (Continuations(model, chunks, settings) for model in (policy, base))
+        return compare(ours, theirs, self.context.comparing_judges, progress, EVALUATE_SFT).measurements
+
+    @classmethod
+    def cost(cls, at: Setting, step: Step) -> list[Phase]:
+        """Return the questions to all arms of stage 2 and their starts, and the comparison of the two that think."""
+        cfg, own = at.config.interleave, at.config.evaluate.thoughts
+        assert cfg is not None
+        taking = len(taking_part(at.config))
+
+        def cost() -> Cost:
+            micro, rows = at.config.improve.micro_tokens, at.config.improve.sample_rows
+            kept = at.heldout(cfg.heldout_rows)
+            free = drawn(at.policy, min(own.prefixes, kept), 1, (at.prefix, own.free_tokens), rows)
+            asked = drawn(at.policy, kept, 1, (0.5 * at.chunk, own.thought_tokens), rows)
+            after = scored(at.policy, 3 * kept, 0.5 * at.chunk + own.thought_tokens / 2, own.text_tokens, micro)
+            whole = scored(at.policy, kept, 1, 2 * at.chunk + at.thoughts, micro)
+            return (free + asked + after + whole).times(taking) + _compared(at)
+
+        amount = f"{taking} arms on up to {cfg.heldout_rows:,} held-out rows"
+        return [Phase(name="evaluate sft", amount=amount, cost=known(cost))]
+
+
+def taking_part(config: Config) -> list[Arm]:
+    """Return the arms of stage 2 and their starts."""
+    return among([arm for arm in arms(config) if arm.stage != RLMT and arm.name != CONTINUED])
+
+
+def _compared(at: Setting) -> Cost:
+    own = at.config.evaluate.thoughts
+    ways, rows = len(own.conditions), at.config.improve.sample_rows
+    prefixes = at.heldout(own.prefixes)
+    found = drawn(at.policy, prefixes, 1, (at.prefix, own.free_tokens), rows).times(2 * ways)
+    for name, judge in {**at.config.judges, **at.config.evaluate.judges}.items():
+        shown = (1, 2 * ways) if judge.kind == "likelihood" else (ways, 2)
+        found += judging(at, name, prefixes * shown[0], shown[1], own.free_tokens)
+    return found
+
+
+STAGE = EvaluateSFT

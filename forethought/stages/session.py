@@ -1,0 +1,184 @@
+"""The books of a stage that trains, so that its loop reads as the method: going on, timers, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from forethought.config import TrainingConfig
+from forethought.engine import checkpoint
+from forethought.engine.trainer import Trainer
+from forethought.keys import Key
+from forethought.metric_log import MetricLog, peak_memory
+from forethought.models.model import Model
+from forethought.progress import StageProgress
+from forethought.stages.base import Stage
+from forethought.store import StageFolder, hash_file
+
+T = TypeVar("T")
+
+Metric = float | None
+
+
+class Session:
+    """Yields the optimiser steps that are left, and keeps what they leave behind.
+
+    An interrupted stage goes on at its last checkpoint and ends with the same weights, bit for bit (on one machine):
+    batches and draws come from keys, and what was logged after the checkpoint is dropped and computed again.
+
+    Example::
+
+        with Session(stage, folder, cfg, model, trainer, monitor=heldout_nll, rows=["pools"]) as session:
+            for step in session:
+                chunks = session.batch(inputs, cfg.prefixes_per_step)
+                with session.timer("sample"):
+                    ...
+                session.keep("pools", [...])
+                session.log(trainer.step(...), show=["loss"])
+            session.finish({"chunks": identity})
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        folder: StageFolder,
+        cfg: TrainingConfig,
+        model: Model,
+        trainer: Trainer,
+        *,
+        monitor: Callable[[], Mapping[str, Metric]],
+        rows: Sequence[str] = (),
+        reference: Model | None = None,
+    ) -> None:
+        """Restore the last checkpoint, if there is one.
+
+        Args:
+            stage: the stage, whose name stands before every metric.
+            folder: where everything goes.
+            cfg: how often to measure and to write checkpoints.
+            model: what is trained; its tokenizer is written beside the weights.
+            trainer: trains it.
+            monitor: measures held-out text before the first step, every `monitor_every` steps, and at the end.
+            rows: names of logs with rows for each step (``step`` counts from 0), besides the metrics.
+            reference: a model whose weights move along and belong to a checkpoint, too.
+        """
+        self.step = 0
+        self._stage, self._folder, self._cfg = stage, folder, cfg
+        self._model, self._trainer, self._monitor = model, trainer, monitor
+        self._reference = reference.policy.model if reference is not None else None
+        self._shown: dict[str, Metric] = {}
+        cuda = trainer.policy.device.type == "cuda"
+        self._metrics = MetricLog(folder, stage.config.log, torch.cuda.max_memory_allocated if cuda else peak_memory)
+        self._progress = StageProgress(f"{folder.arm}: {folder.stage}", cfg.steps)
+        self._open = ExitStack()
+        self._first = self._resume(rows)
+
+    def __enter__(self) -> Session:
+        self._open.enter_context(self._metrics)
+        self._open.enter_context(self._progress)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def __iter__(self) -> Iterator[int]:
+        if self._first == 0:
+            self._write(0, self._measured())
+        for step in range(self._first, self._cfg.steps):
+            self.step = step
+            yield step
+            done, every = step + 1, self._cfg.checkpoint_every
+            if every and done % every == 0 and done < self._cfg.steps:
+                with self.timer("checkpoint"):  # after the step's row, which a kill in between would lose
+                    self._save(done)
+            self._progress.update(done, **self._shown)
+
+    @property
+    def monitored(self) -> bool:
+        """Whether held-out text is measured after this step."""
+        done, every = self.step + 1, self._cfg.monitor_every
+        return done == self._cfg.steps or (every > 0 and done % every == 0)
+
+    def timer(self, phase: str) -> AbstractContextManager[None]:
+        """Add the seconds spent inside to ``phase`` of this step."""
+        return self._metrics.timer(phase)
+
+    def count(self, phase: str, tokens: int) -> None:
+        """Say how many tokens ``phase`` of this step processed."""
+        self._metrics.count(phase, tokens)
+
+    def key(self, purpose: str) -> Key:
+        """Return the key of this step's random numbers for one purpose."""
+        return Key(self._stage.config.seed, purpose).at(self.step)
+
+    def batch(self, items: Sequence[T], size: int) -> list[T]:
+        """Return the items of this step; see :func:`batch`."""
+        return batch(items, size, self.step, self._stage.config.seed)
+
+    def keep(self, log: str, rows: Sequence[Any]) -> None:
+        """Append this step's rows to a log; before the update, so that a step that fails has shown its data."""
+        self._folder.append(log, rows)
+
+    def log(self, metrics: Mapping[str, Metric], show: Sequence[str] = ()) -> None:
+        """Write the row of this step, with held-out figures where they are due; ``show`` goes to the screen."""
+        row = dict(metrics)
+        if self.monitored:
+            row |= self._measured()
+        self._write(self.step + 1, row)
+        self._shown = {name: row.get(name) for name in show}
+
+    def finish(self, inputs: Mapping[str, str]) -> None:
+        """Write the trained model, then the manifest; checkpoints on the way are removed."""
+        final = self._folder.checkpoints / "final"
+        checkpoint.save(final, self._trainer, self._model.tokenizer, self._cfg.steps, resumable=False)
+        weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}
+        self._folder.finish(inputs, {"weights": weights, "steps": self._cfg.steps})
+        remove_checkpoints(self._folder)
+
+    def _measured(self) -> dict[str, Metric]:
+        with self.timer("monitor"):
+            return dict(self._monitor())
+
+    def _write(self, step: int, row: Mapping[str, Metric]) -> None:
+        self._metrics.log(step, {f"{self._stage.name}/{name}": value for name, value in row.items()})
+
+    def _resume(self, logs: Sequence[str]) -> int:
+        """Restore the last checkpoint, drop what was logged after it, and return the step to go on with."""
+        saved = checkpoints(self._folder)
+        first = checkpoint.load_into(saved[-1], self._trainer, self._reference) if saved else 0
+        for log in logs:
+            self._folder.truncate(log, lambda row: row["step"] < first)
+        # Metrics hold the state after each step, hence count from 1; row 0 is the state before training.
+        self._folder.truncate("metrics", lambda row: 0 < row["step"] <= first or (row["step"] == 0 and first > 0))
+        return first
+
+    def _save(self, steps: int) -> None:
+        older = checkpoints(self._folder)
+        place = self._folder.checkpoints / f"step_{steps:06d}"
+        checkpoint.save(place, self._trainer, self._model.tokenizer, steps, reference=self._reference)
+        for path in older:
+            shutil.rmtree(path)
+
+
+def batch(items: Sequence[T], size: int, step: int, seed: int) -> list[T]:
+    """Return the items of ``step``: every epoch is a keyed permutation, and batches cross from one to the next."""
+    count, order = len(items), Key(seed, "order")
+    places = [divmod(place, count) for place in range(step * size, (step + 1) * size)]
+    shuffled = {epoch: order.at(epoch).generator().permutation(count) for epoch in {epoch for epoch, _ in places}}
+    return [items[shuffled[epoch][place]] for epoch, place in places]
+
+
+def checkpoints(folder: StageFolder) -> list[Path]:
+    """Return the checkpoints on the way of a stage, the last one last."""
+    return sorted(folder.checkpoints.glob("step_*"))
+
+
+def remove_checkpoints(folder: StageFolder) -> None:
+    """Remove the checkpoints that a finished stage no longer needs."""
+    for path in checkpoints(folder):
+        shutil.rmtree(path)

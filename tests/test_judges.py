@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.language import local_model as local
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,9 +26,8 @@ from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
 from forethought.llm import TRANSPORT
 from forethought.llm.cache import TextCache
-from forethought.models.model import Model, Parts
 from forethought.records import Axis, Candidate, JudgeRequest, Origin, Outcome, Verdict
-from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
+from forethought.testing import BOS_ID, UniformScorer
 
 
 def vote(first: int, second: int, winner: int | None, unscored: bool = False) -> Verdict:
@@ -159,11 +159,6 @@ class BytePreference(UniformScorer):
             [np.array([self.liked if t == ord("e") else -2.0 for t in b], dtype=np.float32) for b in group.branches]
             for group in groups
         ]
-
-
-def local(scorer=None, identity: str = "0", **changes) -> Model:
-    parts = {"tokenizer": byte_tokenizer(), "scorer": scorer or UniformScorer(), "sampler": ScriptedSampler()}
-    return Model("bytes", identity, Parts(**{**parts, "bos": (BOS_ID,), **changes}))
 
 
 def scores_of(judge, *requests: JudgeRequest) -> list[list[float | None]]:

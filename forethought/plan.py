@@ -173,8 +173,8 @@ def _sums(found: Sequence[Phase], pace: Rates) -> list[str]:
     requests = sum(phase.cost.requests for phase in found if phase.cost is not None)
     if requests:
         lines.append(
-            f"{requests:,} requests to servers are assumed to take {SECONDS_PER_REQUEST:g} s and {SECONDS_PER_TOKEN:g} s "
-            "per token each, with as many at a time as `concurrency` says; no server was asked"
+            f"{requests:,} requests to servers are assumed to take {SECONDS_PER_REQUEST:g} s and {SECONDS_PER_TOKEN:g} "
+            "s per token each, with as many at a time as `concurrency` says; no server was asked"
         )
     return lines
 

@@ -71,7 +71,7 @@ def windows(tokens: int, config: ChunkConfig, generator: np.random.Generator) ->
     """Return random windows ``(first token, end)`` of a document of ``tokens`` tokens, in order.
 
     A window has room for the longest prefix and a suffix.  As many as fit are used, at most ``chunks_per_document``;
-    the remaining tokens become a window with a shorter prefix, or else gaps, of which all placements are equally likely.
+    the remaining tokens become a window with a shorter prefix, or else gaps, whose placements are equally likely.
     """
     shortest, longest = (prefix + config.suffix_tokens for prefix in config.prefix_tokens)
     limit = config.chunks_per_document or tokens

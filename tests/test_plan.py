@@ -52,7 +52,8 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "rlmt: sample 2 arms of 20 steps, 1,280 thoughts with suffixes after 160 prefixes",
         "rlmt: update up to 30,720 tokens",  # 1,280 x (12 + 8) + 160 x 32
         "gate and probe 6 arms on up to 16 held-out windows, up to 1,408 scored suffixes",
-        "evaluate up to 144 pairs for each judge: 24 prefixes, 3 ways, 2 arms",
+        "evaluate: self-improved up to 72 pairs for each judge: 24 prefixes, 3 ways",
+        "evaluate: continued up to 72 pairs",
         "interleave up to 2 thoughts for every chunk",
         "sft 4 arms of 20 steps, up to 55,040 tokens",  # 4 x 20 x 4 x (32 + 12 + 2 x 64)
         "evaluate sft 6 arms on up to 24 held-out rows",
@@ -67,7 +68,7 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
     [
         (["improve.objective=continued"], "update 30 steps, up to 5,280 tokens", "rollouts"),
         (["improve.objective=rf-nll"], "update 30 steps, up to 5,280 tokens", "NOT ENOUGH"),
-        (["improve.control=false"], "24 prefixes, 3 ways, 1 arms", "control arm"),
+        (["improve.control=false"], "evaluate: self-improved up to 72 pairs", "evaluate: continued"),
         (["improve.original=false"], "judge: shorter 480 verdicts", "600"),
         (["audit.enabled=false"], "sample", "audit"),
         (["improve.rewrite.model.model=tiny-qwen3"], "rewrite 120 rewrites", "600 verdicts"),

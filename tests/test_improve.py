@@ -14,6 +14,7 @@ import torch
 from helpers.smoke_runs import CONFIG, SMALL, lifecycle
 
 from forethought import config, models
+from forethought.algorithms.pools import pool_metrics
 from forethought.config import Config, LogConfig
 from forethought.engine import Group
 from forethought.engine.policy import Policy
@@ -22,7 +23,8 @@ from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
 from forethought.metric_log import MetricLog
-from forethought.records import Axis, Chunk, Origin, Split, Verdict
+from forethought.models.model import Compute, Model
+from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
 from forethought.stages import chunk as chunk_stage
 from forethought.stages import improve
 from forethought.store import Run, StageFolder
@@ -290,6 +292,6 @@ def test_a_model_from_scratch_loses_against_the_text_where_a_pretrained_one_does
         overrides = (f"policy.model={literate}", f"policy.init={init}", "improve.prefixes_per_step=16")
         folder = Run.create_or_open(tmp_path).stage(init, "improve")
         shop = workshop(chunks, *overrides, judges=[judge])
-        rates[init] = metrics(improve.make_pools(shop, 0, MetricLog(folder, LogConfig())))["selection_rate"]
+        rates[init] = pool_metrics(improve.make_pools(shop, 0, MetricLog(folder, LogConfig())))["selection_rate"]
     assert rates["scratch"] <= 0.1
     assert rates["pretrained"] >= rates["scratch"] + 0.15

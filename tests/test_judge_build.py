@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from forethought.engine.endpoint import EndpointError
 
 from forethought.config import (
     AuditConfig,
@@ -24,13 +23,14 @@ from forethought.judges.build import build, build_matcher, build_rewriter
 from forethought.judges.cache import CachedJudge
 from forethought.judges.planted import plant
 from forethought.keys import Key
+from forethought.llm.endpoint import EndpointError
 from forethought.models import ModelError
-from forethought.models.embedding import installed
 from forethought.models.model import Compute, ModelPool
 from forethought.records import Chunk, JudgeRequest, Outcome, Split, content_id
 from forethought.testing import byte_tokenizer
 from forethought.thoughts.teacher import build_teacher
 from forethought.user_code import UserCodeError
+from forethought_offline import EMBEDDERS
 
 TINY = ModelConfig(model="tiny-llama")
 REQUEST = JudgeRequest(
@@ -161,7 +161,7 @@ def test_a_judge_is_built_and_named_without_weights(pool, tmp_path: Path, monkey
         assert "tiny-llama@" in build(JudgeConfig(model=TINY, **kind), cold).name
     for match in (MatchConfig(kind="likelihood-gain", model=TINY), MatchConfig(kind="llm", model=TINY)):
         assert "tiny-llama@" in build_matcher(match, cold, tmp_path / "v.sqlite").name
-    if installed() is not None:
+    if EMBEDDERS["all-minilm-l6-v2"].file() is not None:
         assert build_matcher(MatchConfig(), cold, tmp_path / "v.sqlite").name.startswith("similarity-all-minilm")
     interleave = InterleaveConfig(teacher={"model": TINY})
     assert build_teacher(interleave, cold, tmp_path / "r.sqlite").name == "tiny-llama"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.language import local_model as local
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,14 +21,13 @@ from forethought.engine import Group
 from forethought.judges import tournament
 from forethought.judges.base import Question, QuestionJudge
 from forethought.judges.cache import CachedJudge
-from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
+from forethought.judges.likelihood import LikelihoodJudge, charge_copies
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
 from forethought.llm import TRANSPORT
 from forethought.llm.cache import TextCache
-from forethought.models.model import Model, Parts
 from forethought.records import Axis, Candidate, JudgeRequest, Origin, Outcome, Verdict
-from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
+from forethought.testing import BOS_ID, UniformScorer
 
 
 def vote(first: int, second: int, winner: int | None, unscored: bool = False) -> Verdict:
@@ -161,11 +161,6 @@ class BytePreference(UniformScorer):
         ]
 
 
-def local(scorer=None, identity: str = "0", **changes) -> Model:
-    parts = {"tokenizer": byte_tokenizer(), "scorer": scorer or UniformScorer(), "sampler": ScriptedSampler()}
-    return Model("bytes", identity, Parts(**{**parts, "bos": (BOS_ID,), **changes}))
-
-
 def scores_of(judge, *requests: JudgeRequest) -> list[list[float | None]]:
     return [tournament.scores(len(c.candidates), v) for c, v in zip(requests, judge.rank(requests), strict=True)]
 
@@ -178,7 +173,7 @@ def test_likelihood_per_token_byte_and_text():
 
 
 def test_the_contrast_model_is_subtracted():
-    judge = LikelihoodJudge(local(BytePreference()), contrast=Contrast(local(BytePreference(-1.5)), 0.5))
+    judge = LikelihoodJudge(local(BytePreference()), contrast=local(BytePreference(-1.5)), contrast_weight=0.5)
     assert scores_of(judge, JudgeRequest(prefix="p", candidates=("ee", "x"))) == [[-0.25, -1.0]]
 
 
@@ -223,8 +218,8 @@ def test_a_name_tells_settings_apart():
         LikelihoodJudge(local()).name,
         LikelihoodJudge(local(), "byte").name,
         LikelihoodJudge(local(identity="1")).name,
-        LikelihoodJudge(local(), contrast=Contrast(local())).name,
-        LikelihoodJudge(local(), contrast=Contrast(local(), 0.5)).name,
+        LikelihoodJudge(local(), contrast=local()).name,
+        LikelihoodJudge(local(), contrast=local(), contrast_weight=0.5).name,
     }
     assert len(names) == 5
 

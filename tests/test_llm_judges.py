@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forethought.engine.endpoint import Reply as ServerReply
+from helpers.language import ScriptedGenerator, local_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,9 +27,10 @@ from forethought.judges.pairwise import PairwiseJudge
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.keys import Key
 from forethought.llm import TRANSPORT
-from forethought.llm.generate import EndpointGenerator, GenerationConfig, LocalGenerator, Reply, stop_ids
+from forethought.llm.endpoint import Reply as ServerReply
+from forethought.llm.generate import EndpointGenerator, GenerationConfig, LocalGenerator, stop_ids
 from forethought.llm.prompts import PromptTemplate, load_prompt
-from forethought.models.model import Model, Parts
+from forethought.models.model import Model
 from forethought.records import JudgeRequest, Outcome
 from forethought.testing import BOS_ID, EOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 
@@ -58,32 +59,8 @@ class ReadingScorer(UniformScorer):
         return results
 
 
-def local(scorer=None, sampler=None, template: str | None = CHAT, context: int = 10**6) -> Model:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
-    parts = Parts(
-        tokenizer=tokenizer,
-        scorer=scorer or UniformScorer(),
-        sampler=sampler or ScriptedSampler(),
-        bos=(BOS_ID,),
-        context=context,
-    )
-    return Model("bytes", "0", parts)
-
-
-class ScriptedGenerator:
-    """A generator that replies by a rule: ``rule(request, k) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
-        self.requests.extend(requests)
-        replies = [[self.rule(request, k) for k in range(repeats)] for request in requests]
-        return [[Reply(None, TRANSPORT + "down") if r is None else Reply(r) for r in row] for row in replies]
+def local(scorer=None, sampler=None, template: str | None = CHAT, **changes) -> Model:
+    return local_model(scorer, sampler, template, **changes)
 
 
 def quality(mode: str = "letter") -> PromptTemplate:

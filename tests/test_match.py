@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from forethought.models.catalogue import ModelError
+from helpers.language import local_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,11 +16,13 @@ from forethought.judges.match import LikelihoodGainJudge, Matcher, SimilarityJud
 from forethought.judges.multiple_choice import ChoiceProbs, ChoiceRequest
 from forethought.judges.pointwise import SCALES, PointwiseJudge
 from forethought.llm.prompts import load_prompt
-from forethought.models.embedding import MINILM, LetterEmbedder, installed, load_embedder
-from forethought.models.model import Model, Parts
+from forethought.models import ModelError
+from forethought.models.embedding import LetterEmbedder, load_embedder
+from forethought.models.model import Model
 from forethought.records import JudgeRequest, Outcome
-from forethought.testing import ScriptedSampler, byte_tokenizer
+from forethought_offline import EMBEDDERS
 
+MINILM = "all-minilm-l6-v2"
 CPU = torch.device("cpu")
 
 
@@ -57,8 +59,7 @@ class Reader:
 
 
 def model(context: int) -> Model:
-    parts = Parts(tokenizer=byte_tokenizer(), scorer=Reader(), sampler=ScriptedSampler(), context=context)
-    return Model("reader", "r", parts)
+    return local_model(Reader(), bos=(), context=context)
 
 
 def test_likelihood_gain_is_what_reading_the_prediction_adds() -> None:
@@ -124,7 +125,7 @@ def test_an_embedder_that_is_not_there_is_named_with_the_way_out(tmp_path: objec
         load_embedder(str(tmp_path), CPU)
 
 
-@pytest.mark.skipif(installed() is None, reason=f"{MINILM} is not installed")
+@pytest.mark.skipif(EMBEDDERS[MINILM].file() is None, reason=f"{MINILM} is not installed")
 def test_meaning_is_near_whatever_the_words_and_the_batch() -> None:
     embedder = load_embedder(MINILM, CPU)
     texts = [

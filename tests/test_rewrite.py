@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
+from helpers.language import ScriptedGenerator
 
 from forethought.judges import rewrite
 from forethought.judges.rewrite import Rewriter, last_words, strip_join
-from forethought.llm import TRANSPORT
-from forethought.llm.generate import GenerationConfig, Reply
 from forethought.llm.prompts import load_prompt
 from forethought.records import Chunk, Split
 from forethought.testing import byte_tokenizer
-
-
-class ScriptedGenerator:
-    """A generator that replies by a rule: ``rule(request, k) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
-        self.requests.extend(requests)
-        replies = [[self.rule(request, k) for k in range(repeats)] for request in requests]
-        return [[Reply(None, TRANSPORT + "down") if r is None else Reply(r) for r in row] for row in replies]
 
 
 def chunk(prefix: str, suffix: str) -> Chunk:

@@ -28,7 +28,7 @@ from forethought.stages import rlmt
 from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer
-from forethought.thoughts.dataset import row
+from forethought.thoughts.dataset import make_row
 
 THINK = Tags("<think>", "</think>")
 TEXT = "The whale is big. It sings, too, in the deep sea."
@@ -37,7 +37,7 @@ TEXT = "The whale is big. It sings, too, in the deep sea."
 CHUNKS = {
     f"c{number}": chunk(f"{number} {TEXT[:10]}", TEXT[10:], number=number, split=Split.RLMT) for number in range(8)
 }
-ROWS = [row(one, [Place(position=19, token=19), Place(position=34, token=34)], []) for one in CHUNKS.values()]
+ROWS = [make_row(one, [Place(position=19, token=19), Place(position=34, token=34)], []) for one in CHUNKS.values()]
 
 
 def cut(**more: Any) -> list[Window]:

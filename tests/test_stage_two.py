@@ -11,7 +11,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from forethought.thoughts.stub import StandInTeacher
 from helpers.records import chunk
 from helpers.smoke_runs import CONFIG, SMALL, cli, smoke
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +26,8 @@ from forethought.stages import interleave, sft
 from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans
 from forethought.testing import byte_tokenizer, tiny_model
-from forethought.thoughts.teacher import Draft
+from forethought.thoughts.dataset import make_row
+from forethought.thoughts.teacher import Draft, StubTeacher
 
 THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
@@ -270,5 +270,5 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
 
 
 def test_the_stand_in_speaks_of_what_stands_before() -> None:
-    [offers] = StandInTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
-    assert [offer.thought for offer in offers] == ["So far this is about whale. What follows should say more."]
+    [proposals] = StubTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
+    assert [proposal.thought for proposal in proposals] == ["So far this is about whale. What follows should say more."]

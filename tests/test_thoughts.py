@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 
 import pytest
+from helpers.language import ScriptedGenerator
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from forethought.config import InterleaveConfig, ModelConfig
 from forethought.keys import Key
-from forethought.llm import TRANSPORT
 from forethought.llm.cache import CachedGenerator, TextCache
-from forethought.llm.generate import GenerationConfig, Reply
+from forethought.llm.generate import GenerationConfig
 from forethought.models import load_tokenizer
 from forethought.models.thought_tokens import ThoughtTokens, plain
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict, to_dict
@@ -228,23 +227,8 @@ def test_clean(reply: str, found: str) -> None:
     assert clean(reply, THINK) == found
 
 
-class ScriptedGenerator:
-    """A generator that replies by a rule: ``rule(request) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
-        self.requests += requests
-        replies = [self.rule(request) for request in requests]
-        return [[Reply(None, TRANSPORT + "timeout") if one is None else Reply(one)] for one in replies]
-
-
 def generators(*rules) -> list[ScriptedGenerator]:
-    return [ScriptedGenerator(rule) for rule in rules]
+    return [ScriptedGenerator(lambda request, k, rule=rule: rule(request)) for rule in rules]
 
 
 def draft(text: str = TEXT) -> Draft:
@@ -385,7 +369,9 @@ def test_preservation_is_measured_and_can_fail() -> None:
 def test_replies_are_kept_on_disk_and_not_asked_for_again(tmp_path) -> None:
     config = GenerationConfig(max_tokens=8)
     first, second = (
-        CachedGenerator(ScriptedGenerator(lambda r: r.upper()), TextCache(tmp_path / "r.sqlite", "replies"), batch=2)
+        CachedGenerator(
+            ScriptedGenerator(lambda request, k: request.upper()), TextCache(tmp_path / "r.sqlite", "replies"), batch=2
+        )
         for _ in range(2)
     )
     assert [one.text for [one] in first.generate(["a", "b", "c"], 1, config)] == ["A", "B", "C"]
@@ -400,9 +386,9 @@ def test_replies_are_kept_on_disk_and_not_asked_for_again(tmp_path) -> None:
 def test_a_timeout_is_not_kept(tmp_path) -> None:
     cache = TextCache(tmp_path / "r.sqlite", "replies")
     config = GenerationConfig(max_tokens=8)
-    [[failed]] = CachedGenerator(ScriptedGenerator(lambda request: None), cache).generate(["a"], 1, config)
+    [[failed]] = CachedGenerator(ScriptedGenerator(lambda request, k: None), cache).generate(["a"], 1, config)
     assert failed.text is None
-    [[answered]] = CachedGenerator(ScriptedGenerator(lambda request: "b"), cache).generate(["a"], 1, config)
+    [[answered]] = CachedGenerator(ScriptedGenerator(lambda request, k: "b"), cache).generate(["a"], 1, config)
     assert answered.text == "b"
 
 

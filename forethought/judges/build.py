@@ -10,7 +10,7 @@ from forethought.judges import Judge, pairwise, rewrite
 from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge
 from forethought.judges.custom import custom_judge
-from forethought.judges.likelihood import Contrast, LikelihoodJudge
+from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.match import HALF, LikelihoodGainJudge, Matcher, SimilarityJudge
 from forethought.judges.multiple_choice import ChoiceModel, EndpointChoiceModel, LocalChoiceModel, WrittenChoiceModel
 from forethought.judges.pairwise import PairwiseJudge
@@ -38,8 +38,11 @@ def build(config: JudgeConfig, pool: ModelPool, cache: Path | None = None, key: 
     if config.kind == "shorter":
         return ShorterJudge()
     if config.kind == "likelihood":
-        contrast = Contrast(pool.model(config.contrast), config.contrast_weight) if config.contrast else None
-        judge: QuestionJudge = LikelihoodJudge(local_model(config, pool), config.normalise, contrast, config.copy_cost)
+        contrast = pool.model(config.contrast) if config.contrast else None
+        model = local_model(config, pool)
+        judge: QuestionJudge = LikelihoodJudge(
+            model, config.normalise, config.copy_cost, contrast, config.contrast_weight
+        )
     elif config.axis == "quality":
         prompt = load_prompt("quality", pairwise.FIELDS, config.verdict, config.prompt)
         judge = PairwiseJudge(_choice_model(config, pool), prompt, config.tournament)

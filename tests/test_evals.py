@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,13 @@ from forethought.evals.continuation import (
     Comparison,
     ComparisonSettings,
     Continuations,
-    Side,
     compare,
     match_temperature,
 )
-from forethought.evals.nll import nll_measurements, suffix_nll
+from forethought.evals.nll import nll_figures, suffix_nll
+from forethought.evals.recorder import Recorder
 from forethought.keys import Key
+from forethought.models.model import Model, Parts
 from forethought.records import Axis, Chunk, Completion, JudgeRequest, Measurement, Outcome, Split, StopReason, Verdict
 
 NEW_TOKENS = 40
@@ -48,8 +50,16 @@ def chunks(count: int, per_document: int = 1) -> list[Chunk]:
     ]
 
 
-def decode(ids: Sequence[int]) -> str:
-    return "".join(VOCABULARY[token] for token in ids)
+class FourWords:
+    """A tokenizer of four words."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(VOCABULARY[token] for token in ids)
+
+
+def model_of(name: str, sampler: Any = None, scorer: Any = None) -> Model:
+    """Return a model that writes with one stand-in and scores with another; its BOS is 9."""
+    return Model(name, f"hash-{name}", Parts(tokenizer=FourWords(), sampler=sampler, scorer=scorer, bos=(9,)))
 
 
 @dataclass
@@ -132,9 +142,7 @@ class Pointwise:
 
 
 def settings(conditions: tuple[str, ...] = (SAMPLED,), tolerance: float = 0.02) -> ComparisonSettings:
-    return ComparisonSettings(
-        conditions=conditions, new_tokens=NEW_TOKENS, bos=(9,), entropy_tolerance=tolerance, decode=decode, seed=3
-    )
+    return ComparisonSettings(conditions=conditions, new_tokens=NEW_TOKENS, entropy_tolerance=tolerance, seed=3)
 
 
 SHORT = Categorical(logits=(8.0, 0.0, -8.0, -8.0))
@@ -148,8 +156,8 @@ def run(
     heldout: Sequence[Chunk],
     shared: ComparisonSettings,
 ) -> Comparison:
-    left = Continuations(Side("self-improved", policy, "hash-p"), heldout, shared)
-    right = Continuations(Side("base", base, "hash-b"), heldout, shared)
+    left = Continuations(model_of("self-improved", policy), heldout, shared)
+    right = Continuations(model_of("base", base), heldout, shared)
     return compare(left, right, {"judge": judge})
 
 
@@ -221,30 +229,37 @@ class Constant:
 
 def test_suffix_nll_weighs_tokens_and_pairs_by_chunk() -> None:
     heldout, scorer = chunks(100), Constant(3.0)
-    base = suffix_nll(scorer, heldout, bos=(9,))
+    base = suffix_nll(model_of("base", scorer=scorer), heldout)
     assert scorer.seen[5] == Group(prefix=(9, 7, 5), branches=((1, 1, 1),))
     assert base.tokens[:4] == (1, 2, 3, 1)
     odd = sum(1 + index % 3 for index in range(1, 100, 2))
     assert base.per_token == pytest.approx(3.0 + 0.1 * odd / sum(base.tokens), abs=1e-6)
-    interval = base.interval()
-    assert interval.value == pytest.approx(base.per_token)
-    assert 3.0 < interval.low < interval.value < interval.high < 3.1
-    after = suffix_nll(Constant(3.25), heldout, bos=(9,))
-    change = after.change(base)
-    # Chunks differ from each other, but each by the same quarter from itself: pairing leaves no spread.
-    assert (change.value, change.low, change.high) == pytest.approx((0.25, 0.25, 0.25), abs=0.02)
-    found = nll_measurements("self-improved", "hash", after, ("base", base))
+    documents = [chunk.document_id for chunk in heldout]
+    [level] = nll_figures(Recorder.of(model_of("base"), "evaluate", documents, seed=0), base)
+    assert level.value == pytest.approx(base.per_token)
+    assert level.low is not None
+    assert level.high is not None
+    assert 3.0 < level.low < level.value < level.high < 3.1
+    policy = model_of("self-improved", scorer=Constant(3.25))
+    after = suffix_nll(policy, heldout)
+    found = nll_figures(Recorder.of(policy, "evaluate", documents, seed=0), after, ("base", base))
     assert [(one.metric, one.against, one.n) for one in found] == [
         ("suffix_nll", "", 100),
         ("suffix_nll_change", "base", 100),
     ]
+    # Chunks differ from each other, but each by the same quarter from itself: pairing leaves no spread.
+    change = found[1]
+    assert (change.value, change.low, change.high) == pytest.approx((0.25, 0.25, 0.25), abs=0.02)
+
+
+CONSTANT = model_of("constant", scorer=Constant(3.0))
 
 
 def test_suffix_nll_refuses_what_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="same chunks"):
-        suffix_nll(Constant(3.0), chunks(3), ()).change(suffix_nll(Constant(3.0), chunks(4), ()))
+        suffix_nll(CONSTANT, chunks(3)).paired(suffix_nll(CONSTANT, chunks(4)))
     with pytest.raises(ValueError, match="at least one held-out chunk"):
-        suffix_nll(Constant(3.0), [], ())
+        suffix_nll(CONSTANT, [])
 
 
 # --- the comparison
@@ -258,14 +273,14 @@ def test_shorter_text_wins_by_a_judge_that_prefers_it() -> None:
         assert (win.value, win.n, win.high) == (1.0, 40, 1.0)
         assert win.low == pytest.approx(0.912384, abs=1e-5)  # 40 / (40 + 1.96**2)
         assert win.unit == "share of prefixes; Wilson"
-        assert (win.against, win.judge, win.subject, win.stage) == ("base", "judge", "hash-p", "evaluate")
+        assert (win.against, win.judge, win.subject, win.stage) == ("base", "judge", "hash-self-improved", "evaluate")
         p_value = find(comparison, "sign_test_p", condition)
         assert p_value.value == pytest.approx(2 * 0.5**40)
         assert p_value.n == 40
         assert find(comparison, "tie_rate", condition).value == 0.0
     assert find(comparison, "characters").value < 50
     assert find(comparison, "characters", arm="base").value > 150
-    assert find(comparison, "characters", arm="base").subject == "hash-b"
+    assert find(comparison, "characters", arm="base").subject == "hash-base"
     assert find(comparison, "repetition", GREEDY, arm="base").value == pytest.approx(36 / 37)
     with pytest.raises(AssertionError):
         find(comparison, "entropy", GREEDY)
@@ -294,7 +309,7 @@ def test_a_judge_that_always_names_the_first_only_ties() -> None:
     assert find(comparison, "tie_rate").value == 1.0
 
 
-def test_unscored_duels_are_excluded_and_counted() -> None:
+def test_unscored_pairs_are_excluded_and_counted() -> None:
     heldout = chunks(10)
     judge = Shorter(unscored=frozenset(chunk.prefix for chunk in heldout[:3]))
     comparison = run(SHORT, LONG, judge, heldout, settings())
@@ -314,7 +329,7 @@ def test_a_judge_that_never_answers_gives_no_win_rate() -> None:
     assert find(comparison, "unscored_rate").value == 1.0
 
 
-def test_one_unscored_order_leaves_the_duel_unscored() -> None:
+def test_one_unscored_order_leaves_the_pair_unscored() -> None:
     class HalfDeaf(Shorter):
         def rank(self, contests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
             mute = Verdict(outcome=Outcome.UNSCORED, axis=Axis.LENGTH, first=1, second=0, judge=self.name, reason="?")
@@ -392,9 +407,9 @@ def test_bisection_on_an_analytic_curve(wanted: float) -> None:
 
 def test_the_base_writes_once_for_all_arms() -> None:
     heldout, shared, sampler = chunks(5), settings((SAMPLED, GREEDY)), Categorical()
-    base = Continuations(Side("base", sampler, "hash-b"), heldout, shared)
+    base = Continuations(model_of("base", sampler), heldout, shared)
     for arm in ("self-improved", "continued"):
-        compare(Continuations(Side(arm, SHORT, arm), heldout, shared), base, {})
+        compare(Continuations(model_of(arm, SHORT), heldout, shared), base, {})
     assert sampler.temperatures == [1.0, 0.0]
 
 
@@ -406,9 +421,9 @@ def test_unequal_lengths_and_unequal_chunks_are_refused() -> None:
     with pytest.raises(ValueError, match="wrote 1 of 40 tokens after chunk chunk-0: forbid"):
         run(Early(), LONG, Shorter(), chunks(2), settings())
     shared = settings()
-    left = Continuations(Side("a", SHORT, ""), chunks(2), shared)
+    left = Continuations(model_of("a", SHORT), chunks(2), shared)
     with pytest.raises(ValueError, match="same chunks"):
-        compare(left, Continuations(Side("b", SHORT, ""), chunks(3), shared), {})
+        compare(left, Continuations(model_of("b", SHORT), chunks(3), shared), {})
     with pytest.raises(ValueError, match="no held-out prefix"):
         run(SHORT, LONG, Shorter(), [], shared)
     with pytest.raises(ValueError, match="unknown conditions"):

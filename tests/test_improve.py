@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from forethought.llm.local import LocalModel
 from helpers.smoke_runs import CONFIG, SMALL, lifecycle
 
 from forethought import config, models
 from forethought.config import Config, LogConfig
 from forethought.engine import Group
 from forethought.engine.policy import Policy
-from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
@@ -286,19 +284,7 @@ def literate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_from_scratch_loses_against_the_text_where_a_pretrained_one_does_not(
     literate: Path, chunks: dict[Split, list[Chunk]], tmp_path: Path
 ) -> None:
-    cpu = torch.device("cpu")
-    loaded = models.load(config.ModelConfig(model=str(literate)), device=cpu, dtype=torch.float32)
-    policy = Policy(loaded.model)
-    judge = LikelihoodJudge(
-        LocalModel(
-            name="literate",
-            identity=loaded.identity,
-            tokenizer=loaded.tokenizer,
-            scorer=TorchScorer(policy),
-            sampler=TorchSampler(policy),
-            bos=models.bos_ids(loaded.tokenizer),
-        )
-    )
+    judge = LikelihoodJudge(Model.named(str(literate), Compute(device="cpu", dtype="float32")))
     rates = {}
     for init in ("pretrained", "scratch"):
         overrides = (f"policy.model={literate}", f"policy.init={init}", "improve.prefixes_per_step=16")

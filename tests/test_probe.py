@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +16,18 @@ from forethought.algorithms.windows import Window
 from forethought.engine import Group
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import COPIES, IGNORES, controls
-from forethought.evals.windows import Player, Task, gains, ledger, means, play, predict
+from forethought.evals.windows import WindowEval, gains, means, predict, predict_at_once, think_and_predict
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
+from forethought.models.model import Model, Parts
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.tags import Tags
-from forethought.testing import BOS_ID, byte_tokenizer
+from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 
 THINK = Tags("<think>", "</think>")
-CODEC = ThoughtTokens.of(byte_tokenizer(), THINK)
+TOKENS = ThoughtTokens.of(byte_tokenizer(), THINK)
 SUFFIXES = [
     "aaaa bbbb", "cccc dddd", "eeee ffff", "gggg hhhh", "iiii jjjj", "kkkk llll", "mmmm nnnn", "oooo pppp",
     "qqqq rrrr", "ssss tttt", "uuuu vvvv", "wwww xxxx",
@@ -47,28 +49,34 @@ def window(number: int, suffix: str) -> Window:
 
 
 WINDOWS = [window(number, suffix) for number, suffix in enumerate(SUFFIXES)]
-TASK = Task(
+EVALUATION = WindowEval(
     windows=WINDOWS,
     matcher=Matcher(judge=SimilarityJudge(LetterEmbedder()), threshold=0.7),
     longer=False,
-    tags=THINK,
     thought_tokens=16,
     suffix_tokens=9,
     seed=0,
 )
 
 
-def probed(player: Player, samples: int = 2) -> tuple[dict[str, probe.Probed], list[Measurement]]:
-    _, thoughts = play(player, TASK, samples)
-    assert thoughts is not None
-    inserted = probe.inserts(thoughts, TASK, player.codec, samples, ("Hm.", "So."))
-    found = probe.probe(player, TASK, inserted)
-    return found, probe.figures(ledger(player, TASK), found)
+def byte_model(scorer: Any = None) -> Model:
+    """Return a model that writes random letters."""
+    parts = Parts(
+        tokenizer=byte_tokenizer(), sampler=ScriptedSampler(), scorer=scorer or UniformScorer(), bos=(BOS_ID,)
+    )
+    return Model("letters", "hash", parts, THINK)
+
+
+def probed(model: Model, samples: int = 2) -> tuple[dict[str, probe.Probed], list[Measurement]]:
+    _, rollouts = think_and_predict(model, EVALUATION, samples)
+    inserted = probe.inserts(rollouts, EVALUATION, model.thoughts, samples, ("Hm.", "So."))
+    found = probe.probe(model, EVALUATION, inserted)
+    return found, probe.figures(EVALUATION.recorder(model), found)
 
 
 @pytest.fixture(scope="module")
-def players() -> dict[str, Player]:
-    return {player.name: player for player in controls(WINDOWS, CODEC, (BOS_ID,))}
+def scripted() -> dict[str, Model]:
+    return {model.name: model for model in controls(WINDOWS, byte_model())}
 
 
 def difference(figures: Sequence[Measurement], condition: str) -> Measurement:
@@ -76,8 +84,8 @@ def difference(figures: Sequence[Measurement], condition: str) -> Measurement:
     return one
 
 
-def test_the_probe_sees_a_policy_that_copies_its_thought(players: dict[str, Player]) -> None:
-    found, figures = probed(players[COPIES])
+def test_the_probe_sees_a_policy_that_copies_its_thought(scripted: dict[str, Model]) -> None:
+    found, figures = probed(scripted[COPIES])
     assert list(found) == list(metrics.PROBE)
     assert found[probe.OWN].rewards == [1.0] * 12
     assert found[probe.OWN].copied == [0.0] * 12  # two words: there is no 3-gram to copy
@@ -90,8 +98,8 @@ def test_the_probe_sees_a_policy_that_copies_its_thought(players: dict[str, Play
     assert difference(figures, probe.SHUFFLED).value == 0.0
 
 
-def test_the_probe_sees_no_difference_where_thoughts_are_ignored(players: dict[str, Player]) -> None:
-    found, figures = probed(players[IGNORES])
+def test_the_probe_sees_no_difference_where_thoughts_are_ignored(scripted: dict[str, Model]) -> None:
+    found, figures = probed(scripted[IGNORES])
     mean = next(f for f in figures if f.metric == metrics.PROBE_REWARD and f.condition == probe.OWN)
     assert 0.2 < mean.value < 0.8
     for condition in metrics.PROBE[1:]:
@@ -100,10 +108,9 @@ def test_the_probe_sees_no_difference_where_thoughts_are_ignored(players: dict[s
         assert found[condition].predictions.suffixes == found[probe.OWN].predictions.suffixes
 
 
-def test_what_is_inserted(players: dict[str, Player]) -> None:
-    _, thoughts = play(players[COPIES], TASK, 2)
-    assert thoughts is not None
-    inserted = probe.inserts(thoughts, TASK, CODEC, 2, ("Hm.", "So."))
+def test_what_is_inserted(scripted: dict[str, Model]) -> None:
+    _, rollouts = think_and_predict(scripted[COPIES], EVALUATION, 2)
+    inserted = probe.inserts(rollouts, EVALUATION, TOKENS, 2, ("Hm.", "So."))
     text = {name: [[bytes(one.ids).decode() for one in row] for row in rows] for name, rows in inserted.items()}
     assert text[probe.OWN][0] == ["<think>aaaa bbbb</think>"] * 2
     assert text[probe.BLANK][3] == ["<think></think>"] * 2
@@ -122,11 +129,11 @@ def test_what_is_inserted(players: dict[str, Player]) -> None:
     assert all(index // 2 != other // 2 for index, other in enumerate(swapped))
 
 
-def test_without_thoughts_of_a_teacher_or_other_windows_conditions_are_left_out(players: dict[str, Player]) -> None:
-    alone = dataclasses.replace(TASK, windows=[dataclasses.replace(WINDOWS[0], thought="")])
-    _, thoughts = play(players[COPIES], alone, 1)
-    assert thoughts is not None
-    assert list(probe.inserts(thoughts, alone, CODEC, 1, ())) == [probe.OWN, probe.BLANK, probe.SHUFFLED, probe.NO_TAGS]
+def test_without_thoughts_of_a_teacher_or_other_windows_conditions_are_left_out(scripted: dict[str, Model]) -> None:
+    alone = dataclasses.replace(EVALUATION, windows=[dataclasses.replace(WINDOWS[0], thought="")])
+    _, rollouts = think_and_predict(scripted[COPIES], alone, 1)
+    found = list(probe.inserts(rollouts, alone, TOKENS, 1, ()))
+    assert found == [probe.OWN, probe.BLANK, probe.SHUFFLED, probe.NO_TAGS]
 
 
 @given(documents=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=24), seed=st.integers(0, 5))
@@ -149,17 +156,16 @@ class Depends:
         raise NotImplementedError
 
 
-def test_gain_is_over_no_insert_at_all(players: dict[str, Player]) -> None:
-    player = dataclasses.replace(players[COPIES], scorer=Depends())
-    rows = [[CODEC.open + CODEC.close, ()] for _ in WINDOWS]
-    assert gains(player, TASK, rows) == [[1.0, 0.0]] * 12
+def test_gain_is_over_no_insert_at_all() -> None:
+    rows = [[TOKENS.open + TOKENS.close, ()] for _ in WINDOWS]
+    assert gains(byte_model(Depends()), EVALUATION, rows) == [[1.0, 0.0]] * 12
 
 
-def test_arms_are_compared_by_what_their_own_thoughts_do(players: dict[str, Player]) -> None:
-    found, _ = probed(players[COPIES])
+def test_arms_are_compared_by_what_their_own_thoughts_do(scripted: dict[str, Model]) -> None:
+    found, _ = probed(scripted[COPIES])
     own = [0.5, None, *[0.25] * 10]
     better = found | {probe.OWN: dataclasses.replace(found[probe.OWN], gains=own)}
-    figures = probe.compare(ledger(players[COPIES], TASK), better, (IGNORES, found))
+    figures = probe.compare(EVALUATION.recorder(scripted[COPIES]).versus(IGNORES), better, found)
     gained = {one.metric: one for one in figures}
     assert gained["probe gain difference"].value == pytest.approx(3.0 / 11)
     assert gained["probe specific gain difference"].value == pytest.approx(3.0 / 11)  # what is swapped gains nothing
@@ -169,27 +175,26 @@ def test_arms_are_compared_by_what_their_own_thoughts_do(players: dict[str, Play
     assert probe.specific(better | {probe.SWAPPED: foreign}) == [0.25, None, *[0.0] * 10]
 
 
-def test_conditions_share_their_random_numbers(players: dict[str, Player]) -> None:
+def test_conditions_share_their_random_numbers(scripted: dict[str, Model]) -> None:
     rows = [[(), ()] for _ in WINDOWS]
-    first, again = (predict(players[IGNORES], TASK, rows) for _ in range(2))
+    first, again = (predict(scripted[IGNORES], EVALUATION, rows) for _ in range(2))
     assert first.suffixes == again.suffixes
     assert any(a != b for a, b in first.suffixes)  # two samples are two draws
 
 
-def test_the_gate_compares_paired_and_says_how_many_windows_are_missing(players: dict[str, Player]) -> None:
+def test_the_gate_compares_paired_and_says_how_many_windows_are_missing(scripted: dict[str, Model]) -> None:
     results = {}
-    for name, player in players.items():
-        scored, thoughts = play(player, TASK, 4)
-        book = ledger(player, TASK)
-        results[name], figures = reward_gate.summarise(book, scored, thoughts)
-        values = {one.metric: one.value for one in figures}
+    for name, model in scripted.items():
+        results[name], rollouts = think_and_predict(model, EVALUATION, 4)
+        recorder = EVALUATION.recorder(model)
+        values = {one.metric: one.value for one in reward_gate.figures(recorder, results[name], rollouts)}
         assert values["gate unscored"] == 0.0
         assert values["close rate"] == 1.0
         if name == COPIES:
             assert values["gate reward"] == values["oracle@4"] == 1.0
         else:
             assert values["oracle@4"] > values["gate reward"]
-    compared = reward_gate.compare(book, results[IGNORES], (COPIES, results[COPIES]))
+    compared = reward_gate.compare(recorder.versus(COPIES), results[IGNORES], results[COPIES])
     found = {one.metric: one for one in compared}
     assert found["gate reward difference"].against == COPIES
     assert found["gate reward difference"].high < 0
@@ -198,25 +203,34 @@ def test_the_gate_compares_paired_and_says_how_many_windows_are_missing(players:
 
 def test_an_unscored_sample_is_no_zero() -> None:
     assert means([[1.0, None], [None, None], [0.0, 1.0]]) == [1.0, None, 0.5]
-    book = ledger(controls(WINDOWS[:3], CODEC, ())[0], TASK)
+    recorder = EVALUATION.recorder(byte_model())
     values = [1.0, None] + [0.0] * 10
-    [mean] = book.mean("m", values, "share")
+    [mean] = recorder.mean("m", values, "share")
     assert (mean.n, mean.value) == (11, pytest.approx(1 / 11))
-    [change, needed] = book.difference(
+    [change, needed] = recorder.difference(
         metrics.Metric("m", "m", metrics.SHARE), (values, [None, 1.0, *[0.0] * 9, 1.0]), "share"
     )
     assert (change.n, change.value) == (10, pytest.approx(-0.1))
     assert needed.value > 10
-    assert book.mean("m", [None] * 12, "share") == []
+    assert recorder.mean("m", [None] * 12, "share") == []
 
 
-def test_a_task_without_windows_is_refused() -> None:
+def test_an_arm_that_does_not_think_predicts_at_once() -> None:
+    model = byte_model()
+    scored = predict_at_once(model, EVALUATION, 2)
+    assert [len(row) for row in scored.suffixes] == [2] * 12
+    assert {len(suffix) for row in scored.suffixes for suffix in row} == {9}
+    figures = reward_gate.figures(EVALUATION.recorder(model), scored, None)
+    assert {one.metric for one in figures} == {"gate reward", "gate score", "oracle@2", "gate unscored"}
+
+
+def test_without_windows_there_is_nothing_to_evaluate() -> None:
     with pytest.raises(ValueError, match="no held-out window"):
-        reward_gate.demand(dataclasses.replace(TASK, windows=[]))
+        dataclasses.replace(EVALUATION, windows=[])
 
 
 @pytest.mark.parametrize("spelled", ["</think>", "wait</think>", "x</think>\n"])
 def test_closing_is_noticed_when_the_tag_is_complete(spelled: str) -> None:
-    closed = CODEC.closed
+    closed = TOKENS.closed
     ids = list(spelled.encode())
     assert [end for end in range(1, len(ids) + 1) if closed(ids[:end])] == [spelled.index("</think>") + 8]

@@ -57,7 +57,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 def _killed(folder: Path, kill: Kill) -> None:
     from forethought.cli import app
 
-    kill.plant()
+    kill.plant(folder)
     app(arguments(folder))
 
 
@@ -118,10 +118,10 @@ def test_a_model_is_evaluated_without_training_anything(done: Path) -> None:
 @pytest.mark.parametrize(
     "kill",
     [
-        Kill("forethought.store:StageFolder.append", 2),
-        Kill("forethought.store:StageFolder.append", 2, after=True),
-        Kill("forethought.store:StageFolder.finish", 1),
-        Kill("forethought.store:Run.measure", 2),
+        Kill("write", LOG),
+        Kill("write", LOG, 2),
+        Kill("write", "tiny-llama/reasoning-procedural/.manifest.json.*"),
+        Kill("write", "measurements.jsonl", 2),
     ],
     ids=str,
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +21,12 @@ from forethought.engine.losses import nll
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
-from forethought.evals.thoughts import Exam, Thinker, changes, examine, figures, until_close
 from forethought.models.thought_tokens import ThoughtTokens, add_tags, as_group
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict
 from forethought.stages import interleave, sft
 from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans
-from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
-from forethought.thoughts.dataset import row
+from forethought.testing import byte_tokenizer, tiny_model
 from forethought.thoughts.teacher import Draft
 
 THINK = Tags("<think>", "</think>")
@@ -41,7 +37,7 @@ CHUNKS = {
     f"c{number}": chunk(text[:8], text[8:], number=number, split=Split.HELDOUT) for number, text in enumerate(TEXTS)
 }
 ROWS = [
-    row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
+    make_row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
     for text, one in zip(TEXTS, CHUNKS.values(), strict=True)
     for place in [text.index(".") + 1]
 ]
@@ -271,95 +267,6 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
         largest = float(gradient.abs().max())
         assert largest > 0, name
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * largest)
-
-
-def thinker(scripts: dict[str, list[tuple[int, ...]]], name: str = "arm") -> Thinker:
-    return Thinker(
-        name=name,
-        identity=name,
-        sampler=ScriptedSampler(scripts),
-        scorer=UniformScorer(),
-        codec=ThoughtTokens.of(byte_tokenizer(), THINK),
-        bos=(BOS_ID,),
-        forbidden=(),
-    )
-
-
-EXAM = Exam(
-    rows=ROWS,
-    chunks=CHUNKS,
-    tags=THINK,
-    free_tokens=40,
-    thought_tokens=16,
-    text_tokens=4,
-    prefixes=3,
-    seed=0,
-)
-
-
-def test_what_an_arm_does_with_thoughts_is_counted() -> None:
-    scripts = {
-        "c0": [tuple(b"big.<think>Why?</think> It")],
-        "c1": [tuple(b"on it.<think>Hm. <think>")],
-        "c2": [tuple(b"stands there")],
-        ROWS[0].id: [tuple(b"It may.</think> ")],
-        ROWS[1].id: [tuple(b"never ends")],
-        ROWS[2].id: [tuple(b"</think>")],
-    }
-    arm = thinker(scripts)
-    answers = examine(arm, EXAM)
-    assert answers.opened == (1.0, 1.0, 0.0)
-    assert answers.closed == (1.0, 0.0, 0.0)
-    assert answers.well_formed == (1.0, 0.0, 0.0)
-    assert answers.closed_when_asked == (1.0, 0.0, 1.0)
-    assert answers.after["none"] == pytest.approx([math.log(259)] * 3)
-    found = {(one.metric, one.condition): one for one in figures(arm, answers, EXAM)}
-    assert (found["opens", ""].value, found["opens", ""].n) == (pytest.approx(2 / 3), 3)
-    assert (found["well-formed", ""].value, found["well-formed", ""].n) == (0.5, 2)
-    assert (found["closes", ""].value, found["closes", ""].n) == (0.5, 2)
-    assert (found["closes when asked", ""].value, found["closes when asked", ""].n) == (pytest.approx(2 / 3), 3)
-    assert found["thought NLL", "per token"].value == pytest.approx(math.log(259), rel=1e-5)
-
-
-def test_nll_is_summed_by_kind_of_token_and_paired_by_row() -> None:
-    nll_of = examine(thinker({}), EXAM).nll
-    assert nll_of["thought"].tokens == (9, 9, 9)
-    assert nll_of["tag"].tokens == (15, 15, 15)
-    assert nll_of["thought with tags"].tokens == (24, 24, 24)
-    assert nll_of["thought with tags"].nats == pytest.approx([24 * math.log(259)] * 3, rel=1e-5)
-    assert nll_of["text"].tokens == tuple(len(text.encode()) for text in TEXTS)
-    assert nll_of["raw text"].tokens == nll_of["text"].tokens
-    before, after = thinker({}, "before"), thinker({}, "after")
-    worse = examine(before, EXAM)
-    found = changes((after, examine(after, EXAM)), (before, worse), EXAM)
-    kinds = ("thought", "tag", "thought with tags", "text", "raw text")
-    assert {one.metric for one in found} == {f"{kind} NLL change" for kind in kinds}
-    assert all(one.value == 0.0 and one.against == "before" for one in found)
-
-
-def test_an_own_thought_is_scored_by_the_ids_that_were_drawn() -> None:
-    seen: list[Any] = []
-
-    class Watching(UniformScorer):
-        def logprobs(self, groups):
-            seen.extend(groups)
-            return UniformScorer.logprobs(self, groups)
-
-    arm = dataclasses.replace(thinker({ROWS[0].id: [tuple(b"a</think>b c d")]}), scorer=Watching())
-    examine(arm, EXAM)
-    head = (BOS_ID, *b"The whale is big.")
-    branches = {group.prefix: group.branches for group in seen}
-    assert branches[(*head, *b"<think>a</think>")] == (tuple(b" It "),)
-    assert branches[(*head, *b"<think>And then?</think>")] == (tuple(b" It "),)
-    assert branches[head] == (tuple(b" It "),)
-
-
-@pytest.mark.parametrize(
-    ("text", "kept", "closed"),
-    [(b"a</think>b", b"a</think>", True), (b"a</thin", b"a</thin", False), (b"", b"", False)],
-)
-def test_until_close(text: bytes, kept: bytes, closed: bool) -> None:
-    assert until_close(tuple(text), byte_tokenizer(), THINK) == (tuple(kept), closed)
 
 
 def test_the_stand_in_speaks_of_what_stands_before() -> None:

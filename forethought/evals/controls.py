@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from forethought.algorithms.windows import Window
-from forethought.engine import Group, Prompt, Sampling, Thinking
+from forethought.engine import Prompt, Sampling, Thinking
 from forethought.keys import Key
 from forethought.metrics import COPIES, IGNORES
 from forethought.models.model import Model, Parts
+from forethought.models.tiny import UniformScorer
 from forethought.records import Completion, Rollout, StopReason
 
 
 class ScriptedThinker:
-    """A sampler that knows its windows, and a scorer to which all is equally likely."""
+    """A sampler that knows its windows."""
 
     def __init__(self, windows: Sequence[Window], model: Model, *, copies: bool) -> None:
         self.windows = {window.id: window for window in windows}
@@ -60,14 +59,6 @@ class ScriptedThinker:
             )
         return found
 
-    def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
-        """Return zeros; float32 ``(len(branch),)``."""
-        return [[np.zeros(len(branch), np.float32) for branch in group.branches] for group in groups]
-
-    def choices(self, groups: Sequence[Group], choice_ids: Sequence[int]) -> list[np.ndarray]:
-        """Return zeros; float32 ``(branches, choices)``."""
-        return [np.zeros((len(group.branches), len(choice_ids)), np.float32) for group in groups]
-
     def _write(self, name: str, ids: tuple[int, ...], key: Key) -> tuple[int, ...]:
         window = self.windows[name.partition("/")[0]]
         thought = ids[len(self.bos) + len(window.prefix_ids) :][len(self.tokens.open) : -len(self.tokens.close)]
@@ -81,7 +72,7 @@ def controls(windows: Sequence[Window], model: Model) -> list[Model]:
     """Return both controls, with tokenizer, tags and BOS of ``model``."""
     found = []
     for name in (COPIES, IGNORES):
-        script = ScriptedThinker(windows, model, copies=name == COPIES)
-        parts = Parts(tokenizer=model.tokenizer, sampler=script, scorer=script, bos=model.bos)
+        sampler = ScriptedThinker(windows, model, copies=name == COPIES)
+        parts = Parts(tokenizer=model.tokenizer, sampler=sampler, scorer=UniformScorer(), bos=model.bos)
         found.append(Model(name, "scripted", parts, model.tags))
     return found

@@ -34,13 +34,16 @@ class CustomJudge:
             raise user.error(
                 f"a judge has `name` (text) and `rank(requests)`; {judge!r} has name = {own!r}, rank = {rank!r}"
             )
-        user.check_signature(rank, "requests", 1)
+        user.check_signature(rank, "requests")
         self.user = user
         self.name = f"{own.partition('@')[0]}@{content_id(own, user.source_hash, sorted(options.items()))[:8]}"
         self.judge = judge
-        if isinstance(judge, QuestionJudge) and cache is not None:
+        if isinstance(judge, QuestionJudge):
+            user.check_signature(judge.questions, "request")
+            user.check_signature(judge.answer, "requests", "questions")
             judge.name = self.name  # under which its verdicts are kept
-            self.judge = CachedJudge(judge, TextCache(cache, "verdicts"))
+            if cache is not None:
+                self.judge = CachedJudge(judge, TextCache(cache, "verdicts"))
 
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """See :class:`forethought.judges.Judge`."""

@@ -97,12 +97,8 @@ def combine(per_judge: Sequence[Sequence[Score]], bounded: Sequence[bool]) -> li
     comparable = [
         list(given) if is_bounded else win_rates(given) for given, is_bounded in zip(per_judge, bounded, strict=True)
     ]
-    return [_total(column) for column in zip(*comparable, strict=True)]
-
-
-def _total(column: Sequence[Score]) -> Score:
-    known = [score for score in column if score is not None]
-    return sum(known) if len(known) == len(column) else None
+    columns = zip(*comparable, strict=True)
+    return [None if None in column else sum(score for score in column if score is not None) for column in columns]
 
 
 def totals(n: int, per_judge: Sequence[Sequence[Verdict]]) -> list[Score]:
@@ -137,7 +133,7 @@ def preference(chunk_id: str, candidates: Sequence[Candidate], given: Sequence[S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Counts over the verdicts of one judge; a rate is ``None`` when its denominator is zero."""
+    """Counts over the verdicts of one judge."""
 
     verdicts: int
     unscored: int
@@ -157,18 +153,8 @@ class Statistics:
 
     @property
     def unscored_rate(self) -> float | None:
-        """Share of the verdicts that are no vote."""
+        """Share of the verdicts that are no vote; ``None`` without verdicts."""
         return self.unscored / self.verdicts if self.verdicts else None
-
-    @property
-    def tie_rate(self) -> float | None:
-        """Share of the pairs with a result that have no winner."""
-        return self.ties / self.pairs if self.pairs else None
-
-    @property
-    def consistency(self) -> float | None:
-        """Share of the pairs judged in both orders in which both orders say the same."""
-        return self.consistent / self.both_orders if self.both_orders else None
 
 
 def statistics(requests: Iterable[Sequence[Verdict]]) -> Statistics:

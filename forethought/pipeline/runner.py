@@ -200,6 +200,7 @@ class Lifecycle:
     def _measured(self, step: Step) -> Iterator[None]:
         """Record how long a stage took since it was last started, and this process's peak memory."""
         self.say(self.board.begin(step.name) if self.board is not None else step.name)
+        models.quiet()
         cuda = self.device.type == "cuda"
         if not cuda:
             heap.keep_freed_memory()

@@ -10,12 +10,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from forethought.algorithms.advantages import ADVANTAGES, normaliser
-from forethought.algorithms.rewards import REWARDS, MatchTask, Reward
+from forethought.algorithms.rewards import MatchTask, RewardFunction, reward_of
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics
 from forethought.algorithms.windows import Window
 from forethought.config import RLMTConfig
@@ -52,10 +53,10 @@ class RLMT(Stage):
             raise StageError("there is no [rlmt] table in the config: add it, with [sft] and [interleave]")
         return self.config.rlmt
 
-    @property
-    def reward(self) -> Reward:
-        """What a rollout earns."""
-        return REWARDS[self.cfg.reward]
+    @cached_property
+    def reward(self) -> tuple[RewardFunction, dict[str, str]]:
+        """What a rollout earns, and what that depends on."""
+        return reward_of(self.cfg.reward)
 
     def depends_on(self) -> dict[str, Any]:
         """Return what the weights depend on."""
@@ -67,6 +68,7 @@ class RLMT(Stage):
             "windows": self.context.window_ids("all"),
             "judge": self.context.matcher.name,
             "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every"}),
+            **self.reward[1],
         }
 
     def run(self, folder: StageFolder) -> None:
@@ -76,7 +78,7 @@ class RLMT(Stage):
         train, heldout = context.rlmt_windows, list(context.heldout_windows[: cfg.monitor_windows])
         trainer = policy.trainer(cfg)
         loss = functools.partial(policy_gradient, clip=cfg.clip if cfg.updates > 1 else None, kl_weight=cfg.kl_weight)
-        denominator = normaliser(cfg, thought_only=self.reward.thought_only)
+        denominator = normaliser(cfg)
         with Session(
             self, folder, cfg, policy, trainer, monitor=lambda: self.heldout_reward(policy, heldout), rows=["groups"]
         ) as session:
@@ -127,19 +129,19 @@ class RLMT(Stage):
         self, policy: Model, windows: Sequence[Window], k: int, key: Key, timer: Timer = lambda phase: nullcontext()
     ) -> list[RolloutGroup]:
         """Return ``k`` rollouts of each window with rewards and advantages."""
-        cfg, reward = self.cfg, self.reward
+        cfg, (reward, _) = self.cfg, self.reward
         task = MatchTask(matcher=self.context.matcher, whole_rest=cfg.match.kind == "llm")
         prompts = [Prompt(id=window.id, token_ids=policy.bos + window.prefix_ids) for window in windows]
         # At temperature 1, without top-p: what is drawn has the probability that the trainer computes.  Where no suffix
         # is judged, the shortest one is written.
-        tokens = 1 if reward.thought_only else cfg.suffix_tokens
+        tokens = 1 if cfg.thought_only else cfg.suffix_tokens
         with timer("sample"):
             rollouts_PG = policy.think(prompts, k, thought_tokens=cfg.thought_tokens, max_tokens=tokens, key=key)
         groups = [RolloutGroup(window=w, rollouts=tuple(row)) for w, row in zip(windows, rollouts_PG, strict=True)]
         with timer("judge"):
-            rewards_PG = reward.of(groups, policy, task)
+            rewards_PG = reward(groups, policy, task)
         blanks_P: list[float | None] = [None] * len(groups)
-        if reward.blank_baseline:
+        if cfg.blank_baseline:
             blanks_P = self.blank_rewards(policy, task, windows, key, timer)
         advantage = ADVANTAGES[cfg.advantage]
         return [
@@ -148,7 +150,7 @@ class RLMT(Stage):
                 rewards=tuple(rewards),
                 blank=blank,
                 # Without its baseline a group teaches nothing.
-                advantages=(0.0,) * k if reward.blank_baseline and blank is None else advantage.of(rewards, blank),
+                advantages=(0.0,) * k if cfg.blank_baseline and blank is None else advantage.of(rewards, blank),
             )
             for group, rewards, blank in zip(groups, rewards_PG, blanks_P, strict=True)
         ]
@@ -171,7 +173,7 @@ class RLMT(Stage):
         """Return the scored rollouts of a group on their one prefix."""
         return group.example(
             policy.bos + group.window.prefix_ids + policy.thoughts.open,
-            thought_only=self.reward.thought_only,
+            thought_only=self.cfg.thought_only,
             per_rollout_mean=ADVANTAGES[self.cfg.advantage].per_rollout_mean,
         )
 
@@ -182,7 +184,7 @@ class RLMT(Stage):
         assert cfg is not None
         windows, monitored = cfg.steps * cfg.windows_per_step, times(cfg.monitor_every, cfg.steps)
         thoughts, batch = windows * cfg.rollouts, (cfg.windows_per_step, cfg.rollouts)
-        thought_only = REWARDS[cfg.reward].thought_only
+        thought_only = cfg.thought_only
         longest = cfg.thought_tokens + (1 if thought_only else cfg.suffix_tokens)
         tokens = thoughts * longest + windows * at.config.chunk.prefix_tokens[1]
         judged = f"{thoughts:,} thoughts, by the policy's own likelihood" if thought_only else f"{thoughts:,} suffixes"
@@ -222,17 +224,17 @@ class RLMT(Stage):
 
 def rollout_cost(at: Setting, cfg: RLMTConfig, windows: float, k: float) -> Cost:
     """Return the cost of ``k`` thoughts with suffixes for each window, and of the suffixes after a blank thought."""
-    suffix = 1 if REWARDS[cfg.reward].thought_only else cfg.suffix_tokens
+    suffix = 1 if cfg.thought_only else cfg.suffix_tokens
     total = drawn(at.policy, windows, k, (at.prefix + TAGS, cfg.thought_tokens + suffix), cfg.sample_rows)
-    if REWARDS[cfg.reward].blank_baseline:
+    if cfg.blank_baseline:
         total += drawn(at.policy, windows, cfg.blanks, (at.prefix + TAGS, cfg.suffix_tokens), cfg.sample_rows)
     return total
 
 
 def reward_cost(at: Setting, cfg: RLMTConfig, windows: float, k: float) -> Cost:
     """Return the cost of saying what ``k`` rollouts of each window earn."""
-    if not REWARDS[cfg.reward].thought_only:
-        return matching(at, windows, k + (cfg.blanks if REWARDS[cfg.reward].blank_baseline else 0))
+    if not cfg.thought_only:
+        return matching(at, windows, k + (cfg.blanks if cfg.blank_baseline else 0))
     with_thought = k * (REPLY * cfg.thought_tokens + cfg.suffix_tokens)
     thought = scored(at.policy, windows, at.prefix, with_thought, cfg.micro_tokens)
     plain = scored(at.policy, windows, at.prefix, cfg.suffix_tokens, cfg.micro_tokens)
@@ -241,14 +243,13 @@ def reward_cost(at: Setting, cfg: RLMTConfig, windows: float, k: float) -> Cost:
 
 def update_cost(at: Setting, cfg: RLMTConfig) -> Cost:
     """Return the cost of learning from one batch, groups that are drawn again included."""
-    reward = REWARDS[cfg.reward]
-    always = reward.thought_only or reward.blank_baseline
+    always = cfg.thought_only or cfg.blank_baseline
     learnt = cfg.windows_per_step * (1.0 if always else VARYING)
     before = scored(at.policy, learnt, at.prefix, branch_tokens(cfg), cfg.micro_tokens)
     total = trained(at.policy, cfg.updates * learnt, at.prefix, branch_tokens(cfg), cfg.updates)
     total += before.times(int(cfg.kl_weight > 0) + int(cfg.updates > 1))
     again = (cfg.windows_per_step - learnt) * sum(0.7**attempt for attempt in range(cfg.resample))
-    if again and not reward.thought_only:
+    if again and not cfg.thought_only:
         total += rollout_cost(at, cfg, again, cfg.rollouts) + reward_cost(at, cfg, again, cfg.rollouts)
     return total
 
@@ -266,7 +267,7 @@ def monitor_cost(at: Setting, cfg: RLMTConfig, count: int) -> Cost:
 
 def branch_tokens(cfg: RLMTConfig) -> float:
     """Return how many tokens of a group are trained on, about."""
-    suffix = 0 if REWARDS[cfg.reward].thought_only else cfg.suffix_tokens
+    suffix = 0 if cfg.thought_only else cfg.suffix_tokens
     return cfg.rollouts * (0.8 * cfg.thought_tokens + suffix)
 
 

@@ -73,15 +73,10 @@ class Proposal:
 class Teacher(Protocol):
     """Something that proposes thoughts."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Hash of the model and of how it is asked."""
-        ...
+    name: str
+    """Short name for tables."""
+    identity: str
+    """Hash of the model and of how it is asked."""
 
     def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
         """Return proposals for the open places of each draft; each ``attempt`` has its own random numbers."""

@@ -21,8 +21,8 @@ from forethought.evals.reasoning.catalogue import TASKS, task
 from forethought.evals.reasoning.check import check
 from forethought.evals.reasoning.grading import (
     last_box,
-    number,
     normalise,
+    number,
     read_letter,
     read_maths,
     read_number,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from forethought.evals.reasoning.grading import number, normalise
+from forethought.evals.reasoning.grading import normalise, number
 from forethought.evals.reasoning.task import Problem, Task, Where
 
 

@@ -97,8 +97,8 @@ def test_this_machine_computes_what_it_says(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mps", "sees none of Apple's GPUs here. Use auto or cpu"),
-        ("xpu", "forethought computes on none of this kind; write auto, cpu, cuda, cuda:N or mps"),
+        ("mps", "sees no Apple GPU here. Use auto or cpu"),
+        ("xpu", "forethought does not support this kind of device; write auto, cpu, cuda, cuda:N or mps"),
         ("gpu", "write auto, cpu, cuda, cuda:N or mps"),
     ],
 )

@@ -7,11 +7,12 @@ import math
 from typing import Any
 
 import pytest
+from helpers.records import chunk
 
 from forethought.evals.thoughts import ThoughtEval, changes, examine, figures, until_close
 from forethought.models.model import Model, Parts
 from forethought.models.thought_tokens import ThoughtTokens
-from forethought.records import Chunk, Place, Split
+from forethought.records import Place
 from forethought.tags import Tags
 from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 from forethought.thoughts.dataset import make_row
@@ -20,20 +21,7 @@ THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
 
 
-def chunk(text: str, number: int = 0) -> Chunk:
-    return Chunk(
-        id=f"c{number}",
-        document_id=f"d{number}",
-        split=Split.HELDOUT,
-        start=0,
-        prefix=text[:8],
-        suffix=text[8:],
-        prefix_ids=tuple(text[:8].encode()),
-        suffix_ids=tuple(text[8:].encode()),
-    )
-
-
-CHUNKS = {f"c{number}": chunk(text, number) for number, text in enumerate(TEXTS)}
+CHUNKS = {f"c{number}": chunk(text[:8], text[8:], number=number) for number, text in enumerate(TEXTS)}
 ROWS = [
     make_row(one, [Place(position=place, token=len(text[:place].encode()))], ["And then?"])
     for text, one in zip(TEXTS, CHUNKS.values(), strict=True)

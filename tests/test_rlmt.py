@@ -122,7 +122,7 @@ def rlmt(place: Path, *overrides: str, matcher: Matcher = MATCHER, heldout: int 
 def rollouts(stage: Any) -> tuple[Model, list[RolloutGroup]]:
     """Return the policy and six rollouts of each of four windows."""
     policy = stage.context.load("base-think", stage.cfg, THINK)
-    return policy, stage.rollout_groups(policy, WINDOWS[:4], 6, Key(0, "test"))
+    return policy, stage.rollout_groups(policy, WINDOWS[:4], Key(0, "test"), k=6)
 
 
 def test_what_the_harness_inserts_is_masked_and_what_was_drawn_is_trained(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_finished_evaluation_writes_nothing(done: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*.jsonl")} == before
 
 
-def test_another_setting_asks_anew_and_drops_the_figures_of_the_first(done: Path, tmp_path: Path) -> None:
+def test_another_setting_asks_again_and_drops_the_figures_of_the_first(done: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(done, tmp_path / "run")

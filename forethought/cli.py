@@ -339,8 +339,9 @@ def _plan(config: Config, place: Path) -> None:
 
 
 def _show(opened: Run, examples: int) -> None:
+    from forethought.report.curves import read_curves
     from forethought.report.examples import render_examples
-    from forethought.report.summary import read_curves, render
+    from forethought.report.summary import render
 
     out.print(render(opened.measurements(), read_curves(opened)))
     out.print(render_examples(opened, examples))

@@ -55,14 +55,16 @@ def compare(
     stage: Annotated[
         list[str] | None, typer.Option(help="Figures of this stage only, e.g. evaluate-rlmt. May be repeated.")
     ] = None,
-    apart: Annotated[bool, typer.Option("--apart", help="Only figures whose intervals do not overlap.")] = False,
+    significant_only: Annotated[
+        bool, typer.Option("--significant-only", help="Only figures whose intervals do not overlap.")
+    ] = False,
 ) -> None:
     """Set two runs side by side: keys of the config that differ, then the figures that both have."""
 
     def work() -> None:
         from forethought.report.compare import render
 
-        out.print(render(Run.open(left), Run.open(right), stages=stage or (), apart=apart))
+        out.print(render(Run.open(left), Run.open(right), stages=stage or (), significant_only=significant_only))
 
     guard(work)
 

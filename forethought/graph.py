@@ -181,6 +181,10 @@ class Arm:
 
     control: bool = False
     """Whether it is there for comparison only."""
+    lineage: str = ""
+    """What it comes from: the base, stage 1, or the control of stage 1."""
+    label: str = ""
+    """How it was made, in a few words."""
 
 
 def _peer(lineage: str, kind: str) -> tuple[str, ...]:
@@ -188,20 +192,51 @@ def _peer(lineage: str, kind: str) -> tuple[str, ...]:
 
 
 ARMS: tuple[Arm, ...] = (
-    Arm(name=BASE),
-    Arm(name=IMPROVED, stage="improve", past=(BASE,)),
-    Arm(name=CONTINUED, stage="improve", past=(BASE,), control=True),
-    *(Arm(name=f"{one}-{RAW}", stage="sft", past=(one,), control=True) for one in LINEAGES),
+    Arm(name=BASE, lineage=BASE, label="the start"),
+    Arm(name=IMPROVED, stage="improve", past=(BASE,), lineage=IMPROVED, label="stage 1: online DPO"),
+    Arm(name=CONTINUED, stage="improve", past=(BASE,), control=True, lineage=CONTINUED, label="control: next tokens"),
     *(
-        Arm(name=f"{one}-{THINK}", stage="sft", thinks=True, past=(one, f"{one}-{RAW}"), peer=_peer(one, THINK))
+        Arm(
+            name=f"{one}-{RAW}",
+            stage="sft",
+            past=(one,),
+            control=True,
+            lineage=one,
+            label="control: SFT on raw text",
+        )
         for one in LINEAGES
     ),
     *(
-        Arm(name=f"{one}-{RLMT}", stage=RLMT, thinks=True, past=(f"{one}-{THINK}",), peer=_peer(one, RLMT))
+        Arm(
+            name=f"{one}-{THINK}",
+            stage="sft",
+            thinks=True,
+            past=(one, f"{one}-{RAW}"),
+            peer=_peer(one, THINK),
+            lineage=one,
+            label="stage 2: SFT on thoughts",
+        )
+        for one in LINEAGES
+    ),
+    *(
+        Arm(
+            name=f"{one}-{RLMT}",
+            stage=RLMT,
+            thinks=True,
+            past=(f"{one}-{THINK}",),
+            peer=_peer(one, RLMT),
+            lineage=one,
+            label="stage 3: RL mid-training",
+        )
         for one in LINEAGES
     ),
 )
 """Every arm there is, each after those that it is compared with."""
+
+
+def arm_of(name: str) -> Arm:
+    """Return the arm ``name``; of one that is not in the graph only the name is known."""
+    return next((arm for arm in ARMS if arm.name == name), Arm(name=name))
 
 
 def arms(config: Config) -> list[Arm]:

@@ -62,6 +62,13 @@ def short(value: float) -> str:
     return f"{value:.2f}"
 
 
+def clock_time(seconds: float) -> str:
+    """Return ``seconds`` as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 SHARE = Kind("share", percent, points)
 NATS = Kind("nats per token", plain, signed)
 BITS = Kind("bits per byte", plain, signed)
@@ -70,7 +77,7 @@ MEAN_COUNT = Kind("mean count", short, "{:+.2f}".format)
 COUNT = Kind("count", "{:,.0f}".format, "{:+,.0f}".format)
 PROBABILITY = Kind("p", "{:.2g}".format, "{:+.2g}".format)
 TEMPERATURE = Kind("temperature", plain, signed)
-SECONDS = Kind("seconds", "{:,.1f} s".format, "{:+,.1f} s".format)
+SECONDS = Kind("seconds", clock_time, "{:+,.1f} s".format)
 BYTES = Kind("bytes", lambda value: f"{value / 2**30:.2f} GiB", lambda value: f"{value / 2**30:+.2f} GiB")
 UNKNOWN = Kind("", "{:.3g}".format, "{:+.3g}".format)
 
@@ -283,6 +290,28 @@ def find(stage: str, name: str) -> Metric | None:
     if (at := _AT.match(name)) and (family := find(stage, at[1])) is not None:
         return family.at(int(at[2]))
     return None
+
+
+def without_k(name: str) -> str:
+    """Return ``pass`` of ``pass@8``, and other names as they are."""
+    at = _AT.match(name)
+    return at[1] if at else name
+
+
+def k_of(name: str) -> int:
+    """Return 8 of ``pass@8``, and 0 of other names."""
+    at = _AT.match(name)
+    return int(at[2]) if at else 0
+
+
+def task_of(figure: Measurement) -> str:
+    """Return the task of a reasoning figure, whose condition is ``<task>/<interface>``."""
+    return figure.condition.rpartition("/")[0]
+
+
+def interface_of(figure: Measurement) -> str:
+    """Return the interface of a reasoning figure."""
+    return figure.condition.rpartition("/")[2]
 
 
 def of(figure: Measurement) -> Metric:

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forethought.config import ConfigError, LogConfig
+from forethought.metrics import clock_time as clock_time
 from forethought.store import StageFolder
 
 try:
@@ -306,13 +307,6 @@ def sparkline(values: Sequence[float] | deque[float], width: int) -> str:
     low, high = min(means, default=0.0), max(means, default=0.0)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
-
-
-def clock_time(seconds: float) -> str:
-    """Return ``seconds`` as ``m:ss`` or ``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _finite(value: float | None) -> bool:

@@ -19,7 +19,8 @@ from forethought import __version__
 from forethought import cli as command_line
 from forethought.cli import app
 from forethought.models.catalogue import CATALOGUE
-from forethought.report.summary import read_curves, render
+from forethought.report.curves import read_curves
+from forethought.report.summary import render
 from forethought.store import Run
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

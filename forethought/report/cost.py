@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -11,11 +12,13 @@ from typing import Any
 
 from forethought.store import Run, StageFolder
 
+Phases = dict[str, dict[str, float]]
+"""``seconds`` of each phase, ``tokens`` and ``verdicts`` where they are counted."""
+
 _SECONDS = re.compile(r"/seconds_(\w+)$")
-_FORWARD, _BACKWARD = 2, 6
-"""Floating-point operations for each weight and token: forward, and forward with backward (Kaplan et al. 2020)."""
-_TIMED = {"sample": _FORWARD, "update": _BACKWARD}
-"""Phases in which the policy alone works, so that its rate can be told."""
+_OPERATIONS = {"sample": 2, "update": 6}
+"""Floating-point operations for each weight and token, of the phases in which the policy alone works: forward, and
+forward with backward (Kaplan et al. 2020)."""
 
 ELSEWHERE = {"one H100 (80 GB)": 989e12, "one A100 (80 GB)": 312e12, "one RTX 4090": 165e12}
 """Peak of dense bf16 matrix products, operations a second, as their maker states it."""
@@ -28,9 +31,9 @@ def cost(run: Run) -> dict[str, Any]:
 
     Everything is counted in the logs of the run: tokens are seconds times the logged tokens a second.
     """
-    phases: dict[str, dict[str, dict[str, float]]] = {}
+    phases: dict[str, Phases] = {}
     for folder in run.stages():
-        found = _phases(folder.read("metrics"))
+        found = phases_of(folder.read("metrics"))
         if judged := verdicts(folder):
             found.setdefault("judge", {"seconds": 0.0})["verdicts"] = judged
         if found:
@@ -40,12 +43,13 @@ def cost(run: Run) -> dict[str, Any]:
 
 def verdicts(folder: StageFolder) -> int:
     """Return how many verdicts and rewards the logs of a training stage hold."""
-    pools = sum(len(said) for row in folder.read("pools") for said in row["verdicts"].values())
+    pools = sum(len(said) for row in folder.read("pools") for said in row.get("verdicts", {}).values())
     return pools + sum(1 for row in folder.read("groups") for reward in row["rewards"] if reward is not None)
 
 
-def _phases(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+def phases_of(rows: Iterable[Mapping[str, Any]]) -> Phases:
+    """Return what a training log counted."""
+    found: Phases = {}
     for row in rows:
         for key, value in row.items():
             if named := _SECONDS.search(key):
@@ -60,18 +64,15 @@ def _phases(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _elsewhere(phases: Mapping[str, Mapping[str, Mapping[str, float]]], weights: int | None) -> dict[str, Any]:
+def _elsewhere(phases: Mapping[str, Phases], weights: int | None) -> dict[str, Any]:
     """Return the estimate, empty where the weights or the tokens of the policy's own phases are not known."""
-    seconds = operations = 0.0
-    for found in phases.values():
-        for name, phase in found.items():
-            if name in _TIMED and weights and "tokens" in phase:
-                seconds += phase["seconds"]
-                operations += _TIMED[name] * weights * phase["tokens"]
-    if not seconds:
+    known = [(name, phase) for found in phases.values() for name, phase in found.items()]
+    timed = [(name, phase) for name, phase in known if name in _OPERATIONS and "tokens" in phase]
+    seconds = sum(phase["seconds"] for _, phase in timed)
+    if not seconds or not weights:
         return {}
-    rate = operations / seconds
-    whole = sum(phase["seconds"] for found in phases.values() for phase in found.values())
+    rate = sum(_OPERATIONS[name] * weights * phase["tokens"] for name, phase in timed) / seconds
+    whole = sum(phase["seconds"] for _, phase in known)
     return {
         "weights": weights,
         "operations_per_second_here": rate,
@@ -83,11 +84,8 @@ def _elsewhere(phases: Mapping[str, Mapping[str, Mapping[str, float]]], weights:
 
 def _weights(run: Run) -> int | None:
     """Return how many weights a checkpoint of the run has: its file's header says so."""
-    for folder in run.stages():
-        for path in sorted(folder.checkpoints.glob("*/model.safetensors")):
-            if found := _counted(path):
-                return found
-    return None
+    paths = (path for folder in run.stages() for path in sorted(folder.checkpoints.glob("*/model.safetensors")))
+    return next((count for path in paths if (count := _counted(path))), None)
 
 
 def _counted(path: Path) -> int | None:
@@ -97,13 +95,6 @@ def _counted(path: Path) -> int | None:
             if length > 100 * 2**20:
                 return None
             header = json.loads(handle.read(length))
-        return sum(_product(one["shape"]) for name, one in header.items() if name != "__metadata__")
+        return sum(math.prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
     except (OSError, ValueError, struct.error, KeyError):
         return None
-
-
-def _product(shape: Iterable[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

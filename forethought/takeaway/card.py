@@ -8,17 +8,11 @@ from typing import Any
 from forethought import __version__
 from forethought.config import Config
 from forethought.graph import STEPS, Step, needs
+from forethought.metrics import RUN
 from forethought.models import describe
-from forethought.report.cells import interval
+from forethought.report.tables import build
 from forethought.store import BASE, SHARED, Run
 from forethought.takeaway.arms import TRAINS, Trained
-
-METRICS: Mapping[str, tuple[str, ...]] = {
-    "evaluate": ("win_rate", "suffix_nll", "suffix_nll_change"),
-    "evaluate-sft": ("text NLL change", "thought NLL", "opens", "well-formed", "closes", "win_rate"),
-    "evaluate-rlmt": ("gate reward", "gate reward difference", "close rate", "probe reward", "probe reward difference"),
-}
-"""What a card shows of a stage's figures; of other evaluations it shows all."""
 
 SETTINGS = (
     *("objective", "reward", "advantage", "steps", "prefixes_per_step", "rows_per_step", "windows_per_step"),
@@ -104,23 +98,15 @@ def lineage(arm: Trained) -> list[Step]:
 
 
 def _figures(run: Run, arm: Trained) -> Iterator[str]:
-    shown = [
-        one
-        for one in run.measurements()
-        if one.arm == arm.name
-        and one.stage.startswith("evaluate")
-        and one.metric in METRICS.get(one.stage, (one.metric,))
-    ]
-    if not shown:
+    """Yield the tables of the report, of the figures of this arm."""
+    own = [one for one in run.measurements() if one.arm == arm.name and one.stage != RUN]
+    tables = [table for some in build(own).values() for table in some]
+    if not tables:
         yield from ("Nothing was measured on this arm.", "")
         return
-    yield "On documents that no training saw, with 95% intervals; n is the denominator."
-    yield from ("", "| figure | against | condition | judge | value | n | unit |", "|---|---|---|---|---|---|---|")
-    for one in shown:
-        value = interval(one.value, one.low, one.high, lambda number: f"{number:.3g}")
-        cells = (one.metric, one.against, one.condition, one.judge, value, one.n, one.unit)
-        yield "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
-    yield ""
+    yield from ("On documents that no training saw, with 95% intervals.", "")
+    for table in tables:
+        yield from table.markdown()
 
 
 def _again(arm: Trained) -> Iterator[str]:

@@ -71,6 +71,7 @@ def clock_time(seconds: float) -> str:
 
 SHARE = Kind("share", percent, points)
 NATS = Kind("nats per token", plain, signed)
+GAIN = Kind("nats per token", signed, signed)
 BITS = Kind("bits per byte", plain, signed)
 SCORE = Kind("score", plain, signed)
 MEAN_COUNT = Kind("mean count", short, "{:+.2f}".format)
@@ -154,7 +155,7 @@ REPETITION = Metric("repetition", "repeated 4-grams", SHARE, Better.DOWN, _PAIRS
 DISTINCT = Metric("distinct_2", "distinct-2", SHARE, Better.UP, _PAIRS)
 CHARACTERS = Metric("characters", "characters", COUNT, Better.NEITHER, _PAIRS)
 MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the base", TEMPERATURE, Better.NEITHER, _PAIRS)
-ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", NATS, Better.NEITHER, _PAIRS)
+ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", GAIN, Better.NEITHER, _PAIRS)
 SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
 
 SUFFIX_NLL = Metric("suffix_nll", "suffix NLL", NATS, Better.DOWN, (EVALUATE,))
@@ -224,7 +225,7 @@ CLOSE_RATE = Metric("close rate", "closes itself", SHARE, Better.UP, _GATE)
 THOUGHT_TOKENS = Metric("thought tokens", "tokens", MEAN_COUNT, Better.NEITHER, _GATE)
 PROBE_REWARD = Metric("probe reward", "reward", SHARE, Better.UP, _GATE)
 PROBE_SCORE = Metric("probe score", "score", SCORE, Better.UP, _GATE)
-PROBE_GAIN = Metric("probe gain", "gain, nats per token", Kind(NATS.unit, signed, signed), Better.UP, _GATE)
+PROBE_GAIN = Metric("probe gain", "gain, nats per token", GAIN, Better.UP, _GATE)
 PROBE_COPIED = Metric("probe copied", "copied", SHARE, Better.NEITHER, _GATE)
 PROBE_SPECIFIC = Metric("probe specific gain", "gain above thoughts about another window", NATS, Better.UP, _GATE)
 """The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""

@@ -28,7 +28,7 @@ from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
 from forethought.records import Axis, Chunk, Measurement, Place, Rollout, Split
-from forethought.report.midtraining import judgement
+from forethought.report.values import judgement
 from forethought.stages import rlmt
 from forethought.store import Run
 from forethought.testing import byte_tokenizer, tiny_model

@@ -40,7 +40,8 @@ class Row:
     column: Column | None = None
     arms: tuple[str, ...] = ()
     task: str = ""
-    label: Callable[[Measurement], str] = lambda one: one.arm
+    label: Callable[[Measurement], str] | None = None
+    """By default the arm, if there are several."""
     curve: str = ""
     """Key of a training curve whose two ends are this run's figure."""
 
@@ -48,7 +49,8 @@ class Row:
         """Return this run's figures, from measurements or from both ends of a training curve."""
         found = [one for one in figures.all if self._holds(one, figures)]
         largest = max((m.k_of(one.metric) for one in found), default=0)
-        ours = [(self.label(one), Value(one)) for one in found if m.k_of(one.metric) == largest]
+        label = self.label or (lambda one: "" if len(self.arms) == 1 else one.arm)
+        ours = [(label(one), Value(one)) for one in found if m.k_of(one.metric) == largest]
         return [*ours, *(end for arm in curves for end in self._ends(arm, curves))]
 
     def _holds(self, one: Measurement, figures: Figures) -> bool:
@@ -104,8 +106,7 @@ ROWS: tuple[Row, ...] = (
         "greedy)", article="63.3% [54.7, 71.1] of 128, greedy", stage=m.EVALUATE, column=_WON, arms=(IMPROVED,),
         label=lambda one: one.condition),
     Row(section="Stage 1", what="The same for plain next-token training, greedy", paper="49.0% (Table 1)",
-        stage=m.EVALUATE, column=Column(metric=m.WIN_RATE, condition=m.GREEDY), arms=(CONTINUED,),
-        label=lambda one: ""),
+        stage=m.EVALUATE, column=Column(metric=m.WIN_RATE, condition=m.GREEDY), arms=(CONTINUED,)),
     Row(section="Stage 2", what="Rows of the data set", article="8,704 (8,192 to train, 512 held out)",
         stage=m.INTERLEAVE, column=Column(metric=m.ROWS)),
     Row(section="Stage 2", what="Thoughts per row", article="4.39", stage=m.INTERLEAVE, arms=_TEACHER,

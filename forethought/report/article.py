@@ -13,7 +13,7 @@ from forethought import metrics as m
 from forethought.graph import ARMS, CONTINUED, IMPROVED
 from forethought.records import Measurement, Split
 from forethought.report.curves import CURVES, Curves, trend
-from forethought.report.tables import Column
+from forethought.report.families import Column
 from forethought.report.values import Figures, Value
 from forethought.store import BASE
 
@@ -83,19 +83,19 @@ class Row:
 
 
 _TRAINED = tuple(arm.name for arm in ARMS if not arm.control)
-_WON, _WORDS, _EXACT = (Column(metric=one) for one in (m.WIN_RATE, m.WORDS, m.EXACT))
-_TAGGED = Column(metric=m.NLL[m.TAGGED], condition=m.PER_ROW)
+_WON, _WORDS, _EXACT = (Column(one) for one in (m.WIN_RATE, m.WORDS, m.EXACT))
+_TAGGED = Column(m.NLL[m.TAGGED], m.PER_ROW)
 _TEACHER = (Split.SFT.value,)
 
 
 def _probe(condition: str, article: str) -> Row:
     return Row(section="Stage 3", what=f"Probe: reward after {condition}", article=article, stage=m.EVALUATE_RLMT,
-               column=Column(metric=m.PROBE_REWARD, condition=condition), arms=_TRAINED)  # fmt: skip
+               column=Column(m.PROBE_REWARD, condition), arms=_TRAINED)  # fmt: skip
 
 
 def _answers(what: str, task: str, metric: m.Metric, *, paper: str = "", article: str = "") -> Row:
     return Row(section="Reasoning", what=what, paper=paper, article=article, stage=m.REASONING, task=task,
-               column=Column(metric=metric), label=lambda one:
+               column=Column(metric), label=lambda one:
                f"{one.arm}, {m.interface_of(one)}, {one.metric}")  # fmt: skip
 
 
@@ -106,23 +106,23 @@ ROWS: tuple[Row, ...] = (
         "greedy)", article="63.3% [54.7, 71.1] of 128, greedy", stage=m.EVALUATE, column=_WON, arms=(IMPROVED,),
         label=lambda one: one.condition),
     Row(section="Stage 1", what="The same for plain next-token training, greedy", paper="49.0% (Table 1)",
-        stage=m.EVALUATE, column=Column(metric=m.WIN_RATE, condition=m.GREEDY), arms=(CONTINUED,)),
+        stage=m.EVALUATE, column=Column(m.WIN_RATE, m.GREEDY), arms=(CONTINUED,)),
     Row(section="Stage 2", what="Rows of the data set", article="8,704 (8,192 to train, 512 held out)",
-        stage=m.INTERLEAVE, column=Column(metric=m.ROWS)),
+        stage=m.INTERLEAVE, column=Column(m.ROWS)),
     Row(section="Stage 2", what="Thoughts per row", article="4.39", stage=m.INTERLEAVE, arms=_TEACHER,
-        column=Column(metric=m.PLACES)),
+        column=Column(m.PLACES)),
     Row(section="Stage 2", what="Words per thought (median there, mean here)", article="14", stage=m.INTERLEAVE,
         column=_WORDS, arms=_TEACHER),
     Row(section="Stage 2", what="Text that is preserved: of the words there, rows byte for byte here",
         article="99.98%", stage=m.INTERLEAVE, column=_EXACT, arms=_TEACHER),
     Row(section="Stage 2", what="Offered thoughts of malformed replies (rows there)", article="0", arms=_TEACHER,
-        stage=m.INTERLEAVE, column=Column(metric=m.REJECTED, condition="malformed reply")),
+        stage=m.INTERLEAVE, column=Column(m.REJECTED, "malformed reply")),
     Row(section="Stage 2", what="NLL of a thought with its tags, mean of rows, before and after SFT in both lineages",
         article="4.24, then 3.16 and 3.14", stage=m.EVALUATE_SFT, column=_TAGGED,
         arms=(BASE, *(arm.name for arm in ARMS if arm.stage == "sft" and arm.thinks))),
     Row(section="Stage 3", what="Share of held-out predictions that are rewarded",
         paper="about 0.5% before, 10 to 11% after some 8,000 steps (Figure 11, in training)",
-        article="8.8% to 9.8% in its four arms", stage=m.EVALUATE_RLMT, column=Column(metric=m.GATE_REWARD),
+        article="8.8% to 9.8% in its four arms", stage=m.EVALUATE_RLMT, column=Column(m.GATE_REWARD),
         arms=_TRAINED),
     Row(section="Stage 3", what="Tokens of a thought while training, first to last steps",
         paper="about 75 to 700 (Figure 11)", article="48 at most", curve="rlmt/thought_tokens"),

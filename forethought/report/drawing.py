@@ -9,14 +9,14 @@ import base64
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from forethought.graph import CONTINUED, IMPROVED, arm_of
 from forethought.metrics import Format, percent, points
-from forethought.records import Measurement
 from forethought.report.curves import Curve, Curves, Rows
+from forethought.report.tables import Series
 from forethought.report.values import trained
 from forethought.store import BASE
 
@@ -167,19 +167,15 @@ def _number(axes: Axes, form: Format, *, x: bool) -> None:
     axis.grid(True)
 
 
-def intervals(
-    title: str, lines: Sequence[tuple[str, Measurement]], reference: float | None, form: Format, note: str
-) -> Image:
-    """Return an interval plot: a line for each labelled figure, a dashed one at ``reference``.
-
-    A point is a ring where the judge trained the policy.
-    """
-    width, left = 350, 14 + 4.7 * max(len(label) for label, _ in lines)
+def intervals(series: Series) -> Image:
+    """Return an interval plot: a line for each figure; a point is a ring where the judge trained the policy."""
+    width, lines = 350, series.lines
+    left = min(width / 2, 14 + 4.7 * max(len(label) for label, _ in lines))
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, left=min(width / 2, left), below=18)
-        if reference is not None:
-            axes.axvline(reference, color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1)
+        axes = _axes(figure, left=left, below=18)
+        if series.reference is not None:
+            axes.axvline(series.reference, color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1)
         for place, (_, one) in enumerate(lines):
             ink = colour(one.arm)
             if one.low is not None and one.high is not None:
@@ -188,6 +184,6 @@ def intervals(
             axes.plot([one.value], [place], "o", color=ink, markersize=5, markeredgewidth=1.4, markerfacecolor=face)
         axes.set_yticks(range(len(lines)), [printable(label) for label, _ in lines], color=LIGHT["ink"])
         axes.set_ylim(len(lines) - 0.4, -0.6)
-        _number(axes, form, x=True)
+        _number(axes, series.form, x=True)
 
-    return draw((width, 28 + 19.0 * len(lines)), title, title, paint, note)
+    return draw((width, 28 + 19.0 * len(lines)), series.title, series.title, paint, series.note)

@@ -2,89 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from forethought import metrics as m
 from forethought.graph import arm_of
-from forethought.records import Measurement
 from forethought.report import curves as logs
 from forethought.report import drawing, tables
 from forethought.report.curves import Curves
 from forethought.report.drawing import Image
-from forethought.report.tables import OTHER, Column, Table
+from forethought.report.tables import OTHER, Table
 from forethought.report.values import Figures
-
-Name = Callable[[Measurement], str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """An interval plot of one metric: one for each value of ``split``, with a line for each figure."""
-
-    section: str
-    stages: tuple[str, ...]
-    column: Column
-    title: str
-    """May hold ``{0}``, the value of ``split``, and ``{1}``, the metric."""
-    label: Name = lambda one: one.arm
-    split: Name = lambda one: ""
-    reference: float | None = 0.0
-    note: str = ""
-    keep: Callable[[Measurement], bool] = lambda one: True
-
-    def draw(self, figures: Figures) -> Iterator[Image]:
-        """Yield its drawings."""
-        groups: dict[str, list[Measurement]] = {}
-        for figure in figures.all:
-            if figure.stage in self.stages and self.column.holds(figure) and self.keep(figure):
-                groups.setdefault(self.split(figure), []).append(figure)
-        for value, group in groups.items():
-            lines = [(self.label(figure), figure) for figure in group]
-            title = self.title.format(value, m.of(group[0]).label)
-            yield drawing.intervals(title, lines, self.reference, m.form(group[0]), self.note)
-
-
-def _pair(one: Measurement) -> str:
-    return f"{one.arm} – {one.against}"
-
-
-_GATE = (m.EVALUATE_RLMT,)
-_SCORE = m.PROBE_SCORE.difference
-_OTHERS = {m.own_against(condition): condition for condition in m.PROBE}
-PLOTS: tuple[Plot, ...] = (
-    *(Plot(section=section, stages=(stage,), column=Column(metric=m.WIN_RATE), title="{0}", reference=0.5,
-           split=lambda one: f"{one.arm} wins against {one.against}", label=lambda one: f"{one.condition}, {one.judge}",
-           note="share of held-out prefixes; dashed: one half; ring: the judge trained it")
-      for section, stage in (("improve", m.EVALUATE), ("sft", m.EVALUATE_SFT))),
-    Plot(section="improve", stages=(m.EVALUATE,), column=Column(metric=m.SUFFIX_NLL_CHANGE), note="nats per token",
-         title="Suffix NLL, change against base"),
-    Plot(section="sft", stages=(m.EVALUATE_SFT,), title="NLL of held-out thoughts against the arm's start",
-         column=Column(metric=m.NLL["thought"].change, condition=m.PER_TOKEN), note="nats per token",
-         keep=lambda one: not arm_of(one.against).control),
-    Plot(section="sft", stages=(m.EVALUATE_SFT,), column=Column(metric=m.NEXT_TEXT.change),
-         title="NLL of the text after a thought, against none", note="nats per token; below zero it helps",
-         label=lambda one: f"{one.arm}, {one.condition}", keep=lambda one: arm_of(one.arm).thinks),
-    Plot(section="rlmt", stages=_GATE, column=Column(metric=m.GATE_REWARD), title="Reward on held-out windows",
-         reference=None, note="share of predictions that match"),
-    Plot(section="rlmt", stages=_GATE, column=Column(metric=m.GATE_REWARD.difference), label=_pair,
-         title="Reward, paired differences", note="percentage points"),
-    Plot(section="rlmt", stages=_GATE, column=Column(metric=m.GATE_SCORE.difference), label=_pair,
-         title="Score, paired differences", note="of the match judge, before its threshold"),
-    Plot(section="rlmt", stages=_GATE, note="nats per token of the true suffix",
-         title="Probe: own thought above one about another window, by likelihood",
-         column=Column(metric=m.PROBE_GAIN.difference, condition=m.own_against(m.SWAPPED))),
-    Plot(section="rlmt", stages=_GATE, column=Column(metric=_SCORE), title="Probe, {0}: own thought above …",
-         split=lambda one: one.arm, label=lambda one: _OTHERS.get(one.condition, one.condition),
-         note="score; right of zero its own is better"),
-    Plot(section="reasoning", stages=(m.REASONING,), column=Column(metric=m.MEAN), title="{0}: {1}", reference=None,
-         split=m.task_of, label=lambda one: f"{one.arm}, {m.interface_of(one)}", keep=lambda one: not one.against,
-         note="share of answers that are right"),
-    Plot(section="judges", stages=(m.AUDIT,), column=Column(metric=m.ACCURACY), reference=0.5, split=lambda one:
-         one.judge, title="{0}: original preferred to", label=lambda one: one.condition.replace("_", " "),
-         note="share of pairs; dashed: guessing"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +99,7 @@ def build(figures: Figures, curves: Curves) -> list[Section]:
         mine = [arm for arm, rows in curves.items() if _section_of(f"{logs.stage_of(rows)}/") == section.name]
         filled: dict[str, Any] = {
             "curves": drawn,
-            "plots": [image for plot in PLOTS if plot.section == section.name for image in plot.draw(figures)],
+            "plots": [drawing.intervals(series) for series in tables.plots(figures, section.name)],
             "tables": found.get(section.name, []),
             "lineages": tuple(dict.fromkeys(arm_of(arm).lineage or "other" for arm in mine)),
         }

@@ -23,7 +23,7 @@ from forethought import graph, metrics
 from forethought.cli import app
 from forethought.monitor import clock_time
 from forethought.records import Measurement
-from forethought.report import answer, article, compare, cost, page, status, summary, tables, texts
+from forethought.report import answer, article, compare, facts, page, status, summary, tables, texts
 from forethought.report.diagram import arrows, boxes, diagram
 from forethought.report.values import Figures
 from forethought.store import Run
@@ -246,12 +246,12 @@ def test_a_large_run_makes_no_large_page(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_costs_are_counted_in_the_logs_and_estimated_from_the_weights(tmp_path: Path) -> None:
     run = plant(tmp_path / "run")
-    assert cost.cost(run)["elsewhere"] == {}
+    assert facts.cost(run)["elsewhere"] == {}
     folder = run.stage("self-improved", "improve").checkpoints / "final"
     folder.mkdir(parents=True)
     header = json.dumps({"__metadata__": {}, "a": {"shape": [10, 20]}, "b": {"shape": [7]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    counted = cost.cost(run)
+    counted = facts.cost(run)
     phases = counted["phases"]["self-improved"]
     assert phases["sample"] == {"seconds": 118.0, "tokens": 5900.0}  # 59 steps of 2 seconds at 50 tokens a second
     assert phases["judge"]["verdicts"] == 18  # two in each of nine pools

@@ -9,6 +9,7 @@ from typing import Any
 
 from forethought.metrics import UNKNOWN, Format, clock_time, percent, plain, short, signed
 from forethought.monitor import sparkline
+from forethought.report.facts import phases_of
 from forethought.report.tables import Table
 from forethought.report.values import interval
 from forethought.stats import Interval, bootstrap_mean
@@ -20,7 +21,6 @@ Curves = Mapping[str, Rows]
 
 WINDOW = 10
 """The two ends of a curve are means over at most this many steps."""
-_SECONDS = re.compile(r"/seconds_(\w+)$")
 _BOOKKEEPING = re.compile(r"/(seconds_|tokens_per_second_|peak_memory)")
 
 
@@ -119,13 +119,8 @@ def chosen(curves: Curves) -> Iterator[Curve]:
 
 
 def phase_seconds(rows: Rows) -> dict[str, float]:
-    """Return the seconds of each phase, summed over the steps: keys ``improve/seconds_<phase>``."""
-    total: dict[str, float] = {}
-    for row in rows:
-        for key, value in row.items():
-            if phase := _SECONDS.search(key):
-                total[phase[1]] = total.get(phase[1], 0.0) + float(value)
-    return total
+    """Return the seconds of each phase, summed over the steps."""
+    return {name: phase["seconds"] for name, phase in phases_of(rows).items()}
 
 
 def stage_of(rows: Rows) -> str:

@@ -163,8 +163,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: what stands between prefix and suffix, with 95% intervals",
            "arm condition", [*_PROBE, m.PROBE_COPIED]),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: own thoughts against each condition, paired by window, with "
-           "95% intervals", "arm condition", [one.difference for one in _PROBE], units="windows", plot=[1, 2],
+           "95% intervals", "arm condition", [one.difference for one in _PROBE], units="windows", plot=[1],
            plot_by="arm"),
+    Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: own thoughts above those about another window", "arm",
+           [Column(m.PROBE_GAIN.difference, m.own_against(m.SWAPPED))], units="windows", plot=[0]),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: what training changed, nats per token, paired by window, with "
            "95% intervals", "pair", [Column(m.PROBE_GAIN.difference, m.OWN, "gain of own thoughts"),
                                      m.PROBE_SPECIFIC.difference], compared=True, units="windows"),

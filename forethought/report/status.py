@@ -13,8 +13,7 @@ from forethought import config as settings
 from forethought import graph
 from forethought.metrics import AUDIT_UNSCORED, GATE_UNSCORED, STAGE_SECONDS, UNSCORED_RATE, clock_time
 from forethought.records import Measurement
-from forethought.report.cost import phases_of, verdicts
-from forethought.report.facts import machines, scheduled
+from forethought.report.facts import machines, phases_of, scheduled, verdicts
 from forethought.report.tables import OTHER, Table, build
 from forethought.store import REPLACED, SHARED, Run, StageFolder
 
@@ -23,26 +22,22 @@ DONE, BEGUN, MISSING = "done", "begun", "missing"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStatus:
-    """Where one step of the graph stands."""
+    """Where one step of the graph, ``arm/stage``, stands.
+
+    ``step`` of ``of`` training steps are logged, and it would go on at ``checkpoint``.  ``seconds`` are wall-clock
+    seconds, of a begun stage those of its logged steps; ``tokens`` were sampled, judged and trained on; ``verdicts``
+    are candidates, pairs or suffixes that judges were asked about.  What nothing counts is ``None``.
+    """
 
     name: str
-    """``arm/stage``."""
     state: str
-    """``done``, ``begun`` or ``missing``."""
     step: int | None = None
-    """Training steps that are logged; ``None`` where nothing counts them."""
     of: int | None = None
-    """Training steps that the stage takes."""
     checkpoint: int | None = None
-    """The training step at which it would go on."""
     seconds: float | None = None
-    """Wall-clock seconds; of a begun stage those of its logged training steps."""
     tokens: int | None = None
-    """Tokens that were sampled, judged and trained on, where they are counted."""
     verdicts: int | None = None
-    """Candidates, pairs or suffixes that judges were asked about."""
     bytes: int = 0
-    """Size of its folder."""
 
 
 def states(run: Run) -> dict[str, str]:
@@ -74,7 +69,10 @@ def render(run: Run) -> RenderableType:
     table = Table("Steps of the run", ("step", "state", "time", "tokens", "verdicts", "disk"))
     for one in found:
         seconds = clock_time(one.seconds) if one.seconds is not None else "–"
-        table.rows.append((one.name, _state(one), seconds, _count(one.tokens), _count(one.verdicts), size(one.bytes)))
+        state = one.state
+        if state == BEGUN and one.of is not None:
+            state += f": {one.step or 0}/{one.of}" + (f", saved {one.checkpoint}" if one.checkpoint else "")
+        table.rows.append((one.name, state, seconds, _count(one.tokens), _count(one.verdicts), size(one.bytes)))
     other = build(run.measurements()).get(OTHER, [])
     return Group(*(one.rich() for one in (table, *other)), *(Text(line) for line in _lines(run, found)))
 
@@ -107,12 +105,6 @@ def _status(name: str, state: str, folder: StageFolder, figures: Iterable[Measur
         verdicts=_verdicts(folder, figures),
         bytes=_bytes(folder.path),
     )
-
-
-def _state(one: StepStatus) -> str:
-    if one.state != BEGUN or one.of is None:
-        return one.state
-    return f"begun: {one.step or 0}/{one.of}" + (f", saved {one.checkpoint}" if one.checkpoint else "")
 
 
 def _lines(run: Run, found: list[StepStatus]) -> Iterable[str]:

@@ -155,7 +155,7 @@ def _series(family: Family, title: str, group: Sequence[Measurement]) -> Iterato
     for figure, column, row in _named(family, wanted):
         by = FIELDS[family.plot_by][1](figure) if family.plot_by else ""
         label = ", ".join(part for part in row if part and part != by)
-        label = label.replace("\n  against ", " – ").replace("\n ", "")
+        label = label.replace("\n  against ", " – ").replace("\n ", "").removeprefix(m.own_against(""))
         heading = f"{subject}: {column.head(figure)}" + (f", {by}" if by else "")
         found.setdefault(heading, []).append((label, figure))
     for heading, lines in found.items():

@@ -95,25 +95,21 @@ def thin(scores: Sequence[float | None], most: int) -> list[int]:
 
 
 def _within(items: list[Item], shares: list[dict[str, Any]]) -> dict[str, Any]:
-    """Halve the largest kind until everything fits."""
+    """Return the items that fit, of each kind and arm the same share."""
     groups: dict[Group, list[Item]] = {}
     for item in items:
         groups.setdefault((item["kind"], item["arm"]), []).append(item)
-    sizes = {group: sum(map(_size, some)) for group, some in groups.items()}
-    while sum(sizes.values()) > BUDGET:
-        largest = max(sizes, key=lambda group: sizes[group])
-        some = groups[largest]
-        if len(some) < 2:
-            break
-        groups[largest] = [some[i] for i in thin([item["score"] for item in some], len(some) // 2)]
-        sizes[largest] = sum(map(_size, groups[largest]))
-    for share in shares:
-        share["shown"] = len(groups[share["kind"], share["arm"]])
+    share = min(1.0, BUDGET / max(1, sum(map(_size, items))))
+    for group, some in groups.items():
+        kept = thin([item["score"] for item in some], max(1, int(share * len(some))))
+        groups[group] = [some[place] for place in kept]
+    for one in shares:
+        one["shown"] = len(groups[one["kind"], one["arm"]])
     return {"items": list(itertools.chain.from_iterable(groups.values())), "shares": shares}
 
 
 def _size(item: Item) -> int:
-    return sum(len(text) + 8 for block in item["blocks"] for _, text in block["pieces"])
+    return sum(len(one["note"]) + sum(len(text) for _, text in one["pieces"]) for one in item["blocks"])
 
 
 def _pools(arm: str, row: Row) -> Iterator[Item]:

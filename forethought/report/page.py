@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from forethought import __version__
+from forethought.graph import arm_of
 from forethought.metrics import clock_time
-from forethought.report import answer, article, sections, texts
-from forethought.report.curves import read_curves
+from forethought.report import answer, article, drawing, tables, texts
+from forethought.report.curves import Curves, chosen, read_curves, stage_of
 from forethought.report.diagram import diagram
 from forethought.report.facts import machines, scheduled
 from forethought.report.status import states
-from forethought.report.summary import write_summary
+from forethought.report.summary import section_of, tables_by_section, write_summary
 from forethought.report.tables import Table
 from forethought.report.values import Figures
 from forethought.store import Run, atomic_write
@@ -61,13 +62,28 @@ def render(run: Run, summary: Mapping[str, Any]) -> str:
         article=[(row, row.values(figures, curves)) for row in article.ROWS],
         sources=article.SOURCES,
         diagram=diagram(figures, states(run)),
-        sections=sections.build(figures, curves),
-        cost=[*cost_tables(summary["cost"]), *sections.tables_by_section(figures, {}).get("run", [])],
+        sections=sections(figures, curves),
+        cost=[*cost_tables(summary["cost"]), *tables_by_section(figures, {}).get("run", [])],
         elsewhere=summary["cost"]["elsewhere"],
         css=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
         data=Markup(embedded(texts.collect(run))),
     )
+
+
+def sections(figures: Figures, curves: Curves) -> dict[str, dict[str, Any]]:
+    """Return ``tables``, ``curves``, ``plots``, and ``lineages`` for the legend, by section, without empty ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, some in tables_by_section(figures, curves).items():
+        specs = [one for one in chosen(curves) if one.plot and section_of(one.key.partition("/")[0]) == name]
+        arms = [arm for arm, rows in curves.items() if section_of(stage_of(rows)) == name]
+        found[name] = {
+            "tables": some,
+            "curves": [image for spec in specs if (image := drawing.curve(spec, curves)) is not None],
+            "plots": [drawing.intervals(series) for series in tables.plots(figures, name)],
+            "lineages": dict.fromkeys(arm_of(arm).lineage or "other" for arm in arms),
+        }
+    return found
 
 
 def embedded(value: Any) -> str:

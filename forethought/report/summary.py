@@ -11,9 +11,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from forethought.records import Measurement, to_dict
+from forethought.report import curves as logs
 from forethought.report.curves import Curves, chosen, phase_seconds, read_curves, trend
 from forethought.report.facts import facts
-from forethought.report.sections import tables_by_section
+from forethought.report.tables import OTHER, Table, build
 from forethought.report.values import Figures
 from forethought.store import Run, atomic_write
 
@@ -40,6 +41,20 @@ def write_summary(run: Run) -> dict[str, Any]:
     data = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     atomic_write(run.path / "summary.json", data.encode("utf-8"))
     return content
+
+
+def tables_by_section(figures: Figures, curves: Curves) -> dict[str, list[Table]]:
+    """Return all tables, those of training after those of what it came to."""
+    found = build(figures.all)
+    for arm, rows in curves.items():
+        found.setdefault(section_of(logs.stage_of(rows)), []).append(logs.table(arm, curves))
+    found.setdefault("run", []).append(logs.phases(curves))
+    return {name: shown for name, some in found.items() if (shown := [table for table in some if table.rows])}
+
+
+def section_of(stage: str) -> str:
+    """Return the section of a training stage."""
+    return stage if stage in logs.STAGES else OTHER
 
 
 def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableType:

@@ -53,7 +53,7 @@ class Table:
     def markdown(self) -> list[str]:
         """Return its lines in Markdown."""
         rows = [self.head, ["---"] * len(self.head), *self.rows]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+        lines = ["| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in rows]
         return [f"### {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])]
 
 

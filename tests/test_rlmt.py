@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forethought.report.midtraining import judgement
 from helpers import records
 from helpers.records import chunk
 from helpers.smoke_runs import CONFIG, SMALL, cli, rows
@@ -28,7 +29,6 @@ from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
 from forethought.models.model import Model
 from forethought.records import Axis, Measurement, Place, Rollout, Split
-from forethought.report.midtraining import judgement
 from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer

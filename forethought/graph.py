@@ -92,7 +92,7 @@ class Selection:
 
 
 def _audited(config: Config) -> bool:
-    return config.improve.objective in ("dpo", "rf-nll") and config.audit.enabled
+    return config.improve.ranks and config.audit.enabled
 
 
 def _controlled(config: Config) -> bool:

@@ -46,25 +46,23 @@ class UserObject:
         return UserCodeError(f"{self.key}: {self.file}:{self.line}: {reason}")
 
     def takes(self, *names: str, **options: Any) -> None:
-        """Check that the object can be called with positional arguments (``names`` describe them) and ``options``.
+        """Check that the object can be called with positional arguments, which ``names`` describe, and ``options``."""
+        self.check_signature(self.object, *names, **options)
+
+    def check_signature(self, function: Callable[..., Any], *names: str, **options: Any) -> None:
+        """Check that ``function``, the object or a method of what it made, can be called like that.
 
         Raises:
             UserCodeError: with the expected and the found signature.
         """
-        expected = ", ".join([*names, *(f"{name}={value!r}" for name, value in options.items())])
-        self.check_signature(self.object, expected, len(names), options)
-
-    def check_signature(
-        self, function: Callable[..., Any], expected: str, count: int, options: dict[str, Any] | None = None
-    ) -> None:
-        """Check that ``function`` takes ``count`` positional arguments and ``options``; see :meth:`takes`."""
         name = getattr(function, "__qualname__", str(function))
+        expected = ", ".join([*names, *(f"{key}={value!r}" for key, value in options.items())])
         try:
             signature = inspect.signature(function)
         except ValueError:
             return  # written in C: it cannot be known
         try:
-            signature.bind(*[None] * count, **(options or {}))
+            signature.bind(*names, **options)
         except TypeError as error:
             raise self.error(
                 f"{name} is called as {name}({expected}), but its signature is {name}{signature}: {error}"

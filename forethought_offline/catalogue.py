@@ -64,6 +64,11 @@ class PackagedModel:
         paths = [installed_file(module, inside) for module, inside in self.parts]
         return [path for path in paths if path is not None] if all(paths) else []
 
+    @property
+    def state(self) -> str:
+        """``converted``, ``installed``, or empty if it is neither."""
+        return "converted" if self.folder.is_dir() else "installed" if self.files() else ""
+
     def pending(self) -> str:
         """Return what loading will first do, empty if nothing.
 

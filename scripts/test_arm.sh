@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The package on ARM, emulated: make test-arm. Builds a Debian for ARM under build/arm and runs in it what is quick enough.
-# It shows that everything imports, and the arithmetic of sampler and layers; not speed, not bfloat16 of real processors,
+# It tests imports and the arithmetic of sampler and layers; not speed, not bfloat16 of real processors,
 # not the order of threads. Needs root and Debian: it installs qemu, and registers it for ARM programs while it runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -25,16 +25,16 @@ fi
 
 # Undone at the end, whatever happens.
 undo=()
-trap 'for one in "${undo[@]}"; do eval "$one" || true; done' EXIT
+trap 'for command in "${undo[@]}"; do eval "$command" || true; done' EXIT
 if [ ! -e $misc/register ]; then
-  mount -t binfmt_misc binfmt_misc $misc || fail "this system lets nobody register an emulator (binfmt_misc)"
+  mount -t binfmt_misc binfmt_misc $misc || fail "this system does not let root register an emulator (binfmt_misc)"
   undo=("umount $misc" "${undo[@]}")
 fi
 if [ ! -e $misc/qemu-aarch64 ]; then
   magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
   mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
   printf '%s' ":qemu-aarch64:M::$magic:$mask:$(command -v qemu-aarch64-static):F" >$misc/register \
-    || fail "this system lets nobody register an emulator (binfmt_misc)"
+    || fail "this system does not let root register an emulator (binfmt_misc)"
   undo=("echo -1 >$misc/qemu-aarch64" "${undo[@]}")
 fi
 

@@ -1,7 +1,7 @@
-"""The kernels, the engine and a short smoke run as on other machines, planted by hiding what this processor has.
+"""The kernels, the engine and a short smoke run as on other machines, simulated by hiding features of this processor.
 
-``make test-machines`` runs it: no root, two cores, at most 15 minutes.  At the end stands what ran as which machine,
-and by name what cannot be shown on the machine at hand.  What a processor lacks cannot be planted.
+``make test-machines`` runs it: no root, two cores, at most 15 minutes.  At the end it lists what ran as which machine,
+and what cannot be tested on this machine.  A feature that the processor lacks cannot be simulated.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ LIMIT = 600
 
 @dataclass(frozen=True)
 class Planted:
-    """A machine that this one is made to look like."""
+    """A machine that this one simulates."""
 
     name: str
     hides: dict[str, str] = field(default_factory=dict)
     """Environment variables that hide features from the libraries."""
     needs: str = ""
-    """Feature of x86-64 without which it cannot be planted."""
+    """Feature of x86-64 without which it cannot be simulated."""
     tests: tuple[str, ...] = tuple(f"tests/test_{name}.py" for name in FILES)
     """Arguments of pytest."""
     smoke: bool = True
-    """Whether a short smoke run belongs to it."""
+    """Whether to make a short smoke run, too."""
 
     def impossible(self, here: Machine) -> str:
-        """Return why it cannot be planted ``here``; empty if it can."""
+        """Return why it cannot be simulated ``here``; empty if it can."""
         if not self.needs:
             return ""
         if here.architecture != "x86_64":
@@ -118,7 +118,7 @@ def main() -> int:
 
 
 def run(planted: Planted) -> Iterator[Part]:
-    """Run what belongs to one machine, part by part."""
+    """Run the tests and smoke runs of one machine."""
     environment = os.environ | planted.hides | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         yield run_tests(planted, environment, Path(folder))
@@ -150,7 +150,7 @@ def run_tests(planted: Planted, environment: dict[str, str], folder: Path) -> Pa
 
 
 def run_smoke(planted: Planted, environment: dict[str, str], folder: Path, dtype: str, refused: str) -> Part:
-    """Run a short smoke run in ``dtype``, or see that it is refused, if it has to be."""
+    """Make a short smoke run in ``dtype``, or check that it is refused, if it has to be."""
     part = Part(planted.name, f"smoke run in {dtype}" + (", which is refused" if refused else ""))
     settings = [f"--set={item}" for item in (*SHORT, f"dtype={dtype}")]
     place = str(folder / dtype)
@@ -181,7 +181,7 @@ def timed(environment: dict[str, str], module: str, *arguments: str) -> tuple[in
 
 
 def ask(environment: dict[str, str], code: str) -> str:
-    """Return what ``code`` prints on the planted machine."""
+    """Return what ``code`` prints on the simulated machine."""
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -203,12 +203,12 @@ def table(parts: list[Part]) -> str:
 
 
 def unseen(here: Machine, parts: list[Part], not_planted: list[str]) -> list[str]:
-    """Return, by name, what was not shown on this machine."""
+    """Return what was not tested on this machine."""
     lines = [f"not shown here: {line}" for line in not_planted]
     if here.architecture == "x86_64":
         lines.append("not shown here: ARM (make test-arm emulates one), and GPUs")
         if "AMD" in here.processor:
-            lines.append("not shown here: MKL on AVX2 alone, which only Intel's processors let us plant")
+            lines.append("not shown here: MKL on AVX2 alone, which can be simulated on Intel's processors only")
         if "amx_bf16" not in here.features:
             ran = any(part.passed for part in parts if part.machine == MACHINES[-1].name)
             how = "the kernels of amx.cpp ran on tiles in software" if ran else "the kernels of amx.cpp did not run"
@@ -221,7 +221,7 @@ def unseen(here: Machine, parts: list[Part], not_planted: list[str]) -> list[str
 
 
 def last_line(output: str) -> str:
-    """Return the last line that says something."""
+    """Return the last line that is not empty."""
     return next((line for line in reversed(output.splitlines()) if line.strip()), "nothing was printed")
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic.fields import FieldInfo
 
 from forethought.config import Config, Section
+from forethought.config.base import OneOf
 from forethought.config.reading import section_of
 
 TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -96,6 +97,8 @@ def kind(hint: Any) -> str:
     """Return a type in words: ``integer > 0``, ``"full" or "pivot"``, ``table by name``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        for choice in (one for one in hint.__metadata__ if isinstance(one, OneOf)):
+            return " or ".join([*(f"`{json.dumps(name)}`" for name in choice.names), "`module:function`"])
         return kind(arguments[0]) + limits(hint.__metadata__)
     if origin is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in arguments)

@@ -52,14 +52,14 @@ class Marker(QuestionJudge):
         super().__init__("rule", "rule")
         self.rule = rule
 
-    def questions(self, contest: JudgeRequest) -> list[Question]:
-        return list(tournament.pairs(len(contest.candidates)))
+    def questions(self, request: JudgeRequest) -> list[Question]:
+        return list(tournament.pairs(len(request.candidates)))
 
-    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
-        return [[self._one(c, q) for q in row] for c, row in zip(contests, questions, strict=True)]
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+        return [[self._one(c, q) for q in row] for c, row in zip(requests, questions, strict=True)]
 
-    def _one(self, contest: JudgeRequest, question: Question) -> Verdict:
-        said = self.rule(*(contest.candidates[i] for i in question), contest.original)
+    def _one(self, request: JudgeRequest, question: Question) -> Verdict:
+        said = self.rule(*(request.candidates[i] for i in question), request.original)
         if isinstance(said, str):
             return self.unscored(question, said)
         return self.preferred(question, None if said is None else question[said])
@@ -87,8 +87,8 @@ def test_every_kind_is_planted_and_what_is_not_is_counted():
 
 def test_the_original_is_where_the_pair_says_and_on_both_sides():
     pairs = plant([chunk(i) for i in range(40)], [], KEY).pairs
-    assert all(pair.contest.candidates[pair.original] == pair.contest.original for pair in pairs)
-    assert all(len(set(pair.contest.candidates)) == 2 for pair in pairs)
+    assert all(pair.request.candidates[pair.original] == pair.request.original for pair in pairs)
+    assert all(len(set(pair.request.candidates)) == 2 for pair in pairs)
     share = sum(pair.original for pair in pairs) / len(pairs)
     assert 0.35 < share < 0.65
 
@@ -164,7 +164,7 @@ def test_a_judge_that_names_the_first_scores_one_half_and_fails():
     assert not report.passed
     assert {found.value for found in report.accuracy.values()} == {0.5}
     assert (report.first_position.value, report.consistency.value, report.ties.value) == (1.0, 0.0, 1.0)
-    assert "accuracy on shuffled pairs is 0.50 (0.17 to 0.83, n = 5), the bar is 0.80" in report.failures
+    assert "accuracy on shuffled pairs is 0.50 (0.17 to 0.83, n = 5), the threshold is 0.80" in report.failures
 
 
 def test_a_pointwise_judge_is_compared_by_score_and_its_length_bias_shows():
@@ -172,7 +172,7 @@ def test_a_pointwise_judge_is_compared_by_score_and_its_length_bias_shows():
         Planted(
             kind="rollout",
             chunk_id=str(i),
-            contest=JudgeRequest(prefix="p", candidates=(" true", " longer" * (i % 2) + "x"), original=" true"),
+            request=JudgeRequest(prefix="p", candidates=(" true", " longer" * (i % 2) + "x"), original=" true"),
             original=0,
         )
         for i in range(4)
@@ -190,7 +190,7 @@ def test_a_longer_is_better_judge_shows_its_length_bias():
     wrong = Planted(
         kind="rollout",
         chunk_id="c",
-        contest=JudgeRequest(prefix="", candidates=("ab", "abc"), original="ab"),
+        request=JudgeRequest(prefix="", candidates=("ab", "abc"), original="ab"),
         original=0,
     )
     assert audit(Marker(longer), [wrong], AuditConfig()).length_bias.value == 1.0
@@ -208,14 +208,14 @@ def test_unscored_verdicts_are_no_votes_but_a_reason_to_fail():
     assert report.accuracy["shuffled"].n == 4
     assert report.unscored_pairs["shuffled"] == 1
     assert report.accuracy["shuffled"].value == 1.0
-    assert report.failures[-1].endswith("the bar is 0.05; most often: the server said 500")
+    assert report.failures[-1].endswith("the threshold is 0.05; most often: the server said 500")
     assert report.notes == ("no rollout pair could be planted: the judge was not examined on them",)
 
 
 def test_a_kind_of_which_nothing_is_scored_fails():
     report = audit(Marker(lambda *texts: "no"), plant(CHUNKS, ROLLOUTS, KEY).pairs, AuditConfig(max_unscored=1.0))
     assert report.accuracy == {}
-    assert "none of 5 shuffled pairs was scored, the bar is accuracy 0.80" in report.failures
+    assert "none of 5 shuffled pairs was scored, the threshold is accuracy 0.80" in report.failures
 
 
 def test_measurements_carry_every_figure_with_its_denominator():

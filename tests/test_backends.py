@@ -36,7 +36,7 @@ PROMPTS = [Prompt(id="a", token_ids=ids(0, 30)), Prompt(id="b", token_ids=ids(1,
 
 
 @pytest.fixture(autouse=True)
-def decided_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
+def forget_choices(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(OneDNNBackend, "why_not_default", classmethod(lambda kind: ""))  # on processors of any kind
     forget()
@@ -186,7 +186,7 @@ def test_new_weights_are_told_to_the_backend() -> None:
     assert told == ["changed"]
 
 
-# The kernels of amx.cpp: what is missing on the way to them; what they compute is in test_amx_library.py.
+# The kernels of amx.cpp: what is missing on the way to them; what they compute is in test_amx.py.
 
 
 @pytest.fixture

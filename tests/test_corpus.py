@@ -75,7 +75,7 @@ def test_compressed_json_lines_read_the_same(tmp_path: Path, suffix, compress) -
 def test_truncated_archives_are_errors_not_shorter_corpora(tmp_path: Path, suffix, compress) -> None:
     rows = jsonl(*({"text": f"{WHALE} {i * 7919 % 1009}"} for i in range(2000)))
     (tmp_path / f"a{suffix}").write_bytes(compress(rows)[:-9])
-    with pytest.raises(CorpusError, match=rf"a{suffix}: cannot be read to its end"):
+    with pytest.raises(CorpusError, match=rf"a{suffix}: could not read it to its end"):
         texts(source="jsonl", path=str(tmp_path))
 
 

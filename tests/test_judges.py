@@ -13,20 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forethought.llm.base import TRANSPORT
-from forethought.llm.local import LocalModel
+from helpers.language import local_model as local
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.engine import Group
 from forethought.judges import tournament
 from forethought.judges.base import Question, QuestionJudge
-from forethought.judges.cache import CachedJudge, VerdictCache
-from forethought.judges.likelihood import Contrast, LikelihoodJudge, charge_copies
+from forethought.judges.cache import CachedJudge
+from forethought.judges.likelihood import LikelihoodJudge, charge_copies
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
+from forethought.llm import TRANSPORT
+from forethought.llm.cache import TextCache
 from forethought.records import Axis, Candidate, JudgeRequest, Origin, Outcome, Verdict
-from forethought.testing import BOS_ID, ScriptedSampler, UniformScorer, byte_tokenizer
+from forethought.testing import BOS_ID, UniformScorer
 
 
 def vote(first: int, second: int, winner: int | None, unscored: bool = False) -> Verdict:
@@ -129,13 +130,16 @@ def test_equals_at_the_extremes_take_turns_without_a_standing_favourite():
 def test_statistics_of_a_judge_that_always_names_the_first():
     verdicts = [vote(a, b, a) for a, b in tournament.pairs(3)]
     found = tournament.statistics([verdicts, [vote(0, 1, None, unscored=True), vote(1, 0, 0)]])
-    assert (found.first_wins, found.decided, found.consistency) == (6, 7, 0.0)
-    assert (found.tie_rate, found.unscored_rate) == (1.0, 1 / 8)
+    assert (found.first_wins, found.decided) == (6, 7)
+    assert (found.consistent, found.both_orders) == (0, 3)
+    assert (found.ties, found.pairs) == (3, 3)
+    assert found.unscored_rate == 1 / 8
 
 
 def test_statistics_without_a_denominator_are_none():
     found = tournament.statistics([[grade(0, None)]])
-    assert (found.decided, found.consistency, found.tie_rate, found.unscored_rate) == (0, None, None, 1.0)
+    assert (found.decided, found.both_orders, found.pairs, found.unscored_rate) == (0, 0, 0, 1.0)
+    assert tournament.statistics([]).unscored_rate is None
 
 
 # --- likelihood
@@ -157,35 +161,23 @@ class BytePreference(UniformScorer):
         ]
 
 
-def local(scorer=None, sampler=None, template=None, **changes) -> LocalModel:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = template
-    return LocalModel(
-        name="bytes",
-        tokenizer=tokenizer,
-        scorer=scorer or UniformScorer(),
-        sampler=sampler or ScriptedSampler(),
-        **{"identity": "0", "bos": (BOS_ID,), **changes},
-    )
-
-
-def scores_of(judge, *contests: JudgeRequest) -> list[list[float | None]]:
-    return [tournament.scores(len(c.candidates), v) for c, v in zip(contests, judge.rank(contests), strict=True)]
+def scores_of(judge, *requests: JudgeRequest) -> list[list[float | None]]:
+    return [tournament.scores(len(c.candidates), v) for c, v in zip(requests, judge.rank(requests), strict=True)]
 
 
 def test_likelihood_per_token_byte_and_text():
-    contest = JudgeRequest(prefix="p", candidates=("ee", "é", "xyz"))
-    assert scores_of(LikelihoodJudge(local(BytePreference())), contest) == [[-1.0, -2.0, -2.0]]
-    assert scores_of(LikelihoodJudge(local(BytePreference()), "byte"), contest) == [[-1.0, -2.0, -2.0]]
-    assert scores_of(LikelihoodJudge(local(BytePreference()), "none"), contest) == [[-2.0, -4.0, -6.0]]
+    request = JudgeRequest(prefix="p", candidates=("ee", "é", "xyz"))
+    assert scores_of(LikelihoodJudge(local(BytePreference())), request) == [[-1.0, -2.0, -2.0]]
+    assert scores_of(LikelihoodJudge(local(BytePreference()), "byte"), request) == [[-1.0, -2.0, -2.0]]
+    assert scores_of(LikelihoodJudge(local(BytePreference()), "none"), request) == [[-2.0, -4.0, -6.0]]
 
 
 def test_the_contrast_model_is_subtracted():
-    judge = LikelihoodJudge(local(BytePreference()), contrast=Contrast(local(BytePreference(-1.5)), 0.5))
+    judge = LikelihoodJudge(local(BytePreference()), contrast=local(BytePreference(-1.5)), contrast_weight=0.5)
     assert scores_of(judge, JudgeRequest(prefix="p", candidates=("ee", "x"))) == [[-0.25, -1.0]]
 
 
-def test_candidates_of_a_contest_share_one_prefix_and_equal_texts_are_computed_once():
+def test_candidates_of_a_request_share_one_prefix_and_equal_texts_are_computed_once():
     scorer = BytePreference()
     verdicts = LikelihoodJudge(local(scorer)).rank([JudgeRequest(prefix="ab", candidates=("x", "e", "x"))])
     assert scorer.seen == [Group(prefix=(BOS_ID, 97, 98), branches=((120,), (101,)))]
@@ -226,8 +218,8 @@ def test_a_name_tells_settings_apart():
         LikelihoodJudge(local()).name,
         LikelihoodJudge(local(), "byte").name,
         LikelihoodJudge(local(identity="1")).name,
-        LikelihoodJudge(local(), contrast=Contrast(local())).name,
-        LikelihoodJudge(local(), contrast=Contrast(local(), 0.5)).name,
+        LikelihoodJudge(local(), contrast=local()).name,
+        LikelihoodJudge(local(), contrast=local(), contrast_weight=0.5).name,
     }
     assert len(names) == 5
 
@@ -245,14 +237,14 @@ class CountingJudge(QuestionJudge):
         self.asked: list[tuple[str, str]] = []
         self.unreachable = set(unreachable)
 
-    def questions(self, contest: JudgeRequest) -> list[Question]:
-        return list(tournament.pairs(len(contest.candidates)))
+    def questions(self, request: JudgeRequest) -> list[Question]:
+        return list(tournament.pairs(len(request.candidates)))
 
-    def answer(self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
-        return [[self._one(c, q) for q in row] for c, row in zip(contests, questions, strict=True)]
+    def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
+        return [[self._one(c, q) for q in row] for c, row in zip(requests, questions, strict=True)]
 
-    def _one(self, contest: JudgeRequest, question: Question) -> Verdict:
-        texts = contest.candidates[question[0]], contest.candidates[question[1]]
+    def _one(self, request: JudgeRequest, question: Question) -> Verdict:
+        texts = request.candidates[question[0]], request.candidates[question[1]]
         self.asked.append(texts)
         if self.unreachable & set(texts):
             return self.unscored(question, TRANSPORT + "no route")
@@ -262,21 +254,21 @@ class CountingJudge(QuestionJudge):
         return self.preferred(question, None if lengths[0] == lengths[1] else question[lengths.index(max(lengths))])
 
 
-CONTEST = JudgeRequest(prefix="p", candidates=("a", "bbb", "cc"), original="a")
+REQUEST = JudgeRequest(prefix="p", candidates=("a", "bbb", "cc"), original="a")
 
 
 def test_a_second_judge_on_the_same_file_asks_nothing(tmp_path: Path):
-    first = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v" / "verdicts.sqlite"))
-    expected = first.rank([CONTEST])
-    second = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v" / "verdicts.sqlite"))
-    assert second.rank([CONTEST]) == expected
-    assert expected == [CountingJudge().rank([CONTEST])[0]]
-    assert second.judge.asked == []
+    first = CachedJudge(CountingJudge(), TextCache(tmp_path / "v" / "verdicts.sqlite", "verdicts"))
+    expected = first.rank([REQUEST])
+    second = CachedJudge(CountingJudge(), TextCache(tmp_path / "v" / "verdicts.sqlite", "verdicts"))
+    assert second.rank([REQUEST]) == expected
+    assert expected == [CountingJudge().rank([REQUEST])[0]]
+    assert (second.judge.asked, second.hits, second.misses) == ([], 6, 0)
 
 
 def test_only_new_pairs_are_asked_whatever_place_the_texts_have(tmp_path: Path):
-    judge = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v.sqlite"))
-    judge.rank([CONTEST])
+    judge = CachedJudge(CountingJudge(), TextCache(tmp_path / "v.sqlite", "verdicts"))
+    judge.rank([REQUEST])
     judge.judge.asked.clear()
     moved = JudgeRequest(prefix="p", candidates=("cc", "dddd", "a"), original="a")
     assert judge.rank([moved]) == [CountingJudge().rank([moved])[0]]
@@ -284,56 +276,56 @@ def test_only_new_pairs_are_asked_whatever_place_the_texts_have(tmp_path: Path):
 
 
 def test_transport_failures_are_asked_again_and_empty_texts_are_not(tmp_path: Path):
-    cache = VerdictCache(tmp_path / "v.sqlite")
-    contest = JudgeRequest(prefix="p", candidates=("a", "bb", ""))
-    down = CachedJudge(CountingJudge(unreachable=["bb"]), cache).rank([contest])
+    cache = TextCache(tmp_path / "v.sqlite", "verdicts")
+    request = JudgeRequest(prefix="p", candidates=("a", "bb", ""))
+    down = CachedJudge(CountingJudge(unreachable=["bb"]), cache).rank([request])
     assert tournament.scores(3, down[0]) == [None, None, None]
     up = CachedJudge(CountingJudge(), cache)
-    assert tournament.scores(3, up.rank([contest])[0]) == [0.0, 1.0, None]
+    assert tournament.scores(3, up.rank([request])[0]) == [0.0, 1.0, None]
     assert ("a", "") not in up.judge.asked
     assert ("a", "bb") in up.judge.asked
 
 
 def test_prefix_original_and_judge_are_part_of_the_key(tmp_path: Path):
-    cache = VerdictCache(tmp_path / "v.sqlite")
+    cache = TextCache(tmp_path / "v.sqlite", "verdicts")
     judge = CachedJudge(CountingJudge(), cache)
-    judge.rank([CONTEST, JudgeRequest(prefix="q", candidates=CONTEST.candidates, original="a")])
-    judge.rank([JudgeRequest(prefix="p", candidates=CONTEST.candidates)])
-    assert len(judge.judge.asked) == 18
+    judge.rank([REQUEST, JudgeRequest(prefix="q", candidates=REQUEST.candidates, original="a")])
+    judge.rank([JudgeRequest(prefix="p", candidates=REQUEST.candidates)])
+    assert judge.misses == 18
     other = CachedJudge(ShorterJudge(), cache)
-    assert [v.score for v in other.rank([CONTEST])[0]] == [-1.0, -3.0, -2.0]
+    assert [v.score for v in other.rank([REQUEST])[0]] == [-1.0, -3.0, -2.0]
 
 
 def test_scores_come_back_bit_for_bit(tmp_path: Path):
     class Thirds(ShorterJudge):
-        def answer(self, contests, questions):
+        def answer(self, requests, questions):
             return [[self.scored(q, -1 / 3 - 1e-17 * q[0]) for q in row] for row in questions]
 
-    fresh = CachedJudge(Thirds(), VerdictCache(tmp_path / "v.sqlite")).rank([CONTEST])
-    again = CachedJudge(Thirds(), VerdictCache(tmp_path / "v.sqlite")).rank([CONTEST])
+    fresh = CachedJudge(Thirds(), TextCache(tmp_path / "v.sqlite", "verdicts")).rank([REQUEST])
+    again = CachedJudge(Thirds(), TextCache(tmp_path / "v.sqlite", "verdicts")).rank([REQUEST])
     assert [v.score for v in again[0]] == [v.score for v in fresh[0]]
 
 
 def test_batches_survive_a_judge_that_dies_later(tmp_path: Path):
     class Dying(CountingJudge):
-        def answer(self, contests, questions):
-            if any(contest.prefix == "40" for contest in contests):
+        def answer(self, requests, questions):
+            if any(request.prefix == "40" for request in requests):
                 raise KeyboardInterrupt
-            return super().answer(contests, questions)
+            return super().answer(requests, questions)
 
-    contests = [JudgeRequest(prefix=str(i), candidates=("a", "bb")) for i in range(50)]
+    requests = [JudgeRequest(prefix=str(i), candidates=("a", "bb")) for i in range(50)]
     with pytest.raises(KeyboardInterrupt):
-        CachedJudge(Dying(), VerdictCache(tmp_path / "v.sqlite"), batch=16).rank(contests)
-    after = CachedJudge(CountingJudge(), VerdictCache(tmp_path / "v.sqlite"), batch=16)
-    after.rank(contests)
-    assert len(after.judge.asked) == 36  # of 100; the 32 contests of two finished batches are in the cache
+        CachedJudge(Dying(), TextCache(tmp_path / "v.sqlite", "verdicts"), batch=16).rank(requests)
+    after = CachedJudge(CountingJudge(), TextCache(tmp_path / "v.sqlite", "verdicts"), batch=16)
+    after.rank(requests)
+    assert (after.hits, after.misses) == (64, 36)
 
 
 KILLED = """
 import os, pathlib, signal, sys
-from forethought.judges.cache import VerdictCache
+from forethought.llm.cache import TextCache
 
-cache = VerdictCache(pathlib.Path(sys.argv[1]))
+cache = TextCache(pathlib.Path(sys.argv[1]), "verdicts")
 cache.put("j", [("a", "1"), ("b", "2")])
 cache._database.execute("INSERT INTO verdicts VALUES ('c', 'j', '3')")
 os.kill(os.getpid(), signal.SIGKILL)
@@ -343,30 +335,30 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_kill_9_leaves_whole_batches(tmp_path: Path):
     process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "v.sqlite")], timeout=60, check=False)
     assert process.returncode == -signal.SIGKILL
-    assert VerdictCache(tmp_path / "v.sqlite").get(["a", "b", "c"]) == {"a": "1", "b": "2"}
+    assert TextCache(tmp_path / "v.sqlite", "verdicts").get(["a", "b", "c"]) == {"a": "1", "b": "2"}
 
 
 def test_two_threads_share_a_cache(tmp_path: Path):
-    cache = VerdictCache(tmp_path / "v.sqlite")
-    contests = [JudgeRequest(prefix=str(i), candidates=("a", "bb", "ccc")) for i in range(40)]
+    cache = TextCache(tmp_path / "v.sqlite", "verdicts")
+    requests = [JudgeRequest(prefix=str(i), candidates=("a", "bb", "ccc")) for i in range(40)]
     results: dict[int, list[list[Verdict]]] = {}
 
     def work(number: int) -> None:
-        results[number] = CachedJudge(CountingJudge(), cache, batch=3).rank(contests)
+        results[number] = CachedJudge(CountingJudge(), cache, batch=3).rank(requests)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results[0] == results[1] == CountingJudge().rank(contests)
+    assert results[0] == results[1] == CountingJudge().rank(requests)
 
 
 def test_a_file_that_is_no_cache_is_named(tmp_path: Path):
     path = tmp_path / "v.sqlite"
     path.write_text("not a database, but long enough to be looked at as one" * 40)
     with pytest.raises(ValueError, match=r"v\.sqlite: not a usable verdict cache"):
-        VerdictCache(path)
+        TextCache(path, "verdicts")
 
 
 def test_copied_tokens_are_charged_and_loops_stop_winning():

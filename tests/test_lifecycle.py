@@ -17,15 +17,13 @@ from typing import Any
 import pytest
 from helpers.dtypes import DTYPES
 from helpers.endpoint import Server, completion, nobody
-from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, Moment, assert_same, lifecycle, made, rows, smoke
+from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, assert_same, lifecycle, made, rows, smoke
 
 from forethought.keys import Key
 from forethought.store import Run
 
-LOGS = "forethought.store:append_jsonl"
-
-LONGEST_LIFE = 500
-"""Events after which a run of the chain is killed at the latest."""
+LONGEST_LIFE = 300
+"""Events on disk after which a run of the chain is killed at the latest; a whole run has 666."""
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +32,64 @@ def whole(finished: Finished) -> dict[str, Any]:
     return made(finished())
 
 
-KILLS = [
-    Kill(LOGS, 1, after=True),  # half of the chunks
-    Kill("forethought.stages.chunk:StageFolder.finish", 1),
-    Kill("forethought.stages.audit:audit", 1),
-    Kill("forethought.store:Run.measure", 2, after=True),  # the audit's figures, but no manifest
-    Kill("forethought.engine.backends.plain:forward", 60),
-    Kill("forethought.engine.checkpoint:save_file", 2),  # the weights are written, the moments are not
-    Kill("forethought.files:restore", 2, after=True),  # a checkpoint is whole, but has not its name
-    Kill("forethought.training:shutil.rmtree", 1),  # the older checkpoint is still there
-    Kill("forethought.training:save", 2, after=True),
-    Kill("forethought.store:StageFolder.finish", 3),  # final weights, but no manifest
-    Kill("forethought.training:forget", 1),  # a manifest, and checkpoints that nobody needs
-    Kill("forethought.stages.evaluate:compare", 2),
-    Kill("forethought.store:StageFolder.finish", 6),
-    Kill("forethought.stages.interleave:make_rows", 2),  # one split has its rows
-    Kill("forethought.stages.sft:learn", 4),  # a checkpoint, and a step after it
-    Kill("forethought.training:save", 5, after=True),  # the first of SFT: stage 1 has four
-    Kill("forethought.training:finish", 5),  # an arm of SFT is trained, but not written
-    Kill("forethought.stages.evaluate_sft:examine", 3),
-    Kill("forethought.stages.calibrate:scores", 1),
-    Kill("forethought.stages.rlmt:learn", 4),  # a checkpoint, and a step after it
-    Kill("forethought.training:save", 9, after=True),  # the first of RL mid-training: earlier stages have eight
-    Kill("forethought.training:finish", 8),  # its second arm is trained, but not written
-    Kill("forethought.stages.evaluate_rlmt:think_and_predict", 2),
-]
+IMPROVE, CONTINUED = "self-improved/improve", "continued/improve"
+KILLS = {
+    "chunks and audit": [
+        Kill("rename", "shared/chunk/config.json"),
+        Kill("write", "shared/chunk/chunks.rlmt.jsonl"),  # half of the chunks
+        Kill("write", "shared/chunk/.manifest.json.*"),
+        Kill("rename", "shared/chunk/manifest.json"),  # written, without its name
+        Kill("write", "shared/audit/reports.jsonl"),
+        Kill("write", "shared/audit/.manifest.json.*"),  # figures, but no manifest
+    ],
+    "stage 1": [
+        Kill("write", f"{IMPROVE}/metrics.jsonl", 3),  # pools of a step, but not its metrics
+        Kill("write", f"{IMPROVE}/checkpoints/.step_000002.tmp/trainer/*"),  # half a checkpoint
+        Kill("rename", f"{IMPROVE}/checkpoints/step_000002"),  # a whole one, without its name
+        Kill("write", f"{IMPROVE}/pools.jsonl", 3),  # a checkpoint, and nothing after it
+        Kill("write", f"{IMPROVE}/metrics.jsonl"),  # pools after it
+        Kill("remove", f"{IMPROVE}/checkpoints/step_000002"),  # the next one, and the older still there
+        Kill("rename", f"{IMPROVE}/checkpoints/final"),  # trained, but not written
+        Kill("write", f"{IMPROVE}/.manifest.json.*"),  # final weights, but no manifest
+        Kill("remove", f"{IMPROVE}/checkpoints/step_000004"),  # a manifest, and a checkpoint that nobody needs
+        Kill("write", f"{CONTINUED}/metrics.jsonl", 4),
+        Kill("write", "self-improved/evaluate/.manifest.json.*"),
+        Kill("write", "continued/evaluate/examples.jsonl"),
+    ],
+    "stage 2": [
+        Kill("write", "shared/interleave/rows.heldout.jsonl"),  # one split has its rows
+        Kill("rename", "shared/interleave/rlmt.parquet"),
+        Kill("rename", "base-think/sft/checkpoints/step_000002"),
+        Kill("write", "base-raw/sft/metrics.jsonl", 4),  # a checkpoint, and a step after it
+        Kill("rename", "self-improved-think/sft/checkpoints/final"),
+        Kill("write", "self-improved-raw/sft/.manifest.json.*"),
+        Kill("write", "shared/evaluate-sft/examples.jsonl", 3),
+    ],
+    "stage 3 and reasoning": [
+        Kill("write", "shared/calibrate/.manifest.json.*"),
+        Kill("write", "base-rlmt/rlmt/metrics.jsonl", 3),
+        Kill("write", "base-rlmt/rlmt/groups.jsonl", 3),
+        Kill("rename", "self-improved-rlmt/rlmt/checkpoints/step_000002"),
+        Kill("rename", "self-improved-rlmt/rlmt/checkpoints/final"),
+        Kill("write", "shared/evaluate-rlmt/.manifest.json.*"),
+        Kill("write", "*/reasoning-procedural/answers.jsonl", 3),
+        Kill("rename", "shared/reasoning/manifest.json"),
+        Kill("rename", "summary.json"),
+    ],
+}
+"""Moments of a run, in order; occurrences are counted from the kill before."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", KILLS.values(), ids=KILLS)
+def test_a_run_that_is_killed_at_each_of_these_moments_ends_as_if_it_had_not_been(
+    kills: list[Kill], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    for kill in kills:
+        assert lifecycle(tmp_path / "run", kill=kill) == -9, f"{kill}: this did not happen"
+    assert lifecycle(tmp_path / "run") == 0
+    assert_same(made(tmp_path / "run"), whole)
+    assert_nothing_is_left(tmp_path)
 
 
 @pytest.mark.slow
@@ -67,7 +98,7 @@ def test_twenty_kills_at_random_moments_change_nothing(whole: dict[str, Any], tm
     moments = Key(0, "kills").generator().integers(1, LONGEST_LIFE, 20)
     chain, kills = 0, 0
     while kills < len(moments):
-        code = lifecycle(tmp_path / str(chain), kill=Moment(int(moments[kills])))
+        code = lifecycle(tmp_path / str(chain), kill=Kill(nth=int(moments[kills])))
         if code == 0:  # it ended before its moment came
             assert_same(made(tmp_path / str(chain)), whole)
             chain += 1
@@ -76,18 +107,14 @@ def test_twenty_kills_at_random_moments_change_nothing(whole: dict[str, Any], tm
             kills += 1
     assert lifecycle(tmp_path / str(chain)) == 0
     assert_same(made(tmp_path / str(chain)), whole)
-    assert not list(tmp_path.rglob("step_*"))
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert_nothing_is_left(tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", KILLS, ids=str)
-def test_a_killed_run_ends_as_if_it_had_not_been(kill: Kill, whole: dict[str, Any], tmp_path: Path) -> None:
-    assert lifecycle(tmp_path / "run", kill=kill) == -9
-    assert lifecycle(tmp_path / "run") == 0
-    assert_same(made(tmp_path / "run"), whole)
-    assert not list(tmp_path.rglob("step_*"))
-    assert not list(tmp_path.rglob(".*.tmp"))
+def assert_nothing_is_left(folder: Path) -> None:
+    """No checkpoint on the way, nothing half-written, nothing put aside."""
+    assert [
+        path for path in folder.rglob("*") if path.name.startswith("step_") or path.suffix in (".tmp", ".old")
+    ] == []
 
 
 @pytest.mark.slow
@@ -95,8 +122,8 @@ def test_a_killed_run_with_a_moving_reference_ends_as_if_it_had_not_been(tmp_pat
     dtype = str(DTYPES[-1]).removeprefix("torch.")  # bfloat16, if this machine has it
     moving = (*SMALL, f"dtype={dtype}", "improve.sync_reference_every=3", "improve.control=false")
     assert lifecycle(tmp_path / "whole", moving) == 0
-    # After step 4: the reference is that of step 3.
-    assert lifecycle(tmp_path / "run", moving, Kill("forethought.training:save", 2, after=True)) == -9
+    # Step 4 has a checkpoint: the reference is that of step 3.
+    assert lifecycle(tmp_path / "run", moving, Kill("write", f"{IMPROVE}/pools.jsonl", 5)) == -9
     assert lifecycle(tmp_path / "run", moving) == 0
     assert_same(made(tmp_path / "run"), made(tmp_path / "whole"))
 
@@ -130,7 +157,10 @@ def test_learning_is_visible_on_held_out_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=["keyboard", "kill -9"])
+def test_the_command_is_stopped_from_outside(
+    sent: signal.Signals, code: int, whole: dict[str, Any], tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "forethought.cli", "run", str(CONFIG), "--run", str(tmp_path / "run")]
     command += [f"--set={item}" for item in SMALL]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -149,10 +179,10 @@ def test_interrupted_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) ->
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert "interrupted; run the same command again to resume" in output
+    assert process.returncode == code, output
+    assert ("interrupted; run the same command again to resume" in output) == (sent is signal.SIGINT)
     assert "Traceback" not in output
     assert lifecycle(tmp_path / "run") == 0
     assert_same(made(tmp_path / "run"), whole)

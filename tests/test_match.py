@@ -7,32 +7,32 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from forethought.llm.local import LocalModel
+from helpers.language import local_model
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.engine import Group
 from forethought.judges.match import LikelihoodGainJudge, Matcher, SimilarityJudge, calibrate
-from forethought.judges.multiple_choice import Answer, Asked
+from forethought.judges.multiple_choice import ChoiceProbs, ChoiceRequest
 from forethought.judges.pointwise import SCALES, PointwiseJudge
-from forethought.llm.prompts import load as load_prompt
+from forethought.llm.prompts import load_prompt
 from forethought.models import ModelError
 from forethought.models.embedding import LetterEmbedder, load_embedder
+from forethought.models.model import Model
 from forethought.records import JudgeRequest, Outcome
-from forethought.testing import ScriptedSampler, byte_tokenizer
 from forethought_offline import EMBEDDERS
 
 MINILM = "all-minilm-l6-v2"
 CPU = torch.device("cpu")
 
 
-def contest(*predictions: str, true: str = " swims in the sea") -> JudgeRequest:
+def request(*predictions: str, true: str = " swims in the sea") -> JudgeRequest:
     return JudgeRequest(prefix="The whale", candidates=predictions, original=true)
 
 
 def test_similarity_is_the_cosine_to_the_true_suffix_and_an_empty_prediction_matches_nothing() -> None:
     judge = SimilarityJudge(LetterEmbedder())
-    [[same, other, empty], [again]] = judge.rank([contest(" swims in the sea", "zzz", " "), contest("zzz")])
+    [[same, other, empty], [again]] = judge.rank([request(" swims in the sea", "zzz", " "), request("zzz")])
     assert same.score == pytest.approx(1.0)
     assert other.score == 0.0
     assert empty.score == -1.0
@@ -40,7 +40,7 @@ def test_similarity_is_the_cosine_to_the_true_suffix_and_an_empty_prediction_mat
     assert judge.name.startswith("similarity-letters@")
 
 
-def test_a_contest_without_the_true_suffix_is_refused() -> None:
+def test_a_request_without_the_true_suffix_is_refused() -> None:
     with pytest.raises(ValueError, match="compares with the true suffix"):
         SimilarityJudge(LetterEmbedder()).rank([JudgeRequest(prefix="a", candidates=("b",))])
 
@@ -58,52 +58,47 @@ class Reader:
         raise NotImplementedError
 
 
-def model(context: int) -> LocalModel:
-    return LocalModel(
-        name="reader",
-        identity="r",
-        tokenizer=byte_tokenizer(),
-        scorer=Reader(),
-        sampler=ScriptedSampler(),
-        context=context,
-    )
+def model(context: int) -> Model:
+    return local_model(Reader(), bos=(), context=context)
 
 
 def test_likelihood_gain_is_what_reading_the_prediction_adds() -> None:
     judge = LikelihoodGainJudge(model(1000))
-    [[told, silent, empty]] = judge.rank([contest("It swims in the sea!", "It sings.", "")])
+    [[told, silent, empty]] = judge.rank([request("It swims in the sea!", "It sings.", "")])
     assert (told.score, silent.score, empty.score) == (2.0, 0.0, 0.0)
-    [[long]] = LikelihoodGainJudge(model(30)).rank([contest("It sings, and sings, and sings.")])
+    [[long]] = LikelihoodGainJudge(model(30)).rank([request("It sings, and sings, and sings.")])
     assert long.outcome is Outcome.UNSCORED
     assert "the context 30" in long.reason
 
 
 class Yes:
-    """An asker that says yes to what it is told to, and nothing at all to `mute`."""
+    """A model that says yes to what it is told to, and nothing at all to `mute`."""
 
     name, identity = "yes", "yes"
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def ask(self, asked: Sequence[Asked], choices: Sequence[str]) -> list[list[Answer]]:
+    def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
         assert list(choices) == ["YES", "NO"]
-        self.asked += [one.shared + branch for one in asked for branch in one.branches]
-        return [[self._one(branch) for branch in one.branches] for one in asked]
+        self.asked += [request.shared + branch for request in requests for branch in request.branches]
+        return [[self._answer(branch) for branch in request.branches] for request in requests]
 
-    def _one(self, branch: str) -> Answer:
+    def _answer(self, branch: str) -> ChoiceProbs:
         shown = branch.partition("</prediction>")[0]
-        return Answer(None, "mute") if "mute" in shown else Answer((0.9, 0.1) if "sea" in shown else (0.2, 0.8))
+        return (
+            ChoiceProbs(None, "mute") if "mute" in shown else ChoiceProbs((0.9, 0.1) if "sea" in shown else (0.2, 0.8))
+        )
 
 
 def test_a_language_model_says_yes_no_or_nothing_which_is_no_zero() -> None:
-    asker = Yes()
+    yes = Yes()
     prompt = load_prompt("match", SCALES["match"].fields, "letter")
-    matcher = Matcher(judge=PointwiseJudge("match", asker, prompt), threshold=0.5)
-    [scores] = matcher.scores([contest(" dives in the sea", " flies", " mute", "")])
+    matcher = Matcher(judge=PointwiseJudge("match", yes, prompt), threshold=0.5)
+    [scores] = matcher.scores([request(" dives in the sea", " flies", " mute", "")])
     assert scores == [pytest.approx(0.9), pytest.approx(0.2), None, 0.0]
     assert [matcher.passes(score) for score in scores] == [1.0, 0.0, None, 0.0]
-    assert all("The whale" in text and " swims in the sea" in text for text in asker.asked)
+    assert all("The whale" in text and " swims in the sea" in text for text in yes.asked)
 
 
 @given(

@@ -105,11 +105,11 @@ def test_a_model_that_is_not_here_has_an_unknown_size(tmp_path: Path, monkeypatc
     monkeypatch.setattr("forethought.models.parameters", lambda model: None)
     monkeypatch.setattr("forethought.models.shape", lambda model: None)
     shown = planned(tmp_path / "run")
-    assert "policy: tiny-llama tiny unknown before the download" in shown
-    assert "sample 480 rollouts of 12 tokens after 120 prefixes not known" in shown
-    assert "in all, within a factor of two, without what is not known: load models, audit, sample" in shown
-    assert "memory: not known before the models are downloaded" in shown
-    assert "disk: unknown before the policy is downloaded" in shown
+    assert "policy: tiny-llama tiny unknown until downloaded" in shown
+    assert "sample 480 rollouts of 12 tokens after 120 prefixes unknown" in shown
+    assert "in all, within a factor of two, without phases of unknown time: load models, audit, sample" in shown
+    assert "memory: unknown until the models are downloaded" in shown
+    assert "disk: unknown until the policy is downloaded" in shown
 
 
 def test_a_small_disk_is_seen_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,15 +213,15 @@ def test_a_server_is_never_free(tmp_path: Path) -> None:
     assert took == pytest.approx(120 * 20 / 8 * (SECONDS_PER_REQUEST + SECONDS_PER_TOKEN), rel=1e-3)
     shown = planned(tmp_path / "run", f"judges.shorter={{ kind = 'pairwise', endpoint = {ENDPOINT} }}")
     assert "judge: shorter 2,400 verdicts 5 min (assumed)" in shown
-    assert "requests to servers are taken to last 1 s and 0.02 s a token each" in shown
-    assert "assumed, nothing was sent to find out" in shown
+    assert "requests to servers are assumed to take 1 s and 0.02 s per token each" in shown
+    assert "no server was asked" in shown
 
 
 def test_text_that_is_not_here_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forethought.costs.corpus.corpus_bytes", lambda corpus: None)
     shown = planned(tmp_path / "run")
-    assert "chunk the text, once not known" in shown
-    assert "interleave up to 2 thoughts for every chunk not known" in shown
+    assert "chunk the text, once unknown" in shown
+    assert "interleave up to 2 thoughts for every chunk unknown" in shown
 
 
 def test_memory_is_named_and_a_lack_of_it_stands_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

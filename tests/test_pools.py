@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from forethought.algorithms.pools import candidate, make_pool, pool_metrics, rank_pools
-from forethought.judges.base import QuestionJudge, pointwise_questions
+from forethought.judges.base import QuestionJudge
 from forethought.keys import Key
 from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
 
@@ -34,11 +34,8 @@ class Grades(QuestionJudge):
         super().__init__("grades", sorted(grades))
         self.grades = grades
 
-    def questions(self, contest: JudgeRequest) -> list[tuple[int, int | None]]:
-        return pointwise_questions(contest)
-
     def answer(
-        self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
+        self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
     ) -> list[list[Verdict]]:
         return [
             [
@@ -47,7 +44,7 @@ class Grades(QuestionJudge):
                 else self.scored(q, grade)
                 for q in asked
             ]
-            for c, asked in zip(contests, questions, strict=True)
+            for c, asked in zip(requests, questions, strict=True)
         ]
 
 

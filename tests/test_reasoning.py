@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from forethought.engine.endpoint import Endpoint
 from helpers.endpoint import Server
-from helpers.smoke_runs import CONFIG, SMALL, Kill, cli, rows
+from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, cli, rows
 from rich.console import Console
 
 from forethought.config import ConfigError, EndpointConfig, ReasoningConfig, build, reasoning_overrides
@@ -36,6 +35,7 @@ from forethought.evals.reasoning.answers import (
 from forethought.evals.reasoning.catalogue import TASKS
 from forethought.evals.reasoning.task import Grade, Reading, TaskError
 from forethought.keys import Key
+from forethought.llm.endpoint import Endpoint
 from forethought.models.model import Model, Parts
 from forethought.records import Measurement
 from forethought.report.reasoning import resolution, tables
@@ -57,7 +57,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 def _killed(folder: Path, kill: Kill) -> None:
     from forethought.cli import app
 
-    kill.plant()
+    kill.plant(folder)
     app(arguments(folder))
 
 
@@ -99,7 +99,7 @@ def ask(
     settings: dict[str, Any] = {"samples": 2, "temperature": 0.6, "max_tokens": 8, "thought_tokens": 4}
     task = dataclasses.replace(TASKS["procedural"], stops=more.pop("stops", ("\n",)), private=private)
     config = ReasoningConfig(**settings | more)
-    [answers] = answerer.answer([Question(id="p", prompt=prompt)], task, config, Key(0, "test"), thought=thought)
+    [answers] = answerer.answer([Question("p", prompt, "")], task, config, Key(0, "test"), thought=thought)
     return answers
 
 
@@ -118,10 +118,10 @@ def test_a_model_is_evaluated_without_training_anything(done: Path) -> None:
 @pytest.mark.parametrize(
     "kill",
     [
-        Kill("forethought.store:StageFolder.append", 2),
-        Kill("forethought.store:StageFolder.append", 2, after=True),
-        Kill("forethought.store:StageFolder.finish", 1),
-        Kill("forethought.store:Run.measure", 2),
+        Kill("write", LOG),
+        Kill("write", LOG, 2),
+        Kill("write", "tiny-llama/reasoning-procedural/.manifest.json.*"),
+        Kill("write", "measurements.jsonl", 2),
     ],
     ids=str,
 )
@@ -158,7 +158,7 @@ def test_a_finished_evaluation_writes_nothing(done: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*.jsonl")} == before
 
 
-def test_another_setting_asks_anew_and_drops_the_figures_of_the_first(done: Path, tmp_path: Path) -> None:
+def test_another_setting_asks_again_and_drops_the_figures_of_the_first(done: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(done, tmp_path / "run")
@@ -218,6 +218,19 @@ def test_arms_are_compared_on_the_same_problems_and_thinking_ones_both_ways(tmp_
     assert "this run has no bse; it has base, self-improved, continued" in " ".join(wrong.output.split())
 
 
+def test_forced_answers_are_asked_again(finished: Finished) -> None:
+    folder = finished()
+    arms = sorted(path.parent.name for path in folder.glob("*/reasoning-procedural"))
+    before = [rows(folder, f"{arm}/reasoning-procedural/answers.jsonl") for arm in arms]
+    options = [f"--set={one}" for one in SMALL]
+    found = cli("run", CONFIG, "--run", folder, "--only", "reasoning", "--force", *options)
+    assert found.exit_code == 0, found.output
+    assert len(arms) > 1
+    for arm in arms:
+        assert f"{arm}/reasoning-procedural starts over: --force\n" in found.stderr
+    assert [rows(folder, f"{arm}/reasoning-procedural/answers.jsonl") for arm in arms] == before
+
+
 def grade(key: str | None) -> Grade:
     return Grade(reading=Reading(answer=key), right=key == "right", key=key)
 
@@ -252,7 +265,7 @@ def test_figures_are_means_over_problems_macro_means_over_tasks_and_paired_betwe
         "base": {"gsm8k": [row("a", [0, 0]), row("b", [1, 0])], "procedural": [row("c", [1, 1])]},
         "other": {"gsm8k": [row("b", [1, 1]), row("a", [1, 0])], "procedural": [row("c", [0, 1])]},
     }
-    found = figures.measure([base, other], rows, tasks, figures.problem_metrics(2, (2,)), seed=0)
+    found = figures.measure([base, other], rows, tasks, ReasoningConfig(samples=2), seed=0)
     value = {(one.arm, one.against, one.metric, one.condition, one.judge): one.value for one in found}
     assert value["base", "", "mean@2", "gsm8k/plain", "number"] == 0.25
     assert value["base", "", "mean@2", "macro/plain", "each task's"] == pytest.approx((0.25 + 1.0) / 2)
@@ -306,7 +319,7 @@ def test_answers_are_cut_at_their_stop_and_say_whether_they_were_capped() -> Non
 
 
 def test_bits_of_the_gold_solution_are_counted() -> None:
-    found = uniform().bits([("1 + 1 =", " 2"), ("2 + 2 =", " 4, I think")])
+    found = uniform().bits([Question("p", "1 + 1 =", " 2"), Question("q", "2 + 2 =", " 4, I think")])
     assert found == pytest.approx([2 * math.log2(259), 11 * math.log2(259)], rel=1e-5)
 
 
@@ -363,7 +376,7 @@ def test_a_server_answers_by_completions_and_thinks_first_where_asked(server: An
     assert [(one.text, one.thought, one.truncated) for one in thought] == [("\n7", "seven", False)] * 2
     assert made.requests[-1][2]["prompt"] == "3 + 4 =<think>seven</think>"
     assert "stop" not in made.requests[-1][2]
-    assert answerer.bits([("a", "b")]) is None
+    assert answerer.bits([Question("p", "a", "b")]) == [None]
 
 
 def test_a_request_that_failed_is_no_wrong_answer_and_private_ones_are_not_quoted(server: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -14,13 +16,13 @@ import pytest
 from helpers import olympiad_rows
 from helpers.smoke_runs import cli
 
-from forethought.evals.reasoning import gpqa, gsm8k, olympiad, procedural, sources
+from forethought.evals.reasoning import gpqa, gsm8k, math500, olympiad, procedural, sources
 from forethought.evals.reasoning.catalogue import TASKS, task
 from forethought.evals.reasoning.check import check
 from forethought.evals.reasoning.grading import (
     last_box,
+    normalise,
     number,
-    plainly,
     read_letter,
     read_maths,
     read_number,
@@ -134,26 +136,26 @@ def test_maths_is_read_from_the_last_box_or_from_words() -> None:
     said = read_maths("The answer is $x+1$.")
     assert (said.answer, said.formatted) == ("x+1", False)
     assert read_maths("it is 4").answer is None
-    assert plainly(r"\left( 1, 2 \right)") == plainly("(1,2)")
+    assert normalise(r"\left( 1, 2 \right)") == normalise("(1,2)")
 
 
 def test_an_answer_that_never_ends_is_killed_and_grading_goes_on_from_any_thread() -> None:
-    verifier, found = Verifier(patience=4.0), list[bool]()
+    verifier, found = Verifier(timeout=4.0), list[bool]()
 
     def grade() -> None:
         assert verifier.same(r"\frac12", "0.5")  # the process has started
-        verifier.patience = 1.0
+        verifier.timeout = 1.0
         found.append(verifier.same("3", "9^{9^{9^9}}"))
-        verifier.patience = 20.0
+        verifier.timeout = 20.0
         found.append(verifier.same(r"\frac{1}{2}", "0.5"))
 
-    verifier.patience = 60.0
+    verifier.timeout = 60.0
     thread = threading.Thread(target=grade)
     thread.start()
     thread.join(120)
     verifier.close()
     assert found == [False, True]
-    assert verifier.timeouts == 1
+    assert verifier.killed == 1
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "olympiad"])
@@ -284,6 +286,20 @@ def test_a_broken_package_is_named_and_never_quoted(tmp_path: Path, monkeypatch:
         gsm8k.load("package")
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_math500_is_read_from_the_compressed_requests_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / math500.PACKAGE.files[0]
+    path.parent.mkdir(parents=True)
+    documents = [{"problem": f"Wie groß ist ${n}+1$?", "solution": f"It is $\\boxed{{{n + 1}}}$."} for n in range(3)]
+    with gzip.open(path, "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"doc": document}) + "\n" for document in documents)
+    monkeypatch.setattr(sources.Package, "folder", lambda self: tmp_path)
+    found = math500.load("package")
+    assert [(one.question, one.solution) for one in found] == [(one["problem"], one["solution"]) for one in documents]
+    assert [one.gold for one in found] == ["1", "2", "3"]
 
 
 def test_procedural_problems_are_the_same_everywhere_and_leave_nothing_behind() -> None:

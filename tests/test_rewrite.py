@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
-from forethought.llm.base import TRANSPORT
+from helpers.language import ScriptedGenerator
 
 from forethought.judges import rewrite
 from forethought.judges.rewrite import Rewriter, last_words, strip_join
-from forethought.llm.generate import Style, Written
-from forethought.llm.prompts import load
+from forethought.llm.prompts import load_prompt
 from forethought.records import Chunk, Split
 from forethought.testing import byte_tokenizer
-
-
-class Spoken:
-    """A writer that replies by a rule: ``rule(request, k) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        self.requests.extend(requests)
-        replies = [[self.rule(request, k) for k in range(repeats)] for request in requests]
-        return [[Written(None, TRANSPORT + "down") if r is None else Written(r) for r in row] for row in replies]
 
 
 def chunk(prefix: str, suffix: str) -> Chunk:
@@ -44,8 +26,8 @@ def chunk(prefix: str, suffix: str) -> Chunk:
 
 
 def rewriter(rule, join_words: int = 2) -> Rewriter:
-    prompt = load("rewrite", rewrite.FIELDS, "joined" if join_words else "plain")
-    return Rewriter(Spoken(rule), prompt, byte_tokenizer(), temperature=0.6, join_words=join_words)
+    prompt = load_prompt("rewrite", rewrite.FIELDS, "joined" if join_words else "plain")
+    return Rewriter(ScriptedGenerator(rule), prompt, byte_tokenizer(), temperature=0.6, join_words=join_words)
 
 
 def test_a_rewrite_loses_the_join_and_is_cut_to_the_suffix():
@@ -53,8 +35,8 @@ def test_a_rewrite_loses_the_join_and_is_cut_to_the_suffix():
     assert teacher.rewrite([chunk("Biologically, the whale", " is a big fish of sorts.")]) == [
         " is a marine mammal that"
     ]
-    assert "\nthe whale is a big fish of sorts.\n" in teacher.writer.requests[0]
-    assert teacher.writer.requests[0].endswith("go on from there: the whale")
+    assert "\nthe whale is a big fish of sorts.\n" in teacher.generator.requests[0]
+    assert teacher.generator.requests[0].endswith("go on from there: the whale")
 
 
 def test_failed_rewrites_are_none_with_a_counted_reason():

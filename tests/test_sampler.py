@@ -53,7 +53,7 @@ def test_a_completion_depends_on_its_key_alone() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_prompts_that_begin_alike_give_what_they_give_alone(architecture: str) -> None:
+def test_prompts_with_a_common_beginning_give_what_they_give_alone(architecture: str) -> None:
     """Their beginning is computed once, longer than tiny-gemma3's window of 16; another prompt stands among them."""
     policy, sampling = Policy(tiny_model(architecture)), Sampling(max_tokens=8)
     head = ids(7, 40)
@@ -97,7 +97,7 @@ def test_stopping_rows_leave_and_the_others_go_on(architecture: str) -> None:
     assert len(lengths) > 5
 
 
-def test_forbidden_tokens_are_never_drawn_and_scored_alike() -> None:
+def test_forbidden_tokens_are_never_drawn_and_get_the_same_scores() -> None:
     policy = Policy(tiny_model("llama"))
     forbidden = tuple(range(0, 200))
     completions = TorchSampler(policy).sample(PROMPTS[:1], 8, Sampling(max_tokens=8, forbidden_ids=forbidden), KEY)[0]

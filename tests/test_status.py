@@ -24,7 +24,7 @@ FEWER = (*SMALL, "improve.control=false", "sft.control=false")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed in stage 1, two steps after its checkpoint."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    assert lifecycle(folder, FEWER, Kill("forethought.stages.improve:make_pools", 4)) == -9
+    assert lifecycle(folder, FEWER, Kill("write", "self-improved/improve/pools.jsonl", 4)) == -9
     return folder
 
 

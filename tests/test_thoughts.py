@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 
 import pytest
-from forethought.llm.base import TRANSPORT
+from helpers.language import ScriptedGenerator
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from forethought.config import ModelConfig
+from forethought.config import InterleaveConfig, ModelConfig
 from forethought.keys import Key
-from forethought.llm.cache import Cache, CachedWriter
-from forethought.llm.generate import Style, Written
+from forethought.llm.cache import CachedGenerator, TextCache
+from forethought.llm.generate import GenerationConfig
 from forethought.models import load_tokenizer
 from forethought.models.thought_tokens import ThoughtTokens, plain
 from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict, to_dict
 from forethought.tags import Tags, parse, raw, render, spans, strip
 from forethought.testing import UniformScorer, byte_tokenizer
 from forethought.thoughts import checks
-from forethought.thoughts.checks import Passage, Rejection, Rules, check, clean, leak
-from forethought.thoughts.dataset import Ledger, Wanted, augment, finished, row, statistics, usable
+from forethought.thoughts.checks import Passage, Rejection, check, clean, leak
+from forethought.thoughts.dataset import ThoughtCounts, augment, finished_row, make_row, statistics, usable
 from forethought.thoughts.places import boundaries, by_surprise, candidates, spaced
-from forethought.thoughts.teacher import Asking, ChunkTeacher, Draft, PlaceTeacher
+from forethought.thoughts.teacher import ChunkTeacher, Draft, PlaceTeacher
 
 THINK = Tags("<think>", "</think>")
-RULES = Rules(tags=THINK, max_words=20, max_leak=0.2)
-WANTED = Wanted(fewest=1, most=3, gap=20, attempts=2)
+CONFIG = InterleaveConfig(teacher={"kind": "stand-in"}, thoughts=(1, 3), gap=20, max_words=20, max_leak=0.2)
 TEXT = (
     "The lighthouse of Hestholm was built in 1812 by local fishermen, who paid for it with herring. "
     "It burned down twice. The present tower, of red granite, has stood since 1871. Its lamp was electrified late."
@@ -57,7 +55,7 @@ def rows(draw: st.DrawFn) -> ThoughtRow:
     text = draw(texts.filter(lambda one: len(one) > 2))
     positions = sorted(draw(st.sets(st.integers(1, len(text) - 1), min_size=1, max_size=6)))
     thoughts = draw(st.lists(texts, min_size=len(positions), max_size=len(positions)))
-    return row(chunk(text, 1), [Place(position=at, token=at) for at in positions], thoughts)
+    return make_row(chunk(text, 1), [Place(position=at, token=at) for at in positions], thoughts)
 
 
 @given(rows())
@@ -102,11 +100,11 @@ def test_what_is_wrong_with_tags_is_named(text: str, plain_text: str, thoughts: 
 
 def test_a_row_refuses_places_outside_of_its_text() -> None:
     with pytest.raises(ValueError, match="places must ascend inside of the text"):
-        row(chunk("abc", 1), [Place(position=3, token=3)], ["x"])
+        make_row(chunk("abc", 1), [Place(position=3, token=3)], ["x"])
     with pytest.raises(ValueError, match="places must ascend"):
-        row(chunk("abcd", 1), [Place(position=2, token=2), Place(position=2, token=2)], ["x", "y"])
+        make_row(chunk("abcd", 1), [Place(position=2, token=2), Place(position=2, token=2)], ["x", "y"])
     with pytest.raises(ValueError, match="1 thoughts for 2 places"):
-        row(chunk("abcd", 1), [Place(position=1, token=1), Place(position=2, token=2)], ["x"])
+        make_row(chunk("abcd", 1), [Place(position=1, token=1), Place(position=2, token=2)], ["x"])
 
 
 def test_places_are_sentence_and_clause_ends_between_tokens() -> None:
@@ -195,7 +193,7 @@ PASSAGE = Passage(before=TEXT[:117], after=TEXT[117:], others=["Why did the fish
     ],
 )
 def test_checks(thought: str, reason: Rejection | None) -> None:
-    assert check(thought, PASSAGE, RULES) == reason
+    assert check(thought, PASSAGE, CONFIG) == reason
 
 
 def test_the_leak_is_a_share_of_the_thoughts_word_3_grams() -> None:
@@ -229,23 +227,8 @@ def test_clean(reply: str, found: str) -> None:
     assert clean(reply, THINK) == found
 
 
-class Spoken:
-    """A writer that replies by a rule: ``rule(request) -> text or None``."""
-
-    name = identity = "spoken"
-
-    def __init__(self, rule) -> None:
-        self.rule = rule
-        self.requests: list[str] = []
-
-    def write(self, requests: Sequence[str], repeats: int, style: Style) -> list[list[Written]]:
-        self.requests += requests
-        replies = [self.rule(request) for request in requests]
-        return [[Written(None, TRANSPORT + "timeout") if one is None else Written(one)] for one in replies]
-
-
-def asking(*rules) -> Asking:
-    return Asking(writers=[Spoken(rule) for rule in rules], style=Style(max_tokens=64), tags=THINK, words=20)
+def generators(*rules) -> list[ScriptedGenerator]:
+    return [ScriptedGenerator(lambda request, k, rule=rule: rule(request)) for rule in rules]
 
 
 def draft(text: str = TEXT) -> Draft:
@@ -253,11 +236,11 @@ def draft(text: str = TEXT) -> Draft:
 
 
 def test_a_teacher_by_place_sees_the_text_before_and_after_in_its_place() -> None:
-    asked = asking(lambda request: "Fishermen needed this lighthouse badly.")
+    asked = generators(lambda request: "Fishermen needed this lighthouse badly.")
     one = draft()
-    [offers] = PlaceTeacher(asked).ask([one], 0)
-    assert [offer.place for offer in offers] == one.places
-    request = asked.writers[0].requests[0]
+    [proposals] = PlaceTeacher(asked, CONFIG).ask([one], 0)
+    assert [proposal.place for proposal in proposals] == one.places
+    request = asked[0].requests[0]
     assert f"<read>\n{TEXT[: one.places[0].position]}\n</read>" in request
     assert f"<next>\n{TEXT[one.places[0].position :]}\n</next>" in request
     assert "at most 20 words" in request
@@ -265,19 +248,19 @@ def test_a_teacher_by_place_sees_the_text_before_and_after_in_its_place() -> Non
 
 def test_a_teacher_by_chunk_names_numbered_places_in_lines_or_json() -> None:
     lines = "2: Herring as money, then.\n[4] - A tower of what?\n 9: nowhere\nand so on"
-    asked = asking(lambda request: lines, lambda request: '```json\n[{"place": 1, "thought": "Why they?"}, 7]\n```')
-    one, teacher = draft(), None
-    teacher = ChunkTeacher(asked, 3)
-    [offers] = teacher.ask([one], 0)
-    assert "paid for it with herring. [2] It burned" in asked.writers[0].requests[0]
-    assert [(offer.place, offer.thought, offer.rejection) for offer in offers] == [
+    asked = generators(lambda request: lines, lambda request: '```json\n[{"place": 1, "thought": "Why they?"}, 7]\n```')
+    one = draft()
+    teacher = ChunkTeacher(asked, CONFIG)
+    [proposals] = teacher.ask([one], 0)
+    assert "paid for it with herring. [2] It burned" in asked[0].requests[0]
+    assert [(proposal.place, proposal.thought, proposal.rejection) for proposal in proposals] == [
         (one.places[1], "Herring as money, then.", None),
         (one.places[3], "A tower of what?", None),
         (None, "", Rejection.NO_PLACE),
         (None, "", Rejection.MALFORMED),
     ]
-    [offers] = teacher.ask([one], 1)
-    assert [(offer.place, offer.thought, offer.rejection) for offer in offers] == [
+    [proposals] = teacher.ask([one], 1)
+    assert [(proposal.place, proposal.thought, proposal.rejection) for proposal in proposals] == [
         (one.places[0], "Why they?", None),
         (None, "", Rejection.MALFORMED),
     ]
@@ -285,17 +268,17 @@ def test_a_teacher_by_chunk_names_numbered_places_in_lines_or_json() -> None:
 
 def test_a_teacher_may_choose_places_alone() -> None:
     one = draft()
-    teacher = ChunkTeacher(asking(lambda request: "2, 4 and 77"), 2)
+    teacher = ChunkTeacher(generators(lambda request: "2, 4 and 77"), CONFIG)
     assert teacher.choose([one], 0) == [[one.places[1], one.places[3]]]
 
 
 def test_rejected_thoughts_are_asked_for_again_and_counted_once_each() -> None:
-    one, ledger = draft(), Ledger()
+    one, counts = draft(), ThoughtCounts()
     one.places = one.places[:2]
-    teacher = PlaceTeacher(asking(lambda request: "Sure!", lambda request: "Were the fishermen so rich?"))
-    augment([one], teacher, RULES, WANTED, ledger)
+    asked = generators(lambda request: "Sure!", lambda request: "Were the fishermen so rich?")
+    augment([one], PlaceTeacher(asked, CONFIG), CONFIG, counts)
     # In the second round the second reply repeats the first one.
-    assert ledger.plain() == {
+    assert counts.to_dict() == {
         "offered": 4,
         "accepted": 1,
         "rejected": {"chat boilerplate": 2, "repeats an earlier thought": 1},
@@ -303,7 +286,7 @@ def test_rejected_thoughts_are_asked_for_again_and_counted_once_each() -> None:
         "dropped": {},
         "lost": 0,
     }
-    made = finished(one, WANTED, ledger)
+    made = finished_row(one, CONFIG, counts)
     assert made is not None
     assert render(spans(made), THINK) == TEXT.replace(
         "fishermen,", "fishermen,<think>Were the fishermen so rich?</think>"
@@ -311,12 +294,12 @@ def test_rejected_thoughts_are_asked_for_again_and_counted_once_each() -> None:
 
 
 def test_a_text_that_spells_a_tag_is_left_alone_and_counted() -> None:
-    ledger, odd = Ledger(), "HTML has no <think> tag. " + TEXT
-    assert not usable(chunk(odd), [], THINK, 1, ledger)
-    assert not usable(chunk("Short."), [], THINK, 1, ledger)
-    assert usable(chunk(), candidates(chunk(), byte_tokenizer(), 20), THINK, 1, ledger)
-    assert ledger.dropped == {"the text holds a tag": 1, "too few places": 1}
-    assert ledger.chunks == 3
+    counts, odd = ThoughtCounts(), "HTML has no <think> tag. " + TEXT
+    assert not usable(chunk(odd), [], CONFIG, counts)
+    assert not usable(chunk("Short."), [], CONFIG, counts)
+    assert usable(chunk(), candidates(chunk(), byte_tokenizer(), 20), CONFIG, counts)
+    assert counts.dropped == {"the text holds a tag": 1, "too few places": 1}
+    assert counts.chunks == 3
 
 
 UNWANTED = [
@@ -344,61 +327,68 @@ def test_500_replies_that_no_one_wants_lose_nothing_and_are_all_counted(by_chunk
     replies = [UNWANTED[int(order.integers(len(UNWANTED)))] for _ in range(500)]
     assert len(set(map(repr, replies))) == len(set(map(repr, UNWANTED)))  # every kind occurs
     given_out = iter(replies)
-    teacher_of = (lambda one: ChunkTeacher(one, 3)) if by_chunk else PlaceTeacher
-    teacher = teacher_of(asking(lambda request: next(given_out), lambda request: next(given_out)))
-    ledger, made, used = Ledger(), [], 0
+    asked = generators(lambda request: next(given_out), lambda request: next(given_out))
+    teacher = ChunkTeacher(asked, CONFIG) if by_chunk else PlaceTeacher(asked, CONFIG)
+    counts, made, used = ThoughtCounts(), [], 0
     while used < 470:
         drafts = [draft() for _ in range(3)]
         for one in drafts:
-            usable(one.chunk, one.places, THINK, 1, ledger)
-        augment(drafts, teacher, RULES, WANTED, ledger)
-        made += [row for one in drafts if (row := finished(one, WANTED, ledger)) is not None]
-        used = sum(len(writer.requests) for writer in teacher.asking.writers)
+            usable(one.chunk, one.places, CONFIG, counts)
+        augment(drafts, teacher, CONFIG, counts)
+        made += [row for one in drafts if (row := finished_row(one, CONFIG, counts)) is not None]
+        used = sum(len(generator.requests) for generator in asked)
     for one in made:
         assert raw(spans(one)).encode() == TEXT.encode()
         assert strip(render(spans(one), THINK), THINK) == TEXT
         assert parse(render(spans(one), THINK), THINK).faults == ()
         assert all(thought.isprintable() and len(thought.split()) <= 20 for thought in one.thoughts)
     kept = sum(len(one.thoughts) for one in made)
-    assert ledger.offered >= used
-    assert ledger.offered == ledger.accepted + ledger.rejected.total()
-    assert ledger.accepted == kept + ledger.lost
-    assert ledger.chunks == len(made) + ledger.dropped.total()
-    assert set(ledger.rejected) <= set(map(str, Rejection))
+    assert counts.offered >= used
+    assert counts.offered == counts.accepted + counts.rejected.total()
+    assert counts.accepted == kept + counts.lost
+    assert counts.chunks == len(made) + counts.dropped.total()
+    assert set(counts.rejected) <= set(map(str, Rejection))
     wanted = {"no reply", "empty", "malformed reply", "too long", "quotes the coming text"}
     wanted |= {"no such place"} if by_chunk else {"wrong language", "chat boilerplate", "not about the place"}
-    assert wanted <= set(ledger.rejected)
+    assert wanted <= set(counts.rejected)
     if not by_chunk:
-        assert ledger.offered == used  # one reply, one thought or one rejection
-        assert ledger.rejected["no reply"] == sum(reply is None for reply in replies[:used])
-    assert statistics(made, [chunk()], ledger, 0)["exact_preservation"].value == 1.0
+        assert counts.offered == used  # one reply, one thought or one rejection
+        assert counts.rejected["no reply"] == sum(reply is None for reply in replies[:used])
+    assert statistics(made, [chunk()], counts, 0)["exact_preservation"].value == 1.0
 
 
 def test_preservation_is_measured_and_can_fail() -> None:
     places = candidates(chunk(), byte_tokenizer(), 20)[:1]
-    one = row(chunk(), places, ["Why?"])
-    found = statistics([one], [chunk(TEXT[:-1])], Ledger(chunks=1), 0)
+    one = make_row(chunk(), places, ["Why?"])
+    found = statistics([one], [chunk(TEXT[:-1])], ThoughtCounts(chunks=1), 0)
     assert found["exact_preservation"].value == 0.0
     assert found["places_per_row"].value == 1.0
     assert found["words_per_thought"].value == 1.0
 
 
 def test_replies_are_kept_on_disk_and_not_asked_for_again(tmp_path) -> None:
-    style = Style(max_tokens=8)
-    first, second = (CachedWriter(Spoken(lambda r: r.upper()), Cache(tmp_path / "r.sqlite"), batch=2) for _ in range(2))
-    assert [one.text for [one] in first.write(["a", "b", "c"], 1, style)] == ["A", "B", "C"]
-    assert [one.text for [one] in second.write(["c", "d", "a"], 1, style)] == ["C", "D", "A"]
-    assert second.writer.requests == ["d"]
-    assert [one.text for [one] in second.write(["a"], 1, Style(max_tokens=9))] == ["A"]  # another style, another reply
-    assert second.writer.requests == ["d", "a"]
+    config = GenerationConfig(max_tokens=8)
+    first, second = (
+        CachedGenerator(
+            ScriptedGenerator(lambda request, k: request.upper()), TextCache(tmp_path / "r.sqlite", "replies"), batch=2
+        )
+        for _ in range(2)
+    )
+    assert [one.text for [one] in first.generate(["a", "b", "c"], 1, config)] == ["A", "B", "C"]
+    assert [one.text for [one] in second.generate(["c", "d", "a"], 1, config)] == ["C", "D", "A"]
+    assert second.generator.requests == ["d"]
+    assert [one.text for [one] in second.generate(["a"], 1, GenerationConfig(max_tokens=9))] == [
+        "A"
+    ]  # another config, another reply
+    assert second.generator.requests == ["d", "a"]
 
 
 def test_a_timeout_is_not_kept(tmp_path) -> None:
-    cache = Cache(tmp_path / "r.sqlite")
-    style = Style(max_tokens=8)
-    [[failed]] = CachedWriter(Spoken(lambda request: None), cache).write(["a"], 1, style)
+    cache = TextCache(tmp_path / "r.sqlite", "replies")
+    config = GenerationConfig(max_tokens=8)
+    [[failed]] = CachedGenerator(ScriptedGenerator(lambda request, k: None), cache).generate(["a"], 1, config)
     assert failed.text is None
-    [[answered]] = CachedWriter(Spoken(lambda request: "b"), cache).write(["a"], 1, style)
+    [[answered]] = CachedGenerator(ScriptedGenerator(lambda request, k: "b"), cache).generate(["a"], 1, config)
     assert answered.text == "b"
 
 
@@ -407,7 +397,7 @@ def test_a_rows_text_tokens_are_the_chunks_own(one: ThoughtRow) -> None:
     text = one.text
     source = chunk(text, 1)
     places = [Place(position=p.position, token=len(text[: p.position].encode())) for p in one.places]
-    one = row(source, places, one.thoughts)
+    one = make_row(source, places, one.thoughts)
     coded = ThoughtTokens.of(byte_tokenizer(), THINK)
     found = coded.tokens(one, source)
     by_kind = {kind: bytes(i for i, k in zip(found.ids, found.kinds, strict=True) if k == kind) for kind in found.kinds}
@@ -429,7 +419,7 @@ def test_with_a_real_tokenizer_the_ids_decode_to_the_rendered_text() -> None:
     source = dataclasses.replace(source, suffix=text[len(source.prefix) :])
     places = candidates(source, tokenizer, gap=10)
     assert len(places) >= 4
-    one = row(source, places, ["So cold?"] * len(places))
+    one = make_row(source, places, ["So cold?"] * len(places))
     found = ThoughtTokens.of(tokenizer, THINK).tokens(one, source)
     assert tokenizer.decode(found.ids) == render(spans(one), THINK)
     assert [i for i, kind in zip(found.ids, found.kinds, strict=True) if kind == "text"] == ids

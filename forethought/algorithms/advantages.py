@@ -53,7 +53,7 @@ ADVANTAGES = {"dr-grpo": Advantage(of=dr_grpo), "grpo": Advantage(of=grpo, per_r
 """The values of `rlmt.advantage`."""
 
 
-def normaliser(cfg: RLMTConfig, *, thought_only: bool) -> float:
+def normaliser(cfg: RLMTConfig) -> float:
     """Return the fixed denominator of the loss: rollouts, for Dr. GRPO times the most tokens that one can have.
 
     It counts the groups that were skipped, too: dropping them must not raise the learning rate.
@@ -61,4 +61,4 @@ def normaliser(cfg: RLMTConfig, *, thought_only: bool) -> float:
     rollouts = float(cfg.windows_per_step * cfg.rollouts)
     if ADVANTAGES[cfg.advantage].per_rollout_mean:
         return rollouts
-    return rollouts * (cfg.thought_tokens + (0 if thought_only else cfg.suffix_tokens))
+    return rollouts * (cfg.thought_tokens + (0 if cfg.thought_only else cfg.suffix_tokens))

@@ -17,6 +17,7 @@ from forethought.engine import Group
 from forethought.engine.losses import Loss, dpo, nll
 from forethought.engine.trainer import Example
 from forethought.records import Origin
+from forethought.user_code import call, load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +44,6 @@ class LossBatch:
 
 MakeBatch = Callable[[Sequence[CandidatePool], tuple[int, ...], ImproveConfig], LossBatch]
 """(pools of a step, ids before every prefix, settings) -> what is trained on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """An objective, and what it needs: nothing else is sampled, rewritten, judged or loaded."""
-
-    batch: MakeBatch
-    ranks: bool = True
-    """Whether rollouts are drawn and ranked with the other candidates."""
-    rewrites: bool = True
-    """Whether a teacher's rewrite is asked for, where the config has one."""
-    reference: bool = False
-    """Whether the loss compares with a reference."""
 
 
 def dpo_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:
@@ -89,10 +77,30 @@ def nll_batch(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> LossBa
     return LossBatch(examples=examples, loss=nll, normaliser=sum(len(ids) for _, ids in rows))
 
 
-OBJECTIVES = {
-    "dpo": Objective(batch=dpo_batch, reference=True),
-    "rf-nll": Objective(batch=rf_nll_batch),
-    "sft-rewrite": Objective(batch=rewrite_batch, ranks=False),
-    "continued": Objective(batch=continued_batch, ranks=False, rewrites=False),
+OBJECTIVES: dict[str, MakeBatch] = {
+    "dpo": dpo_batch,
+    "rf-nll": rf_nll_batch,
+    "sft-rewrite": rewrite_batch,
+    "continued": continued_batch,
 }
-"""The values of `improve.objective`."""
+"""The values of `improve.objective`; :class:`~forethought.config.ImproveConfig` says what each needs."""
+
+
+def objective_of(name: str) -> tuple[MakeBatch, dict[str, str]]:
+    """Return the objective of that name, and what it depends on beyond its name: the source of the user's own.
+
+    Raises:
+        UserCodeError: if it is the user's own and cannot be loaded.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name], {}
+    user = load(name, "improve.objective")
+    user.takes("pools", "bos", "cfg")
+
+    def batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:
+        made = call(user, user.object, pools, bos, cfg)
+        if not isinstance(made, LossBatch):
+            raise user.error(f"it returned {type(made).__name__}; expected a LossBatch")
+        return made
+
+    return batch, {"objective source": user.source_hash}

@@ -13,6 +13,7 @@ from forethought.algorithms.windows import Window, match_request
 from forethought.engine import Group
 from forethought.judges.match import Matcher
 from forethought.models.model import Model
+from forethought.user_code import call, load
 
 RewardsPG = Sequence[Sequence[float | None]]
 """One per window P and rollout G; ``None`` where nobody could say."""
@@ -34,17 +35,6 @@ class MatchTask:
 
 RewardFunction = Callable[[Sequence[RolloutGroup], Model, MatchTask], RewardsPG]
 """(groups of rollouts, the present policy, the match judge) -> rewards."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reward:
-    """A reward, and what it rests on."""
-
-    of: RewardFunction
-    thought_only: bool = False
-    """Whether it is the thought alone that earns it, so that no suffix is written or trained."""
-    blank_baseline: bool = False
-    """Whether the baseline is the mean reward of suffixes after a blank thought, not the mean of the group."""
 
 
 def match(groups: Sequence[RolloutGroup], model: Model, task: MatchTask) -> RewardsPG:
@@ -92,10 +82,34 @@ def gains(groups: Sequence[RolloutGroup], windows: Sequence[Window], model: Mode
     ]
 
 
-REWARDS = {
-    "binary": Reward(of=match),
-    "gain-over-blank": Reward(of=match, blank_baseline=True),
-    "information-gain": Reward(of=information_gain, thought_only=True),
-    "specific-gain": Reward(of=specific_gain, thought_only=True),
+REWARDS: dict[str, RewardFunction] = {
+    "binary": match,
+    "gain-over-blank": match,  # from another baseline
+    "information-gain": information_gain,
+    "specific-gain": specific_gain,
 }
-"""The values of `rlmt.reward`."""
+"""The values of `rlmt.reward`; :class:`~forethought.config.RLMTConfig` says what each rests on."""
+
+
+def reward_of(name: str) -> tuple[RewardFunction, dict[str, str]]:
+    """Return the reward of that name, and what it depends on beyond its name: the source of the user's own.
+
+    Raises:
+        UserCodeError: if it is the user's own and cannot be loaded.
+    """
+    if name in REWARDS:
+        return REWARDS[name], {}
+    user = load(name, "rlmt.reward")
+    user.takes("groups", "model", "task")
+
+    def reward(groups: Sequence[RolloutGroup], model: Model, task: MatchTask) -> RewardsPG:
+        rewards_PG: RewardsPG = call(user, user.object, groups, model, task)
+        sizes = [len(row) for row in rewards_PG] if isinstance(rewards_PG, Sequence) else None
+        if sizes != [len(group.rollouts) for group in groups]:
+            raise user.error(
+                f"it returned rows of {sizes} rewards; expected one row per group, and in it a number or None for each "
+                f"of {len(groups[0].rollouts)} rollouts"
+            )
+        return rewards_PG
+
+    return reward, {"reward source": user.source_hash}

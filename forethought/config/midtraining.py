@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import Positive, Section, Share
+from forethought.config.base import OneOf, Positive, Section, Share, UserPath
 from forethought.config.judging import check_custom
 from forethought.config.sources import VerdictConfig
 from forethought.config.stages import TrainingConfig
@@ -54,10 +54,10 @@ class RLMTConfig(TrainingConfig):
 
     match: MatchConfig = MatchConfig()
     """The judge that compares suffixes."""
-    reward: Literal["binary", "gain-over-blank", "information-gain", "specific-gain"] = "binary"
+    reward: Annotated[str, OneOf("binary", "gain-over-blank", "information-gain", "specific-gain")] = "binary"
     """`binary`: 1 if the suffix matches; `gain-over-blank`: the same, with the mean reward after a blank thought as
     baseline; `information-gain`: nats per token by which the thought makes the true suffix likelier (no judge; only the
-    thought is trained); `specific-gain`: the same, less the gain that the thought gives for another prefix."""
+    thought is trained); `specific-gain`: the same, less the gain for another prefix; `module:function`: your own."""
     advantage: Literal["dr-grpo", "grpo"] = "dr-grpo"
     """`dr-grpo`: reward minus baseline, summed over tokens, divided by a fixed number; `grpo`: also divided by the
     standard deviation of the group, and averaged within each rollout."""
@@ -89,9 +89,14 @@ class RLMTConfig(TrainingConfig):
     """Rollouts of each of these windows."""
 
     @property
-    def dense(self) -> bool:
-        """Whether the reward is the policy's own likelihood of the true suffix, so that only thoughts are trained."""
+    def thought_only(self) -> bool:
+        """Whether the thought alone earns the reward, so that no suffix is written or trained."""
         return self.reward in ("information-gain", "specific-gain")
+
+    @property
+    def blank_baseline(self) -> bool:
+        """Whether the baseline is the mean reward of suffixes after a blank thought, not the mean of the group."""
+        return self.reward == "gain-over-blank"
 
     @model_validator(mode="after")
     def _consistent(self) -> RLMTConfig:
@@ -121,6 +126,9 @@ class ThinkingEvaluateConfig(Section):
         "What would the author say here?",
     )
     """Thoughts that say nothing about the text, used in turn."""
+    conditions: dict[str, UserPath] = {}
+    """Conditions of your own, by name: `module:function` of a thought and its window, which returns what is inserted
+    instead of the thought."""
     controls: bool = True
     """Whether to add two scripted policies, one that ignores its thought and one that copies it."""
     examples: Annotated[int, Field(ge=0)] = 4

@@ -70,12 +70,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _usable(self) -> Config:
-        judged = self.improve.objective in ("dpo", "rf-nll")
-        if judged and not self.judges:
+        if self.improve.ranks and not self.judges:
             raise ValueError(f"improve.objective = {self.improve.objective!r} needs a judge: add a [judges.NAME] table")
         if self.improve.objective == "sft-rewrite" and self.improve.rewrite is None:
             raise ValueError("improve.objective = 'sft-rewrite' needs a teacher: add [improve.rewrite]")
-        if self.improve.objective == "dpo" and self.candidates_per_prefix < 2:
+        if self.improve.compares and self.candidates_per_prefix < 2:
             raise ValueError("improve: DPO needs two candidates: raise rollouts, or set original = true")
         if self.sft is not None and self.interleave is None:
             raise ValueError("[sft] trains on thoughts: add [interleave] and [interleave.teacher]")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import Positive, Section, Share
+from forethought.config.base import OneOf, Positive, Section, Share
 from forethought.config.judging import JudgeConfig, RewriteConfig
 from forethought.config.sources import PromptedConfig
 
@@ -41,9 +41,9 @@ class TrainingConfig(Section):
 class ImproveConfig(TrainingConfig):
     """Stage 1, self-improving pretraining."""
 
-    objective: Literal["dpo", "rf-nll", "sft-rewrite", "continued"] = "dpo"
+    objective: Annotated[str, OneOf("dpo", "rf-nll", "sft-rewrite", "continued")] = "dpo"
     """`dpo`: best against worst; `rf-nll`: NLL of the best candidate; `sft-rewrite`: NLL of the rewrite;
-    `continued`: plain next-token training on the same chunks (the control)."""
+    `continued`: plain next-token training on the same chunks (the control); `module:function`: your own."""
     control: bool = True
     """Whether `forethought run` also trains the `continued` control arm."""
     prefixes_per_step: Positive = 16
@@ -66,6 +66,21 @@ class ImproveConfig(TrainingConfig):
     """Rollouts that are sampled at once; changes memory and speed, not the text."""
     monitor_chunks: Positive = 64
     """Held-out chunks whose suffix NLL is measured while training."""
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the policy continues each prefix, and judges rank what it writes; else neither is done."""
+        return self.objective not in ("sft-rewrite", "continued")
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a teacher's rewrite of each suffix is asked for."""
+        return self.rewrite is not None and self.objective != "continued"
+
+    @property
+    def compares(self) -> bool:
+        """Whether the objective compares with a reference, which is loaded, too."""
+        return self.objective not in ("rf-nll", "sft-rewrite", "continued")
 
 
 class TeacherConfig(PromptedConfig):

@@ -19,25 +19,24 @@ def chunks(
 ) -> list[Chunk]:
     """Cut a document into chunks that do not overlap, in the order of the text.
 
-    The document is tokenised once and its tokens are shared out to windows (:func:`windows`); where a window's
-    cut falls inside of a character that spans several tokens, the cut moves left.  The text, the ids and what
-    the ids decode to always agree; no BOS or EOS is added, and text that looks like a special token is text.
+    The document is tokenised once and its tokens are divided into :func:`windows`; a cut inside a character that spans
+    several tokens moves left.  Text, ids and what the ids decode to always agree; no BOS or EOS is added, and text that
+    looks like a special token is text.
 
     Args:
-        document: what is cut.
         tokenizer: a fast tokenizer of transformers (one that knows offsets).
         config: lengths in tokens.
-        key: names the random numbers, with the document's id.
-        counts: gets ``too_few_tokens`` (documents without room for one chunk), ``inside_character`` (windows
+        key: key of the random numbers, together with the document's id.
+        counts: gets ``too_few_tokens`` (documents too short for one chunk), ``inside_character`` (windows
             without an allowed cut) and ``inexact_tokens`` (windows whose ids do not decode to their text).
 
     Raises:
-        CorpusError: if the tokenizer knows no offsets.
+        CorpusError: if the tokenizer is not a fast one.
     """
     if not tokenizer.is_fast:
         raise CorpusError(
-            f"{tokenizer.name_or_path}: chunks need a fast tokenizer, which knows the offsets of its tokens; "
-            "choose a policy that ships tokenizer.json"
+            f"{tokenizer.name_or_path}: chunks need a fast tokenizer, which gives the offsets of its tokens; "
+            "choose a policy with a tokenizer.json"
         )
     encoding = tokenizer(
         document.text,
@@ -53,7 +52,7 @@ def chunks(
     places = windows(len(ids), config, key.generator(document.id))
     if not places:
         counts["too_few_tokens"] += 1
-    found: list[Chunk] = []
+    cut_chunks: list[Chunk] = []
     for first, end in places:
         cut = _place(cuts, first, end, config)
         if cut is None:
@@ -62,18 +61,17 @@ def chunks(
         chunk = _chunk(document, ids, cuts, cut, config)
         decoded = [_decode(tokenizer, part) for part in (chunk.prefix_ids, chunk.suffix_ids)]
         if decoded == [chunk.prefix, chunk.suffix]:
-            found.append(chunk)
+            cut_chunks.append(chunk)
         else:
             counts["inexact_tokens"] += 1
-    return found
+    return cut_chunks
 
 
 def windows(tokens: int, config: ChunkConfig, generator: np.random.Generator) -> list[tuple[int, int]]:
     """Return random windows ``(first token, end)`` of a document of ``tokens`` tokens, in order.
 
-    A window holds a prefix of the greatest length and a suffix.  As many as fit are taken, the tokens that
-    remain become a window with a shorter prefix if they can, and else the gaps between the windows: all ways to
-    place them are equally likely.  At most ``chunks_per_document`` windows are taken.
+    A window has room for the longest prefix and a suffix.  As many as fit are used, at most ``chunks_per_document``;
+    the remaining tokens become a window with a shorter prefix, or else gaps, whose placements are equally likely.
     """
     shortest, longest = (prefix + config.suffix_tokens for prefix in config.prefix_tokens)
     limit = config.chunks_per_document or tokens
@@ -89,7 +87,7 @@ def windows(tokens: int, config: ChunkConfig, generator: np.random.Generator) ->
 
 
 def _character_cuts(offsets: list[tuple[int, int]], length: int) -> list[int | None]:
-    """Return, for each place between tokens, where it cuts the text, or ``None`` if inside of a character.
+    """Return, for each place between tokens, where it cuts the text, or ``None`` inside a character.
 
     That is the end of the token before it, not the start of the one after: some tokenizers leave the space
     before a word out of the word's offsets.

@@ -21,23 +21,23 @@ from forethought.corpus.rows import CorpusError, Row
 _JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson")
 _BLOCK = 1 << 20
 _PATIENCE = 100
-"""A JSON lines file of which so many first rows lack the column is an error, not a skip."""
+"""If the first rows of a JSON lines file, this many, all lack the column, the file is an error and not skipped."""
 
 
 def parquet_rows(config: CorpusConfig) -> Iterator[Row]:
-    """Yield the rows of parquet files, a batch in memory at a time."""
+    """Yield the rows of parquet files; one batch is in memory at a time."""
     for path in find(config.path, (".parquet",)):
         try:
             with pq.ParquetFile(path) as table:
                 yield from _table_rows(table, config, path)
         except (pa.ArrowException, OSError) as error:
-            raise CorpusError(f"{path}: broken parquet: {error}. Fetch or write it again") from error
+            raise CorpusError(f"{path}: broken parquet: {error}. Download or write it again") from error
 
 
 def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
-    """Yield the rows of files of JSON objects, one a line."""
+    """Yield the rows of JSON lines files."""
     for path in find(config.path, _JSONL):
-        lines = found = 0
+        lines = good = 0
         columns: dict[str, None] = {}
         for line in filter(bytes.strip, _lines(path)):
             lines += 1
@@ -47,13 +47,13 @@ def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
                 continue
             row = pick(entry, config, path.name)
             columns.update(dict.fromkeys(entry))
-            found += row.defect is None
-            if not found and lines >= _PATIENCE:
+            good += row.defect is None
+            if not good and lines >= _PATIENCE:
                 break
             yield row
         if lines and not columns:
-            raise CorpusError(f"{path}: none of its {lines} lines is a JSON object in UTF-8; write one object a line")
-        if lines and not found:
+            raise CorpusError(f"{path}: none of its {lines} lines is a JSON object in UTF-8; write one object per line")
+        if lines and not good:
             raise CorpusError(no_column(str(path), config, columns))
 
 
@@ -63,15 +63,14 @@ def text_rows(config: CorpusConfig) -> Iterator[Row]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from error
+            raise CorpusError(f"{path}: could not read it: {error.strerror or error}") from error
         text, defect = _decode(content)
         yield Row(text, None, path.name, defect)
 
 
 def pick(entry: Mapping[str, Any], config: CorpusConfig, source: str) -> Row:
-    """Return the row of a mapping; its defect is ``missing_column`` if the text or the title column is not there."""
-    columns = [config.text_column] + ([config.title_column] if config.title_column else [])
-    if any(column not in entry for column in columns):
+    """Return the row of a mapping; its defect is ``missing_column`` if it lacks the text or the title column."""
+    if any(column not in entry for column in _columns(config)):
         return Row(None, None, source, "missing_column")
     return Row(entry[config.text_column], entry[config.title_column] if config.title_column else None, source)
 
@@ -85,10 +84,10 @@ def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
 
 
 def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files that ``corpus.path`` means: a shipped one, a file, a folder's files (recursively), or a glob's.
+    """Return the files of a ``corpus.path``: a shipped file, a file, a folder (with its subfolders) or a glob.
 
     Raises:
-        CorpusError: if there are none.
+        CorpusError: if there is none.
     """
     kinds = ", ".join(suffixes)
     if not pattern:
@@ -106,13 +105,17 @@ def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
         return inside
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
     if not matches:
-        what = "matches no file" if glob.has_magic(pattern) else "no such file or folder"
-        raise CorpusError(f"{path}: {what}. Check corpus.path")
+        fault = "matches no file" if glob.has_magic(pattern) else "no such file or folder"
+        raise CorpusError(f"{path}: {fault}. Check corpus.path")
     return matches
 
 
+def _columns(config: CorpusConfig) -> list[str]:
+    return [config.text_column] + ([config.title_column] if config.title_column else [])
+
+
 def _table_rows(table: Any, config: CorpusConfig, path: Path) -> Iterator[Row]:
-    columns = [config.text_column] + ([config.title_column] if config.title_column else [])
+    columns = _columns(config)
     schema = table.schema_arrow
     if any(column not in schema.names for column in columns):
         raise CorpusError(no_column(str(path), config, schema.names))
@@ -168,11 +171,11 @@ def _lines(path: Path) -> Iterator[bytes]:
             with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as handle:
                 yield from handle
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise CorpusError(f"{path}: cannot be read to its end: {error}. Fetch or write it again") from error
+        raise CorpusError(f"{path}: could not read it to its end: {error}. Download or write it again") from error
 
 
 def _zst_blocks(path: Path) -> Iterator[bytes]:
-    """Decompress frame by frame; zstandard's own reader takes a truncated file for a whole one."""
+    """Decompress frame by frame: zstandard's own reader does not notice a truncated file."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     frame = None
     with open(path, "rb") as handle:

@@ -1,7 +1,4 @@
-"""Which documents are read, and by which part of the lifecycle.
-
-Every filter is modest: it removes what is not text, not what is not to somebody's taste.
-"""
+"""Which documents are used, and in which split.  Filters remove what is not text; they do not judge style."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ MAX_BAD_CHARACTERS = 0.01
 MIN_LETTERS = 0.5
 """Smallest share of letters and combining marks among the characters that are not spaces."""
 MAX_REPEATED_LINES = 0.5
-"""Largest share of characters in lines that were there before."""
+"""Largest share of characters in lines that repeat an earlier line."""
 
 _WHITESPACE_CONTROLS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85")
 
@@ -25,10 +22,10 @@ _WHITESPACE_CONTROLS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85")
 def rejection(text: str, config: CorpusConfig) -> str | None:
     """Return why ``text`` is not used, or ``None``.
 
-    ``too_short``: fewer than ``min_characters`` without the space around.  ``bad_characters``: a lone
+    ``too_short``: fewer than ``min_characters`` without surrounding space.  ``bad_characters``: a lone
     surrogate (no UTF-8 has one), or more than 1% control, unassigned and replacement characters.
     ``not_prose``: fewer than half of the visible characters are letters.  ``repeated_lines``: more than
-    half of the text stands in lines that repeat an earlier one.
+    half of the text is in lines that repeat an earlier one.
     """
     if not text.strip() or len(text.strip()) < config.min_characters:
         return "too_short"
@@ -42,27 +39,27 @@ def rejection(text: str, config: CorpusConfig) -> str | None:
 
 
 def fingerprint(text: str) -> bytes:
-    """Return a 16-byte hash that is equal for texts that differ in case, spacing or Unicode form only."""
+    """Return a 16-byte hash that is equal for texts that differ only in case, spacing or Unicode form."""
     normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return hashlib.sha256(normal.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def title_key(title: str) -> str:
-    """Return the split key of a title: equal for spellings that differ in case, spacing or underscores only."""
+    """Return the split key of a title: equal for spellings that differ only in case, spacing or underscores."""
     return "title:" + " ".join(unicodedata.normalize("NFKC", title).casefold().replace("_", " ").split())
 
 
 def split_of(split_key: str, config: ChunkConfig) -> Split:
     """Return the split of a document: a function of its key and the shares alone.
 
-    Neither the order of the corpus, nor other documents, nor the seed matter.  The held-out share is dealt
-    first, so that other shares may change without training on what was held out before.
+    The order of the corpus, other documents and the seed do not matter.  The held-out share comes first, so that
+    other shares may change without training on documents that were held out before.
     """
     digest = hashlib.sha256(f"split\x1f{split_key}".encode("utf-8", "surrogatepass")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
-    dealt = ((Split.HELDOUT, config.heldout_share), (Split.SFT, config.sft_share), (Split.RLMT, config.rlmt_share))
-    bounds = itertools.accumulate(share for _, share in dealt)
-    return next((split for (split, _), bound in zip(dealt, bounds, strict=True) if place < bound), Split.IMPROVE)
+    shares = ((Split.HELDOUT, config.heldout_share), (Split.SFT, config.sft_share), (Split.RLMT, config.rlmt_share))
+    bounds = itertools.accumulate(share for _, share in shares)
+    return next((split for (split, _), bound in zip(shares, bounds, strict=True) if place < bound), Split.IMPROVE)
 
 
 def _has_bad_characters(text: str) -> bool:

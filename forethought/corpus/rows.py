@@ -1,4 +1,4 @@
-"""What every source yields, before filters: a text, perhaps a title, and where it was."""
+"""What every source yields, before filters."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from typing import NamedTuple
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be read; the message names the file or data set, what is wrong, and the way out."""
+    """A corpus that cannot be used; the message names the file or data set, what is wrong, and the way out."""
 
 
 class Row(NamedTuple):
-    """One text as it was found."""
+    """One text before filters."""
 
     text: object
-    """A string, or whatever stood in its place."""
+    """A string, or what the source has instead of one."""
     title: object
-    """The title, or ``None``."""
     source: str
     """A package, file or data set name."""
     defect: str | None = None
-    """Why the row cannot be used, if the source knows already."""
+    """Why the row cannot be used, if the source knows."""

@@ -1,7 +1,6 @@
-"""Documents from anywhere: installed packages, a hub data set, parquet, JSON lines or text files.
+"""Documents from installed packages, a hub data set, parquet, JSON lines or text files, read lazily.
 
-Reading is lazy, and nothing is lost silently: what cannot be used is counted with its reason, and what
-makes a whole file unusable is an error.
+A row that cannot be used is counted with the reason; a file that cannot be used is an error.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ __all__ = ["CorpusError", "documents"]
 
 
 def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
-    """Yield the documents of a corpus, without duplicates and without what the filters reject.
+    """Yield the documents of a corpus that pass the filters, without duplicates.
 
     Args:
         config: where they come from.
         counts: gets ``read`` (rows seen), ``kept``, ``shortened`` (kept, but cut at ``max_characters``),
             ``paragraphs_with_holes`` (bundled articles) and one count per reason to skip a row: ``too_short``,
             ``bad_characters``, ``not_prose``, ``repeated_lines`` (see :func:`rejection`), ``duplicate``, ``hole``,
-            ``not_a_string``, ``bad_utf8``, ``bad_json``, ``missing_column``.  ``read`` is ``kept`` and these.
+            ``not_a_string``, ``bad_utf8``, ``bad_json``, ``missing_column``.  ``read`` is ``kept`` plus these.
 
     Raises:
         CorpusError: if something is missing or broken, or if no document is left in the end.
@@ -53,9 +52,9 @@ def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
         if counts["kept"] == config.max_documents:
             return
     if not counts["kept"]:
-        found = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()) if count) or "nothing"
+        summary = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()) if count) or "nothing"
         raise CorpusError(
-            f"corpus {config.path or config.source}: no usable document. Found: {found}. "
+            f"corpus {config.path or config.source}: no usable document. Found: {summary}. "
             "Check corpus.path and corpus.text_column, or lower corpus.min_characters"
         )
 

@@ -109,9 +109,9 @@ def _training(at: Setting, tokens: float, branches: float, *, references: int) -
 def _improve(at: Setting, arm: str) -> dict[str, float]:
     cfg = at.config.improve
     continued = arm == CONTINUED or cfg.objective == "continued"
-    branches = at.chunk if continued else (2 if cfg.objective == "dpo" else 1) * at.suffix
+    branches = at.chunk if continued else (2 if cfg.compares else 1) * at.suffix
     tokens = cfg.prefixes_per_step * ((0 if continued else at.prefix) + branches)
-    pairs = cfg.objective == "dpo" and not continued
+    pairs = cfg.compares and not continued
     return _training(at, tokens, cfg.prefixes_per_step * branches, references=int(pairs))
 
 
@@ -124,7 +124,7 @@ def _sft(at: Setting, arm: str) -> dict[str, float]:
 def _rlmt(at: Setting, arm: str) -> dict[str, float]:
     cfg = at.config.rlmt
     assert cfg is not None
-    branch = cfg.thought_tokens + TAGS + (0 if cfg.dense else cfg.suffix_tokens)
+    branch = cfg.thought_tokens + TAGS + (0 if cfg.thought_only else cfg.suffix_tokens)
     branches = cfg.windows_per_step * cfg.rollouts * branch
     return _training(at, cfg.windows_per_step * at.prefix + branches, branches, references=1)
 

@@ -94,7 +94,7 @@ def _load(at: Setting, role: str) -> float:
 def _policies(config: Config, arm: str, stage: str) -> int:
     """Return how often a step loads a policy; the base is loaded once and stays."""
     if stage == "improve":
-        return 1 + int(arm != CONTINUED and config.improve.objective == "dpo")
+        return 1 + int(arm != CONTINUED and config.improve.compares)
     taking = [one for one in arms(config) if one.stage]
     counts = {
         **{"audit": 1, "evaluate": 1, "sft": 1, "rlmt": 2},

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from forethought.algorithms.windows import Window
+from forethought.config import ThinkingEvaluateConfig
 from forethought.evals.recorder import Recorder
 from forethought.evals.windows import Rollouts, Scored, WindowEval, gains, means, predict
 from forethought.keys import Key
@@ -39,6 +40,10 @@ from forethought.models.model import Model
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
 from forethought.text import copied, words
+from forethought.user_code import call, load
+
+Condition = Callable[[str, Window], str]
+"""(a thought of the policy, its window) -> the text that is inserted instead of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +77,17 @@ class Probed:
 
 
 def inserts(
-    rollouts: Rollouts, evaluation: WindowEval, tokens: ThoughtTokens, samples: int, generic: Sequence[str]
+    rollouts: Rollouts,
+    evaluation: WindowEval,
+    tokens: ThoughtTokens,
+    cfg: ThinkingEvaluateConfig,
+    conditions: Mapping[str, Condition] = {},
 ) -> dict[str, list[list[Insert]]]:
-    """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out."""
+    """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out.
+
+    ``conditions`` are the user's own, by name.
+    """
+    samples, generic = cfg.probe_samples, cfg.generic
     windows = evaluation.windows
     own = [
         [Insert(ids=tokens.open + r.token_ids[: r.thought_tokens], said=r.thought) for r in row[:samples]]
@@ -84,7 +97,7 @@ def inserts(
     nothing = Insert(ids=tokens.open + tokens.close, said="")
     fixed = [Insert.saying(tokens, text) for text in generic]
     key = Key(evaluation.seed, "shuffled thoughts")
-    conditions = {
+    inserted = {
         OWN: own,
         BLANK: [[nothing for _ in count] for _ in own],
         SHUFFLED: [
@@ -94,14 +107,39 @@ def inserts(
         NO_TAGS: [[Insert(ids=(), said="") for _ in count] for _ in own],
     }
     if fixed:
-        conditions[GENERIC] = [[fixed[(index + k) % len(fixed)] for k in count] for index in range(len(own))]
+        inserted[GENERIC] = [[fixed[(index + k) % len(fixed)] for k in count] for index in range(len(own))]
     if len(own) > 1:
         others = derangement(evaluation.documents, Key(evaluation.seed, "swapped thoughts"))
-        conditions[SWAPPED] = [own[other] for other in others]
-        conditions[NEAR] = [own[other] for other in nearest(windows)]
+        inserted[SWAPPED] = [own[other] for other in others]
+        inserted[NEAR] = [own[other] for other in nearest(windows)]
     if all(window.thought for window in windows):
-        conditions[TEACHER] = [[Insert.saying(tokens, window.thought) for _ in count] for window in windows]
-    return {name: conditions[name] for name in PROBE if name in conditions}
+        inserted[TEACHER] = [[Insert.saying(tokens, window.thought) for _ in count] for window in windows]
+    written = {
+        name: [
+            [Insert.saying(tokens, write(thought.said, w)) for thought in row]
+            for w, row in zip(windows, own, strict=True)
+        ]
+        for name, write in conditions.items()
+    }
+    return {name: inserted[name] for name in PROBE if name in inserted} | written
+
+
+def user_condition(name: str, path: str) -> tuple[Condition, str]:
+    """Return a condition of the user's own, and a hash of its source.
+
+    Raises:
+        UserCodeError: if it cannot be loaded.
+    """
+    user = load(path, f'thinking.conditions."{name}"')
+    user.takes("thought", "window")
+
+    def write(thought: str, window: Window) -> str:
+        text = call(user, user.object, thought, window)
+        if not isinstance(text, str):
+            raise user.error(f"it returned {text!r}; expected the text of a thought")
+        return text
+
+    return write, user.source_hash
 
 
 def probe(model: Model, evaluation: WindowEval, inserted: dict[str, list[list[Insert]]]) -> dict[str, Probed]:

@@ -1,1 +1,1 @@
-"""What one takes away from a run: a model folder, data sets, and a look at what two arms write."""
+"""What leaves a run: model folders and data sets that need nothing of this package, and texts of its arms."""

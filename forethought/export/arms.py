@@ -19,7 +19,7 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """An arm whose weights are there."""
+    """An arm that is trained, or the base."""
 
     name: str
     model: ModelConfig

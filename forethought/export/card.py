@@ -9,7 +9,7 @@ from forethought import __version__
 from forethought.config import Config
 from forethought.export.arms import TRAINS, Trained
 from forethought.graph import STEPS, Step, needs
-from forethought.models import describe
+from forethought.models import TINY_PARAMETERS, packages
 from forethought.report.cells import interval
 from forethought.store import BASE, SHARED, Run
 
@@ -132,7 +132,7 @@ def _again(arm: Trained) -> Iterator[str]:
 
 
 def _licence(config: Config) -> Iterator[str]:
-    known = {row.name: row.licence for row in describe()}
+    known = {name: model.licence for name, model in packages().items()} | dict.fromkeys(TINY_PARAMETERS, "none needed")
     licence = known.get(config.policy.model)
     named = f"`{config.policy.model}`: {licence}." if licence else f"see the licence of `{config.policy.model}`."
     yield f"The weights are derived from the base model and keep its licence: {named}"

@@ -24,6 +24,7 @@ from forethought.graph import IMPROVED
 from forethought.records import Split, ThoughtRow
 from forethought.store import SHARED, Run
 from forethought.tags import Tags, render, spans
+from forethought.thoughts.export import card_header
 
 Kind = Literal["parquet", "jsonl"]
 Rows = list[dict[str, Any]]
@@ -113,13 +114,8 @@ def _encoded(rows: Rows, kind: Kind) -> bytes:
 
 def _card(config: Config, sets: Mapping[tuple[str, str], Rows], kind: Kind) -> str:
     names = list(dict.fromkeys(name for name, _ in sets))
-    lines = ["---", "configs:"]
-    for name in names:
-        lines += [f"  - config_name: {name}", "    data_files:"]
-        for other, split in sets:
-            if other == name:
-                lines += [f"      - split: {split}", f"        path: {name}/{split}.{kind}"]
-    lines += ["---", f"# Data of the run {config.name}", ""]
+    header = card_header({(name, split): f"{name}/{split}.{kind}" for name, split in sets})
+    lines = [*header, f"# Data of the run {config.name}", ""]
     lines += [f"- **{name}**: {ABOUT[name]}" for name in names]
     lines += ["", "| data set | split | rows |", "|---|---|---|"]
     lines += [f"| {name} | {split} | {len(rows)} |" for (name, split), rows in sets.items()]

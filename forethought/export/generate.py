@@ -54,9 +54,9 @@ def main() -> None:
             tokenizer=tokenizer,
             **options,
         )
-        said, closed, _ = tokenizer.decode(thought).partition(interface["tags"][1])
+        words, closed, _ = tokenizer.decode(thought).partition(interface["tags"][1])
         ids += thought if closed else thought + interface["close"]
-        print(f"[thought] {said.strip()}")
+        print(f"[thought] {words.strip()}")
     suffix = write(model, ids, asked.tokens, asked.temperature, **options)
     print(f"[text] {asked.text}{tokenizer.decode(suffix)}")
 

@@ -54,7 +54,7 @@ def converter(given: Path | None) -> Path:
     """Return llama.cpp's converter.
 
     Raises:
-        ExportError: if it is not where it was said to be, or nowhere on the PATH.
+        ExportError: if it is not at ``given``, or not on the PATH.
     """
     if given is not None:
         if not given.is_file():
@@ -73,15 +73,15 @@ def to_gguf(folder: Path, program: Path, name: str) -> Path:
     """Convert an exported folder with llama.cpp's converter and return the file.
 
     Raises:
-        ExportError: if the converter fails, with the end of what it said.
+        ExportError: if the converter fails, with the end of its output.
     """
     target = folder / f"{name}.gguf"
     interpreter = [sys.executable] if program.suffix == ".py" else []
     command = [*interpreter, str(program), str(folder), "--outfile", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not target.is_file():
-        said = (done.stderr or done.stdout).strip()[-800:]
-        raise ExportError(f"{program} failed ({done.returncode}); the folder {folder} is complete without it: {said}")
+        output = (done.stderr or done.stdout).strip()[-800:]
+        raise ExportError(f"{program} failed ({done.returncode}); the folder {folder} is complete without it: {output}")
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -16,9 +17,12 @@ from forethought.export.arms import ExportError, Trained, arms, config_of, find,
 from forethought.graph import IMPROVED, RLMT
 from forethought.keys import Key
 from forethought.models.model import Compute, Model
+from forethought.records import Completion, Rollout
 from forethought.store import BASE, Run
 from forethought.tags import Tags
 
+Sample = Completion | Rollout
+"""A text of an arm; a rollout, if the arm was trained to think."""
 DEFAULT_ARMS = (f"{BASE}-{RLMT}", f"{IMPROVED}-{RLMT}")
 
 
@@ -37,21 +41,9 @@ class SamplingOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One text of an arm."""
-
-    thought: str | None
-    """``None`` if it was not trained to think."""
-    closed: bool
-    """Whether it ended its thought itself."""
-    text: str
-    """How it went on, without any thought."""
-
-
 def ask(
     run: Run, names: Sequence[str], text: str, options: SamplingOptions, say: Callable[[str], None] = print
-) -> dict[str, list[Sample]]:
+) -> dict[str, Sequence[Sample]]:
     """Return what each arm makes of ``text``; without ``names`` the last of both lineages, else the last arms done.
 
     Raises:
@@ -68,7 +60,7 @@ def ask(
     return {arm.name: _draw(config, arm, text, options, say) for arm in asked}
 
 
-def render(text: str, samples: dict[str, list[Sample]], tags: Sequence[str]) -> RenderableType:
+def render(text: str, samples: dict[str, Sequence[Sample]], tags: Sequence[str]) -> RenderableType:
     """Return the samples side by side, one column for each arm; thoughts are dim and keep their tags."""
     table = Table(*samples, title=text, title_justify="left", title_style="bold", show_lines=True, expand=True)
     for row in zip(*samples.values(), strict=True):
@@ -78,7 +70,7 @@ def render(text: str, samples: dict[str, list[Sample]], tags: Sequence[str]) -> 
 
 def _cell(sample: Sample, tags: Sequence[str]) -> Text:
     cell = Text()
-    if sample.thought is not None:
+    if isinstance(sample, Rollout):
         end = tags[1] if sample.closed else f"{tags[1]} (cut)"
         cell.append(f"{tags[0]}{sample.thought}{end}\n", style="dim italic")
     return cell.append(sample.text)
@@ -86,24 +78,18 @@ def _cell(sample: Sample, tags: Sequence[str]) -> Text:
 
 def _draw(
     config: Config, arm: Trained, text: str, options: SamplingOptions, say: Callable[[str], None]
-) -> list[Sample]:
+) -> Sequence[Sample]:
     tags = Tags(*tags_of(config)) if arm.thinks else None
     # The dtype is this machine's: the run may have been made on one with other arithmetic.
     model = Model.load(arm.model, Compute(device=config.device, seed=config.seed), tags=tags, progress=say)
     thought_tokens, suffix_tokens = lengths_of(config)
     prompts = [Prompt(id="try", token_ids=model.bos + model.encode(text))]
-    max_tokens, key = options.tokens or suffix_tokens, Key(options.seed, "try")
-    if tags is None:
-        [texts] = model.sample(
-            prompts, options.samples, max_tokens=max_tokens, key=key, temperature=options.temperature
-        )
-        return [Sample(thought=None, closed=False, text=completion.text) for completion in texts]
-    [rollouts] = model.think(
-        prompts,
-        options.samples,
-        thought_tokens=options.thought_tokens or thought_tokens,
-        max_tokens=max_tokens,
-        key=key,
-        temperature=options.temperature,
-    )
-    return [Sample(thought=rollout.thought, closed=rollout.closed, text=rollout.text) for rollout in rollouts]
+    drawn: dict[str, Any] = {
+        "k": options.samples,
+        "max_tokens": options.tokens or suffix_tokens,
+        "temperature": options.temperature,
+        "key": Key(options.seed, "try"),
+    }
+    if not arm.thinks:
+        return model.sample(prompts, **drawn)[0]
+    return model.think(prompts, thought_tokens=options.thought_tokens or thought_tokens, **drawn)[0]

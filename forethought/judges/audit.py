@@ -73,11 +73,15 @@ class AuditReport:
 def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> AuditReport:
     """Let ``judge`` rank planted pairs; pairwise judges see both orders, pointwise ones are compared by score."""
     verdicts = judge.rank([pair.request for pair in planted])
-    shares = [_share(pair, found) for pair, found in zip(planted, verdicts, strict=True)]
+    shares = [_share(pair, row) for pair, row in zip(planted, verdicts, strict=True)]
     by_kind: dict[str, list[float | None]] = {}
     for pair, share in zip(planted, shares, strict=True):
         by_kind.setdefault(pair.kind, []).append(share)
-    accuracy = {kind: found for kind, given in by_kind.items() if (found := _accuracy(given)) is not None}
+    accuracy = {}
+    for kind, given in by_kind.items():
+        scored = [share for share in given if share is not None]
+        if scored:
+            accuracy[kind] = stats.wilson(sum(scored), len(scored))
     counts = tournament.statistics(verdicts)
     unscored = _interval(counts.unscored, counts.verdicts)
     missed, notes = _judge_accuracy(accuracy, by_kind, config)
@@ -108,11 +112,6 @@ def _share(pair: Planted, verdicts: Sequence[Verdict]) -> float | None:
     return 0.5 if original == worse else float(original > worse)
 
 
-def _accuracy(shares: Sequence[float | None]) -> stats.Interval | None:
-    scored = [share for share in shares if share is not None]
-    return stats.wilson(sum(scored), len(scored)) if scored else None
-
-
 def _interval(part: int, whole: int) -> stats.Interval | None:
     return stats.wilson(part, whole) if whole else None
 
@@ -129,10 +128,10 @@ def _judge_accuracy(
                 f"none of {len(planted[kind])} {kind} pairs was scored, the threshold is accuracy {threshold:.2f}"
             )
         elif accuracy[kind].value < threshold:
-            found = accuracy[kind]
+            share = accuracy[kind]
             failures.append(
-                f"accuracy on {kind} pairs is {found.value:.2f} "
-                f"({found.low:.2f} to {found.high:.2f}, n = {found.n}), the threshold is {threshold:.2f}"
+                f"accuracy on {kind} pairs is {share.value:.2f} "
+                f"({share.low:.2f} to {share.high:.2f}, n = {share.n}), the threshold is {threshold:.2f}"
             )
     return failures, notes
 

@@ -40,12 +40,12 @@ class QuestionJudge(ABC):
         """Return the verdicts of each request: one per candidate (pointwise), or one per ordered pair."""
         return self.answer(requests, [self.questions(request) for request in requests])
 
-    def scored(self, question: Question, score: float, said: str = "") -> Verdict:
+    def scored(self, question: Question, score: float, reason: str = "") -> Verdict:
         """Return a pointwise verdict, with what the judge wrote."""
         outcome = Outcome.SCORED
-        return Verdict(outcome=outcome, axis=self.axis, first=question[0], score=score, reason=said, judge=self.name)
+        return Verdict(outcome=outcome, axis=self.axis, first=question[0], score=score, reason=reason, judge=self.name)
 
-    def preferred(self, question: Question, winner: int | None, said: str = "") -> Verdict:
+    def preferred(self, question: Question, winner: int | None, reason: str = "") -> Verdict:
         """Return the verdict on an ordered pair, with what the judge wrote; ``None`` is a tie."""
         return Verdict(
             outcome=Outcome.TIE if winner is None else Outcome.PREFERRED,
@@ -53,7 +53,7 @@ class QuestionJudge(ABC):
             first=question[0],
             second=question[1],
             winner=winner,
-            reason=said,
+            reason=reason,
             judge=self.name,
         )
 

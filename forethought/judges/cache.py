@@ -14,18 +14,19 @@ from forethought.records import JudgeRequest, Outcome, Verdict, content_id
 class CachedJudge:
     """A judge that asks another one only what the cache does not know, in batches of a fixed size."""
 
-    def __init__(self, judge: QuestionJudge, cache: TextCache) -> None:
+    def __init__(self, judge: QuestionJudge, cache: TextCache, batch: int = BATCH) -> None:
         self.judge = judge
         self.cache = cache
+        self.batch = batch
         self.name = judge.name
         self.hits = self.misses = 0
 
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """Return the verdicts of each request; see :class:`forethought.judges.Judge`."""
-        starts = range(0, len(requests), BATCH)
-        return [row for start in starts for row in self._batch(requests[start : start + BATCH])]
+        starts = range(0, len(requests), self.batch)
+        return [row for start in starts for row in self._complete(requests[start : start + self.batch])]
 
-    def _batch(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
+    def _complete(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         rows = [self.judge.questions(request) for request in requests]
         asked = [(number, question) for number, row in enumerate(rows) for question in row]
 

@@ -12,7 +12,7 @@ from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge
 from forethought.llm.cache import TextCache
 from forethought.records import JudgeRequest, Verdict, content_id
-from forethought.user_code import UserObject, call, load
+from forethought.user_code import call, load
 
 
 class CustomJudge:
@@ -21,12 +21,19 @@ class CustomJudge:
     Its name has a hash of the object's own name, its source and its options.
     """
 
-    def __init__(self, user: UserObject, options: dict[str, Any], cache: Path | None) -> None:
-        """Make the object; the verdicts of a :class:`QuestionJudge` are kept in the file ``cache``.
+    def __init__(self, path: str, options: dict[str, Any], key: str, cache: Path | None) -> None:
+        """Load ``module:attribute`` and make the object.
+
+        Args:
+            path: names a class or a function that returns a judge.
+            options: its keyword arguments.
+            key: the section of the config, for messages: ``judges.mine``.
+            cache: file for the verdicts of a :class:`QuestionJudge`.
 
         Raises:
-            UserCodeError: if it cannot be made with ``options``, or if what is made is no judge.
+            UserCodeError: if it cannot be loaded or made, or if what is made is no judge.
         """
+        user = load(path, f"{key}.path")
         user.takes(**options)
         judge: Judge = call(user, user.object, **options)
         own, rank = getattr(judge, "name", None), getattr(judge, "rank", None)
@@ -34,13 +41,16 @@ class CustomJudge:
             raise user.error(
                 f"a judge has `name` (text) and `rank(requests)`; {judge!r} has name = {own!r}, rank = {rank!r}"
             )
-        user.check_signature(rank, "requests", 1)
+        user.check_signature(rank, "requests")
         self.user = user
         self.name = f"{own.partition('@')[0]}@{content_id(own, user.source_hash, sorted(options.items()))[:8]}"
         self.judge = judge
-        if isinstance(judge, QuestionJudge) and cache is not None:
+        if isinstance(judge, QuestionJudge):
+            user.check_signature(judge.questions, "request")
+            user.check_signature(judge.answer, "requests", "questions")
             judge.name = self.name  # under which its verdicts are kept
-            self.judge = CachedJudge(judge, TextCache(cache, "verdicts"))
+            if cache is not None:
+                self.judge = CachedJudge(judge, TextCache(cache, "verdicts"))
 
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """See :class:`forethought.judges.Judge`."""
@@ -51,15 +61,6 @@ class CustomJudge:
                 "one per candidate, or one per ordered pair"
             )
         return [[dataclasses.replace(verdict, judge=self.name) for verdict in row] for row in rows]
-
-
-def custom_judge(path: str, options: dict[str, Any], key: str, cache: Path | None) -> CustomJudge:
-    """Return the judge ``module:attribute``; ``key`` is the section of the config that names it: ``judges.mine``.
-
-    Raises:
-        UserCodeError: naming config key, file and line.
-    """
-    return CustomJudge(load(path, f"{key}.path"), options, cache)
 
 
 def _are_verdicts(rows: Any, count: int) -> bool:

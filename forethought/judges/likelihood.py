@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,14 +23,6 @@ COPIED = 3
 """This many tokens in a row that stood before are a copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """A weaker model whose score, times ``weight``, is subtracted (contrastive decoding, Li et al. 2023)."""
-
-    model: Model
-    weight: float = 1.0
-
-
 class LikelihoodJudge(QuestionJudge):
     """Scores ``log p(candidate | prefix)`` (nats) over its tokens, its UTF-8 bytes or nothing."""
 
@@ -41,16 +32,22 @@ class LikelihoodJudge(QuestionJudge):
         self,
         model: Model,
         normalise: Normalise = "token",
-        contrast: Contrast | None = None,
         copy_cost: float = 0.0,
+        contrast: Model | None = None,
+        contrast_weight: float = 1.0,
     ) -> None:
-        """See :class:`~forethought.config.JudgeConfig`; a contrast model is not charged for copies."""
-        against = None if contrast is None else (contrast.model.identity, contrast.weight)
+        """See :class:`~forethought.config.JudgeConfig`.
+
+        The score of the weaker model ``contrast``, times its weight, is subtracted (contrastive decoding, Li et al.
+        2023); it is not charged for copies.
+        """
+        against = None if contrast is None else (contrast.identity, contrast_weight)
         super().__init__(f"likelihood-{model.name}", "likelihood", model.identity, normalise, against, copy_cost)
         self.model = model
         self.normalise = normalise
-        self.contrast = contrast
         self.copy_cost = copy_cost
+        self.contrast = contrast
+        self.contrast_weight = contrast_weight
 
     def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each candidate; texts after one prefix are computed together, and equal ones once, so that they tie."""
@@ -59,15 +56,16 @@ class LikelihoodJudge(QuestionJudge):
             texts.setdefault(request.prefix, {}).update((request.candidates[first], None) for first, _ in row)
         scores = _scores(self.model, texts, self.normalise, self.copy_cost)
         if self.contrast is not None:
-            weaker = _scores(self.contrast.model, texts, self.normalise)
-            scores = {key: _subtract(score, weaker[key], self.contrast.weight) for key, score in scores.items()}
+            weaker = _scores(self.contrast, texts, self.normalise)
+            scores = {key: _subtract(score, weaker[key], self.contrast_weight) for key, score in scores.items()}
         return [
-            [self._verdict(question, scores[request.prefix, request.candidates[question[0]]]) for question in row]
+            [
+                self.unscored(q, score) if isinstance(score, str) else self.scored(q, score)
+                for q in row
+                for score in [scores[request.prefix, request.candidates[q[0]]]]
+            ]
             for request, row in zip(requests, questions, strict=True)
         ]
-
-    def _verdict(self, question: Question, score: float | str) -> Verdict:
-        return self.unscored(question, score) if isinstance(score, str) else self.scored(question, score)
 
 
 def charge_copies(prefix: Sequence[int], ids: Sequence[int], logprobs: np.ndarray, cost: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from forethought.judges.base import JudgeError
 from forethought.llm import TRANSPORT
 from forethought.llm import endpoint as server
 from forethought.llm.generate import GenerationConfig, Generator, Reply, chat_frame
+from forethought.llm.prompts import PromptTemplate
 from forethought.models.model import Model
 from forethought.records import content_id
 
@@ -33,6 +34,12 @@ class ChoiceRequest:
     branches: tuple[str, ...]
     """How each goes on and ends."""
 
+    @classmethod
+    def of(cls, prompt: PromptTemplate, field: str, texts: Sequence[str], values: Mapping[str, str]) -> ChoiceRequest:
+        """Return the questions in which ``field`` is each of ``texts``, and the other fields are ``values``."""
+        splits = [prompt.split(field, {**values, field: text}) for text in texts]
+        return cls(splits[0][0], tuple(rest for _, rest in splits))
+
 
 @dataclass(frozen=True, slots=True)
 class ChoiceProbs:
@@ -40,22 +47,17 @@ class ChoiceProbs:
 
     probs: tuple[float, ...] | None
     """One per choice, adding up to 1."""
-    said: str = ""
+    reason: str = ""
     """What was written, or why there is no distribution."""
 
 
 class ChoiceModel(Protocol):
     """Something that answers multiple-choice questions."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Hash of the model and of how it is asked."""
-        ...
+    name: str
+    """Short name for tables."""
+    identity: str
+    """Hash of the model and of how it is asked."""
 
     def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
         """Return a distribution per branch."""
@@ -172,16 +174,16 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
 
 def _from_replies(replies: Sequence[Reply], choices: Sequence[str]) -> ChoiceProbs:
     votes = [0.0] * len(choices)
-    said = []
+    texts = []
     for reply in replies:
         choice = None if reply.text is None else conclusion(reply.text, choices)
         if choice is not None:
             votes[choice] += 1
-        said.append(reply.reason if reply.text is None else reply.text[-KEPT:])
+        texts.append(reply.reason if reply.text is None else reply.text[-KEPT:])
     if not any(votes):
         first = replies[0]
         return ChoiceProbs(None, first.reason if first.text is None else f"no conclusion in: {first.text[-KEPT:]}")
-    return ChoiceProbs(tuple(vote / sum(votes) for vote in votes), "\n---\n".join(said))
+    return ChoiceProbs(tuple(vote / sum(votes) for vote in votes), "\n---\n".join(texts))
 
 
 def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:

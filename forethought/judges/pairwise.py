@@ -55,7 +55,10 @@ class PairwiseJudge(QuestionJudge):
                 first, second = _texts(request, question)
                 if first.strip() and second.strip() and first != second:
                     plan.setdefault((request.prefix, first), {})[second] = None
-        asked = [self._choices(*start, list(seconds)) for start, seconds in plan.items()]
+        asked = [
+            ChoiceRequest.of(self.prompt, "second", list(seconds), {"prefix": prefix, "first": first})
+            for (prefix, first), seconds in plan.items()
+        ]
         answers = {
             (*start, second): probs
             for (start, seconds), row in zip(plan.items(), self.model.ask(asked, CHOICES), strict=True)
@@ -66,21 +69,17 @@ class PairwiseJudge(QuestionJudge):
             for request, row in zip(requests, questions, strict=True)
         ]
 
-    def _choices(self, prefix: str, first: str, seconds: Sequence[str]) -> ChoiceRequest:
-        splits = [self.prompt.split("second", {"prefix": prefix, "first": first, "second": text}) for text in seconds]
-        return ChoiceRequest(splits[0][0], tuple(rest for _, rest in splits))
-
     def _verdict(self, question: Question, request: JudgeRequest, answer: ChoiceProbs | None) -> Verdict:
         if answer is None:
             first, second = _texts(request, question)
             same = first == second
             return self.preferred(question, None) if same else self.unscored(question, "a candidate is empty")
         if answer.probs is None:
-            return self.unscored(question, answer.said)
+            return self.unscored(question, answer.reason)
         first_prob, second_prob = answer.probs
         if first_prob == second_prob:
-            return self.preferred(question, None, answer.said)
-        return self.preferred(question, question[0 if first_prob > second_prob else 1], answer.said)
+            return self.preferred(question, None, answer.reason)
+        return self.preferred(question, question[0 if first_prob > second_prob else 1], answer.reason)
 
 
 def _texts(request: JudgeRequest, question: Question) -> tuple[str, str]:

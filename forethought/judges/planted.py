@@ -96,9 +96,7 @@ def _pair(kind: Kind, chunk: Chunk, worse: str, key: Key) -> Planted:
 
 def _foreign(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
     others = [chunk.suffix for chunk in chunks if chunk.document_id != chunks[index].document_id]
-    if not others:
-        return None
-    return others[int(key.generator(f"other/{chunks[index].id}").integers(len(others)))]
+    return others[int(key.generator(f"other/{chunks[index].id}").integers(len(others)))] if others else None
 
 
 def shuffled(text: str, generator: np.random.Generator) -> str | None:
@@ -147,17 +145,17 @@ def _numbers(text: str) -> list[Span]:
 
 def _names(prefix: str, text: str) -> list[Span]:
     """Return the runs of capitalised words (``New York``) that do not begin a sentence."""
-    found: list[Span] = []
+    names: list[Span] = []
     for match in NAME.finditer(text):
         start, end = match.span()
         if not match.group()[0].isupper():
             continue
-        if found and text[found[-1].end : start] == " ":
-            start = found.pop().start
+        if names and text[names[-1].end : start] == " ":
+            start = names.pop().start
         elif SENTENCE_END.search(prefix[-20:] + text[:start]):
             continue
-        found.append(Span(start, end, text[start:end]))
-    return found
+        names.append(Span(start, end, text[start:end]))
+    return names
 
 
 def _swap(spans: Sequence[Span], foreign: Sequence[str], generator: np.random.Generator) -> list[Span]:
@@ -167,12 +165,12 @@ def _swap(spans: Sequence[Span], foreign: Sequence[str], generator: np.random.Ge
         turn = int(generator.integers(1, len(own)))
         exchange = dict(zip(own, own[turn:] + own[:turn], strict=True))
     else:
-        unlike = [text for text in foreign if text not in own]
-        if not own or not unlike:
+        others = [text for text in foreign if text not in own]
+        if not own or not others:
             return []
         # A year should become a year: something of the same length is the harder, hence the better forgery.
-        alike = [text for text in unlike if len(text) == len(own[0])] or unlike
-        exchange = {own[0]: alike[int(generator.integers(len(alike)))]}
+        same_length = [text for text in others if len(text) == len(own[0])] or others
+        exchange = {own[0]: same_length[int(generator.integers(len(same_length)))]}
     return [span._replace(text=exchange[span.text]) for span in spans]
 
 

@@ -8,8 +8,7 @@ over the grades counts by its mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from forethought.judges.base import Question, QuestionJudge
 from forethought.judges.multiple_choice import ChoiceModel, ChoiceProbs, ChoiceRequest
@@ -17,14 +16,11 @@ from forethought.llm.prompts import PromptTemplate
 from forethought.records import Axis, JudgeRequest, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """What is asked on one axis."""
+class Scale(NamedTuple):
+    """The fields of an axis' prompt, and what each answer is worth."""
 
     fields: tuple[str, ...]
-    """Fields of its prompt."""
     grades: dict[str, float]
-    """What each answer is worth."""
 
 
 Graded = Literal["safety", "factuality", "match"]
@@ -72,8 +68,7 @@ class PointwiseJudge(QuestionJudge):
         if "original" in self.scale.fields and request.original is None:
             raise ValueError(f"the {self.axis} judge compares with the original suffix, and a request has none")
         values = {"prefix": request.prefix, "original": request.original or ""}
-        splits = [self.prompt.split("candidate", {**values, "candidate": text}) for text in texts]
-        return ChoiceRequest(splits[0][0], tuple(rest for _, rest in splits))
+        return ChoiceRequest.of(self.prompt, "candidate", texts, values)
 
     def _verdict(self, question: Question, answer: ChoiceProbs | None) -> Verdict:
         if answer is None and self.axis is Axis.MATCH:
@@ -81,6 +76,8 @@ class PointwiseJudge(QuestionJudge):
         if answer is None:
             return self.unscored(question, "the candidate is empty")
         if answer.probs is None:
-            return self.unscored(question, answer.said)
+            return self.unscored(question, answer.reason)
         grades = self.scale.grades.values()
-        return self.scored(question, sum(p * grade for p, grade in zip(answer.probs, grades, strict=True)), answer.said)
+        return self.scored(
+            question, sum(p * grade for p, grade in zip(answer.probs, grades, strict=True)), answer.reason
+        )

@@ -64,13 +64,11 @@ def merge(verdicts: Iterable[Verdict]) -> dict[tuple[int, int], Score]:
         winners[pair].add(verdict.winner)
         if verdict.outcome is Outcome.UNSCORED:
             unscored.add(pair)
-    return {pair: None if pair in unscored else _result(pair, named) for pair, named in winners.items()}
-
-
-def _result(pair: tuple[int, int], named: set[int | None]) -> float:
-    if len(named) > 1 or None in named:
-        return 0.5
-    return 1.0 if pair[0] in named else 0.0
+    results: dict[tuple[int, int], Score] = {}
+    for pair, named in winners.items():
+        agreed = len(named) == 1 and None not in named
+        results[pair] = None if pair in unscored else float(pair[0] in named) if agreed else 0.5
+    return results
 
 
 def win_rates(given: Sequence[Score]) -> list[Score]:
@@ -97,12 +95,8 @@ def combine(per_judge: Sequence[Sequence[Score]], bounded: Sequence[bool]) -> li
     comparable = [
         list(given) if is_bounded else win_rates(given) for given, is_bounded in zip(per_judge, bounded, strict=True)
     ]
-    return [_total(column) for column in zip(*comparable, strict=True)]
-
-
-def _total(column: Sequence[Score]) -> Score:
-    known = [score for score in column if score is not None]
-    return sum(known) if len(known) == len(column) else None
+    columns = zip(*comparable, strict=True)
+    return [None if None in column else sum(score for score in column if score is not None) for column in columns]
 
 
 def totals(n: int, per_judge: Sequence[Sequence[Verdict]]) -> list[Score]:
@@ -137,7 +131,7 @@ def preference(chunk_id: str, candidates: Sequence[Candidate], given: Sequence[S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Counts over the verdicts of one judge; a rate is ``None`` when its denominator is zero."""
+    """Counts over the verdicts of one judge."""
 
     verdicts: int
     unscored: int
@@ -157,18 +151,8 @@ class Statistics:
 
     @property
     def unscored_rate(self) -> float | None:
-        """Share of the verdicts that are no vote."""
+        """Share of the verdicts that are no vote; ``None`` without verdicts."""
         return self.unscored / self.verdicts if self.verdicts else None
-
-    @property
-    def tie_rate(self) -> float | None:
-        """Share of the pairs with a result that have no winner."""
-        return self.ties / self.pairs if self.pairs else None
-
-    @property
-    def consistency(self) -> float | None:
-        """Share of the pairs judged in both orders in which both orders say the same."""
-        return self.consistent / self.both_orders if self.both_orders else None
 
 
 def statistics(requests: Iterable[Sequence[Verdict]]) -> Statistics:

@@ -104,18 +104,21 @@ class TextCache:
 class CachedGenerator:
     """A generator that asks another one only what the cache does not know."""
 
-    def __init__(self, generator: Generator, cache: TextCache) -> None:
+    def __init__(self, generator: Generator, cache: TextCache, batch: int = BATCH) -> None:
         self.generator = generator
         self.cache = cache
+        self.batch = batch
         self.name = generator.name
         self.identity = generator.identity
 
     def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
         """See :class:`~forethought.llm.generate.Generator`."""
-        starts = range(0, len(requests), BATCH)
-        return [row for start in starts for row in self._batch(requests[start : start + BATCH], repeats, config)]
+        starts = range(0, len(requests), self.batch)
+        return [
+            row for start in starts for row in self._complete(requests[start : start + self.batch], repeats, config)
+        ]
 
-    def _batch(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
+    def _complete(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
         return self.cache.complete(
             self.name,
             [content_id(self.identity, config.identity, repeats, request) for request in requests],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from forethought.config import EndpointConfig, ModelConfig
+from forethought.config.sources import PromptedConfig
 from forethought.engine import Prompt, Sampling
 from forethought.keys import Key
 from forethought.llm import TRANSPORT, LanguageError
@@ -45,15 +45,10 @@ class Reply:
 class Generator(Protocol):
     """Something that replies to requests."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Hash of the model, and of the key: other draws are other verdicts."""
-        ...
+    name: str
+    """Short name for tables."""
+    identity: str
+    """Hash of the model, and of the key: other draws are other verdicts."""
 
     def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
         """Return ``repeats`` replies to each request; a draw depends on the request and its number alone."""
@@ -118,23 +113,14 @@ class EndpointGenerator:
         return [[next(replies) for _ in range(repeats)] for _ in requests]
 
 
-class LanguageModelConfig(Protocol):
-    """A section of the config that names a language model: in this process, or behind a server."""
-
-    @property
-    def model(self) -> ModelConfig | None: ...
-    @property
-    def endpoint(self) -> EndpointConfig | None: ...
-
-
-def make_generator(config: LanguageModelConfig, pool: ModelPool, key: Key) -> Generator:
+def make_generator(config: PromptedConfig, pool: ModelPool, key: Key) -> Generator:
     """Return the generator that ``config`` names; ``key`` names its random numbers."""
     if config.endpoint is not None:
         return EndpointGenerator(Endpoint(config.endpoint), key)
     return LocalGenerator(local_model(config, pool), key)
 
 
-def local_model(config: LanguageModelConfig, pool: ModelPool) -> Model:
+def local_model(config: PromptedConfig, pool: ModelPool) -> Model:
     """Return the model of ``config``, which runs in this process; its weights are loaded when it is asked.
 
     Raises:

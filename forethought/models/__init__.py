@@ -10,18 +10,19 @@ from forethought.models.load import (
     resolve_dtype,
     special_ids,
 )
-from forethought.models.resolve import ModelError, Source, describe, resolve
+from forethought.models.resolve import TINY_PARAMETERS, ModelError, Source, packages, resolve
 from forethought.models.size import Shape, parameters, shape
 
 __all__ = [
+    "TINY_PARAMETERS",
     "LoadedModel",
     "ModelError",
     "Shape",
     "Source",
     "bos_ids",
-    "describe",
     "load",
     "load_tokenizer",
+    "packages",
     "parameters",
     "quiet",
     "resolve",

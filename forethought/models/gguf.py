@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from forethought.files import FULL, flush_folder, system_error
 from forethought.models.resolve import ModelError, cache_folder, sha256_of
 
-_BLOCK = 1 << 22
 _BYTES_PER_WEIGHT = 2
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-"""What the system says of a cache that cannot be written to, or is no folder."""
+"""Errors of a cache that cannot be written to, or is not a folder."""
 
 
 def convert_file(path: Path, progress: Callable[[str], None]) -> Path:
@@ -66,11 +64,17 @@ def convert(name: str, files: Sequence[Path], folder: Path, progress: Callable[[
 
 
 def _write(name: str, files: Sequence[Path], target: Path, progress: Callable[[str], None]) -> None:
-    _need_space(target, sum(path.stat().st_size for path in files), name)
-    source = files[0] if len(files) == 1 else _join(files, target / "joined.gguf")
+    _need_space(target, sum(path.stat().st_size for path in files))
+    source = files[0]
+    if len(files) > 1:
+        source = target / "joined.gguf"
+        with source.open("wb") as joined:
+            for part in files:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, joined)
     progress(f"{name}: converting, once, about a minute")
     facts = _header(source, name)
-    _need_space(target, facts["weights"] * _BYTES_PER_WEIGHT, name)
+    _need_space(target, facts["weights"] * _BYTES_PER_WEIGHT)
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     try:
         progress(f"{name}: converting the tokenizer")
@@ -88,16 +92,8 @@ def _write(name: str, files: Sequence[Path], target: Path, progress: Callable[[s
         source.unlink()
 
 
-def _join(files: Sequence[Path], target: Path) -> Path:
-    with target.open("wb") as joined:
-        for path in files:
-            with path.open("rb") as part:
-                shutil.copyfileobj(part, joined, _BLOCK)
-    return target
-
-
 def _header(path: Path, name: str) -> dict[str, Any]:
-    """Return what transformers leaves out of a GGUF file: whether texts begin with BOS, and how they are cut up."""
+    """Return what transformers ignores in a GGUF header: whether texts begin with BOS, and the pre-tokenizer."""
     try:
         reader = GGUFReader(path)
         fields = {
@@ -107,7 +103,7 @@ def _header(path: Path, name: str) -> dict[str, Any]:
         }
         weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
     except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
-        raise ModelError(f"{name}: {path} is a broken GGUF file ({error}). Get it again") from error
+        raise ModelError(f"{name}: {path} is a broken GGUF file ({error}). Download it again") from error
     kind, cut = str(fields.get("tokenizer.ggml.model", "")), str(fields.get("tokenizer.ggml.pre", "default"))
     # llama.cpp's own defaults where the file does not say.
     adds_bos = kind == "llama" or cut.startswith("llama")
@@ -120,10 +116,10 @@ def _header(path: Path, name: str) -> dict[str, Any]:
 
 
 def _tokenizer(loaded: Any, facts: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """Return ``loaded`` with what the GGUF header says put back.
+    """Return ``loaded`` with the settings of the GGUF header restored.
 
-    transformers drops ``add_bos_token`` (Gemma's predictions are poor without BOS), cuts SmolLM2's text as GPT-2's
-    though its digits stand alone, and before 5.19 decodes a byte-level Llama like a SentencePiece one.
+    transformers drops ``add_bos_token`` (Gemma's predictions are poor without BOS), splits SmolLM2's text as GPT-2's
+    though its digits are single tokens, and before 5.19 decodes a byte-level Llama like a SentencePiece one.
     """
     backend = loaded.backend_tokenizer
     if facts["byte_level"]:
@@ -137,7 +133,7 @@ def _tokenizer(loaded: Any, facts: dict[str, Any]) -> PreTrainedTokenizerFast:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    # The plain class, because a model's own one builds its pre-tokenizer anew and forgets these.
+    # The plain class, because a model's own one rebuilds its pre-tokenizer and loses these.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=loaded.bos_token,
@@ -149,10 +145,10 @@ def _tokenizer(loaded: Any, facts: dict[str, Any]) -> PreTrainedTokenizerFast:
     )
 
 
-def _need_space(folder: Path, size: int, name: str) -> None:
+def _need_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise ModelError(_full(name, folder.parent, f"{free / 1e6:,.0f} MB are free, {size / 1e6:,.0f} MB are needed"))
+        raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free, {size / 1e6:,.0f} MB are needed")
 
 
 @contextlib.contextmanager
@@ -160,15 +156,14 @@ def _disk_errors(name: str, cache: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = system_error(error)
-        if found is not None and found.errno in FULL:
-            raise ModelError(_full(name, cache, os.strerror(found.errno))) from error
-        if found is not None and found.errno in _NOT_OURS:
+        reason = system_error(error)
+        if reason is not None and reason.errno in FULL:
             raise ModelError(
-                f"{name}: cannot write to the cache {cache} ({found}). Set FORETHOUGHT_CACHE to a folder that you own"
+                f"{name}: no room in {cache}: {reason.strerror}. "
+                "Free some, or set FORETHOUGHT_CACHE to a folder on another disk"
+            ) from error
+        if reason is not None and reason.errno in _NOT_OURS:
+            raise ModelError(
+                f"{name}: cannot write to the cache {cache} ({reason}). Set FORETHOUGHT_CACHE to a folder that you own"
             ) from error
         raise
-
-
-def _full(name: str, cache: Path, detail: str) -> str:
-    return f"{name}: no room in {cache}: {detail}. Free some, or set FORETHOUGHT_CACHE to a folder on another disk"

@@ -144,14 +144,18 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ModelError(f"device = {name!r}: {_DEVICES}") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ModelError(f"device = {name!r}: forethought does not support this kind of device; {_DEVICES}")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ModelError(f"device = {name!r}: torch {torch.__version__} sees no Apple GPU here. Use auto or cpu")
+    count = torch.cuda.device_count() if available else 0
+    fault = ""
     if device.type == "cuda" and not available:
-        raise ModelError(f"device = {name!r}: torch {torch.__version__} sees no CUDA device here. Use auto or cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"device = {name!r}: there are only {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+        fault = f"torch {torch.__version__} sees no CUDA device here. Use auto or cpu"
+    elif device.type == "cuda" and (device.index or 0) >= count:
+        fault = f"there are only {count} CUDA devices, from cuda:0 on"
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        fault = f"torch {torch.__version__} sees no Apple GPU here. Use auto or cpu"
+    elif device.type not in ("cpu", "cuda", "mps"):
+        fault = f"forethought does not support this kind of device; {_DEVICES}"
+    if fault:
+        raise ModelError(f"device = {name!r}: {fault}")
     return device
 
 

@@ -65,26 +65,6 @@ class Source:
     """What loading will first do once (a conversion, a download), for ``--dry-run``; empty if nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of ``forethought models``."""
-
-    name: str
-    title: str
-    """What its publisher calls it."""
-    kind: str
-    """``base``, ``instruct`` or ``random``."""
-    parameters: int
-    """Weights, with tied ones counted once."""
-    bytes: int
-    """Size of the GGUF file; 0 for random models."""
-    licence: str
-    installed: bool
-    converted: bool
-    pip: str
-    """The command that installs it; empty if there is nothing to install."""
-
-
 def resolve(config: ModelConfig) -> Source:
     """Return what ``config.model`` is, without loading weights and without the network.
 
@@ -103,39 +83,6 @@ def packages() -> Mapping[str, PackagedModel]:
     """Return the models that install as Python packages, by name; empty without :mod:`forethought_offline`."""
     extra = offline()
     return {} if extra is None else extra.MODELS
-
-
-def describe() -> list[Row]:
-    """Return the models that need no hub, and which of them are installed."""
-    packaged = [
-        Row(
-            name=package.name,
-            title=package.title,
-            kind=package.kind,
-            parameters=package.parameters,
-            bytes=package.bytes,
-            licence=package.licence,
-            installed=bool(package.files()),
-            converted=package.folder.is_dir(),
-            pip=package.pip_command,
-        )
-        for package in packages().values()
-    ]
-    tiny = [
-        Row(
-            name=name,
-            title=f"random {architecture} over bytes",
-            kind="random",
-            parameters=TINY_PARAMETERS[name],
-            bytes=0,
-            licence="none needed",
-            installed=True,
-            converted=True,
-            pip="",
-        )
-        for name, architecture in TINY.items()
-    ]
-    return packaged + tiny
 
 
 def name_hint(name: str) -> str:
@@ -203,7 +150,14 @@ def _source(config: ModelConfig) -> Source:
     if package is not None:
         return Source(name=name, kind=Kind.PACKAGE, package=package, pending=package.pending())
     if path.suffix == ".gguf":
-        return _gguf(name, path)
+        if not path.is_file():
+            raise ModelError(f"{name}: no such file.{name_hint(name)}")
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+        if magic != _GGUF_MAGIC:
+            raise ModelError(f"{name}: not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}")
+        pending = f"converts {path.name} unless that was done before"
+        return Source(name=name, kind=Kind.GGUF, path=path, pending=pending)
     if path.is_dir():
         check_folder(path, weights=config.init == "pretrained")
         return Source(name=name, kind=Kind.FOLDER, path=path)
@@ -212,16 +166,6 @@ def _source(config: ModelConfig) -> Source:
     if not _HUB_NAME.fullmatch(name) or name.startswith((".", "/", "~")):
         raise ModelError(f"{name}: no such folder, and not a hub name (owner/name) either.{name_hint(name)}")
     return _hub(config)
-
-
-def _gguf(name: str, path: Path) -> Source:
-    if not path.is_file():
-        raise ModelError(f"{name}: no such file.{name_hint(name)}")
-    with path.open("rb") as file:
-        magic = file.read(len(_GGUF_MAGIC))
-    if magic != _GGUF_MAGIC:
-        raise ModelError(f"{name}: not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}")
-    return Source(name=name, kind=Kind.GGUF, path=path, pending=f"converts {path.name} unless that was done before")
 
 
 def _hub(config: ModelConfig) -> Source:

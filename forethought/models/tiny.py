@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from forethought.engine import Group
 
@@ -40,8 +41,8 @@ def byte_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
     ``decode(encode(text)) == text`` for every valid text.  With ``adds_bos`` it puts ``<bos>`` in front of a
     text unless told not to, as Gemma's tokenizer does.
     """
-    symbols = _byte_symbols()
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: byte for byte, symbol in symbols.items()}, merges=[]))
+    vocabulary = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<bos>", "<eos>", "<pad>"])
@@ -122,10 +123,3 @@ class UniformScorer:
         """Return, per group, the constant log-probabilities; float32 ``(branches, choices)``, nats."""
         shape_of = [(len(group.branches), len(choice_ids)) for group in groups]
         return [np.full(shape, -math.log(self.vocabulary), dtype=np.float32) for shape in shape_of]
-
-
-def _byte_symbols() -> dict[int, str]:
-    """Return the printable character that byte-level BPE writes for each byte (Radford et al. 2019, GPT-2)."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}

@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: models, tokens, rollouts, verdicts, estimated time, memory and disk."""
+"""The plan of a run: models, tokens, rollouts, verdicts, and estimated time, memory and disk."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from forethought.store import Run
 from forethought.work import Rates
 
 DAY = 86_400.0
-"""Seconds; a longer run is said so first."""
+"""Seconds; the plan of a longer run starts with a warning."""
 
 
 def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: None) -> RenderableType:
-    """Validate everything that can be without training, and return the plan; measures this machine unless it was.
+    """Check all that can be checked without training, and return the plan; measures this machine if it was not yet.
 
     Args:
         config: the settings; its dtype is settled.
         place: the run folder.
-        say: told what takes long.
+        say: called with a line about what takes long.
 
     Raises:
         ConfigError, ModelError, CorpusError: naming what is wrong with a model or the corpus.
@@ -111,28 +111,28 @@ def pending(config: Config) -> list[str]:
 
 
 def warnings(at: Setting, found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
-    """Return what must be known before anything else: more memory than there is, or more than a day."""
+    """Return warnings: more memory than there is, or more than a day."""
     short = too_large(at)
     lines = [f"NOT ENOUGH MEMORY: {short}"] if short else []
     seconds = sum(phase.seconds(pace) or 0.0 for _, phase in found)
     if seconds > DAY:
-        lines.append(f"THIS TAKES ABOUT {seconds / DAY:.1f} DAYS here: fewer steps or prefixes, or a smaller model")
+        lines.append(f"THIS TAKES ABOUT {seconds / DAY:.1f} DAYS here: use fewer steps or prefixes, or a smaller model")
     return lines
 
 
 def too_large(at: Setting) -> str:
-    """Return which step needs more memory than is free, and the ways out; empty if none does or it is not known."""
+    """Return which step needs more memory than is free, and the ways out; empty if none does or it is unknown."""
     need, room = _largest(at), available(at)
     if need is None or room is None or need.bytes <= room[1]:
         return ""
     return (
         f"{need.step} needs about {gib(need.bytes)}, {gib(room[1])} are free of {gib(room[0])}. "
-        "Lower improve.micro_tokens and improve.sample_rows, take smaller models, or close what else runs"
+        "Lower improve.micro_tokens and improve.sample_rows, use smaller models, or close other programs"
     )
 
 
 def available(at: Setting) -> tuple[int, int] | None:
-    """Return the bytes of memory of the device, all and free ones; ``None`` where it is not told."""
+    """Return the total and the free memory of the device, in bytes; ``None`` if the system does not report it."""
     if at.device == "cuda":
         free, everything = torch.cuda.mem_get_info(models.resolve_device(at.config.device))
         return everything, free
@@ -154,10 +154,10 @@ def gib(size: float) -> str:
 
 
 def _listing(config: Config) -> Table:
-    listing = Table("model", "is", "weights", "before the first use", box=None)
+    listing = Table("model", "source", "weights", "before the first use", box=None)
     for role, model in models_of(config).items():
         source, size = models.resolve(model), models.parameters(model)
-        weights = f"{size:,}" if size else "unknown before the download"
+        weights = f"{size:,}" if size else "unknown until downloaded"
         listing.add_row(f"{role}: {model.model}", source.kind.value, weights, source.pending or "nothing")
     return listing
 
@@ -168,7 +168,7 @@ def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
     for step, phase in found:
         seconds = phase.seconds(pace)
         assumed = " (assumed)" if phase.cost is not None and phase.cost.requests else ""
-        about = "not known" if seconds is None else clock(seconds) + assumed
+        about = "unknown" if seconds is None else clock(seconds) + assumed
         work.add_row(step if step != before else "", phase.name, phase.amount, about)
         before = step
     return work
@@ -177,7 +177,7 @@ def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
 def _sums(found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
     seconds = [phase.seconds(pace) for _, phase in found]
     unknown = [f"{step}: {phase.name}" for (step, phase), taken in zip(found, seconds, strict=True) if taken is None]
-    lacking = f", without what is not known: {', '.join(unknown)}" if unknown else ""
+    lacking = f", without phases of unknown time: {', '.join(unknown)}" if unknown else ""
     lines = [f"\nabout {clock(sum(one or 0.0 for one in seconds))} in all, within a factor of two{lacking}"]
     kinds = {"sampling": pace.sample, "scoring": pace.score, "training": pace.train}
     shown = ", ".join(f"{name} {one.rate / 1e9:,.1f}" for name, one in kinds.items())
@@ -185,8 +185,8 @@ def _sums(found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
     requests = sum(phase.cost.requests for _, phase in found if phase.cost is not None)
     if requests:
         lines.append(
-            f"{requests:,} requests to servers are taken to last {SECONDS_PER_REQUEST:g} s and {SECONDS_PER_TOKEN:g} s "
-            "a token each, as many at once as `concurrency` says: assumed, nothing was sent to find out"
+            f"{requests:,} requests to servers are assumed to take {SECONDS_PER_REQUEST:g} s and {SECONDS_PER_TOKEN:g} "
+            "s per token each, with as many at a time as `concurrency` says; no server was asked"
         )
     return lines
 
@@ -201,7 +201,7 @@ def _largest(at: Setting) -> Footprint | None:
 def _memory(at: Setting) -> str:
     need, room = _largest(at), available(at)
     if need is None:
-        return "memory: not known before the models are downloaded"
+        return "memory: unknown until the models are downloaded"
     parts = sorted(need.parts.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{name} {gib(size)}" for name, size in parts if size >= 0.05 * need.bytes)
     free = "" if room is None else f"; {gib(room[1])} free of {gib(room[0])}"
@@ -211,7 +211,7 @@ def _memory(at: Setting) -> str:
 def _disk(at: Setting, place: Path) -> str:
     config, policy = at.config, models.parameters(at.config.policy)
     if policy is None:
-        return "disk: unknown before the policy is downloaded"
+        return "disk: unknown until the policy is downloaded"
     checkpoints = at.arms("improve", "sft", "rlmt")
     resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
     logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
@@ -223,6 +223,6 @@ def _disk(at: Setting, place: Path) -> str:
 
 
 def _steps(config: Config, place: Path) -> str:
-    there = {f"{one.arm}/{one.stage}": one.done for one in (Run(place).stages() if place.is_dir() else [])}
-    states = {None: "missing", True: "done", False: "begun"}
-    return "steps: " + ", ".join(f"{step.name} ({states[there.get(step.name)]})" for step in graph(config))
+    done = {f"{one.arm}/{one.stage}": one.done for one in (Run(place).stages() if place.is_dir() else [])}
+    states = {None: "missing", True: "done", False: "started"}
+    return "steps: " + ", ".join(f"{step.name} ({states[done.get(step.name)]})" for step in graph(config))

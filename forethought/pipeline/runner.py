@@ -180,7 +180,6 @@ class Lifecycle:
             self._start_over(folder, changes)
         if not forced and not folder.begun and self.run.bring_back(folder, depends_on):
             self.say(f"{name} comes back: this config had made it before")
-        self._starting_over.discard(name)
         folder.write_config(depends_on)
         if self.board is not None and folder.done:
             self.board.tick(name)
@@ -201,6 +200,7 @@ class Lifecycle:
     def _measured(self, step: Step) -> Iterator[None]:
         """Record how long a stage took since it was last started, and this process's peak memory."""
         self.say(self.board.begin(step.name) if self.board is not None else step.name)
+        models.quiet()
         cuda = self.device.type == "cuda"
         if not cuda:
             heap.keep_freed_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from forethought.config import Config
@@ -29,6 +30,7 @@ class EvaluateRLMT(Stage):
         """Return the arms' weights, the match judge, the held-out windows and the settings."""
         cfg, count = self.config.rlmt, self.config.thinking.windows
         assert cfg is not None
+        sources = {name: source for name, (_, source) in self.conditions.items()}
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -36,8 +38,14 @@ class EvaluateRLMT(Stage):
             "judge": self.context.matcher.name,
             "windows": self.context.window_ids("heldout", count),
             "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
-            "thinking": self.config.thinking.model_dump(mode="json"),
+            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions"}),
+            **({"conditions": sources} if sources else {}),  # what older runs depend on stays as it was
         }
+
+    @cached_property
+    def conditions(self) -> dict[str, tuple[probe.Condition, str]]:
+        """The user's own conditions of the probe, with hashes of their sources."""
+        return {name: probe.user_condition(name, path) for name, path in self.config.thinking.conditions.items()}
 
     def arms(self) -> list[EvalArm]:
         """Return the arms of both lineages, each compared with its past and with the other lineage."""
@@ -99,7 +107,8 @@ class EvaluateRLMT(Stage):
         self, folder: StageFolder, model: Model, evaluation: WindowEval, rollouts: Rollouts
     ) -> dict[str, probe.Probed]:
         cfg = self.config.thinking
-        inserted = probe.inserts(rollouts, evaluation, model.thoughts, cfg.probe_samples, cfg.generic)
+        own = {name: condition for name, (condition, _) in self.conditions.items()}
+        inserted = probe.inserts(rollouts, evaluation, model.thoughts, cfg, own)
         probed = probe.probe(model, evaluation, inserted)
         rows = probe.examples(evaluation, inserted, probed, cfg.examples)
         folder.append("examples", [{"arm": model.name, **row} for row in rows])
@@ -121,10 +130,11 @@ class EvaluateRLMT(Stage):
             length = cfg.thought_tokens + cfg.suffix_tokens
             thought = drawn(at.policy, windows, own.samples, (at.prefix + TAGS, length), many)
             inserted = REPLY * cfg.thought_tokens + TAGS
-            shown = len(PROBE) * own.probe_samples
+            conditions = len(PROBE) + len(own.conditions)
+            shown = conditions * own.probe_samples
             gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)
             sizes = at.prefix + inserted, cfg.suffix_tokens
-            predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(len(PROBE))
+            predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(conditions)
             gate = (
                 plain.times(len(taking) - thinking)
                 + thought.times(thinking)

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from forethought.algorithms.objectives import OBJECTIVES, Objective
+from forethought.algorithms.objectives import LossBatch, MakeBatch, objective_of
 from forethought.algorithms.pools import CandidatePool, candidate, make_pool, pool_metrics, rank_pools
-from forethought.config import ImproveConfig, RewriteConfig
+from forethought.config import Config, ImproveConfig, RewriteConfig
 from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored, times, trained
 from forethought.costs.judges import FRAME, INSTRUCTIONS, judging, verdicts, written
 from forethought.costs.loads import saving
 from forethought.engine import Group, Prompt
-from forethought.graph import Step, arm_of
+from forethought.graph import Arm, Step, arm_of
 from forethought.judges.build import build_rewriter
 from forethought.models.model import Model
 from forethought.records import Candidate, Chunk, Completion, Origin, Split
@@ -43,13 +43,12 @@ class Improve(Stage):
     @cached_property
     def cfg(self) -> ImproveConfig:
         """The settings of this arm."""
-        control = {"objective": "continued", "rewrite": None}
-        return self.config.improve.model_copy(update=control if self.arm.control else {})
+        return settings(self.config, self.arm)
 
-    @property
-    def objective(self) -> Objective:
-        """What a step learns from its pools."""
-        return OBJECTIVES[self.cfg.objective]
+    @cached_property
+    def objective(self) -> tuple[MakeBatch, dict[str, str]]:
+        """What a step learns from its pools, and what that depends on."""
+        return objective_of(self.cfg.objective)
 
     def depends_on(self) -> dict[str, Any]:
         """Return what the weights depend on."""
@@ -59,7 +58,8 @@ class Improve(Stage):
             "seed": self.config.seed,
             "dtype": self.config.dtype,
             "chunks": self.context.identity(CHUNKS),
-            "judges": [judge.name for judge in self.context.judges.values()] if self.objective.ranks else [],
+            "judges": [judge.name for judge in self.context.judges.values()] if self.cfg.ranks else [],
+            **self.objective[1],
         }
 
     def check(self) -> None:
@@ -68,7 +68,7 @@ class Improve(Stage):
         Raises:
             JudgeFailedError: naming the judge, what it missed, and the ways out.
         """
-        if self.objective.ranks and self.config.audit.enabled and not self.config.audit.allow_failing:
+        if self.cfg.ranks and self.config.audit.enabled and not self.config.audit.allow_failing:
             failures = (self.context.done(AUDIT).manifest() or {})["summary"]["failures"]
             sentences = [f"{name}: {sentence}" for name, row in failures.items() for sentence in row]
             if sentences:
@@ -80,76 +80,58 @@ class Improve(Stage):
 
     def run(self, folder: StageFolder) -> None:
         """Train the arm."""
-        cfg, context, objective = self.cfg, self.context, self.objective
+        cfg, context, (make_batch, _) = self.cfg, self.context, self.objective
         policy = context.load(self.arm.start, cfg)
-        reference = context.load(self.arm.start, cfg) if objective.reference else None
-        judges, teacher = list(context.judges.values()), self.teacher()
+        reference = context.load(self.arm.start, cfg) if cfg.compares else None
+        trainer, teacher, judges = policy.trainer(cfg), self.teacher(), list(context.judges.values())
         train, heldout = context.chunks(Split.IMPROVE), context.chunks(Split.HELDOUT)[: cfg.monitor_chunks]
-        trainer = policy.trainer(cfg)
-        with Session(
-            self,
-            folder,
-            cfg,
-            policy,
-            trainer,
-            monitor=lambda: {"suffix_nll": suffix_nll(policy, heldout)},
-            rows=["pools"],
-            reference=reference if cfg.sync_reference_every else None,
-        ) as session:
+        synced = reference if cfg.sync_reference_every else None
+        monitor = functools.partial(suffix_nll, policy, heldout)
+        with Session(self, folder, cfg, policy, trainer, monitor, rows=["pools"], reference=synced) as session:
             for step in session:
                 chunks = session.batch(train, cfg.prefixes_per_step)
                 rollouts_PK: Sequence[Sequence[Completion]] = [()] * len(chunks)
                 rewrites_P: Sequence[str | None] = [None] * len(chunks)
                 # K continuations of each prefix by the present policy, as long as the author's suffix.
-                if objective.ranks:
-                    with session.timer("sample"):
-                        rollouts_PK = policy.sample(
-                            [Prompt(id=chunk.id, token_ids=policy.bos + chunk.prefix_ids) for chunk in chunks],
-                            cfg.rollouts,
-                            max_tokens=max(len(chunk.suffix_ids) for chunk in chunks),
-                            temperature=cfg.temperature,
-                            key=session.key("rollouts"),
-                        )
-                if teacher is not None and objective.rewrites:
-                    with session.timer("rewrite"):
-                        rewrites_P = teacher.rewrite(chunks)
-                # Judges see texts in a random order, never who wrote them; a pool without two different scores
-                # makes no pair.
-                pools = [
-                    make_pool(chunk, self.candidates(chunk, rollouts, rewrite, policy), session.key("pool order"))
-                    for chunk, rollouts, rewrite in zip(chunks, rollouts_PK, rewrites_P, strict=True)
-                ]
-                if objective.ranks:
-                    with session.timer("judge"):
-                        pools = rank_pools(pools, judges, session.key("ties"))
+                if cfg.ranks:
+                    prompts = [Prompt(id=chunk.id, token_ids=policy.bos + chunk.prefix_ids) for chunk in chunks]
+                    longest = max(len(chunk.suffix_ids) for chunk in chunks)
+                    how = {"max_tokens": longest, "temperature": cfg.temperature, "key": session.key("rollouts")}
+                    rollouts_PK = session.timed("sample", policy.sample, prompts, cfg.rollouts, **how)
+                if teacher is not None:
+                    rewrites_P = session.timed("rewrite", teacher.rewrite, chunks)
+                # Judges see texts in a random order, never who wrote them.
+                rows, order = zip(chunks, rollouts_PK, rewrites_P, strict=True), session.key("pool order")
+                pools = [make_pool(c, self.candidates(policy, c, own, rewrite), order) for c, own, rewrite in rows]
+                if cfg.ranks:
+                    pools = session.timed("judge", rank_pools, pools, judges, session.key("ties"))
                 session.keep("pools", [pool.row(step) for pool in pools])
-                # The loss compares with the reference's log-probabilities of the same tokens.
-                with session.timer("reference"):
-                    batch = objective.batch(pools, policy.bos, cfg)
-                    if reference is not None:
-                        if cfg.sync_reference_every and step and step % cfg.sync_reference_every == 0:
-                            reference.copy_weights(policy)
-                        batch = batch.with_reference(reference.logprobs(batch.groups, as_trained=True))
-                metrics = self.metrics(pools, session)
+                # Best against worst of each pool; pools without two different scores make no pair.
+                batch = make_batch(pools, policy.bos, cfg)
+                if synced is not None and step and step % cfg.sync_reference_every == 0:
+                    synced.copy_weights(policy)
+                if reference is not None:
+                    logprobs = session.timed("reference", reference.logprobs, batch.groups, as_trained=True)
+                    batch = batch.with_reference(logprobs)
                 # A batch in which nothing was decided changes nothing.
-                with session.timer("update"):
-                    if batch.examples:
-                        session.count("update", sum(group.tokens for group in batch.groups))
-                        metrics |= trainer.step(batch.examples, batch.loss, step=step, normaliser=batch.normaliser)
-                session.log(metrics, show=("selection_rate", "margin", "loss"))
+                update: dict[str, float] = {}
+                if batch.examples:
+                    how = {"step": step, "normaliser": batch.normaliser}
+                    update = session.timed("update", trainer.step, batch.examples, batch.loss, **how)
+                session.count(**token_counts(pools, batch))
+                session.log(self.metrics(pools) | update, show=("selection_rate", "margin", "loss"))
             session.finish({"chunks": context.identity(CHUNKS), "policy": policy.identity})
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
         """Return rollouts, rewrites, verdicts, updates and measurements of one arm."""
-        cfg = at.config.improve
-        objective = OBJECTIVES["continued" if arm_of(step.arm).control else cfg.objective]
+        cfg = settings(at.config, arm_of(step.arm))
         pools, many = cfg.steps * cfg.prefixes_per_step, at.config.candidates_per_prefix
         phases = []
-        if cfg.rewrite is not None and objective.rewrites:
+        if cfg.rewrite is not None and cfg.rewrites:
             cost = known(functools.partial(rewriting, at, cfg.rewrite))
             phases.append(Phase(name="rewrite", amount=f"{pools:,} rewrites", cost=cost))
-        if objective.ranks:
+        if cfg.ranks:
             amount = f"{pools * cfg.rollouts:,} rollouts of {at.suffix} tokens after {pools:,} prefixes"
             cost = known(lambda: sampling(at))
             phases.append(Phase(name="sample", amount=amount, cost=cost))
@@ -157,25 +139,25 @@ class Improve(Stage):
                 cost = known(functools.partial(judging, at, name, pools, many, at.suffix))
                 amount = f"{pools * verdicts(judge, many):,} verdicts"
                 phases.append(Phase(name=f"judge: {name}", amount=amount, cost=cost))
-        branches = (2 if objective.reference else 1) * at.suffix
+        branches = (2 if cfg.compares else 1) * at.suffix
         amount = f"{cfg.steps:,} steps, up to {pools * (at.config.chunk.prefix_tokens[1] + branches):,} tokens"
-        phases.append(Phase(name="update", amount=amount, cost=known(lambda: updates(at, objective))))
+        phases.append(Phase(name="update", amount=amount, cost=known(lambda: updates(at, cfg))))
         count = times(cfg.monitor_every, cfg.steps)
         amount = f"{count} times the NLL of {cfg.monitor_chunks} held-out suffixes; checkpoints"
         return [*phases, Phase(name="monitor", amount=amount, cost=known(lambda: monitoring(at, count)))]
 
     def teacher(self) -> Any:
         """Return who rewrites suffixes, or ``None``."""
-        if self.cfg.rewrite is None:
+        if self.cfg.rewrite is None or not self.cfg.rewrites:
             return None
         return build_rewriter(self.cfg.rewrite, self.context.pool, self.context.tokenizer)
 
     def candidates(
-        self, chunk: Chunk, rollouts: Sequence[Completion], rewrite: str | None, policy: Model
+        self, policy: Model, chunk: Chunk, rollouts: Sequence[Completion], rewrite: str | None
     ) -> list[Candidate]:
         """Return what is ranked behind one prefix: the original suffix, the rollouts, and the rewrite."""
         written = []
-        if self.objective.ranks and self.cfg.original:
+        if self.cfg.ranks and self.cfg.original:
             written.append(candidate(chunk, Origin.CORPUS, chunk.suffix, chunk.suffix_ids))
         written += [candidate(chunk, Origin.ROLLOUT, c.text, c.token_ids, k) for k, c in enumerate(rollouts)]
         if rewrite:
@@ -183,7 +165,7 @@ class Improve(Stage):
             written.append(candidate(chunk, Origin.REWRITE, rewrite, ids))
         return written
 
-    def metrics(self, pools: Sequence[CandidatePool], session: Session) -> dict[str, float | None]:
+    def metrics(self, pools: Sequence[CandidatePool]) -> dict[str, float | None]:
         """Return how a step's pools were judged, and what the rollouts look like.
 
         ``rewritten`` is the share of the pools for which the teacher, if there is one, wrote a usable rewrite.
@@ -192,8 +174,6 @@ class Improve(Stage):
         if self.cfg.rewrite is not None:
             metrics["rewritten"] = sum(bool(pool.by_origin(Origin.REWRITE)) for pool in pools) / len(pools)
         rollouts = [c for pool in pools for c in pool.by_origin(Origin.ROLLOUT)]
-        session.count("sample", sum(len(rollout.token_ids) for rollout in rollouts))
-        session.count("judge", sum(len(c.token_ids) for pool in pools for c in pool.candidates))
         if not rollouts:
             return metrics
         texts = [words(rollout.text) for rollout in rollouts]
@@ -206,11 +186,28 @@ class Improve(Stage):
         }
 
 
-def suffix_nll(model: Model, chunks: Sequence[Chunk]) -> float:
+def settings(config: Config, arm: Arm) -> ImproveConfig:
+    """Return the settings of an arm; the control trains by plain next-token prediction."""
+    control = {"objective": "continued", "rewrite": None}
+    return config.improve.model_copy(update=control if arm.control else {})
+
+
+def token_counts(pools: Sequence[CandidatePool], batch: LossBatch) -> dict[str, int]:
+    """Return how many tokens a step sampled, judged and trained on, for the rates in its metrics."""
+    rollouts = [candidate for pool in pools for candidate in pool.by_origin(Origin.ROLLOUT)]
+    return {
+        "sample": sum(len(rollout.token_ids) for rollout in rollouts),
+        "judge": sum(len(candidate.token_ids) for pool in pools for candidate in pool.candidates),
+        "update": sum(group.tokens for group in batch.groups),
+    }
+
+
+def suffix_nll(model: Model, chunks: Sequence[Chunk]) -> dict[str, float | None]:
     """Return the model's NLL of the chunks' true suffixes, nats per token."""
     groups = [Group(prefix=model.bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in chunks]
     rows = model.logprobs(groups)
-    return -sum(float(row.sum()) for (row,) in rows) / sum(len(chunk.suffix_ids) for chunk in chunks)
+    nats = -sum(float(row.sum()) for (row,) in rows)
+    return {"suffix_nll": nats / sum(len(chunk.suffix_ids) for chunk in chunks)}
 
 
 def rewriting(at: Setting, teacher: RewriteConfig) -> Cost:
@@ -226,15 +223,14 @@ def sampling(at: Setting) -> Cost:
     return drawn(at.policy, cfg.prefixes_per_step, cfg.rollouts, sizes, cfg.sample_rows).times(cfg.steps)
 
 
-def updates(at: Setting, objective: Objective) -> Cost:
+def updates(at: Setting, cfg: ImproveConfig) -> Cost:
     """Return the cost of all optimiser steps, with the reference's log-probabilities where there is a reference."""
-    cfg = at.config.improve
     pools = cfg.steps * cfg.prefixes_per_step
-    if not (objective.ranks or objective.rewrites):  # every token of the chunk is predicted
+    if cfg.objective == "continued":  # every token of the chunk is predicted
         return trained(at.policy, pools, 1, at.chunk - 1, cfg.steps)
-    branches = (2 if objective.reference else 1) * at.suffix
+    branches = (2 if cfg.compares else 1) * at.suffix
     total = trained(at.policy, pools, at.prefix, branches, cfg.steps)
-    if objective.reference:
+    if cfg.compares:
         total += scored(at.policy, cfg.prefixes_per_step, at.prefix, branches, cfg.micro_tokens).times(cfg.steps)
     return total
 

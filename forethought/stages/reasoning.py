@@ -15,17 +15,17 @@ from forethought.config import ReasoningConfig
 from forethought.costs.base import REPLY, Cost, Phase, Setting, drawn, known, scored, served
 from forethought.evals.reasoning.answers import EndpointAnswerer, EvalArm, ModelAnswerer, answered
 from forethought.evals.reasoning.catalogue import task as task_of
-from forethought.evals.reasoning.figures import measure, problem_metrics
+from forethought.evals.reasoning.figures import measure
 from forethought.evals.reasoning.task import Task, TaskError
 from forethought.graph import REASONING, Arm, Step, arms
 from forethought.keys import Key
 from forethought.llm.endpoint import Endpoint
-from forethought.metrics import MACRO
+from forethought.metrics import MACRO, PLAIN, THOUGHT
 from forethought.models.model import Compute, Model
 from forethought.progress import StageProgress
 from forethought.records import Measurement, content_id
 from forethought.stages.base import Stage
-from forethought.store import BASE, StageFolder
+from forethought.store import StageFolder
 
 ENDPOINT = "endpoint"
 """The arm that is a server."""
@@ -52,10 +52,7 @@ class Reasoning(Stage):
 
     def depends_on(self) -> dict[str, Any]:
         """See :meth:`Stage.depends_on`."""
-        by_arm = {
-            arm.name: {task.name: self._answers_depend_on(arm, task) for task in self._tasks} for arm in self._arms
-        }
-        return by_arm | {"k": list(self._settings.passes)}
+        return self._answers_depend_on() | {"k": list(self._settings.passes)}
 
     def run(self, folder: StageFolder) -> None:
         """See :meth:`Stage.run`."""
@@ -82,10 +79,10 @@ class Reasoning(Stage):
             for task in self._tasks:
                 if not folders[task.name].done:
                     self._answer(arm, task, folders[task.name])
-            arm.answerer.release()
+            if isinstance(arm.answerer, ModelAnswerer):
+                arm.answerer.model.release()
             rows[arm.name] = {name: list(folder.read(ANSWERS)) for name, folder in folders.items()}
-        metrics = problem_metrics(self._settings.samples, self._settings.passes)
-        figures = measure(self._arms, rows, self._tasks, metrics, self.config.seed)
+        figures = measure(self._arms, rows, self._tasks, self._settings, self.config.seed)
         self._publish(figures)
         return len(figures)
 
@@ -109,8 +106,8 @@ class Reasoning(Stage):
                 total += served(problems * cfg.samples, cfg.endpoint.concurrency, answer)
             return total
 
-        tasks = f"up to {problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
-        amount = f"{len(taking)} arms on {tasks}"
+        asked = f"{problems:,} problems of {len(cfg.tasks)} tasks, {cfg.samples} answers each"
+        amount = f"{len(taking)} arms on up to {asked}"
         return [Phase(name="reasoning", amount=amount, cost=known(cost))]
 
     def _answer(self, arm: EvalArm, task: Task, folder: StageFolder) -> None:
@@ -136,43 +133,47 @@ class Reasoning(Stage):
     def _publish(self, figures: list[Measurement]) -> None:
         """Put figures in the run's table, instead of what was measured before of the same arms and tasks."""
 
-        def place(one: Measurement) -> tuple[str, ...]:
-            return one.arm, one.against, one.metric, one.condition, one.judge
+        def place(figure: Measurement) -> tuple[str, ...]:
+            return figure.arm, figure.against, figure.metric, figure.condition, figure.judge
 
         run, names, tasks = self.context.run, {arm.name for arm in self._arms}, {MACRO, *self._settings.tasks}
-        before = [one for one in run.measurements() if one.stage == REASONING and one.arm in names]
-        replaced = [one for one in before if one.condition.partition("/")[0] in tasks]
+        before = [figure for figure in run.measurements() if figure.stage == REASONING and figure.arm in names]
+        replaced = {figure for figure in before if figure.condition.partition("/")[0] in tasks}
         if set(map(place, replaced)) <= set(map(place, figures)):
             present = set(before)
-            run.measure(one for one in figures if one not in present)
+            run.measure(figure for figure in figures if figure not in present)
             return
         # Some figures have no successor: another number of samples, an interface less.
         run.drop(lambda row: row["stage"] == REASONING and row["arm"] in names)
-        run.measure([*(one for one in before if one not in replaced), *figures])
+        run.measure([*(figure for figure in before if figure not in replaced), *figures])
 
     @cached_property
     def _folders(self) -> dict[str, dict[str, StageFolder]]:
         """The folder of each arm's answers to each task."""
+        step, folder = self.step.name, self.context.folder
+        return {
+            arm: {task: folder(arm, f"reasoning-{task}", wanted, step) for task, wanted in by_task.items()}
+            for arm, by_task in self._answers_depend_on().items()
+        }
+
+    def _answers_depend_on(self) -> dict[str, Any]:
+        """Return what each arm's answers to each task depend on."""
+        cfg = self._settings
+        fields = {"samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
         return {
             arm.name: {
-                task.name: self.context.folder(
-                    arm.name, f"reasoning-{task.name}", self._answers_depend_on(arm, task), self.step.name
-                )
+                task.name: {
+                    "seed": self.config.seed,
+                    "dtype": self.config.dtype,
+                    "policy": arm.identity,
+                    "task": task.identity,
+                    "problems": cfg.count(task.name),
+                    "interfaces": list(arm.interfaces),
+                    "reasoning": cfg.model_dump(mode="json", include=fields),
+                }
                 for task in self._tasks
             }
             for arm in self._arms
-        }
-
-    def _answers_depend_on(self, arm: EvalArm, task: Task) -> dict[str, Any]:
-        drawn = {"samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
-        return {
-            "seed": self.config.seed,
-            "dtype": self.config.dtype,
-            "policy": arm.identity,
-            "task": task.identity,
-            "problems": self._settings.count(task.name),
-            "interfaces": list(arm.interfaces),
-            "reasoning": self._settings.model_dump(mode="json", include=drawn),
         }
 
     @property
@@ -188,31 +189,25 @@ class Reasoning(Stage):
     @cached_property
     def _arms(self) -> list[EvalArm]:
         """The arms, models and server that answer; weights are loaded when they first do."""
-        cfg, tags = self._settings, self.context.tags
-        found = []
-        for arm in self._chosen():
-            model = self.context.base.with_tags(tags) if arm.name == BASE else self.context.load(arm.name, tags=tags)
-            found.append(self._eval_arm(model, arm.past + arm.peer, arm.thinks))
-        for name, place in cfg.models.items():
-            compute, say = Compute.of(self.config), self.context.say
-            found.append(self._eval_arm(Model.named(place, compute, name=name, tags=tags, progress=say)))
-        if cfg.endpoint is not None:
-            found.append(
-                EvalArm(
-                    name=ENDPOINT,
-                    identity=content_id(cfg.endpoint.base_url, cfg.endpoint.model),
-                    answerer=EndpointAnswerer(Endpoint(cfg.endpoint), tags),
-                    thinks=cfg.thoughts == "all",
-                )
-            )
-        return found
+        cfg, context, tags = self._settings, self.context, self.context.tags
 
-    def _eval_arm(self, model: Model, against: tuple[str, ...] = (), trained_to_think: bool = False) -> EvalArm:
-        asked = self._settings.thoughts
-        thinks = asked == "all" or (asked == "trained" and trained_to_think)
-        return EvalArm(
-            name=model.name, identity=model.identity, answerer=ModelAnswerer(model), against=against, thinks=thinks
-        )
+        def interfaces(trained_to_think: bool) -> tuple[str, ...]:
+            thinks = cfg.thoughts == "all" or (cfg.thoughts == "trained" and trained_to_think)
+            return (PLAIN, THOUGHT) if thinks else (PLAIN,)
+
+        models = [(context.arm(arm.name, tags), arm.past + arm.peer, arm.thinks) for arm in self._chosen()]
+        for name, config in cfg.models.items():
+            model = Model.named(config, Compute.of(self.config), name=name, tags=tags, progress=context.say)
+            models.append((model, (), False))
+        found = [
+            EvalArm(model.name, model.identity, ModelAnswerer(model), interfaces(thinks), against)
+            for model, against, thinks in models
+        ]
+        if cfg.endpoint is not None:
+            identity = content_id(cfg.endpoint.base_url, cfg.endpoint.model)
+            server = EndpointAnswerer(Endpoint(cfg.endpoint), tags)
+            found.append(EvalArm(ENDPOINT, identity, server, interfaces(False)))
+        return found
 
     def _chosen(self) -> list[Arm]:
         """Return the run's arms that the config chooses; all by default."""

@@ -81,8 +81,8 @@ def clean(reply: str, tags: Tags) -> str | Rejection:
 
 def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection | None:
     """Return why ``thought`` must not stand at ``passage``, or ``None``."""
-    said = words(thought)
-    if not any(word[0].isalnum() for word in said):
+    own = words(thought)
+    if not any(word[0].isalnum() for word in own):
         return Rejection.EMPTY
     if len(thought.split()) > config.max_words or len(thought) > 12 * config.max_words:
         return Rejection.LONG
@@ -92,10 +92,10 @@ def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection
         return Rejection.LANGUAGE
     if leak(thought, passage) > config.max_leak:
         return Rejection.LEAK
-    if any(_say_the_same(said, words(other)) for other in passage.others):
+    if any(_say_the_same(own, words(other)) for other in passage.others):
         return Rejection.REPEAT
     around = passage.before[-_AROUND:] + passage.after[:_AROUND]
-    if not _stems(said) & _stems(words(around)):
+    if not _stems(own) & _stems(words(around)):
         return Rejection.OFF
     return None
 
@@ -105,25 +105,24 @@ def leak(thought: str, passage: Passage) -> float:
 
     A thought of one or two words leaks if the words follow the place at once.
     """
-    said = words(thought)
-    size = min(3, len(said))
-    grams = ngrams(said, size)
+    own = words(thought)
+    size = min(3, len(own))
+    grams = ngrams(own, size)
     if size < 3:
         coming = words(passage.after[:200])[:size]
-        return float(bool(said) and said == coming)
+        return float(bool(own) and own == coming)
     known, coming_grams = set(ngrams(words(passage.before), size)), set(ngrams(words(passage.after), size))
     return sum(gram in coming_grams and gram not in known for gram in grams) / len(grams)
 
 
-def _say_the_same(said: Sequence[str], other: Sequence[str]) -> bool:
-    mine, theirs = set(said), set(other)
-    return len(mine & theirs) >= _SAME_WORDS * min(len(mine), len(theirs))
+def _say_the_same(own: Sequence[str], other: Sequence[str]) -> bool:
+    return len({*own} & {*other}) >= _SAME_WORDS * min(len({*own}), len({*other}))
 
 
-def _stems(said: Sequence[str]) -> set[str]:
+def _stems(own: Sequence[str]) -> set[str]:
     """Return the beginnings of the longer words; of scripts that are written without spaces, pairs of letters."""
-    stems = {word[:_STEM] for word in said if len(word) >= _STEM}
-    unspaced = "".join(word for word in said if ord(word[0]) > 0x2E80)
+    stems = {word[:_STEM] for word in own if len(word) >= _STEM}
+    unspaced = "".join(word for word in own if ord(word[0]) > 0x2E80)
     return stems | {unspaced[start : start + 2] for start in range(len(unspaced) - 1)}
 
 

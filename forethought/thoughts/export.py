@@ -46,15 +46,9 @@ def parquet(rows: Sequence[ThoughtRow], tags: Tags) -> bytes:
 
 def card(name: str, teacher: str, tags: Tags, made: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]]) -> str:
     """Return the dataset card, as the Hugging Face hub reads it."""
-    lines = ["---", "configs:"]
-    for config, files in CONFIGS.items():
-        present = [(split, part) for split, part in files if split in made]
-        if present:
-            lines += [f"  - config_name: {config}", "    data_files:"]
-            for split, part in present:
-                lines += [f"      - split: {part}", f"        path: {FILES[split]}"]
-    lines += [
-        "---",
+    files = {(name, part): FILES[split] for name, parts in CONFIGS.items() for split, part in parts if split in made}
+    lines = [
+        *card_header(files),
         f"# Interleaved thoughts: {name}",
         "",
         f"Chunks of text with short thoughts of a careful reader, written by {teacher}. `text` is the raw chunk,",
@@ -74,6 +68,16 @@ def card(name: str, teacher: str, tags: Tags, made: Mapping[Split, tuple[dict[st
         tried = f"{counts.chunks} chunks tried{_reasons(counts.dropped)}, {counts.lost} accepted thoughts in them"
         lines.append(f"- {split.value}: {kept}{_reasons(counts.rejected)}; {tried}")
     return "\n".join([*lines, "", "The licence is that of the text, and of what the teacher may write."]) + "\n"
+
+
+def card_header(files: Mapping[tuple[str, str], str]) -> list[str]:
+    """Return the lines from which the hub and ``datasets`` learn the file of each (configuration, split)."""
+    lines = ["---", "configs:"]
+    for config in dict.fromkeys(config for config, _ in files):
+        lines += [f"  - config_name: {config}", "    data_files:"]
+        for split, path in ((split, path) for (name, split), path in files.items() if name == config):
+            lines += [f"      - split: {split}", f"        path: {path}"]
+    return [*lines, "---"]
 
 
 def _plain(row: ThoughtRow, tags: Tags) -> dict[str, Any]:

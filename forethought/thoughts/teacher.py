@@ -73,15 +73,10 @@ class Proposal:
 class Teacher(Protocol):
     """Something that proposes thoughts."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        ...
-
-    @property
-    def identity(self) -> str:
-        """Hash of the model and of how it is asked."""
-        ...
+    name: str
+    """Short name for tables."""
+    identity: str
+    """Hash of the model and of how it is asked."""
 
     def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
         """Return proposals for the open places of each draft; each ``attempt`` has its own random numbers."""
@@ -115,25 +110,47 @@ class StubTeacher:
         return Proposal(place=place, thought=STUB_THOUGHTS[number % len(STUB_THOUGHTS)].format(word=word))
 
 
-class PlaceTeacher:
+class _ModelTeacher:
+    """What both ways of asking a language model share."""
+
+    def __init__(self, generators: Sequence[Generator], config: InterleaveConfig, longest: int) -> None:
+        """Make a teacher.
+
+        Args:
+            generators: one for each attempt: the same model with other random numbers.
+            config: how it is asked.
+            longest: thoughts in a reply.
+        """
+        teacher = config.teacher
+        self.generators = generators
+        self.sampling = GenerationConfig(
+            max_tokens=teacher.max_tokens * longest, temperature=teacher.temperature, top_p=teacher.top_p
+        )
+        self.words, self.tags = config.max_words, Tags(*config.tags)
+        self.name = generators[0].name
+
+    def _identity(self, *more: object) -> str:
+        models = (generator.identity for generator in self.generators)
+        return content_id(*models, self.sampling.identity, self.words, *more)
+
+    def _replies(self, requests: Sequence[str], attempt: int) -> list[Reply]:
+        return [reply for [reply] in self.generators[attempt].generate(requests, 1, self.sampling)]
+
+
+class PlaceTeacher(_ModelTeacher):
     """Asks for one thought per place: what was read stands before it, what comes after it."""
 
     def __init__(self, generators: Sequence[Generator], config: InterleaveConfig) -> None:
-        """``generators``: one for each attempt, the same model with other random numbers."""
-        self.generators = generators
-        self.replies = _style(config, 1)
-        self.words, self.tags = config.max_words, Tags(*config.tags)
+        super().__init__(generators, config, 1)
         self.prompt = load_prompt("place", BY_PLACE, path=config.teacher.prompt, home=HOME)
-        self.name = generators[0].name
-        self.identity = _identity(generators, self.replies, self.words, "by place", self.prompt.text)
+        self.identity = self._identity("by place", self.prompt.text)
 
     def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
         """See :class:`Teacher`."""
         asked = [(index, place) for index, draft in enumerate(drafts) for place in draft.open]
-        requests = [self._request(drafts[index].text, place) for index, place in asked]
-        replies = self.generators[attempt].generate(requests, 1, self.replies)
+        replies = self._replies([self._request(drafts[index].text, place) for index, place in asked], attempt)
         proposals: list[list[Proposal]] = [[] for _ in drafts]
-        for (index, place), [reply] in zip(asked, replies, strict=True):
+        for (index, place), reply in zip(asked, replies, strict=True):
             proposals[index].append(_proposal(place, reply, self.tags))
         return proposals
 
@@ -142,49 +159,32 @@ class PlaceTeacher:
         return self.prompt.fill(values)
 
 
-class ChunkTeacher:
+class ChunkTeacher(_ModelTeacher):
     """Shows the chunk with numbered places and takes a line, or a JSON object, for each chosen place."""
 
     def __init__(self, generators: Sequence[Generator], config: InterleaveConfig) -> None:
-        """``generators``: one for each attempt, the same model with other random numbers."""
-        self.generators = generators
         self.count = config.thoughts[1]
-        self.replies = _style(config, self.count)
-        self.words, self.tags = config.max_words, Tags(*config.tags)
+        super().__init__(generators, config, self.count)
         self.prompt = load_prompt("chunk", BY_CHUNK, "thoughts", config.teacher.prompt, HOME)
         self.places = load_prompt("chunk", BY_CHUNK, "places", config.teacher.prompt, HOME)
-        self.name = generators[0].name
-        more = ("by chunk", self.prompt.text, self.places.text, self.count)
-        self.identity = _identity(generators, self.replies, self.words, *more)
+        self.identity = self._identity("by chunk", self.prompt.text, self.places.text, self.count)
 
     def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
         """See :class:`Teacher`."""
-        replies = self._ask(self.prompt, drafts, attempt)
+        replies = self._replies(self._requests(self.prompt, drafts), attempt)
         return [_read(draft, reply, self.tags) for draft, reply in zip(drafts, replies, strict=True)]
 
     def choose(self, drafts: Sequence[Draft], attempt: int) -> list[list[Place]]:
         """Return the places that the teacher names, without thoughts; in the order of the text."""
         chosen = []
-        for draft, reply in zip(drafts, self._ask(self.places, drafts, attempt), strict=True):
+        for draft, reply in zip(drafts, self._replies(self._requests(self.places, drafts), attempt), strict=True):
             numbers = {int(number) for number in re.findall(r"\d{1,4}", reply.text or "")}
             chosen.append([place for number, place in enumerate(draft.places, start=1) if number in numbers])
         return chosen
 
-    def _ask(self, prompt: PromptTemplate, drafts: Sequence[Draft], attempt: int) -> list[Reply]:
+    def _requests(self, prompt: PromptTemplate, drafts: Sequence[Draft]) -> list[str]:
         values = {"count": str(self.count), "words": str(self.words)}
-        requests = [prompt.fill(values | {"text": _numbered(draft)}) for draft in drafts]
-        return [reply for [reply] in self.generators[attempt].generate(requests, 1, self.replies)]
-
-
-def _style(config: InterleaveConfig, thoughts: int) -> GenerationConfig:
-    teacher = config.teacher
-    return GenerationConfig(
-        max_tokens=teacher.max_tokens * thoughts, temperature=teacher.temperature, top_p=teacher.top_p
-    )
-
-
-def _identity(generators: Sequence[Generator], replies: GenerationConfig, longest: int, *more: object) -> str:
-    return content_id(*(generator.identity for generator in generators), replies.identity, longest, *more)
+        return [prompt.fill(values | {"text": _numbered(draft)}) for draft in drafts]
 
 
 def _numbered(draft: Draft) -> str:

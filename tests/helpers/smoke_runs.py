@@ -1,16 +1,18 @@
-"""Smoke lifecycles in processes of their own, which may be killed at any call of any function."""
+"""Smoke lifecycles in processes of their own, which may be killed at any event on disk."""
 
 from __future__ import annotations
 
 import gc
-import importlib
 import itertools
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
+from forethought import stages
 from forethought.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -68,13 +71,11 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
     [
         "forethought.cli",
-        "forethought.lifecycle",
-        "forethought.midtraining",
         "forethought.pipeline.plan",
-        "forethought.reasoning",
         "forethought.report.examples",
         "forethought.report.page",
         "forethought.report.summary",
+        *(f"forethought.stages.{module.name}" for module in pkgutil.iter_modules(stages.__path__)),
         "matplotlib.backends.backend_svg",
         "matplotlib.figure",
         "pandas",
@@ -85,69 +86,48 @@ _server.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Kill:
-    """``kill -9`` at the ``call``-th call of ``function`` (``module:name`` or ``module:Class.name``)."""
+    """``kill -9`` just before the ``nth`` time that something is done to a path of the run folder.
 
-    function: str
-    call: int
-    after: bool = False
+    Python reports every file that it opens, renames or removes (``sys.addaudithook``), so the moment is exact and is
+    named by what lies on disk, not by a function of ours.  A kill between two such events leaves what a kill at the
+    later one leaves, or a torn line, which is a matter of ``test_store.py``.
+    """
+
+    what: str = "*"
+    """``write``, ``make`` (a folder), ``rename`` (to this path) or ``remove``, or ``*``."""
+    path: str = "*"
+    """In the run folder; ``*`` and ``?`` stand for anything."""
+    nth: int = 1
 
     def __str__(self) -> str:
-        return f"{self.function.partition(':')[2]}-{'after' if self.after else 'before'}-{self.call}"
+        return f"{self.what}-{self.path}" + (f"-{self.nth}" if self.nth > 1 else "")
 
-    def plant(self) -> None:
+    def plant(self, folder: Path) -> None:
         """Make this process die there."""
-        Moment(self.call, (self.function,), self.after).plant()
+        events = itertools.count(1)
 
-
-@dataclass(frozen=True)
-class Moment:
-    """``kill -9`` at the ``event``-th call of any of ``functions``: whatever reaches the disk, and the model."""
-
-    event: int
-    functions: tuple[str, ...] = (
-        "os:fsync",
-        "os:rename",
-        "os:replace",
-        "pathlib:Path.rename",
-        "pathlib:Path.replace",
-        "shutil:rmtree",
-        "forethought.engine.policy:Policy.packed_hidden",
-        "forethought.engine.backends.plain:TorchBackend._hidden",
-    )
-    after: bool = False
-
-    def plant(self) -> None:
-        """Make this process die there."""
-        calls = itertools.count(1)
-        for function in self.functions:
-            owner, name = _owner(function)
-            setattr(owner, name, self._deadly(getattr(owner, name), calls))
-
-    def _deadly(self, original: Any, calls: Iterator[int]) -> Any:
-        def deadly(*args: Any, **kwargs: Any) -> Any:
-            due = next(calls) == self.event
-            if due and not self.after:
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            found = _disk_event(event, arguments)
+            if found is None or not str(found[1]).startswith(f"{folder}{os.sep}"):
+                return
+            inside = os.path.relpath(found[1], folder)
+            if fnmatch(found[0], self.what) and fnmatch(inside, self.path) and next(events) == self.nth:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = original(*args, **kwargs)
-            if due and self.after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
 
-        return deadly
+        sys.addaudithook(hook)
 
 
-def _owner(function: str) -> tuple[Any, str]:
-    module, _, path = function.partition(":")
-    *owners, name = path.split(".")
-    owner: Any = importlib.import_module(module)
-    for part in owners:
-        owner = getattr(owner, part)
-    return owner, name
+def _disk_event(event: str, arguments: tuple[Any, ...]) -> tuple[str, str] | None:
+    if event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        return "write", arguments[0]
+    if event == "os.rename":
+        return "rename", os.fspath(arguments[1])
+    if event in ("os.remove", "os.rmdir", "shutil.rmtree"):
+        return "remove", os.fspath(arguments[0])
+    return ("make", os.fspath(arguments[0])) if event == "os.mkdir" else None
 
 
-def lifecycle(
-    folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | Moment | None = None, until: str = ""
-) -> int:
+def lifecycle(folder: Path, overrides: Sequence[str] = SMALL, kill: Kill | None = None, until: str = "") -> int:
     """Run ``forethought run smoke --run FOLDER`` in a process of its own and return its exit code."""
     options = [f"--set={item}" for item in overrides] + ([f"--until={until}"] if until else [])
     process = _server.Process(target=_run, args=(folder, options, kill))
@@ -157,11 +137,11 @@ def lifecycle(
     return process.exitcode
 
 
-def _run(folder: Path, options: Sequence[str], kill: Kill | Moment | None) -> None:
+def _run(folder: Path, options: Sequence[str], kill: Kill | None) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # a third of such a short run goes by with looking for garbage in what was imported
     if kill is not None:
-        kill.plant()
+        kill.plant(folder)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)

@@ -14,32 +14,31 @@ from forethought.config import ReasoningConfig
 from forethought.engine import Group, Prompt
 from forethought.evals.reasoning.task import Grade, Problem, Task, TaskError
 from forethought.keys import Key
-from forethought.llm.endpoint import Endpoint, TextOptions
+from forethought.llm.endpoint import Endpoint, Reply, TextOptions
 from forethought.metrics import PLAIN, THOUGHT
 from forethought.models.model import Model
 from forethought.tags import Tags, strip
 
-
-class Question(NamedTuple):
-    """A prompt, and the id that names its random numbers."""
-
-    id: str
-    prompt: str
-
-
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What was written after a prompt."""
+class Question(NamedTuple):
+    """A problem as it is asked."""
+
+    id: str
+    """Names its random numbers."""
+    prompt: str
+    solution: str
+    """The worked solution, as it would follow the prompt."""
+
+
+class Answer(NamedTuple):
+    """What was written after a prompt: without the thought, and without the text that ended it."""
 
     text: str
-    """Without the thought, and without the text that ended it."""
     truncated: bool
     """Whether it reached the limit of tokens."""
     thought: str = ""
-    """What was thought first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +52,26 @@ class ModelAnswerer:
     ) -> list[list[Answer]]:
         """Return ``config.samples`` answers to each question, after a thought if ``thought``."""
         model, eos = self.model, self.model.tokenizer.eos_token_id
-        ended = _ended(model.tokenizer, task.stops)
-        stop_ids = () if eos is None else (eos,)
-        prompts = [Prompt(id=one.id, token_ids=self._ids(one.prompt)) for one in questions]
-        options: dict[str, Any] = {
-            "max_tokens": config.max_tokens,
-            "key": key,
-            "temperature": config.temperature,
-            "stop_ids": stop_ids,
-            "ended": ended,
-        }
+        stop_ids, ended = () if eos is None else (eos,), _ended(model.tokenizer, task.stops)
+        prompts = [Prompt(id=q.id, token_ids=self._ids(q.prompt)) for q in questions]
+        options: dict[str, Any] = {"key": key, "temperature": config.temperature, "max_tokens": config.max_tokens}
+        options |= {"stop_ids": stop_ids, "ended": ended}
 
         def answer(ids: Sequence[int], thought: str = "") -> Answer:
             text = model.tokenizer.decode(list(ids), skip_special_tokens=True)
             truncated = len(ids) == config.max_tokens and ids[-1] not in stop_ids and not ended(ids)
-            return Answer(text=strip(cut(text, task.stops), model.thoughts.tags), truncated=truncated, thought=thought)
+            return Answer(strip(cut(text, task.stops), model.thoughts.tags), truncated, thought)
 
         if not thought:
             completions = model.sample(prompts, config.samples, **options)
-            return [[answer(one.token_ids) for one in row] for row in completions]
+            return [[answer(completion.token_ids) for completion in row] for row in completions]
         rollouts = model.think(prompts, config.samples, thought_tokens=config.thought_tokens, **options)
-        return [[answer(one.token_ids[one.thought_tokens :], one.thought) for one in row] for row in rollouts]
+        return [[answer(r.token_ids[r.thought_tokens :], r.thought) for r in row] for row in rollouts]
 
-    def bits(self, texts: Sequence[tuple[str, str]]) -> list[float]:
-        """Return the bits of each (prompt, continuation)'s continuation."""
-        groups = [
-            Group(prefix=self._ids(prompt), branches=(self.model.encode(continuation),))
-            for prompt, continuation in texts
-        ]
+    def bits(self, questions: Sequence[Question]) -> list[float]:
+        """Return the bits of each question's worked solution."""
+        groups = [Group(prefix=self._ids(q.prompt), branches=(self.model.encode(q.solution),)) for q in questions]
         return [float(-logprobs.sum()) / math.log(2) for [logprobs] in self.model.logprobs(groups)]
-
-    def release(self) -> None:
-        """Let go of the weights until the next question."""
-        self.model.release()
 
     def _ids(self, prompt: str) -> tuple[int, ...]:
         return self.model.bos + self.model.encode(prompt)
@@ -106,12 +92,12 @@ class EndpointAnswerer:
         Raises:
             TaskError: if the server left a request unanswered; what is missing is not a wrong answer.
         """
-        n = config.samples
+        n, opened, closed = config.samples, self.tags.open, self.tags.close
         texts = [question.prompt for question in questions for _ in range(n)]
         seeds = [key.integer(question.id, k) % 2**31 for question in questions for k in range(n)]
 
-        def complete(most: int, stops: tuple[str, ...]) -> list[tuple[str, bool]]:
-            options = TextOptions(max_tokens=most, temperature=config.temperature, stop=stops)
+        def complete(max_tokens: int, stops: tuple[str, ...]) -> list[Reply]:
+            options = TextOptions(max_tokens=max_tokens, temperature=config.temperature, stop=stops)
             replies = self.endpoint.complete(texts, options, seeds)
             errors = [reply.error for reply in replies if reply.error is not None]
             if errors:
@@ -120,31 +106,28 @@ class EndpointAnswerer:
                     f"{self.endpoint.config.base_url}: {len(errors)} of {len(replies)} requests were not answered "
                     f"({reason}). What was answered before is kept: run the same command again"
                 )
-            return [(reply.text, reply.finish == "length") for reply in replies]
+            return replies
 
         thoughts = [""] * len(texts)
         if thought:
-            texts = [text + self.tags.open for text in texts]
-            thoughts = [
-                cut(text, (self.tags.close,)) for text, _ in complete(config.thought_tokens, (self.tags.close,))
-            ]
-            texts = [text + words + self.tags.close for text, words in zip(texts, thoughts, strict=True)]
+            texts = [text + opened for text in texts]
+            thoughts = [cut(reply.text, (closed,)) for reply in complete(config.thought_tokens, (closed,))]
+            texts = [text + words + closed for text, words in zip(texts, thoughts, strict=True)]
         # A server would end at a newline that only separates an answer from the thought before it.
-        replies = complete(config.max_tokens, tuple(stop for stop in task.stops if stop.strip() or not thought))
+        stops = tuple(stop for stop in task.stops if stop.strip() or not thought)
         answers = []
-        for (text, at_limit), words in zip(replies, thoughts, strict=True):
-            kept = cut(text, task.stops)
-            answers.append(Answer(text=strip(kept, self.tags), truncated=at_limit and kept == text, thought=words))
+        for reply, words in zip(complete(config.max_tokens, stops), thoughts, strict=True):
+            kept = cut(reply.text, task.stops)
+            truncated = reply.finish == "length" and kept == reply.text
+            answers.append(Answer(strip(kept, self.tags), truncated, words))
         return [answers[start : start + n] for start in range(0, len(answers), n)]
 
-    def bits(self, texts: Sequence[tuple[str, str]]) -> None:
+    def bits(self, questions: Sequence[Question]) -> list[None]:
         """Return nothing: servers do not agree on how a given text is scored."""
-
-    def release(self) -> None:
-        """Do nothing: the weights are the server's."""
+        return [None] * len(questions)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class EvalArm:
     """An arm, another model or a server that answers."""
 
@@ -152,15 +135,10 @@ class EvalArm:
     identity: str
     """Hash of its weights, or of a server's address and model."""
     answerer: ModelAnswerer | EndpointAnswerer
+    interfaces: tuple[str, ...] = (PLAIN,)
+    """How it is asked: plainly, and perhaps to think first, too."""
     against: tuple[str, ...] = ()
     """Arms that it is compared with, if they answer, too."""
-    thinks: bool = False
-    """Whether it is asked to think first, too."""
-
-    @property
-    def interfaces(self) -> tuple[str, ...]:
-        """How it is asked."""
-        return (PLAIN, THOUGHT) if self.thinks else (PLAIN,)
 
 
 def answered(
@@ -171,16 +149,15 @@ def answered(
     Raises:
         TaskError: if a server left some unanswered.
     """
-    prompts = [task.prompt(problem, config.shots) for problem in problems]
     questions = [
-        Question(id=f"{task.name}/{problem.id}", prompt=prompt)
-        for problem, prompt in zip(problems, prompts, strict=True)
+        Question(f"{task.name}/{problem.id}", task.prompt(problem, config.shots), " " + problem.solution)
+        for problem in problems
     ]
     answers_by_problem = arm.answerer.answer(questions, task, config, key, thought=interface == THOUGHT)
-    golds = [" " + problem.solution for problem in problems]
-    bits = arm.answerer.bits(list(zip(prompts, golds, strict=True))) if config.gold and interface == PLAIN else None
+    scored = config.gold and interface == PLAIN
+    bits = arm.answerer.bits(questions) if scored else [None] * len(questions)
     rows = []
-    for index, (problem, answers) in enumerate(zip(problems, answers_by_problem, strict=True)):
+    for problem, question, answers, gold in zip(problems, questions, answers_by_problem, bits, strict=True):
         grades = [task.grade(problem, answer.text) for answer in answers]
         row: Row = {
             "interface": interface,
@@ -189,7 +166,7 @@ def answered(
             "formatted": [int(grade.reading.formatted) for grade in grades],
             "truncated": [int(answer.truncated) for answer in answers],
             "votes": votes(grades),
-            "gold_bits_per_byte": None if bits is None else round(bits[index] / len(golds[index].encode()), 6),
+            "gold_bits_per_byte": None if gold is None else round(gold / len(question.solution.encode()), 6),
         }
         if not task.private:
             row["answers"] = [answer.text for answer in answers]

@@ -8,7 +8,7 @@ from forethought.evals.reasoning import aime, gpqa, gsm8k, math500, olympiad, pr
 from forethought.evals.reasoning.task import Task, TaskError
 
 _MODULES = (gsm8k, math500, gpqa, olympiad, aime, procedural)
-TASKS: dict[str, Task] = {task.name: task for task in (*(one.TASK for one in _MODULES), procedural.LEG_TASK)}
+TASKS: dict[str, Task] = {task.name: task for task in (*(module.TASK for module in _MODULES), procedural.LEG_TASK)}
 """The tasks that a config may name."""
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from forethought.evals.reasoning.grading import number, plainly
+from forethought.evals.reasoning.grading import normalise, number
 from forethought.evals.reasoning.task import Problem, Task, Where
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(NamedTuple):
     """What came of the examination of one task."""
 
     problems: int
     right: int
-    """Right answers that were graded as right, of ``asked_right``: the worked solution and the bare answer of each."""
+    """Right answers that were graded as right: the worked solution and the bare answer of each."""
     asked_right: int
     wrong: int
-    """Wrong ones that were graded as right, of ``asked_wrong``: another problem's answer, and for numbers the next."""
+    """Wrong ones that were graded as right: another problem's answer, and for numbers the next."""
     asked_wrong: int
     failed: tuple[str, ...]
     """Ids of the problems with a grade that is not as it should be."""
@@ -44,15 +43,9 @@ def check(task: Task, where: Where) -> Check:
         bad = [task.grade(problem, show(answer)).right for answer in _wrong(problems, index)]
         right += good
         wrong += bad
-        failed += [problem.id] if not all(good) or any(bad) else []
-    return Check(
-        problems=len(problems),
-        right=sum(right),
-        asked_right=len(right),
-        wrong=sum(wrong),
-        asked_wrong=len(wrong),
-        failed=tuple(failed),
-    )
+        if not all(good) or any(bad):
+            failed.append(problem.id)
+    return Check(len(problems), sum(right), len(right), sum(wrong), len(wrong), tuple(failed))
 
 
 def _wrong(problems: Sequence[Problem], index: int) -> Iterator[str]:
@@ -68,4 +61,4 @@ def _wrong(problems: Sequence[Problem], index: int) -> Iterator[str]:
 
 def _value(answer: str) -> str:
     """Return what is right of an equals sign: ``x = 5`` is a right way of writing ``5``."""
-    return plainly(answer).rpartition("=")[2]
+    return normalise(answer).rpartition("=")[2]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from forethought import metrics
+from forethought.config import ReasoningConfig
 from forethought.evals.reasoning.answers import EvalArm, Row
 from forethought.evals.reasoning.task import Task
+from forethought.evals.recorder import Recorder
 from forethought.keys import Key
 from forethought.metrics import MACRO, PLAIN, REASONING, STRICT, THOUGHT
 from forethought.records import Measurement
@@ -71,7 +73,7 @@ def majority(votes: Sequence[int | None]) -> float:
 
 
 def measure(
-    arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], wanted: Sequence[ProblemMetric], seed: int
+    arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], config: ReasoningConfig, seed: int
 ) -> list[Measurement]:
     """Return all figures of all arms, and how each differs, problem by problem, from those that it is compared with.
 
@@ -79,48 +81,37 @@ def measure(
     think; and its answers after a thought with its own plain ones.
     """
     by_name = {arm.name: arm for arm in arms}
-    compared: list[tuple[EvalArm, str, EvalArm | None]] = []
+    wanted = problem_metrics(config.samples, config.passes)
+    found: list[Measurement] = []
     for arm in arms:
         others = [None, *(by_name[name] for name in arm.against if name in by_name)]
-        compared += [(arm, interface, other) for interface in arm.interfaces for other in others]
-        compared += [(arm, THOUGHT, arm)] if arm.thinks else []
-    return [
-        figure
-        for arm, interface, other in compared
-        for metric in wanted
-        for figure in _figures(arm, interface, other, metric, rows, tasks, seed)
-    ]
+        compared = [(interface, other) for interface in arm.interfaces for other in others]
+        compared += [(THOUGHT, arm)] if THOUGHT in arm.interfaces else []
+        for interface, other in compared:
+            for metric in wanted:
+                found += _figures((arm, interface), other, metric, rows, tasks, seed)
+    return found
 
 
 def _figures(
-    arm: EvalArm,
-    interface: str,
+    subject: tuple[EvalArm, str],
     other: EvalArm | None,
     metric: ProblemMetric,
     rows: Rows,
     tasks: Sequence[Task],
     seed: int,
-) -> Iterator[Measurement]:
-    """Yield the figure of each task and their macro average; of a difference also how many would resolve it."""
-    theirs = PLAIN if other is None or other is arm or interface not in other.interfaces else interface
-    how = f"{metric.unit}; n problems, bootstrap over problems"
+) -> list[Measurement]:
+    """Return the figure of each task and their macro average; of a difference also how many would resolve it."""
+    arm, interface = subject
+    theirs = interface if other is not None and other is not arm and interface in other.interfaces else PLAIN
+    unit = f"{metric.unit}; n problems, bootstrap over problems"
     if other is not None:
-        how = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
-
-    def figure(name: str, task: str, grader: str, interval: Interval, unit: str) -> Measurement:
-        return Measurement(
-            stage=REASONING,
-            arm=arm.name,
-            against=other.name if other is not None else "",
-            metric=name,
-            condition=f"{task}/{interface}",
-            judge=metric.judge.format(grader),
-            unit=unit,
-            subject=arm.identity,
-            **dataclasses.asdict(interval),
-        )
-
+        unit = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
+    recorder = Recorder(
+        stage=REASONING, arm=arm.name, subject=arm.identity, seed=seed, against=other.name if other is not None else ""
+    )
     resampling = Key(seed, "reasoning intervals").integer() % 2**32
+    found: list[Measurement] = []
     strata: list[list[float]] = []
     for task in tasks:
         by_problem = _values(rows[arm.name][task.name], metric, interface)
@@ -131,16 +122,19 @@ def _figures(
         if not values:
             continue
         strata.append(values)
-        mean = macro_bootstrap([values], resampling)
-        yield figure(metric.metric, task.name, task.grader.name, mean, how)
+        mean, condition = macro_bootstrap([values], resampling), f"{task.name}/{interface}"
+        recorder = dataclasses.replace(recorder, judge=metric.judge.format(task.grader.name))
+        found += recorder.interval(metric.metric, mean, unit, condition)
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         if other is not None and mean.value and spread:
             needed = float(detectable_n(mean.value, spread))
-            unit = "problems that would resolve a difference as large as this one (5% level, 80% power)"
+            note = "problems that would resolve a difference as large as this one (5% level, 80% power)"
             interval = Interval(value=needed, low=needed, high=needed, n=mean.n)
-            yield figure(metric.metric.needed("problems"), task.name, task.grader.name, interval, unit)
+            found += recorder.interval(metric.metric.needed("problems"), interval, note, condition)
     if len(strata) == len(tasks):
-        yield figure(metric.metric, MACRO, "each task's", macro_bootstrap(strata, resampling), how)
+        recorder = dataclasses.replace(recorder, judge=metric.judge.format("each task's"))
+        found += recorder.interval(metric.metric, macro_bootstrap(strata, resampling), unit, f"{MACRO}/{interface}")
+    return found
 
 
 def _values(rows: Sequence[Row], metric: ProblemMetric, interface: str) -> dict[str, float]:

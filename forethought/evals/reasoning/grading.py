@@ -6,10 +6,9 @@ Rules that hold in every reader: a box is matched brace by brace, a letter count
 
 from __future__ import annotations
 
-import atexit
 import functools
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from forethought.evals.reasoning.task import Grader, Reading
 from forethought.evals.reasoning.verifier import Verifier
@@ -44,12 +43,7 @@ def last_box(text: str) -> str | None:
 def number(text: str) -> Decimal | None:
     """Return the number that ``text`` is: ``$1,200.50``, ``-3.``; ``None`` if it is something else."""
     cleaned = text.replace(",", "").replace("$", "").replace("\\", "").replace(" ", "").rstrip(".%")
-    if not re.fullmatch(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)", cleaned):
-        return None
-    try:
-        return Decimal(cleaned)
-    except InvalidOperation:
-        return None
+    return Decimal(cleaned) if re.fullmatch(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)", cleaned) else None
 
 
 def same_number(gold: str, answer: str) -> bool:
@@ -72,25 +66,23 @@ def read_number(text: str) -> Reading:
 
 def read_maths(text: str) -> Reading:
     """Return what the last box holds (in form), else what stands after "the answer is"."""
-    boxed = last_box(text)
-    if boxed is not None and boxed.strip():
-        return Reading(answer=boxed.strip(), formatted=True)
+    boxed = (last_box(text) or "").strip()
+    if boxed:
+        return Reading(answer=boxed, formatted=True)
     said = list(_ANSWER_IS.finditer(text))
     return Reading(answer=said[-1]["answer"].strip().strip("$") or None if said else None)
 
 
 def read_letter(text: str) -> Reading:
     """Return the letter in the last box, else the one after "answer is" in parentheses; never a bare one."""
-    boxed = last_box(text)
-    if boxed is not None:
-        inside = _LETTER_BOX.fullmatch(_WRAPPERS.sub(r"\1", boxed).strip())
-        if inside:
-            return Reading(answer=inside[1], formatted=True)
+    inside = _LETTER_BOX.fullmatch(_WRAPPERS.sub(r"\1", last_box(text) or "").strip())
+    if inside:
+        return Reading(answer=inside[1], formatted=True)
     said = _LETTER_IS.findall(text)
     return Reading(answer=said[-1].upper() if said else None, formatted=bool(said))
 
 
-def plainly(text: str) -> str:
+def normalise(text: str) -> str:
     """Return an expression without what changes its looks only: spaces, dollars, ``\\left``, ``\\text{}``."""
     shown = _WRAPPERS.sub(r"\1", text.strip().strip("."))
     shown = re.sub(r"\\[dt]frac", r"\\frac", shown)
@@ -100,31 +92,27 @@ def plainly(text: str) -> str:
 
 def same_maths(gold: str, answer: str) -> bool:
     """Return whether two expressions are equal: as written, as numbers, or as Math-Verify says."""
-    if plainly(gold) == plainly(answer) or same_number(gold, answer):
+    if normalise(gold) == normalise(answer):
         return True
     if number(gold) is not None and number(answer) is not None:
-        return False
+        return same_number(gold, answer)
     return _verified(gold, answer)
 
 
 def vote_number(answer: str) -> str:
     """Return a name that all ways of writing a number share."""
     value = number(answer)
-    return plainly(answer) if value is None else format(value.normalize(), "f")
+    return normalise(answer) if value is None else format(value.normalize(), "f")
+
+
+_VERIFIER = Verifier()
 
 
 @functools.lru_cache(maxsize=65536)
 def _verified(gold: str, answer: str) -> bool:
-    return _verifier().same(gold, answer)
-
-
-@functools.cache
-def _verifier() -> Verifier:
-    verifier = Verifier()
-    atexit.register(verifier.close)
-    return verifier
+    return _VERIFIER.same(gold, answer)
 
 
 NUMBER = Grader(name="number", read=read_number, same=same_number, vote=vote_number, show="#### {}".format)
-MATHS = Grader(name="math-verify", read=read_maths, same=same_maths, vote=plainly, show="$\\boxed{{{}}}$.".format)
+MATHS = Grader(name="math-verify", read=read_maths, same=same_maths, vote=normalise, show="$\\boxed{{{}}}$.".format)
 LETTER = Grader(name="letter", read=read_letter, same=str.__eq__, vote=str, show="The answer is ({}).".format)

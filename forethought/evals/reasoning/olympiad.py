@@ -15,7 +15,7 @@ HUBS = tuple(
     for subject in ("maths", "physics")
 )
 LONGEST = 300
-"""Characters; no answer of a few symbols has more, and longer ones are texts."""
+"""Characters of an answer; longer ones are texts."""
 
 
 def load(where: Where) -> list[Problem]:

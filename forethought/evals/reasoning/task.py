@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from forethought.keys import Key
 from forethought.records import content_id
@@ -30,16 +30,14 @@ class Problem:
     """A worked solution that ends with the answer in the form that the task asks for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shot:
+class Shot(NamedTuple):
     """A worked example that stands before the problem, written for this project; never a test item."""
 
     question: str
     solution: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(NamedTuple):
     """What was read out of a completion."""
 
     answer: str | None
@@ -48,8 +46,7 @@ class Reading:
     """Whether it stands in the form that the examples show."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grade:
+class Grade(NamedTuple):
     """What a completion is worth."""
 
     reading: Reading
@@ -115,15 +112,13 @@ class Task:
         Raises:
             TaskError: if the problems could not be read.
         """
-        order = Key(0, f"problems of {self.name}")
-        problems = sorted(self.load(where), key=lambda problem: float(order.generator(problem.id).random()))
-        return problems[:count]
+        key = Key(0, f"problems of {self.name}")
+        return sorted(self.load(where), key=lambda problem: float(key.generator(problem.id).random()))[:count]
 
     @property
     def identity(self) -> str:
         """Hash of what a prompt and a grade depend on, the problems themselves apart."""
-        shots = [[shot.question, shot.solution] for shot in self.shots]
-        return content_id([self.name, self.grader.name, self.layout, self.stops, shots])
+        return content_id([self.name, self.grader.name, self.layout, self.stops, self.shots])
 
     def _put(self, question: str) -> str:
         return self.layout.replace("{question}", question)

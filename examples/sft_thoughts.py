@@ -14,8 +14,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from forethought import Example, Model, nll
-from forethought.config.shipped import FOLDER
+import forethought as ft
+
+TEXTS = Path(ft.__file__).parent / "configs" / "smoke.jsonl"
 
 Row = tuple[str, str, str]
 """Text before the thought, the thought, text after it."""
@@ -27,8 +28,8 @@ def stub_teacher(text: str) -> Row:
     return before + ".", f" So much for {before.split()[0]}. What else?", " " + after
 
 
-def thought_nll(model: Model, rows: Sequence[Row]) -> float:
-    """Return the mean NLL of the thoughts after what stands before them, nats per token of thoughts and closing tags."""
+def thought_nll(model: ft.Model, rows: Sequence[Row]) -> float:
+    """Return the mean NLL of thoughts and closing tags after what stands before them, nats per token."""
     opening, closing = model.thoughts.open, model.thoughts.close
     groups = [
         model.group(model.encode(before) + opening, [model.encode(thought) + closing]) for before, thought, _ in rows
@@ -38,7 +39,7 @@ def thought_nll(model: Model, rows: Sequence[Row]) -> float:
 
 
 def main(args: argparse.Namespace) -> None:
-    policy = Model.load(args.model)  # its tags are <think> and </think>; `tags=` chooses others
+    policy = ft.Model.load(args.model)  # its tags are <think> and </think>; `tags=` chooses others
     # Every id of a text is predicted here, so none is taken out of the vocabulary as in sampling.
     trainer = policy.trainer(as_drawn=False, steps=args.steps, learning_rate=args.rate, warmup_steps=2)
     lines = [json.loads(line) for line in (args.thoughts or args.texts).read_text(encoding="utf-8").splitlines()]
@@ -57,7 +58,9 @@ def main(args: argparse.Namespace) -> None:
         groups = [policy.group(ids[len(policy.bos) : 1], [ids[1:]]) for ids in ids_B]
         tokens = sum(len(ids) - 1 for ids in ids_B)
         # The mean over all tokens of the step: text, tags and thoughts alike.
-        metrics = trainer.step([Example(group=group) for group in groups], nll, step=step, normaliser=float(tokens))
+        metrics = trainer.step(
+            [ft.Example(group=group) for group in groups], ft.nll, step=step, normaliser=float(tokens)
+        )
         print(f"step {step + 1}: loss {metrics['loss']:.4f} nats per token")
     print(f"after: thoughts {thought_nll(policy, heldout):.3f} nats per token")
 
@@ -65,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny-llama", help="a hub name, a folder, or a packaged name")
-    parser.add_argument("--texts", type=Path, default=FOLDER / "smoke.jsonl", help="a file with a `text` in every line")
+    parser.add_argument("--texts", type=Path, default=TEXTS, help="a file with a `text` in every line")
     parser.add_argument("--thoughts", type=Path, help="a file of texts with thoughts, instead of the rule as teacher")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=4, help="B, rows of a step")

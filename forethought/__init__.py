@@ -5,9 +5,9 @@ The names below are the library; each is imported when it is first used, so that
 **A model.**  ``Model.load("smollm2-135m-instruct")`` samples, thinks, scores, trains and saves.  Random numbers have a
 ``Key``; a ``Group`` is a prefix with its branches, a ``Prompt`` a prefix with a name, a ``ModelConfig`` how to load.
 
-**One's own loop.**  ``cut_chunks`` makes ``Chunk`` records of a ``Document`` as a ``ChunkConfig`` says.
-``make_pool`` puts every ``candidate`` of a chunk, with its ``Origin``, into one pool, and ``rank_pools`` has judges rank
-them.  ``dr_grpo`` makes advantages of rewards.  A trainer takes ``Example`` records and one of ``dpo``, ``nll`` and
+**Your own loop.**  ``cut_chunks`` makes ``Chunk`` records of a ``Document`` as a ``ChunkConfig`` says.
+``make_pool`` puts every ``candidate`` of a chunk, with its ``Origin``, into one pool; ``rank_pools`` has judges rank them.
+``dr_grpo`` makes advantages of rewards.  A trainer takes ``Example`` records and one of ``dpo``, ``nll`` and
 ``policy_gradient``.  ``examples/`` has the three stages on these names, a page each.
 
 **Judges.**  A ``Judge`` answers a ``JudgeRequest`` with a ``Verdict`` on each candidate, about some ``Axis``:

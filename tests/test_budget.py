@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from forethought.budget import BudgetError, BudgetRequest, seconds
 from helpers.planted_rates import plant
 from helpers.smoke_runs import SMALL, cli
 
-from forethought import budget, plan, rates
+from forethought import rates
 from forethought.config import ConfigError, ModelConfig, build, load, shipped
 from forethought.pipeline import budget, plan
-from forethought.pipeline.budget import BudgetError, seconds
+from forethought.pipeline.budget import BudgetError, BudgetRequest, seconds
 from forethought.stats import resolvable, wilson
 
 SCHEDULES = """

@@ -63,15 +63,16 @@ LOOPS_HEADER = """\
 
 <!-- Written by scripts/write_docs.py from forethought/stages/. Do not edit. -->
 
-Each stage that trains is one method, printed here as it stands in the source. What is around a step, resuming, batches in
-keyed order, timers, logs and checkpoints, is in `Session` ([stages/session.py](../forethought/stages/session.py)).
-`policy` is a `Model` ([models/model.py](../forethought/models/model.py)). The letters after `_` in a name are its shape: P
-prefixes or windows, K candidates, G rollouts of a group. [Examples](../examples) has each loop as a script of one page.
+Each stage that trains is one method, printed here as it stands in the source. What is around a step, resuming,
+batches in keyed order, timers, logs and checkpoints, is in `Session`
+([stages/session.py](../forethought/stages/session.py)). `policy` is a `Model`
+([models/model.py](../forethought/models/model.py)). The letters after `_` in a name are its shape: P prefixes or
+windows, K candidates, G rollouts of a group. In [examples](../examples) each loop is a script of one page.
 """
 
 WALK = {
     "Where is the reward computed?": (
-        ("stages/rlmt.py", "groups = self.rollout_groups("),
+        ("stages/rlmt.py", "groups = self.rollout_groups(policy, windows, cfg.rollouts, session.key"),
         ("stages/rlmt.py", "rewards_PG = reward("),
         ("algorithms/rewards.py", "def match("),
     ),
@@ -172,7 +173,7 @@ def parts_table() -> str:
 def says(module: Path) -> str:
     """Return the first sentence of a module's docstring, as markdown."""
     text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
-    first = re.split(r"(?<=[.:])\s|;", text.partition("\n")[0] + "\n")[0].strip().rstrip(".:")
+    first = text.partition("\n")[0].partition(". ")[0].rstrip(".:")
     return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", first).replace("``", "`").replace("|", "\\|")
 
 

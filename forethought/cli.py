@@ -131,7 +131,7 @@ def evaluate(
 
     def choose(config: Config) -> graph.Selection:
         if reasoning:
-            return graph.Selection(steps=(graph.asked(config),), asks=True)
+            return graph.Selection(steps=tuple(graph.select(graph.graph(config), [graph.REASONING])), asks=True)
         steps = [step for step in graph.graph(config) if step.stage.startswith(("evaluate", graph.REASONING))]
         return graph.Selection(steps=tuple(step for step in steps if step.arm != graph.CONTINUED))
 

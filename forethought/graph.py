@@ -285,17 +285,15 @@ def maker(arm: Arm) -> Step:
 
 
 def graph(config: Config) -> list[Step]:
-    """Return the steps of ``config``, in order."""
-    return [step for step in STEPS if step.of(config)]
+    """Return the steps of ``config``, in order; benchmarks read only the arms that the config names."""
+    return [_narrowed(step, config) for step in STEPS if step.of(config)]
 
 
-def asked(config: Config) -> Step:
-    """Return the step that answers reasoning tasks which the command line chose; it needs the arms that it names."""
-    [step] = (step for step in STEPS if step.stage == REASONING)
-    wanted = config.reasoning.arms if config.reasoning is not None else None
-    if wanted is None:
+def _narrowed(step: Step, config: Config) -> Step:
+    chosen = config.reasoning.arms if step.stage == REASONING and config.reasoning is not None else None
+    if chosen is None:
         return step
-    return dataclasses.replace(step, inputs=tuple(arm_of(name).step for name in wanted if arm_of(name).step))
+    return dataclasses.replace(step, inputs=tuple(arm_of(name).step for name in chosen if arm_of(name).step))
 
 
 def needs(steps: Sequence[Step], among: Sequence[Step]) -> list[Step]:

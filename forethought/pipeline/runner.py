@@ -125,6 +125,7 @@ class Lifecycle:
         self._make_needed(step)
         stage = stage_class(step)(self.context, step)
         stage.check()
+        stage.prepare()
         folder = self._folder(step.arm, step.stage, stage.depends_on(), step.name)
         if not folder.done:
             with self._measured(step):

@@ -37,9 +37,7 @@ class Machine:
     """The arithmetic of a machine."""
 
     system: str
-    """``Linux``, ``Darwin`` or ``Windows``."""
     architecture: str
-    """``x86_64`` or ``arm64``."""
     processor: str
     cores: int
     """That this process may use."""
@@ -48,10 +46,8 @@ class Machine:
     bf16_fault: str = ""
     """Why oneDNN does not multiply in bfloat16; empty if a small product was right."""
     cuda: str = ""
-    """Name of the first CUDA device; empty without one."""
     cuda_bf16: bool = False
     mps: bool = False
-    """Whether there is an Apple GPU."""
 
     @property
     def kind(self) -> str:

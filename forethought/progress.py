@@ -24,11 +24,9 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress(Protocol):
-    """Whatever is told how far a stage is."""
+    """Takes how many units of a stage are done, of how many if that is known, and what is going on."""
 
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Take how many units are done, of how many if that is known, and what is going on."""
-        ...
+    def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
 
 
 def silent(done: int, total: int | None, note: str = "") -> None:
@@ -39,10 +37,8 @@ class Terminal(Console):
     """A console that falls silent when its reader is gone, where rich would end the process."""
 
     display: RunProgress | None = None
-    """What is live on it."""
 
     def on_broken_pipe(self) -> None:
-        """Print nothing from now on."""
         self.quiet = True
 
 
@@ -105,7 +101,6 @@ class RunProgress(rich.progress.Progress):
         return f"{name} ({self._names.index(name) + 1} of {len(self._names)}{about})"
 
     def tick(self, name: str) -> None:
-        """Note that a step is done."""
         self._done.setdefault(name)
         if self._current is not None and self._current[0] == name:
             self._done[name] = self._clock() - self._current[1]
@@ -153,13 +148,7 @@ class RunProgress(rich.progress.Progress):
 
 
 class StageProgress:
-    """A :class:`Progress`: a bar on what is live on the console, or of its own, else a line now and then.
-
-    Example::
-
-        with StageProgress("improve", total=100) as progress:
-            progress.update(12, margin=0.41, selection=0.62)
-    """
+    """A :class:`Progress`: a bar on what is live on the console, or of its own, else a line now and then."""
 
     def __init__(
         self,
@@ -187,7 +176,6 @@ class StageProgress:
             self._display.remove_task(self._task.id)
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Show that ``done`` of ``total`` are done."""
         self._note = note
         if (total or None) != self._task.total:
             self._task.total = total or None

@@ -15,7 +15,6 @@ from forethought.config import ConfigError
 from forethought.progress import STDERR
 
 out = Console()
-"""For results."""
 
 _SHORT = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
 """How torch, CUDA, the system and C++ report that an allocation failed."""
@@ -65,7 +64,6 @@ class _OncePerLine(logging.Handler):
         self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record's message, unless it was printed."""
         line = record.getMessage()
         if line not in self._printed:
             self._printed.add(line)
@@ -73,7 +71,6 @@ class _OncePerLine(logging.Handler):
 
 
 def _announce_kernels() -> None:
-    """Print which kernels are chosen."""
     log = logging.getLogger("forethought.engine.backends")
     if not any(isinstance(handler, _OncePerLine) for handler in log.handlers):
         log.addHandler(_OncePerLine())

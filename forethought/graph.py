@@ -158,6 +158,10 @@ class Arm:
     """What it is compared with in the other lineage."""
     control: bool = False
     """Whether it is there for comparison only."""
+    lineage: str = ""
+    """What it comes from: the base, stage 1, or the control of stage 1."""
+    label: str = ""
+    """How it was made, in a few words."""
 
     @property
     def step(self) -> str:
@@ -165,25 +169,46 @@ class Arm:
         return f"{self.name}/{self.stage}" if self.stage else ""
 
 
-def _thinking(lineage: str, kind: str, stage: str, start: str, *controls: str) -> Arm:
-    peer = () if lineage == BASE else (f"{BASE}-{kind}",)
-    return Arm(name=f"{lineage}-{kind}", stage=stage, start=start, thinks=True, past=(start, *controls), peer=peer)
+def _arm(lineage: str, kind: str, stage: str, start: str, label: str, *, controls: tuple[str, ...] = ()) -> Arm:
+    thinks = kind != RAW
+    return Arm(
+        name=f"{lineage}-{kind}",
+        stage=stage,
+        start=start,
+        thinks=thinks,
+        past=(start, *controls),
+        peer=(f"{BASE}-{kind}",) if thinks and lineage != BASE else (),
+        control=not thinks,
+        lineage=lineage,
+        label=label,
+    )
 
 
 ARMS: tuple[Arm, ...] = (
-    Arm(name=BASE),
-    Arm(name=IMPROVED, stage="improve", start=BASE, past=(BASE,)),
-    Arm(name=CONTINUED, stage="improve", start=BASE, past=(BASE,), control=True),
-    *(Arm(name=f"{arm}-{RAW}", stage="sft", start=arm, past=(arm,), control=True) for arm in LINEAGES),
-    *(_thinking(lineage, THINK, "sft", lineage, f"{lineage}-{RAW}") for lineage in LINEAGES),
-    *(_thinking(lineage, RLMT, "rlmt", f"{lineage}-{THINK}") for lineage in LINEAGES),
+    Arm(name=BASE, lineage=BASE, label="the start"),
+    Arm(name=IMPROVED, stage="improve", start=BASE, past=(BASE,), lineage=IMPROVED, label="stage 1: online DPO"),
+    Arm(
+        name=CONTINUED,
+        stage="improve",
+        start=BASE,
+        past=(BASE,),
+        control=True,
+        lineage=CONTINUED,
+        label="control: next tokens",
+    ),
+    *(_arm(lineage, RAW, "sft", lineage, "control: SFT on raw text") for lineage in LINEAGES),
+    *(
+        _arm(lineage, THINK, "sft", lineage, "stage 2: SFT on thoughts", controls=(f"{lineage}-{RAW}",))
+        for lineage in LINEAGES
+    ),
+    *(_arm(lineage, RLMT, "rlmt", f"{lineage}-{THINK}", "stage 3: RL mid-training") for lineage in LINEAGES),
 )
 """Every arm there is, each after those that it is compared with."""
 
 
 def arm_of(name: str) -> Arm:
-    """Return the arm called ``name``; the base for ``shared``."""
-    return next((arm for arm in ARMS if arm.name == name), ARMS[0])
+    """Return the arm ``name``; of one that is not in the graph only the name is known."""
+    return next((arm for arm in ARMS if arm.name == name), Arm(name=name))
 
 
 def arms(config: Config) -> list[Arm]:

@@ -61,8 +61,6 @@ def taken(path: Path) -> dict[str, object]:
 
 def took(path: Path, schedule: str) -> float:
     """Return the estimate of a schedule, seconds."""
-    from forethought.pipeline import plan
-
     return plan.total(load(path, (), schedule), rates.here(load(path, (), schedule), lambda line: None))
 
 

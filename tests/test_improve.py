@@ -12,21 +12,20 @@ from typing import Any
 import pytest
 import torch
 from helpers.smoke_runs import CONFIG, SMALL, lifecycle
+from helpers.stages import GivenContext, run_stage, stage_of, untrained, weights
 
 from forethought import config, models
-from forethought.algorithms.pools import pool_metrics
-from forethought.config import Config, LogConfig
+from forethought.config import Config
 from forethought.engine import Group
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
-from forethought.metric_log import MetricLog
 from forethought.models.model import Compute, Model
-from forethought.records import Axis, Chunk, JudgeRequest, Origin, Split, Verdict
-from forethought.stages import chunk as chunk_stage
-from forethought.stages import improve
+from forethought.pipeline.runner import Lifecycle
+from forethought.records import Axis, Chunk, JudgeRequest, Split, Verdict
+from forethought.stages.session import batch
 from forethought.store import Run, StageFolder
 from forethought.testing import byte_tokenizer
 
@@ -46,10 +45,10 @@ def settings(*overrides: str) -> Config:
 
 
 @pytest.fixture(scope="module")
-def chunks(tmp_path_factory: pytest.TempPathFactory) -> dict[Split, list[Chunk]]:
-    folder = Run.create_or_open(tmp_path_factory.mktemp("chunks")).stage("shared", "chunk")
-    chunk_stage.run(settings(), folder, byte_tokenizer())
-    return {split: chunk_stage.load_chunks(folder, split) for split in (Split.IMPROVE, Split.HELDOUT)}
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> list[Chunk]:
+    run = Run.create_or_open(tmp_path_factory.mktemp("chunks"))
+    folder = Lifecycle(settings(), run, say=lambda line: None).make("shared/chunk")
+    return [chunk for split in Split for chunk in folder.load(f"chunks.{split}", Chunk)]
 
 
 @dataclass
@@ -63,24 +62,23 @@ class Capitals:
         return [None if int(chunk.id, 16) % 3 == 0 else chunk.suffix.upper() for chunk in chunks]
 
 
-def material(chunks: dict[Split, list[Chunk]], **more: Any) -> improve.Material:
-    known = {"chunks": chunks[Split.IMPROVE], "heldout": chunks[Split.HELDOUT], "identity": "chunks"}
-    return improve.Material(**(known | {"judges": [ShorterJudge()]} | more))
-
-
 def train(
-    chunks: dict[Split, list[Chunk]], place: Path, *overrides: str, **more: Any
-) -> tuple[StageFolder, dict[str, torch.Tensor]]:
-    """Run the stage and return its folder and final weights."""
-    folder = Run.create_or_open(place).stage("arm", "improve")
-    final = improve.run(settings(*overrides), folder, material(chunks, **more))
-    loaded = models.load(config.ModelConfig(model=str(final)), device=torch.device("cpu"), dtype=torch.float32)
-    return folder, dict(loaded.model.named_parameters())
+    chunks: Sequence[Chunk],
+    place: Path,
+    *overrides: str,
+    judges: Sequence[Any] = (ShorterJudge(),),
+    rewriter: Capitals | None = None,
+) -> StageFolder:
+    """Run the stage, or go on with it, and return its folder."""
+    given = {judge.name: judge for judge in judges}
+    stage = stage_of(GivenContext(settings(*overrides), place, chunks=chunks, judges=given), "self-improved/improve")
+    stage.teacher = lambda: rewriter
+    return run_stage(stage)
 
 
 def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     assert a.keys() == b.keys()
-    return max(float((a[name] - b[name]).detach().abs().max()) for name in a)
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
 def logprob(weights: dict[str, torch.Tensor], groups: Sequence[Group]) -> list[list[float]]:
@@ -90,30 +88,25 @@ def logprob(weights: dict[str, torch.Tensor], groups: Sequence[Group]) -> list[l
     return [[float(row.sum()) for row in rows] for rows in TorchScorer(Policy(tiny.model)).logprobs(groups)]
 
 
-def base() -> dict[str, torch.Tensor]:
-    tiny = models.load(config.ModelConfig(model="tiny-llama"), device=torch.device("cpu"), dtype=torch.float32)
-    return dict(tiny.model.named_parameters())
-
-
-def pairs(folder: StageFolder, chunks: dict[Split, list[Chunk]], step: int) -> list[Group]:
+def pairs(folder: StageFolder, chunks: Sequence[Chunk], step: int) -> list[Group]:
     """Return (chosen, rejected) of every decided pool of ``step``, as they were logged."""
-    prefixes = {one.id: one.prefix_ids for one in chunks[Split.IMPROVE]}
-    found = []
+    prefixes = {chunk.id: chunk.prefix_ids for chunk in chunks}
+    groups = []
     for row in folder.read("pools"):
-        ids = {one["id"]: tuple(one["token_ids"]) for one in row["candidates"]}
+        ids = {c["id"]: tuple(c["token_ids"]) for c in row["candidates"]}
         if row["step"] == step and row["chosen"]:
             branches = (ids[row["chosen"]], ids[row["rejected"]])
-            found.append(Group(prefix=models.bos_ids(byte_tokenizer()) + prefixes[row["chunk_id"]], branches=branches))
-    return found
+            groups.append(Group(prefix=models.bos_ids(byte_tokenizer()) + prefixes[row["chunk_id"]], branches=branches))
+    return groups
 
 
-def test_dpo_raises_the_chosen_against_the_rejected(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
-    folder, after = train(chunks, tmp_path, "improve.steps=1", "improve.prefixes_per_step=12")
+def test_dpo_raises_the_chosen_against_the_rejected(chunks: list[Chunk], tmp_path: Path) -> None:
+    folder = train(chunks, tmp_path, "improve.steps=1", "improve.prefixes_per_step=12")
     groups = pairs(folder, chunks, 0)
     assert len(groups) >= 3
     gaps = [
-        sum(chosen - rejected for chosen, rejected in logprob(weights, groups)) / len(groups)
-        for weights in (base(), after)
+        sum(chosen - rejected for chosen, rejected in logprob(model, groups)) / len(groups)
+        for model in (untrained(), weights(folder))
     ]
     assert gaps[1] - gaps[0] > 0.1
     rows = list(folder.read("metrics"))
@@ -121,11 +114,11 @@ def test_dpo_raises_the_chosen_against_the_rejected(chunks: dict[Split, list[Chu
     assert rows[1]["improve/loss"] == pytest.approx(math.log(2))
 
 
-def test_rf_nll_raises_the_chosen(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+def test_rf_nll_raises_the_chosen(chunks: list[Chunk], tmp_path: Path) -> None:
     overrides = ("improve.objective=rf-nll", "improve.steps=1", "improve.prefixes_per_step=12")
-    folder, after = train(chunks, tmp_path, *overrides)
+    folder = train(chunks, tmp_path, *overrides)
     groups = pairs(folder, chunks, 0)
-    before_after = [[chosen for chosen, _ in logprob(weights, groups)] for weights in (base(), after)]
+    before_after = [[chosen for chosen, _ in logprob(model, groups)] for model in (untrained(), weights(folder))]
     assert sum(before_after[1]) > sum(before_after[0]) + len(groups)
     # The loss is the mean over the chosen tokens, all 12 of each; special tokens are masked, so it is a little lower.
     assert list(folder.read("metrics"))[1]["improve/loss"] == pytest.approx(
@@ -133,18 +126,18 @@ def test_rf_nll_raises_the_chosen(chunks: dict[Split, list[Chunk]], tmp_path: Pa
     )
 
 
-def test_sft_on_rewrites_learns_the_rewrites(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+def test_sft_on_rewrites_learns_the_rewrites(chunks: list[Chunk], tmp_path: Path) -> None:
     teacher = Capitals()
     overrides = ("improve.objective=sft-rewrite", "improve.rewrite.model.model=tiny-llama", "improve.steps=4")
-    folder, after = train(chunks, tmp_path, *overrides, judges=[], rewriter=teacher)
+    folder = train(chunks, tmp_path, *overrides, judges=[], rewriter=teacher)
     asked = {chunk.id: chunk for chunk in teacher.asked}
     usable = [chunk for chunk in asked.values() if int(chunk.id, 16) % 3]
     groups = [
         Group(prefix=(1, *c.prefix_ids), branches=(tuple(c.suffix.upper().encode()), c.suffix_ids)) for c in usable
     ]
     gain = [
-        [sum(column) / len(groups) for column in zip(*logprob(weights, groups), strict=True)]
-        for weights in (base(), after)
+        [sum(column) / len(groups) for column in zip(*logprob(model, groups), strict=True)]
+        for model in (untrained(), weights(folder))
     ]
     rewrite_gain, original_gain = (gain[1][i] - gain[0][i] for i in (0, 1))
     assert rewrite_gain > 5.0
@@ -155,19 +148,17 @@ def test_sft_on_rewrites_learns_the_rewrites(chunks: dict[Split, list[Chunk]], t
     assert "improve/selection_rate" not in rows[0]
 
 
-def test_continued_pretraining_lowers_the_nll_of_held_out_suffixes(
-    chunks: dict[Split, list[Chunk]], tmp_path: Path
-) -> None:
-    folder, _ = train(chunks, tmp_path, "improve.objective=continued", "improve.steps=6", judges=[])
+def test_continued_pretraining_lowers_the_nll_of_held_out_suffixes(chunks: list[Chunk], tmp_path: Path) -> None:
+    folder = train(chunks, tmp_path, "improve.objective=continued", "improve.steps=6", judges=[])
     rows = list(folder.read("metrics"))
     assert rows[-1]["improve/suffix_nll"] < rows[0]["improve/suffix_nll"] - 0.3
     candidates = [pool["candidates"] for pool in folder.read("pools")]
     assert candidates == [[]] * len(candidates) != []
 
 
-def test_the_rewrite_is_one_more_candidate(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+def test_the_rewrite_is_one_more_candidate(chunks: list[Chunk], tmp_path: Path) -> None:
     rewriting = "improve.rewrite.model.model=tiny-llama"
-    folder, _ = train(chunks, tmp_path, rewriting, "improve.original=false", rewriter=Capitals())
+    folder = train(chunks, tmp_path, rewriting, "improve.original=false", rewriter=Capitals())
     rows = list(folder.read("pools"))
     origins = Counter(one["origin"] for row in rows for one in row["candidates"])
     expected = sum(int(row["chunk_id"], 16) % 3 > 0 for row in rows)
@@ -176,40 +167,39 @@ def test_the_rewrite_is_one_more_candidate(chunks: dict[Split, list[Chunk]], tmp
 
 
 @pytest.mark.parametrize("override", ["improve.micro_tokens=1", "improve.sample_rows=1"])
-def test_how_work_is_cut_up_changes_nothing(override: str, chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
-    folder, whole = train(chunks, tmp_path / "whole")
-    other, cut = train(chunks, tmp_path / "cut", override)
-    assert list(folder.read("pools")) == list(other.read("pools"))
-    assert difference(whole, cut) < 1e-5
-    assert difference(whole, base()) > 1e-3
+def test_how_work_is_cut_up_changes_nothing(override: str, chunks: list[Chunk], tmp_path: Path) -> None:
+    whole, cut = train(chunks, tmp_path / "whole"), train(chunks, tmp_path / "cut", override)
+    assert list(whole.read("pools")) == list(cut.read("pools"))
+    assert difference(weights(whole), weights(cut)) < 1e-5
+    assert difference(weights(whole), untrained()) > 1e-3
 
 
-def test_the_nll_term_raises_the_chosen_further(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
-    one = ("improve.steps=1", "improve.prefixes_per_step=12")
-    folder, plain = train(chunks, tmp_path / "plain", *one)
-    _, with_nll = train(chunks, tmp_path / "nll", *one, "improve.nll_weight=5.0")
-    groups = pairs(folder, chunks, 0)
-    found = [sum(chosen for chosen, _ in logprob(weights, groups)) for weights in (plain, with_nll)]
-    assert found[1] > found[0] + 0.5 * len(groups)
+def test_the_nll_term_raises_the_chosen_further(chunks: list[Chunk], tmp_path: Path) -> None:
+    once = ("improve.steps=1", "improve.prefixes_per_step=12")
+    plain = train(chunks, tmp_path / "plain", *once)
+    with_nll = train(chunks, tmp_path / "nll", *once, "improve.nll_weight=5.0")
+    groups = pairs(plain, chunks, 0)
+    chosen = [sum(first for first, _ in logprob(weights(folder), groups)) for folder in (plain, with_nll)]
+    assert chosen[1] > chosen[0] + 0.5 * len(groups)
 
 
-def test_a_reference_that_follows_the_policy(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
+def test_a_reference_that_follows_the_policy(chunks: list[Chunk], tmp_path: Path) -> None:
     overrides = ("improve.sync_reference_every=2", "improve.steps=5", "improve.prefixes_per_step=4")
-    folder, _ = train(chunks, tmp_path, *overrides)
+    folder = train(chunks, tmp_path, *overrides)
     margins = [row["improve/margin"] for row in folder.read("metrics") if row["step"] > 0]
     # Steps 1, 3 and 5 begin with a reference that is the policy.
     assert [margin == pytest.approx(0.0, abs=1e-4) for margin in margins] == [True, False, True, False, True]
 
 
 def test_steps_in_which_nothing_is_decided_change_nothing_and_can_be_resumed(
-    chunks: dict[Split, list[Chunk]], tmp_path: Path
+    chunks: list[Chunk], tmp_path: Path
 ) -> None:
     judge = Undecided(interrupt_at=2)
     overrides = ("improve.steps=4", "improve.checkpoint_every=1")
     with pytest.raises(KeyboardInterrupt):
         train(chunks, tmp_path, *overrides, judges=[judge])
-    folder, after = train(chunks, tmp_path, *overrides, judges=[judge])
-    assert difference(after, base()) == 0.0
+    folder = train(chunks, tmp_path, *overrides, judges=[judge])
+    assert difference(weights(folder), untrained()) == 0.0
     rows = list(folder.read("metrics"))
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert {row["improve/tie_rate"] for row in rows[1:]} == {1.0}
@@ -225,11 +215,11 @@ class Undecided(QuestionJudge):
         super().__init__("undecided", "undecided")
         self.calls, self.interrupt_at = 0, interrupt_at
 
-    def questions(self, contest: JudgeRequest) -> list[tuple[int, int | None]]:
-        return pointwise_questions(contest)
+    def questions(self, request: JudgeRequest) -> list[tuple[int, int | None]]:
+        return pointwise_questions(request)
 
     def answer(
-        self, contests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
+        self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
     ) -> list[list[Verdict]]:
         self.calls += 1
         if self.calls == self.interrupt_at + 1:
@@ -237,40 +227,34 @@ class Undecided(QuestionJudge):
         return [[self.unscored(question, "transport: gone") for question in asked] for asked in questions]
 
 
-def workshop(chunks: dict[Split, list[Chunk]], *overrides: str, **more: Any) -> improve.Workshop:
-    return improve.open_workshop(settings(*overrides), material(chunks, **more))[0]
-
-
-def test_every_epoch_visits_every_chunk_once(chunks: dict[Split, list[Chunk]]) -> None:
-    few = {**chunks, Split.IMPROVE: chunks[Split.IMPROVE][:10]}
-    shop = workshop(few, "improve.prefixes_per_step=4")
-    order = [chunk.id for step in range(15) for chunk in shop.batch(step)]
-    assert len(order) == 60
+def test_every_epoch_visits_every_item_once() -> None:
+    order = [item for step in range(15) for item in batch(range(10), 4, step, seed=0)]
     epochs = [order[start : start + 10] for start in range(0, 60, 10)]
-    assert all(sorted(epoch) == sorted(chunk.id for chunk in few[Split.IMPROVE]) for epoch in epochs)
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
-    assert shop.batch(7) == workshop(few, "improve.prefixes_per_step=4").batch(7)
-    other = [chunk.id for step in range(3) for chunk in workshop(few, "seed=1").batch(step)]
-    assert other[:2] != order[:2]
+    assert [item for step in range(15) for item in batch(range(10), 4, step, seed=1)] != order
 
 
-def test_a_batch_larger_than_the_corpus_is_still_that_large(chunks: dict[Split, list[Chunk]]) -> None:
-    few = {**chunks, Split.IMPROVE: chunks[Split.IMPROVE][:3]}
-    assert len(workshop(few, "improve.prefixes_per_step=8").batch(5)) == 8
+def test_a_batch_larger_than_the_corpus_is_still_that_large() -> None:
+    drawn = Counter(batch(range(3), 8, 5, seed=0))
+    assert drawn.total() == 8
+    assert min(drawn.values()) >= 2
 
 
-def test_judges_see_candidates_in_an_order_that_says_nothing(chunks: dict[Split, list[Chunk]], tmp_path: Path) -> None:
-    shop = workshop(chunks, "improve.prefixes_per_step=16", "improve.rollouts=3")
-    folder = Run.create_or_open(tmp_path).stage("arm", "improve")
-    pools = improve.make_pools(shop, 0, MetricLog(folder, LogConfig()))
-    places = Counter([c.origin for c in one.candidates].index(Origin.CORPUS) for one in pools)
+def test_judges_see_candidates_in_an_order_that_says_nothing(chunks: list[Chunk], tmp_path: Path) -> None:
+    folder = train(chunks, tmp_path, "improve.steps=1", "improve.prefixes_per_step=16", "improve.rollouts=3")
+    suffixes = {chunk.id: chunk.suffix_ids for chunk in chunks}
+    places: Counter[int] = Counter()
+    for pool in folder.read("pools"):
+        origins = [candidate["origin"] for candidate in pool["candidates"]]
+        assert Counter(origins) == {"corpus": 1, "rollout": 3}
+        places[origins.index("corpus")] += 1
+        for candidate in pool["candidates"]:
+            if candidate["origin"] == "corpus":
+                assert tuple(candidate["token_ids"]) == suffixes[pool["chunk_id"]]
+            assert candidate["text"] == byte_tokenizer().decode(candidate["token_ids"])
+            assert len(candidate["token_ids"]) == 12
     assert set(places) == {0, 1, 2, 3}
-    for one in pools:
-        (original,) = one.by_origin(Origin.CORPUS)
-        assert original.token_ids == one.chunk.suffix_ids
-        for rollout in one.by_origin(Origin.ROLLOUT):
-            assert rollout.text == byte_tokenizer().decode(rollout.token_ids)
-            assert len(rollout.token_ids) == 12
 
 
 @pytest.fixture(scope="module")
@@ -284,14 +268,13 @@ def literate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_model_from_scratch_loses_against_the_text_where_a_pretrained_one_does_not(
-    literate: Path, chunks: dict[Split, list[Chunk]], tmp_path: Path
+    literate: Path, chunks: list[Chunk], tmp_path: Path
 ) -> None:
     judge = LikelihoodJudge(Model.named(str(literate), Compute(device="cpu", dtype="float32")))
     rates = {}
     for init in ("pretrained", "scratch"):
         overrides = (f"policy.model={literate}", f"policy.init={init}", "improve.prefixes_per_step=16")
-        folder = Run.create_or_open(tmp_path).stage(init, "improve")
-        shop = workshop(chunks, *overrides, judges=[judge])
-        rates[init] = pool_metrics(improve.make_pools(shop, 0, MetricLog(folder, LogConfig())))["selection_rate"]
+        folder = train(chunks, tmp_path / init, *overrides, "improve.steps=1", judges=[judge])
+        rates[init] = list(folder.read("metrics"))[1]["improve/selection_rate"]
     assert rates["scratch"] <= 0.1
     assert rates["pretrained"] >= rates["scratch"] + 0.15

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from forethought import lifecycle, models
+from forethought import models
 from forethought.config import ConfigError, build, load
 from forethought.machine import Machine, MachineError, dtype_for, machine, visible
 from forethought.models import ModelError, resolve_device, resolve_dtype
+from forethought.pipeline import runner
+from forethought.pipeline.runner import settled
 from forethought.store import Run
 
 AVX2 = frozenset({"avx", "avx2", "fma3"})
@@ -112,40 +114,40 @@ def smoke(dtype: str):
 
 def on(monkeypatch: pytest.MonkeyPatch, here: Machine) -> None:
     monkeypatch.setattr("forethought.machine.machine", lambda: here)
-    monkeypatch.setattr(lifecycle, "machine", lambda: here)
+    monkeypatch.setattr(runner, "machine", lambda: here)
 
 
 def test_a_run_keeps_the_arithmetic_that_it_was_begun_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Begun in one kind of arithmetic, gone on with on a machine of another kind, and of one that lacks it."""
     server, desktop = (planted("x86_64", features, fault) for features, fault in ((AMX, ""), (AVX2, NONE)))
     on(monkeypatch, server)
-    config = lifecycle.settled(smoke("auto"), tmp_path)
+    config = settled(smoke("auto"), tmp_path)
     assert config.dtype == "bfloat16"
     Run(tmp_path).save_config(config.model_dump(mode="json"))
-    assert lifecycle.settled(smoke("auto"), tmp_path).dtype == "bfloat16"
+    assert settled(smoke("auto"), tmp_path).dtype == "bfloat16"
     on(monkeypatch, desktop)
     with pytest.raises(
         MachineError, match=r"was begun in bfloat16, and this processor \(planted, AVX2\) does not"
     ) as refused:
-        lifecycle.settled(smoke("auto"), tmp_path)
+        settled(smoke("auto"), tmp_path)
     assert "--run" in str(refused.value)
     assert "--set dtype=float32" in str(refused.value)
-    assert lifecycle.settled(smoke("float32"), tmp_path).dtype == "float32"  # the way out that it names
-    assert lifecycle.settled(smoke("auto"), tmp_path / "elsewhere").dtype == "float32"
-    Run(tmp_path).save_config(lifecycle.settled(smoke("float32"), tmp_path).model_dump(mode="json"))
+    assert settled(smoke("float32"), tmp_path).dtype == "float32"  # the way out that it names
+    assert settled(smoke("auto"), tmp_path / "elsewhere").dtype == "float32"
+    Run(tmp_path).save_config(settled(smoke("float32"), tmp_path).model_dump(mode="json"))
     on(monkeypatch, server)
-    assert lifecycle.settled(smoke("auto"), tmp_path).dtype == "float32"  # this one can do both: it goes on in float32
+    assert settled(smoke("auto"), tmp_path).dtype == "float32"  # this one can do both: it goes on in float32
     on(monkeypatch, desktop)
     with pytest.raises(MachineError, match='dtype = "bfloat16"'):
-        lifecycle.settled(smoke("bfloat16"), tmp_path)
+        settled(smoke("bfloat16"), tmp_path)
 
 
 def test_runs_of_older_versions_keep_their_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     on(monkeypatch, planted("x86_64", AMX))
     kept = smoke("bfloat16").model_dump(mode="json", exclude={"engine"})
     (tmp_path / "run.json").write_text(json.dumps({"version": "0.0.1", "config": kept}))
-    assert lifecycle.settled(build(kept), tmp_path).dtype == "bfloat16"
-    assert lifecycle.settled(smoke("auto"), tmp_path).dtype == "bfloat16"
+    assert settled(build(kept), tmp_path).dtype == "bfloat16"
+    assert settled(smoke("auto"), tmp_path).dtype == "bfloat16"
 
 
 def test_other_words_for_dtype_are_refused() -> None:

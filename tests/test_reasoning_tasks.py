@@ -21,8 +21,8 @@ from forethought.evals.reasoning.catalogue import TASKS, task
 from forethought.evals.reasoning.check import check
 from forethought.evals.reasoning.grading import (
     last_box,
+    normalise,
     number,
-    plainly,
     read_letter,
     read_maths,
     read_number,
@@ -136,26 +136,26 @@ def test_maths_is_read_from_the_last_box_or_from_words() -> None:
     said = read_maths("The answer is $x+1$.")
     assert (said.answer, said.formatted) == ("x+1", False)
     assert read_maths("it is 4").answer is None
-    assert plainly(r"\left( 1, 2 \right)") == plainly("(1,2)")
+    assert normalise(r"\left( 1, 2 \right)") == normalise("(1,2)")
 
 
 def test_an_answer_that_never_ends_is_killed_and_grading_goes_on_from_any_thread() -> None:
-    verifier, found = Verifier(patience=4.0), list[bool]()
+    verifier, found = Verifier(timeout=4.0), list[bool]()
 
     def grade() -> None:
         assert verifier.same(r"\frac12", "0.5")  # the process has started
-        verifier.patience = 1.0
+        verifier.timeout = 1.0
         found.append(verifier.same("3", "9^{9^{9^9}}"))
-        verifier.patience = 20.0
+        verifier.timeout = 20.0
         found.append(verifier.same(r"\frac{1}{2}", "0.5"))
 
-    verifier.patience = 60.0
+    verifier.timeout = 60.0
     thread = threading.Thread(target=grade)
     thread.start()
     thread.join(120)
     verifier.close()
     assert found == [False, True]
-    assert verifier.timeouts == 1
+    assert verifier.killed == 1
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "olympiad"])

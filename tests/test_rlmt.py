@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forethought.report.midtraining import judgement
 from helpers import records
 from helpers.records import chunk
 from helpers.smoke_runs import CONFIG, SMALL, cli, rows
+from helpers.stages import GivenContext, run_stage, stage_of, untrained, weights
 
 from forethought import config
+from forethought.algorithms.advantages import dr_grpo, grpo, normaliser
+from forethought.algorithms.rollouts import RolloutGroup, group_metrics
 from forethought.algorithms.windows import Window, WindowCutter, match_request
 from forethought.config import Config, ConfigError, RLMTConfig
 from forethought.engine.branches import Group
@@ -22,9 +27,8 @@ from forethought.judges.base import QuestionJudge, pointwise_questions
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
+from forethought.models.model import Model
 from forethought.records import Axis, Measurement, Place, Rollout, Split
-from forethought.report.midtraining import judgement
-from forethought.stages import rlmt
 from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer
@@ -65,14 +69,16 @@ def test_windows_are_slices_of_the_text() -> None:
 
 
 def test_advantages_are_measured_from_the_group_or_from_a_blank_thought() -> None:
-    assert advantages([1.0, 0.0, 0.0, 0.0], None, scaled=False) == (0.75, -0.25, -0.25, -0.25)
-    assert advantages([1.0, 0.0, None, 0.0], None, scaled=False) == pytest.approx((2 / 3, -1 / 3, 0.0, -1 / 3))
+    assert dr_grpo([1.0, 0.0, 0.0, 0.0], None) == (0.75, -0.25, -0.25, -0.25)
+    assert dr_grpo([1.0, 0.0, None, 0.0], None) == pytest.approx((2 / 3, -1 / 3, 0.0, -1 / 3))
+    assert grpo([1.0, 0.0], None) == pytest.approx((0.5**0.5, -(0.5**0.5)), abs=2e-4)
     # A constant subtracted before the mean would cancel; in its place it does not.
-    assert advantages([1.0, 0.0], 0.75, scaled=False) == (0.25, -0.75)
-    assert advantages([1.0, 1.0], 0.25, scaled=False) == (0.75, 0.75)
+    assert dr_grpo([1.0, 0.0], 0.75) == (0.25, -0.75)
+    assert dr_grpo([1.0, 1.0], 0.25) == (0.75, 0.75)
     for same in ([1.0, 1.0], [0.1, 0.1, 0.1], [1.0, None], [None, None]):
-        assert not any(advantages(same, None, scaled=True))
-    assert not any(advantages([1.0, None], 0.5, scaled=False))
+        assert not any(dr_grpo(same, None))
+        assert not any(grpo(same, None))
+    assert not any(dr_grpo([1.0, None], 0.5))
 
 
 def test_the_denominator_does_not_depend_on_what_was_skipped() -> None:
@@ -91,12 +97,12 @@ class Mute(QuestionJudge):
         super().__init__("mute", "mute")
         self.letters = SimilarityJudge(LetterEmbedder())
 
-    def questions(self, one: Any) -> list[Any]:
-        return pointwise_questions(one)
+    def questions(self, request: Any) -> list[Any]:
+        return pointwise_questions(request)
 
-    def answer(self, contests: Sequence[Any], questions: Sequence[Any]) -> list[Any]:
-        found = self.letters.answer(contests, questions)
-        return [[self.unscored((i, None), "mute") if i % 3 == 0 else v for i, v in enumerate(row)] for row in found]
+    def answer(self, requests: Sequence[Any], questions: Sequence[Any]) -> list[Any]:
+        rows = self.letters.answer(requests, questions)
+        return [[self.unscored((i, None), "mute") if i % 3 == 0 else v for i, v in enumerate(row)] for row in rows]
 
 
 MATCHER = Matcher(judge=SimilarityJudge(LetterEmbedder()), threshold=0.04)
@@ -107,126 +113,123 @@ def settings(*overrides: str) -> Config:
     return config.load(CONFIG, (*SMALL, *small, *overrides))
 
 
-def material(**more: Any) -> rlmt.Material:
-    known = {
-        "windows": WINDOWS,
-        "heldout": WINDOWS[:2],
-        "matcher": MATCHER,
-        "start": config.ModelConfig(model="tiny-llama"),
-        "identity": "m",
-        "data": "d",
-        "tags": THINK,
-    }
-    return rlmt.Material(**(known | more))
+def rlmt(place: Path, *overrides: str, matcher: Matcher = MATCHER, heldout: int = 2, skipped: int = 0) -> Any:
+    """Return the stage on the windows from ``skipped`` on; the first ``heldout`` ones are held out."""
+    given = {"matcher": matcher, "rlmt_windows": WINDOWS[skipped:], "heldout_windows": WINDOWS[:heldout]}
+    return stage_of(GivenContext(settings(*overrides), place, **given), "base-rlmt/rlmt")
 
 
-def drawn_by(shop: rlmt.Workshop) -> list[Drawn]:
-    return rlmt.draw(shop, WINDOWS[:4], 6, Key(0, "test"))
+def rollouts(stage: Any) -> tuple[Model, list[RolloutGroup]]:
+    """Return the policy and six rollouts of each of four windows."""
+    policy = stage.context.load("base-think", stage.cfg, THINK)
+    return policy, stage.rollout_groups(policy, WINDOWS[:4], Key(0, "test"), k=6)
 
 
-def test_what_the_harness_inserts_is_masked_and_what_was_drawn_is_trained() -> None:
-    shop = rlmt.open_workshop(settings(), material())
-    groups = drawn_by(shop)
+def test_what_the_harness_inserts_is_masked_and_what_was_drawn_is_trained(tmp_path: Path) -> None:
+    stage = rlmt(tmp_path)
+    policy, groups = rollouts(stage)
     for group in groups:
-        one = rlmt.example(shop, group)
-        assert one.group.prefix == (*group.window.prefix_ids, *b"<think>")  # the tokenizer has no BOS
-        for rollout, branch, weight in zip(group.rollouts, one.group.branches, one.weights or (), strict=True):
+        example = stage.example(policy, group)
+        assert example.group.prefix == (*group.window.prefix_ids, *b"<think>")  # the tokenizer has no BOS
+        for rollout, branch, mask in zip(group.rollouts, example.group.branches, example.weights or (), strict=True):
             assert branch == rollout.token_ids
-            inserted = bytes(t for t, w in zip(branch, weight, strict=True) if w == 0)
+            inserted = bytes(t for t, w in zip(branch, mask, strict=True) if w == 0)
             assert inserted == (b"" if rollout.closed else b"</think>")
             assert len(branch) - rollout.thought_tokens == 12
-    scaled = rlmt.open_workshop(settings("rlmt.advantage='grpo'"), material())
-    assert [w.sum() for w in rlmt.example(scaled, groups[0]).weights or ()] == pytest.approx([1.0] * 6)
+    scaled = rlmt(tmp_path, "rlmt.advantage='grpo'").example(policy, groups[0])
+    assert [mask.sum() for mask in scaled.weights or ()] == pytest.approx([1.0] * 6)
 
 
-def test_an_unscored_rollout_is_left_out_not_zero() -> None:
-    shop = rlmt.open_workshop(settings(), material(matcher=Matcher(judge=Mute(), threshold=0.2)))
-    for group in drawn_by(shop):
+def test_an_unscored_rollout_is_left_out_not_zero(tmp_path: Path) -> None:
+    stage = rlmt(tmp_path, matcher=Matcher(judge=Mute(), threshold=0.2))
+    policy, groups = rollouts(stage)
+    for group in groups:
         assert [reward is None for reward in group.rewards] == [True, False, False, True, False, False]
-        assert len(rlmt.example(shop, group).group.branches) == 4
+        assert len(stage.example(policy, group).group.branches) == 4
         assert sum(group.advantages) == pytest.approx(0.0)
-    assert describe(drawn_by(shop))["unscored_rate"] == pytest.approx(1 / 3)
+    assert group_metrics(groups)["unscored_rate"] == pytest.approx(1 / 3)
 
 
-def test_information_gain_is_the_policys_own_and_trains_thoughts_alone() -> None:
-    shop = rlmt.open_workshop(settings("rlmt.reward='information-gain'"), material(matcher=None))
-    group = drawn_by(shop)[1]
-    plain = Group(prefix=shop.head(group.window), branches=(group.window.suffix_ids,))
-    [[before]] = shop.scorer.logprobs([plain])
+def gain(policy: Model, window: Window, thought: tuple[int, ...]) -> float:
+    """Return how much likelier a thought makes the window's suffix, nats per token, one forward pass at a time."""
+    mean = []
+    for inserted in ((), (*b"<think>", *thought)):
+        group = Group(prefix=(*policy.bos, *window.prefix_ids, *inserted), branches=(window.suffix_ids,))
+        mean.append(float(policy.logprobs([group], as_drawn=True)[0][0].mean()))
+    return mean[1] - mean[0]
+
+
+def test_information_gain_is_the_policys_own_and_trains_thoughts_alone(tmp_path: Path) -> None:
+    stage = rlmt(tmp_path, "rlmt.reward='information-gain'")
+    policy, groups = rollouts(stage)
+    group = groups[1]
     for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
         thought = rollout.token_ids[: rollout.thought_tokens]
-        [[after]] = shop.scorer.logprobs(
-            [Group(prefix=shop.head(group.window, *b"<think>", *thought), branches=(group.window.suffix_ids,))]
-        )
-        assert reward == pytest.approx(float(after.mean() - before.mean()), abs=1e-4)
+        assert reward == pytest.approx(gain(policy, group.window, thought), abs=1e-4)
         assert bytes(thought).endswith(b"</think>")
-    one = rlmt.example(shop, group)
-    assert [len(branch) for branch in one.group.branches] == [r.thought_tokens for r in group.rollouts]
+    branches = stage.example(policy, group).group.branches
+    assert [len(branch) for branch in branches] == [r.thought_tokens for r in group.rollouts]
 
 
-def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window() -> None:
-    shop = rlmt.open_workshop(settings("rlmt.reward='specific-gain'"), material(matcher=None))
-    groups = drawn_by(shop)
-
-    def gain(window: Window, thought: tuple[int, ...]) -> float:
-        [[before], [after]] = shop.scorer.logprobs(
-            [
-                Group(prefix=shop.head(window, *ids), branches=(window.suffix_ids,))
-                for ids in ((), (*b"<think>", *thought))
-            ]
-        )
-        return float(after.mean() - before.mean())
-
+def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window(tmp_path: Path) -> None:
+    policy, groups = rollouts(rlmt(tmp_path, "rlmt.reward='specific-gain'"))
     for group, other in zip(groups, groups[1:] + groups[:1], strict=True):
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
             thought = rollout.token_ids[: rollout.thought_tokens]
-            assert reward == pytest.approx(gain(group.window, thought) - gain(other.window, thought), abs=1e-4)
-    assert not any(group.dead for group in groups)
+            expected = gain(policy, group.window, thought) - gain(policy, other.window, thought)
+            assert reward == pytest.approx(expected, abs=1e-4)
+    assert not any(group.zero_variance for group in groups)
 
 
-def test_gain_over_blank_has_the_blank_reward_as_its_baseline() -> None:
-    shop = rlmt.open_workshop(settings("rlmt.reward='gain-over-blank'", "rlmt.blanks=4"), material())
-    groups = drawn_by(shop)
+def test_gain_over_blank_has_the_blank_reward_as_its_baseline(tmp_path: Path) -> None:
+    _, groups = rollouts(rlmt(tmp_path, "rlmt.reward='gain-over-blank'", "rlmt.blanks=4"))
     for group in groups:
         assert group.blank is not None
         assert group.blank * 4 == int(group.blank * 4)
         assert group.advantages == pytest.approx([reward - group.blank for reward in group.rewards])
-    assert describe(groups)["blank_reward"] == pytest.approx(np.mean([group.blank for group in groups]))
+    assert group_metrics(groups)["blank_reward"] == pytest.approx(np.mean([group.blank for group in groups]))
 
 
-def test_groups_without_variance_teach_nothing_and_can_be_drawn_anew() -> None:
-    nobody = Matcher(judge=MATCHER.judge, threshold=2.0)
-    shop = rlmt.open_workshop(settings(), material(matcher=nobody))
-    before = {name: value.clone() for name, value in shop.trainer.masters.items()}
-    groups = drawn_by(shop)
-    assert describe(groups)["dead_rate"] == 1.0
-    assert rlmt.learn(shop, groups, 0) == {}
-    assert all(torch.equal(value, before[name]) for name, value in shop.trainer.masters.items())
+def test_groups_without_variance_teach_nothing_and_can_be_drawn_again(tmp_path: Path) -> None:
+    never = Matcher(judge=MATCHER.judge, threshold=2.0)
+    folder = run_stage(rlmt(tmp_path, "rlmt.resample=1", matcher=never))
+    metrics = list(folder.read("metrics"))
+    assert [row["rlmt/dead_rate"] for row in metrics[1:]] == [row["rlmt/first_dead_rate"] for row in metrics[1:]]
+    assert {row["rlmt/dead_rate"] for row in metrics[1:]} == {1.0}
+    assert not any("rlmt/loss" in row for row in metrics)
+    before, after = untrained(), weights(folder)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_metrics_tell_copies_and_sameness_apart() -> None:
-    def rollout(thought: int, closed: bool) -> Rollout:
+    def rollout(tokens: int, thought: str, text: str, closed: bool) -> Rollout:
         return Rollout(
-            token_ids=(1,) * 6, logprobs=(-2.0,) * 6, drawn=(True,) * 6, thought_tokens=thought, closed=closed
+            token_ids=(1,) * 6,
+            logprobs=(-2.0,) * 6,
+            drawn=(True,) * 6,
+            thought_tokens=tokens,
+            closed=closed,
+            thought=thought,
+            text=text,
         )
 
-    window = dataclasses.replace(WINDOWS[0], prefix="the big whale sings at night")
-    group = Drawn(
-        window=window,
-        rollouts=(rollout(2, True), rollout(4, False)),
-        thoughts=("the big whale sings", "it may dive in deep water"),
-        suffixes=("no such thing", "dive in deep water now"),
+    group = RolloutGroup(
+        window=dataclasses.replace(WINDOWS[0], prefix="the big whale sings at night"),
+        rollouts=(
+            rollout(2, "the big whale sings", "no such thing", closed=True),
+            rollout(4, "it may dive in deep water", "dive in deep water now", closed=False),
+        ),
         rewards=(0.0, 1.0),
         advantages=(-0.5, 0.5),
     )
-    found = describe([group])
-    assert found["copied_from_prefix"] == 0.5
-    assert found["copied_to_suffix"] == pytest.approx((0 + 2 / 3) / 2)
-    assert (found["close_rate"], found["thought_tokens"], found["entropy"]) == (0.5, 3.0, 2.0)
-    assert (found["reward"], found["reward_variance"], found["dead_rate"]) == (0.5, 0.25, 0.0)
-    assert found["distinct_thoughts"] == 1.0
-    assert found["blank_reward"] is None
-    assert found["capped_reward"] == 1.0
+    metrics = group_metrics([group])
+    assert metrics["copied_from_prefix"] == 0.5
+    assert metrics["copied_to_suffix"] == pytest.approx((0 + 2 / 3) / 2)
+    assert (metrics["close_rate"], metrics["thought_tokens"], metrics["entropy"]) == (0.5, 3.0, 2.0)
+    assert (metrics["reward"], metrics["reward_variance"], metrics["dead_rate"]) == (0.5, 0.25, 0.0)
+    assert metrics["distinct_thoughts"] == 1.0
+    assert metrics["blank_reward"] is None
+    assert metrics["capped_reward"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -243,33 +246,32 @@ def test_metrics_tell_copies_and_sameness_apart() -> None:
 def test_each_reward_trains_and_an_interrupted_run_ends_with_the_same_weights(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = settings(
-        *overrides, "rlmt.steps=4", "rlmt.checkpoint_every=2", "rlmt.learning_rate=3e-3", "rlmt.monitor_every=1"
-    )
-    runs = [Run.create_or_open(tmp_path / name).stage("arm", "rlmt") for name in ("whole", "cut")]
-    whole = rlmt.run(cfg, runs[0], material())
-    learn, calls = rlmt.learn, 0
+    more = ("rlmt.steps=4", "rlmt.checkpoint_every=2", "rlmt.learning_rate=3e-3", "rlmt.monitor_every=1")
+    whole, cut = (rlmt(tmp_path / name, *overrides, *more) for name in ("whole", "cut"))
+    folder, steps = run_stage(whole), itertools.count(1)
 
-    def deadly(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
+    def deadly(groups: Sequence[RolloutGroup]) -> dict[str, float | None]:
+        if next(steps) == 4:
             raise KeyboardInterrupt
-        return learn(*args)
+        return group_metrics(groups)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rlmt, "learn", deadly)
+        patch.setattr("forethought.stages.rlmt.group_metrics", deadly)
         with pytest.raises(KeyboardInterrupt):
-            rlmt.run(cfg, runs[1], material())
-    again = rlmt.run(cfg, runs[1], material())
-    assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    logs = [rows(tmp_path / name, "arm/rlmt/metrics.jsonl") for name in ("whole", "cut")]
-    assert logs[0] == logs[1]
-    assert [one["step"] for one in logs[0]] == [0, 1, 2, 3, 4]
-    assert sum(one.get("rlmt/gradient_norm", 0.0) > 0 for one in logs[0]) >= 2
-    if not cfg.rlmt.kl_weight:
-        assert logs[0][1]["rlmt/kl"] == pytest.approx(0.0, abs=1e-6)
-    assert max(one.get("rlmt/kl") or 0.0 for one in logs[0]) > 0
+            run_stage(cut)
+    assert rows(tmp_path / "cut", "base-rlmt/rlmt/groups.jsonl")[-1]["step"] == 3  # one step after the checkpoint
+    again = run_stage(cut)
+    assert folder.manifest()["summary"] == again.manifest()["summary"]  # the hash of the weights
+    for log in ("metrics", "groups"):
+        assert rows(tmp_path / "whole", f"base-rlmt/rlmt/{log}.jsonl") == rows(
+            tmp_path / "cut", f"base-rlmt/rlmt/{log}.jsonl"
+        )
+    metrics = rows(tmp_path / "whole", "base-rlmt/rlmt/metrics.jsonl")
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4]
+    assert sum(row.get("rlmt/gradient_norm", 0.0) > 0 for row in metrics) >= 2
+    if not whole.cfg.kl_weight:
+        assert metrics[1]["rlmt/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert max(row.get("rlmt/kl") or 0.0 for row in metrics) > 0
 
 
 @pytest.mark.slow
@@ -282,19 +284,17 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
         "rlmt.learning_rate=6e-3",
         "rlmt.monitor_every=0",
     )
-    cfg = settings(*more, "rlmt.monitor_samples=8")
-    folder = Run.create_or_open(tmp_path).stage("arm", "rlmt")
     matcher = Matcher(judge=MATCHER.judge, threshold=0.1)
-    rlmt.run(cfg, folder, material(windows=WINDOWS[4:], heldout=WINDOWS[:4], matcher=matcher))
-    found = rows(tmp_path, "arm/rlmt/metrics.jsonl")
-    assert found[-1]["rlmt/heldout_reward"] > found[0]["rlmt/heldout_reward"] + 0.3
+    run_stage(rlmt(tmp_path, *more, "rlmt.monitor_samples=8", matcher=matcher, heldout=4, skipped=4))
+    metrics = rows(tmp_path, "base-rlmt/rlmt/metrics.jsonl")
+    assert metrics[-1]["rlmt/heldout_reward"] > metrics[0]["rlmt/heldout_reward"] + 0.3
 
 
 def test_configs_that_cannot_be_meant_are_refused() -> None:
     for wrong, words in (
         (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "which may be 0"),
         (("rlmt.match.kind='llm'",), "exactly one of `model` and `endpoint`"),
-        (("thinking.probe_samples=9",), "takes thoughts of the gate"),
+        (("thinking.probe_samples=9",), "probe_samples = 9: must be at most samples"),
         (("chunk.rlmt_share=0.0",), "rlmt_share must not be 0"),
     ):
         with pytest.raises(ConfigError, match=words):

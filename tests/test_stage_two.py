@@ -13,18 +13,19 @@ import pytest
 import torch
 from helpers.records import chunk
 from helpers.smoke_runs import CONFIG, SMALL, cli, smoke
+from helpers.stages import GivenContext, run_stage, stage_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forethought import config
 from forethought.engine.losses import nll
 from forethought.engine.policy import Policy
-from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
+from forethought.models.model import Compute, Model
 from forethought.models.thought_tokens import ThoughtTokens, add_tags, as_group
-from forethought.records import Chunk, Place, Split, ThoughtRow, from_dict
-from forethought.stages import interleave, sft
+from forethought.records import Chunk, Place, SpanKind, Split, ThoughtRow, from_dict
+from forethought.stages.sft import nll_by_kind
 from forethought.store import Run
-from forethought.tags import Tags, raw, render, spans
+from forethought.tags import Tags, raw, render, spans, strip
 from forethought.testing import byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import make_row
 from forethought.thoughts.teacher import Draft, StubTeacher
@@ -44,7 +45,7 @@ ROWS = [
 
 
 def read(folder: Path, split: Split) -> list[ThoughtRow]:
-    return interleave.load_rows(Run.open(folder).stage("shared", "interleave"), split)
+    return Run.open(folder).look("shared", "interleave").load(f"rows.{split}", ThoughtRow)
 
 
 def test_the_data_set_loads_and_is_what_the_card_says(done: Path, tmp_path: Path) -> None:
@@ -187,39 +188,43 @@ def test_a_new_tag_starts_from_the_mean_of_its_old_tokens(architecture: Any) -> 
     assert (coded.open, coded.close) == ((259,), (260,))
 
 
-def material(rows: Sequence[ThoughtRow], thoughts: bool = True) -> sft.Material:
-    return sft.Material(
-        rows=rows,
-        heldout=rows,
-        chunks=CHUNKS,
-        start=config.ModelConfig(model="tiny-llama"),
-        identity="m",
-        data="d",
-        tags=THINK,
-        thoughts=thoughts,
-    )
+def tune(place: Path, arm: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[bytes], dict[str, Any]]:
+    """Train an arm of stage 2 for one step on all rows; return the texts of that step and the metrics before it."""
+    texts: list[bytes] = []
+
+    def step(self: Trainer, examples: Sequence[Example], *loss: Any, **more: Any) -> dict[str, float]:
+        texts.extend(bytes(e.group.prefix + e.group.branches[0]) for e in examples)
+        return real(self, examples, *loss, **more)
+
+    cfg = config.load(CONFIG, (*SMALL, "sft.steps=1", f"sft.rows_per_step={len(ROWS)}", "sft.checkpoint_every=0"))
+    rows = {Split.SFT: ROWS, Split.HELDOUT: ROWS}
+    real = Trainer.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        context = GivenContext(cfg, place, chunks=list(CHUNKS.values()), rows=rows, tags=THINK)
+        folder = run_stage(stage_of(context, f"{arm}/sft"))
+    return texts, next(row for row in folder.read("metrics") if row["step"] == 0)
 
 
-def test_the_raw_control_sees_the_same_chunks_without_thoughts() -> None:
-    cfg = config.load(CONFIG, SMALL)
-    think, control = (sft.open_workshop(cfg, material(ROWS, one)) for one in (True, False))
-    assert [bytes(one.ids).decode() for one in think.rows] == [render(spans(one), THINK) for one in ROWS]
-    assert [bytes(one.ids).decode() for one in control.rows] == TEXTS
-    assert [one.row_id for one in think.rows] == [one.row_id for one in control.rows]
+def test_the_raw_control_sees_the_same_chunks_without_thoughts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    think, before = tune(tmp_path, "base-think", monkeypatch)
+    control, before_control = tune(tmp_path, "base-raw", monkeypatch)
+    assert sorted(text.decode() for text in think) == sorted(render(spans(row), THINK) for row in ROWS)
+    assert [strip(text.decode(), THINK) for text in think] == [text.decode() for text in control]
+    assert sorted(TEXTS) == sorted(text.decode() for text in control)
     # Both are measured on the text with its thoughts.
-    assert think.monitored == control.monitored
-    assert sft.monitored(think, cfg.sft) == sft.monitored(control, cfg.sft)
+    kinds = [f"sft/{kind}_nll" for kind in SpanKind]
+    assert [before[kind] for kind in kinds] == [before_control[kind] for kind in kinds]
 
 
 def test_monitored_nll_is_per_kind_of_token() -> None:
-    cfg = config.load(CONFIG, SMALL)
-    shop = sft.open_workshop(cfg, material(ROWS[:1]))
-    found = sft.monitored(shop, cfg.sft)
+    model = Model.load("tiny-llama", Compute(device="cpu", dtype="float32"), tags=THINK)
+    nll_of = nll_by_kind(model, [model.thoughts.tokens(ROWS[0], CHUNKS["c0"])])
     ids = render(spans(ROWS[0]), THINK).encode()
-    [[logprobs]] = TorchScorer(shop.trainer.policy).logprobs([as_group(tuple(ids), ())])
+    [[logprobs]] = model.logprobs([as_group(tuple(ids), ())])
     start = ids.index(b"And then?") - 1  # the first token is predicted by nothing
-    assert found["sft/thought_nll"] == pytest.approx(-float(logprobs[start : start + 9].mean()), rel=1e-5)
-    assert set(found) == {"sft/text_nll", "sft/tag_nll", "sft/thought_nll"}
+    assert nll_of["thought_nll"] == pytest.approx(-float(logprobs[start : start + 9].mean()), rel=1e-5)
+    assert set(nll_of) == {"text_nll", "tag_nll", "thought_nll"}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])

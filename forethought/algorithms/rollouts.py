@@ -84,23 +84,25 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float | None]:
     drawn = [p for r in rollouts for p, own in zip(r.logprobs, r.drawn, strict=True) if own]
     truncated = [reward for r, reward in zip(rollouts, rewards, strict=True) if reward is not None and not r.closed]
     return {
-        "reward": _mean([reward for row in known for reward in row]),
-        "reward_variance": _mean([float(np.var(row)) for row in known if row]),
-        "blank_reward": _mean([group.blank for group in groups if group.blank is not None]),
-        "dead_rate": _mean([float(group.zero_variance) for group in groups]),
-        "unscored_rate": _mean([float(reward is None) for reward in rewards]),
-        "thought_tokens": _mean([float(rollout.thought_tokens) for rollout in rollouts]),
-        "close_rate": _mean([float(rollout.closed) for rollout in rollouts]),
-        "capped_reward": _mean(truncated),
-        "entropy": _mean([-logprob for logprob in drawn]),
-        "distinct_thoughts": _mean([len(set(group.thoughts)) / len(group.thoughts) for group in groups]),
+        "reward": mean(rewards),
+        "reward_variance": mean([float(np.var(row)) for row in known if row]),
+        "blank_reward": mean([group.blank for group in groups if group.blank is not None]),
+        "dead_rate": mean([float(group.zero_variance) for group in groups]),
+        "unscored_rate": mean([float(reward is None) for reward in rewards]),
+        "thought_tokens": mean([float(rollout.thought_tokens) for rollout in rollouts]),
+        "close_rate": mean([float(rollout.closed) for rollout in rollouts]),
+        "capped_reward": mean(truncated),
+        "entropy": mean([-logprob for logprob in drawn]),
+        "distinct_thoughts": mean([len(set(group.thoughts)) / len(group.thoughts) for group in groups]),
         "thought_distinct_2": distinct_n([words(rollout.thought) for rollout in rollouts], 2),
-        "copied_to_suffix": _mean([copied(rollout.text, rollout.thought) for rollout in rollouts]),
-        "copied_from_prefix": _mean(
+        "copied_to_suffix": mean([copied(rollout.text, rollout.thought) for rollout in rollouts]),
+        "copied_from_prefix": mean(
             [copied(thought, group.window.prefix) for group in groups for thought in group.thoughts]
         ),
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what is known; ``None`` of nothing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -80,8 +80,8 @@ class Recorder:
         self, metric: Metric, pair: tuple[Values, Values], unit: str, condition: str = ""
     ) -> list[Measurement]:
         """Return the paired difference of a metric of windows, and how many windows would resolve it."""
-        found = self.change(metric.difference, pair, unit, condition)
-        for figure in list(found):
+        measurements = self.change(metric.difference, pair, unit, condition)
+        for figure in list(measurements):
             left, right, _ = self._paired(pair)
             gaps = [a - b for a, b in zip(left, right, strict=True)]
             spread = (sum((gap - figure.value) ** 2 for gap in gaps) / max(1, len(gaps) - 1)) ** 0.5
@@ -89,8 +89,8 @@ class Recorder:
                 needed = float(detectable_n(figure.value, spread))
                 note = "windows that would resolve a difference as large as this one (5% level, 80% power)"
                 whole = Interval(value=needed, low=needed, high=needed, n=figure.n)
-                found += self.interval(metric.needed("windows"), whole, note, condition)
-        return found
+                measurements += self.interval(metric.needed("windows"), whole, note, condition)
+        return measurements
 
     def _paired(self, pair: tuple[Values, Values]) -> tuple[list[float], list[float], list[str]]:
         known = [

@@ -9,7 +9,7 @@ from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
 from forethought.judges import Judge, pairwise, rewrite
 from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge
-from forethought.judges.custom import custom_judge
+from forethought.judges.custom import CustomJudge
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.match import HALF, LikelihoodGainJudge, Matcher, SimilarityJudge
 from forethought.judges.multiple_choice import ChoiceModel, EndpointChoiceModel, LocalChoiceModel, WrittenChoiceModel
@@ -34,7 +34,7 @@ def build(config: JudgeConfig, pool: ModelPool, cache: Path | None = None, key: 
     """
     if config.kind == "custom":
         assert config.path is not None
-        return custom_judge(config.path, config.options, key, cache)
+        return CustomJudge(config.path, config.options, key, cache)
     if config.kind == "shorter":
         return ShorterJudge()
     if config.kind == "likelihood":
@@ -63,7 +63,7 @@ def build_matcher(config: MatchConfig, pool: ModelPool, cache: Path, threshold: 
     judge: Judge
     if config.kind == "custom":
         assert config.path is not None
-        judge = custom_judge(config.path, config.options, "rlmt.match", cache)
+        judge = CustomJudge(config.path, config.options, "rlmt.match", cache)
     elif config.kind == "similarity":
         judge = SimilarityJudge(
             load_embedder(config.embedder, resolve_device(pool.compute.device))

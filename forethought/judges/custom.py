@@ -12,7 +12,7 @@ from forethought.judges.base import QuestionJudge
 from forethought.judges.cache import CachedJudge
 from forethought.llm.cache import TextCache
 from forethought.records import JudgeRequest, Verdict, content_id
-from forethought.user_code import UserObject, call, load
+from forethought.user_code import call, load
 
 
 class CustomJudge:
@@ -21,12 +21,19 @@ class CustomJudge:
     Its name has a hash of the object's own name, its source and its options.
     """
 
-    def __init__(self, user: UserObject, options: dict[str, Any], cache: Path | None) -> None:
-        """Make the object; the verdicts of a :class:`QuestionJudge` are kept in the file ``cache``.
+    def __init__(self, path: str, options: dict[str, Any], key: str, cache: Path | None) -> None:
+        """Load ``module:attribute`` and make the object.
+
+        Args:
+            path: names a class or a function that returns a judge.
+            options: its keyword arguments.
+            key: the section of the config, for messages: ``judges.mine``.
+            cache: file for the verdicts of a :class:`QuestionJudge`.
 
         Raises:
-            UserCodeError: if it cannot be made with ``options``, or if what is made is no judge.
+            UserCodeError: if it cannot be loaded or made, or if what is made is no judge.
         """
+        user = load(path, f"{key}.path")
         user.takes(**options)
         judge: Judge = call(user, user.object, **options)
         own, rank = getattr(judge, "name", None), getattr(judge, "rank", None)
@@ -54,15 +61,6 @@ class CustomJudge:
                 "one per candidate, or one per ordered pair"
             )
         return [[dataclasses.replace(verdict, judge=self.name) for verdict in row] for row in rows]
-
-
-def custom_judge(path: str, options: dict[str, Any], key: str, cache: Path | None) -> CustomJudge:
-    """Return the judge ``module:attribute``; ``key`` is the section of the config that names it: ``judges.mine``.
-
-    Raises:
-        UserCodeError: naming config key, file and line.
-    """
-    return CustomJudge(load(path, f"{key}.path"), options, cache)
 
 
 def _are_verdicts(rows: Any, count: int) -> bool:

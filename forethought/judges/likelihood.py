@@ -59,12 +59,13 @@ class LikelihoodJudge(QuestionJudge):
             weaker = _scores(self.contrast, texts, self.normalise)
             scores = {key: _subtract(score, weaker[key], self.contrast_weight) for key, score in scores.items()}
         return [
-            [self._verdict(question, scores[request.prefix, request.candidates[question[0]]]) for question in row]
+            [
+                self.unscored(q, score) if isinstance(score, str) else self.scored(q, score)
+                for q in row
+                for score in [scores[request.prefix, request.candidates[q[0]]]]
+            ]
             for request, row in zip(requests, questions, strict=True)
         ]
-
-    def _verdict(self, question: Question, score: float | str) -> Verdict:
-        return self.unscored(question, score) if isinstance(score, str) else self.scored(question, score)
 
 
 def charge_copies(prefix: Sequence[int], ids: Sequence[int], logprobs: np.ndarray, cost: float) -> np.ndarray:

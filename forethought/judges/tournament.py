@@ -64,13 +64,11 @@ def merge(verdicts: Iterable[Verdict]) -> dict[tuple[int, int], Score]:
         winners[pair].add(verdict.winner)
         if verdict.outcome is Outcome.UNSCORED:
             unscored.add(pair)
-    return {pair: None if pair in unscored else _result(pair, named) for pair, named in winners.items()}
-
-
-def _result(pair: tuple[int, int], named: set[int | None]) -> float:
-    if len(named) > 1 or None in named:
-        return 0.5
-    return 1.0 if pair[0] in named else 0.0
+    results: dict[tuple[int, int], Score] = {}
+    for pair, named in winners.items():
+        agreed = len(named) == 1 and None not in named
+        results[pair] = None if pair in unscored else float(pair[0] in named) if agreed else 0.5
+    return results
 
 
 def win_rates(given: Sequence[Score]) -> list[Score]:

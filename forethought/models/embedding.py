@@ -93,7 +93,7 @@ class BertEmbedder:
         return _unit(rows)
 
 
-def load_embedder(name: str, device: torch.device) -> Embedder:
+def load_embedder(name: str, device: torch.device | str = "cpu") -> Embedder:
     """Return the embedder called ``name``: ``letters``, an installed package's, or a model folder; weights come later.
 
     Raises:
@@ -104,13 +104,13 @@ def load_embedder(name: str, device: torch.device) -> Embedder:
         return LetterEmbedder()
     package = packages().get(name)
     if package is not None:
-        return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), device)
+        return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), torch.device(device))
     folder = Path(name).expanduser()
 
     def files() -> dict[str, bytes]:
         return {file: (folder / file).read_bytes() for file in _FILES}
 
-    return BertEmbedder(folder.name, content_identity(folder), files, device)
+    return BertEmbedder(folder.name, content_identity(folder), files, torch.device(device))
 
 
 def packages() -> Mapping[str, PackagedEmbedder]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from forethought.algorithms.objectives import MakeBatch, objective_of
+from forethought.algorithms.objectives import LossBatch, MakeBatch, objective_of
 from forethought.algorithms.pools import CandidatePool, candidate, make_pool, pool_metrics, rank_pools
 from forethought.config import Config, ImproveConfig, RewriteConfig
 from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored, times, trained
@@ -83,60 +83,43 @@ class Improve(Stage):
         cfg, context, (make_batch, _) = self.cfg, self.context, self.objective
         policy = context.load(self.arm.start, cfg)
         reference = context.load(self.arm.start, cfg) if cfg.compares else None
-        judges, teacher = list(context.judges.values()), self.teacher()
+        trainer, teacher, judges = policy.trainer(cfg), self.teacher(), list(context.judges.values())
         train, heldout = context.chunks(Split.IMPROVE), context.chunks(Split.HELDOUT)[: cfg.monitor_chunks]
-        trainer = policy.trainer(cfg)
-        with Session(
-            self,
-            folder,
-            cfg,
-            policy,
-            trainer,
-            monitor=lambda: {"suffix_nll": suffix_nll(policy, heldout)},
-            rows=["pools"],
-            reference=reference if cfg.sync_reference_every else None,
-        ) as session:
+        synced = reference if cfg.sync_reference_every else None
+        monitor = functools.partial(suffix_nll, policy, heldout)
+        with Session(self, folder, cfg, policy, trainer, monitor, rows=["pools"], reference=synced) as session:
             for step in session:
                 chunks = session.batch(train, cfg.prefixes_per_step)
                 rollouts_PK: Sequence[Sequence[Completion]] = [()] * len(chunks)
                 rewrites_P: Sequence[str | None] = [None] * len(chunks)
                 # K continuations of each prefix by the present policy, as long as the author's suffix.
                 if cfg.ranks:
-                    with session.timer("sample"):
-                        rollouts_PK = policy.sample(
-                            [Prompt(id=chunk.id, token_ids=policy.bos + chunk.prefix_ids) for chunk in chunks],
-                            cfg.rollouts,
-                            max_tokens=max(len(chunk.suffix_ids) for chunk in chunks),
-                            temperature=cfg.temperature,
-                            key=session.key("rollouts"),
-                        )
+                    prompts = [Prompt(id=chunk.id, token_ids=policy.bos + chunk.prefix_ids) for chunk in chunks]
+                    longest = max(len(chunk.suffix_ids) for chunk in chunks)
+                    how = {"max_tokens": longest, "temperature": cfg.temperature, "key": session.key("rollouts")}
+                    rollouts_PK = session.timed("sample", policy.sample, prompts, cfg.rollouts, **how)
                 if teacher is not None:
-                    with session.timer("rewrite"):
-                        rewrites_P = teacher.rewrite(chunks)
-                # Judges see texts in a random order, never who wrote them; a pool without two different scores
-                # makes no pair.
-                pools = [
-                    make_pool(chunk, self.candidates(chunk, rollouts, rewrite, policy), session.key("pool order"))
-                    for chunk, rollouts, rewrite in zip(chunks, rollouts_PK, rewrites_P, strict=True)
-                ]
+                    rewrites_P = session.timed("rewrite", teacher.rewrite, chunks)
+                # Judges see texts in a random order, never who wrote them.
+                rows, order = zip(chunks, rollouts_PK, rewrites_P, strict=True), session.key("pool order")
+                pools = [make_pool(c, self.candidates(policy, c, own, rewrite), order) for c, own, rewrite in rows]
                 if cfg.ranks:
-                    with session.timer("judge"):
-                        pools = rank_pools(pools, judges, session.key("ties"))
+                    pools = session.timed("judge", rank_pools, pools, judges, session.key("ties"))
                 session.keep("pools", [pool.row(step) for pool in pools])
-                # The loss compares with the reference's log-probabilities of the same tokens.
-                with session.timer("reference"):
-                    batch = make_batch(pools, policy.bos, cfg)
-                    if reference is not None:
-                        if cfg.sync_reference_every and step and step % cfg.sync_reference_every == 0:
-                            reference.copy_weights(policy)
-                        batch = batch.with_reference(reference.logprobs(batch.groups, as_trained=True))
-                metrics = self.metrics(pools, session)
+                # Best against worst of each pool; pools without two different scores make no pair.
+                batch = make_batch(pools, policy.bos, cfg)
+                if synced is not None and step and step % cfg.sync_reference_every == 0:
+                    synced.copy_weights(policy)
+                if reference is not None:
+                    logprobs = session.timed("reference", reference.logprobs, batch.groups, as_trained=True)
+                    batch = batch.with_reference(logprobs)
                 # A batch in which nothing was decided changes nothing.
-                with session.timer("update"):
-                    if batch.examples:
-                        session.count("update", sum(group.tokens for group in batch.groups))
-                        metrics |= trainer.step(batch.examples, batch.loss, step=step, normaliser=batch.normaliser)
-                session.log(metrics, show=("selection_rate", "margin", "loss"))
+                update: dict[str, float] = {}
+                if batch.examples:
+                    how = {"step": step, "normaliser": batch.normaliser}
+                    update = session.timed("update", trainer.step, batch.examples, batch.loss, **how)
+                session.count(**token_counts(pools, batch))
+                session.log(self.metrics(pools) | update, show=("selection_rate", "margin", "loss"))
             session.finish({"chunks": context.identity(CHUNKS), "policy": policy.identity})
 
     @classmethod
@@ -170,7 +153,7 @@ class Improve(Stage):
         return build_rewriter(self.cfg.rewrite, self.context.pool, self.context.tokenizer)
 
     def candidates(
-        self, chunk: Chunk, rollouts: Sequence[Completion], rewrite: str | None, policy: Model
+        self, policy: Model, chunk: Chunk, rollouts: Sequence[Completion], rewrite: str | None
     ) -> list[Candidate]:
         """Return what is ranked behind one prefix: the original suffix, the rollouts, and the rewrite."""
         written = []
@@ -182,7 +165,7 @@ class Improve(Stage):
             written.append(candidate(chunk, Origin.REWRITE, rewrite, ids))
         return written
 
-    def metrics(self, pools: Sequence[CandidatePool], session: Session) -> dict[str, float | None]:
+    def metrics(self, pools: Sequence[CandidatePool]) -> dict[str, float | None]:
         """Return how a step's pools were judged, and what the rollouts look like.
 
         ``rewritten`` is the share of the pools for which the teacher, if there is one, wrote a usable rewrite.
@@ -191,8 +174,6 @@ class Improve(Stage):
         if self.cfg.rewrite is not None:
             metrics["rewritten"] = sum(bool(pool.by_origin(Origin.REWRITE)) for pool in pools) / len(pools)
         rollouts = [c for pool in pools for c in pool.by_origin(Origin.ROLLOUT)]
-        session.count("sample", sum(len(rollout.token_ids) for rollout in rollouts))
-        session.count("judge", sum(len(c.token_ids) for pool in pools for c in pool.candidates))
         if not rollouts:
             return metrics
         texts = [words(rollout.text) for rollout in rollouts]
@@ -211,11 +192,22 @@ def settings(config: Config, arm: Arm) -> ImproveConfig:
     return config.improve.model_copy(update=control if arm.control else {})
 
 
-def suffix_nll(model: Model, chunks: Sequence[Chunk]) -> float:
+def token_counts(pools: Sequence[CandidatePool], batch: LossBatch) -> dict[str, int]:
+    """Return how many tokens a step sampled, judged and trained on, for the rates in its metrics."""
+    rollouts = [candidate for pool in pools for candidate in pool.by_origin(Origin.ROLLOUT)]
+    return {
+        "sample": sum(len(rollout.token_ids) for rollout in rollouts),
+        "judge": sum(len(candidate.token_ids) for pool in pools for candidate in pool.candidates),
+        "update": sum(group.tokens for group in batch.groups),
+    }
+
+
+def suffix_nll(model: Model, chunks: Sequence[Chunk]) -> dict[str, float | None]:
     """Return the model's NLL of the chunks' true suffixes, nats per token."""
     groups = [Group(prefix=model.bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in chunks]
     rows = model.logprobs(groups)
-    return -sum(float(row.sum()) for (row,) in rows) / sum(len(chunk.suffix_ids) for chunk in chunks)
+    nats = -sum(float(row.sum()) for (row,) in rows)
+    return {"suffix_nll": nats / sum(len(chunk.suffix_ids) for chunk in chunks)}
 
 
 def rewriting(at: Setting, teacher: RewriteConfig) -> Cost:

@@ -7,17 +7,15 @@ section 2).  On-policy Dr. GRPO by default; two rewards aim at thoughts that are
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from forethought.algorithms.advantages import ADVANTAGES, normaliser
 from forethought.algorithms.rewards import MatchTask, RewardFunction, reward_of
-from forethought.algorithms.rollouts import RolloutGroup, group_metrics
+from forethought.algorithms.rollouts import RolloutGroup, group_metrics, mean
 from forethought.algorithms.windows import Window
 from forethought.config import RLMTConfig
 from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored, times, trained
@@ -33,12 +31,12 @@ from forethought.stages.base import Stage, StageError
 from forethought.stages.session import Session
 from forethought.store import SHARED, StageFolder
 
+T = TypeVar("T")
+
 ROWS = f"{SHARED}/interleave"
 
 VARYING = 0.6
 """Share of the groups whose rewards differ where a reward is 0 or 1; an estimate for the plan."""
-
-Timer = Callable[[str], AbstractContextManager[None]]
 
 
 class RLMT(Stage):
@@ -76,98 +74,90 @@ class RLMT(Stage):
         cfg, context = self.cfg, self.context
         policy, reference = (context.load(self.arm.start, cfg, context.tags) for _ in range(2))
         train, heldout = context.rlmt_windows, list(context.heldout_windows[: cfg.monitor_windows])
-        trainer = policy.trainer(cfg)
-        loss = functools.partial(policy_gradient, clip=cfg.clip if cfg.updates > 1 else None, kl_weight=cfg.kl_weight)
-        denominator = normaliser(cfg)
-        with Session(
-            self, folder, cfg, policy, trainer, monitor=lambda: self.heldout_reward(policy, heldout), rows=["groups"]
-        ) as session:
+        trainer, monitor = policy.trainer(cfg), partial(self.heldout_reward, policy, heldout)
+        loss = partial(policy_gradient, clip=cfg.clip if cfg.updates > 1 else None, kl_weight=cfg.kl_weight)
+        with Session(self, folder, cfg, policy, trainer, monitor, rows=["groups"]) as session:
             for step in session:
                 windows = session.batch(train, cfg.windows_per_step)
-                groups = self.rollout_groups(policy, windows, cfg.rollouts, session.key("thoughts"), session.timer)
+                # G thoughts with suffixes of each prefix by the present policy, rewarded, and measured from their mean.
+                groups = self.rollout_groups(policy, windows, session.key("thoughts"), session)
+                drawn = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
                 metrics: dict[str, float | None] = {}
-                session.count("sample", sum(len(r.token_ids) for group in groups for r in group.rollouts))
                 # A group in which all rollouts earn the same teaches nothing: it may be drawn again.
                 if cfg.resample:
                     metrics["first_dead_rate"] = sum(group.zero_variance for group in groups) / len(groups)
                 for attempt in range(cfg.resample):
-                    again = [index for index, group in enumerate(groups) if group.zero_variance]
+                    flat = [index for index, group in enumerate(groups) if group.zero_variance]
                     key = session.key(f"thoughts, attempt {attempt + 1}")
-                    drawn = [windows[index] for index in again]
-                    for index, group in zip(
-                        again, self.rollout_groups(policy, drawn, cfg.rollouts, key, session.timer), strict=True
-                    ):
+                    again = self.rollout_groups(policy, [windows[index] for index in flat], key, session)
+                    for index, group in zip(flat, again, strict=True):
                         groups[index] = group
                 session.keep("groups", [group.row(step) for group in groups])
                 metrics |= group_metrics(groups)
-                if session.monitored and not cfg.kl_weight:  # before the update, else the loss says it
-                    with session.timer("monitor"):
-                        metrics["kl"] = self.divergence(policy, reference, groups)
-                # Groups that teach nothing are left out, and the denominator stays.
+                if session.monitored and not cfg.kl_weight:  # before the update; with a weight, the loss says it
+                    metrics["kl"] = session.timed("monitor", self.divergence, policy, reference, groups)
+                # What teaches nothing is left out, and the denominator stays: the learning rate does not rise.
                 learnt = [group for group in groups if not group.zero_variance]
-                session.count("update", sum(len(r.token_ids) for group in learnt for r in group.rollouts))
-                with session.timer("update"):
-                    examples = [self.example(policy, group) for group in learnt]
-                    packed = [example.group for example in examples]
-                    if cfg.kl_weight:
-                        rows = reference.logprobs(packed, as_trained=True)
-                        examples = [
-                            dataclasses.replace(e, reference=tuple(r)) for e, r in zip(examples, rows, strict=True)
-                        ]
-                    if cfg.updates > 1:
-                        rows = policy.logprobs(packed, as_trained=True)
-                        examples = [dataclasses.replace(e, old=tuple(r)) for e, r in zip(examples, rows, strict=True)]
-                    for _ in range(cfg.updates if examples else 0):
-                        update = trainer.step(examples, loss, step=step, normaliser=denominator)
-                if examples:
+                session.count(sample=drawn, update=sum(len(r.token_ids) for group in learnt for r in group.rollouts))
+                if learnt:
+                    with session.timer("update"):
+                        examples = self.examples(policy, reference, learnt)
+                        for _ in range(cfg.updates):
+                            update = trainer.step(examples, loss, step=step, normaliser=normaliser(cfg))
                     tokens = update.pop("tokens")
                     metrics |= update | {name: update[name] / tokens for name in ("kl", "clipped") if name in update}
                 session.log(metrics, show=("reward", "heldout_reward"))
             session.finish({"rows": context.identity(ROWS), "policy": policy.identity})
 
     def rollout_groups(
-        self, policy: Model, windows: Sequence[Window], k: int, key: Key, timer: Timer = lambda phase: nullcontext()
+        self, policy: Model, windows: Sequence[Window], key: Key, session: Session | None = None, k: int = 0
     ) -> list[RolloutGroup]:
-        """Return ``k`` rollouts of each window with rewards and advantages."""
-        cfg, (reward, _) = self.cfg, self.reward
+        """Return ``k`` rollouts (default: G) of each window with rewards and advantages; seconds go to ``session``."""
+        cfg, (reward, _), k = self.cfg, self.reward, k or self.cfg.rollouts
+        timed = (
+            session.timed if session is not None else lambda phase, function, *given, **more: function(*given, **more)
+        )
         task = MatchTask(matcher=self.context.matcher, whole_rest=cfg.match.kind == "llm")
         prompts = [Prompt(id=window.id, token_ids=policy.bos + window.prefix_ids) for window in windows]
         # At temperature 1, without top-p: what is drawn has the probability that the trainer computes.  Where no suffix
         # is judged, the shortest one is written.
-        tokens = 1 if cfg.thought_only else cfg.suffix_tokens
-        with timer("sample"):
-            rollouts_PG = policy.think(prompts, k, thought_tokens=cfg.thought_tokens, max_tokens=tokens, key=key)
+        how = {"thought_tokens": cfg.thought_tokens, "max_tokens": 1 if cfg.thought_only else cfg.suffix_tokens}
+        rollouts_PG = timed("sample", policy.think, prompts, k, key=key, **how)
         groups = [RolloutGroup(window=w, rollouts=tuple(row)) for w, row in zip(windows, rollouts_PG, strict=True)]
-        with timer("judge"):
-            rewards_PG = reward(groups, policy, task)
-        blanks_P: list[float | None] = [None] * len(groups)
+        rewards_PG = timed("judge", reward, groups, policy, task)
+        baselines_P: list[float | None] = [None] * len(groups)  # None: the mean of the group
         if cfg.blank_baseline:
-            blanks_P = self.blank_rewards(policy, task, windows, key, timer)
+            # A thought without words, under keys of its own: what the suffix earns without anything thought.
+            empty, blank = policy.thoughts.open + policy.thoughts.close, f"{key.purpose}, blank"
+            prompts = [dataclasses.replace(prompt, token_ids=prompt.token_ids + empty) for prompt in prompts]
+            own = dataclasses.replace(key, purpose=blank)
+            blanks_PK = timed("sample", policy.sample, prompts, cfg.blanks, key=own, max_tokens=cfg.suffix_tokens)
+            texts_PK = [[completion.text for completion in row] for row in blanks_PK]
+            baselines_P = [mean(row) for row in timed("judge", task.rewards, windows, texts_PK)]
         advantage = ADVANTAGES[cfg.advantage]
         return [
             dataclasses.replace(
                 group,
-                rewards=tuple(rewards),
-                blank=blank,
-                # Without its baseline a group teaches nothing.
-                advantages=(0.0,) * k if cfg.blank_baseline and blank is None else advantage.of(rewards, blank),
+                rewards=tuple(row),
+                blank=baseline,
+                # A group whose baseline nobody could score teaches nothing.
+                advantages=(0.0,) * k if cfg.blank_baseline and baseline is None else advantage.of(row, baseline),
             )
-            for group, rewards, blank in zip(groups, rewards_PG, blanks_P, strict=True)
+            for group, row, baseline in zip(groups, rewards_PG, baselines_P, strict=True)
         ]
 
-    def blank_rewards(
-        self, policy: Model, task: MatchTask, windows: Sequence[Window], key: Key, timer: Timer
-    ) -> list[float | None]:
-        """Return, per window, the mean reward of suffixes that the policy writes after a thought without words."""
-        empty = policy.thoughts.open + policy.thoughts.close
-        prompts = [Prompt(id=w.id, token_ids=policy.bos + w.prefix_ids + empty) for w in windows]
-        blank = dataclasses.replace(key, purpose=f"{key.purpose}, blank")
-        with timer("sample"):
-            rows = policy.sample(prompts, self.cfg.blanks, max_tokens=self.cfg.suffix_tokens, key=blank)
-        with timer("judge"):
-            rewards_PK = task.rewards(windows, [[completion.text for completion in row] for row in rows])
-        known = [[reward for reward in row if reward is not None] for row in rewards_PK]
-        return [sum(row) / len(row) if row else None for row in known]
+    def examples(self, policy: Model, reference: Model, groups: Sequence[RolloutGroup]) -> list[Example]:
+        """Return scored rollouts on their one prefix, with what a loss compares their log-probabilities with."""
+        cfg, examples = self.cfg, [self.example(policy, group) for group in groups]
+        compared = {"reference": reference if cfg.kl_weight else None, "old": policy if cfg.updates > 1 else None}
+        for field, model in compared.items():
+            if model is not None:
+                rows = model.logprobs([example.group for example in examples], as_trained=True)
+                examples = [
+                    dataclasses.replace(example, **{field: tuple(row)})  # type: ignore[arg-type]
+                    for example, row in zip(examples, rows, strict=True)
+                ]
+        return examples
 
     def example(self, policy: Model, group: RolloutGroup) -> Example:
         """Return the scored rollouts of a group on their one prefix."""
@@ -176,6 +166,26 @@ class RLMT(Stage):
             thought_only=self.cfg.thought_only,
             per_rollout_mean=ADVANTAGES[self.cfg.advantage].per_rollout_mean,
         )
+
+    def divergence(self, policy: Model, reference: Model, groups: Sequence[RolloutGroup]) -> float:
+        """Return the estimate ``exp(d) - d - 1`` of the divergence from the SFT model, nats per drawn token."""
+        examples = [self.example(policy, g) for g in groups if any(reward is not None for reward in g.rewards)]
+        if not examples:
+            return float("nan")
+        total = count = 0.0
+        ours, theirs = (m.logprobs([e.group for e in examples], as_drawn=True) for m in (policy, reference))
+        for example, policy_rows, reference_rows in zip(examples, ours, theirs, strict=True):
+            for weight, a, b in zip(example.weights or (), policy_rows, reference_rows, strict=True):
+                ahead = (b - a).astype(np.float64)
+                total += float(((np.exp(ahead) - ahead - 1) * (weight > 0)).sum())
+                count += float((weight > 0).sum())
+        return total / count
+
+    def heldout_reward(self, policy: Model, windows: Sequence[Window]) -> dict[str, float | None]:
+        """Return the mean reward on held-out windows, always with the same random numbers."""
+        key = Key(self.config.seed, "monitored thoughts")
+        groups = self.rollout_groups(policy, windows, key, k=self.cfg.monitor_samples)
+        return {"heldout_reward": mean([reward for group in groups for reward in group.rewards])}
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
@@ -200,26 +210,10 @@ class RLMT(Stage):
         }
         return [Phase(name=name, amount=amount, cost=known(cost)) for name, (amount, cost) in amounts.items()]
 
-    def divergence(self, policy: Model, reference: Model, groups: Sequence[RolloutGroup]) -> float:
-        """Return the estimate ``exp(d) - d - 1`` of the divergence from the SFT model, nats per drawn token."""
-        examples = [self.example(policy, g) for g in groups if any(reward is not None for reward in g.rewards)]
-        if not examples:
-            return float("nan")
-        total = count = 0.0
-        ours, theirs = (m.logprobs([e.group for e in examples], as_drawn=True) for m in (policy, reference))
-        for example, policy_rows, reference_rows in zip(examples, ours, theirs, strict=True):
-            for weight, a, b in zip(example.weights or (), policy_rows, reference_rows, strict=True):
-                ahead = (b - a).astype(np.float64)
-                total += float(((np.exp(ahead) - ahead - 1) * (weight > 0)).sum())
-                count += float((weight > 0).sum())
-        return total / count
 
-    def heldout_reward(self, policy: Model, windows: Sequence[Window]) -> dict[str, float | None]:
-        """Return the mean reward on held-out windows, always with the same random numbers."""
-        key = Key(self.config.seed, "monitored thoughts")
-        groups = self.rollout_groups(policy, windows, self.cfg.monitor_samples, key)
-        known = [reward for group in groups for reward in group.rewards if reward is not None]
-        return {"heldout_reward": sum(known) / len(known) if known else None}
+def untimed(phase: str, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Return ``function(*arguments, **options)``; stands for :meth:`Session.timed` outside of a step."""
+    return function(*arguments, **options)
 
 
 def rollout_cost(at: Setting, cfg: RLMTConfig, windows: float, k: float) -> Cost:

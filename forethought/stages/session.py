@@ -33,11 +33,10 @@ class Session:
 
     Example::
 
-        with Session(stage, folder, cfg, model, trainer, monitor=heldout_nll, rows=["pools"]) as session:
+        with Session(stage, folder, cfg, model, trainer, heldout_nll, rows=["pools"]) as session:
             for step in session:
                 chunks = session.batch(inputs, cfg.prefixes_per_step)
-                with session.timer("sample"):
-                    ...
+                rollouts = session.timed("sample", model.sample, ...)
                 session.keep("pools", [...])
                 session.log(trainer.step(...), show=["loss"])
             session.finish({"chunks": identity})
@@ -50,8 +49,8 @@ class Session:
         cfg: TrainingConfig,
         model: Model,
         trainer: Trainer,
-        *,
         monitor: Callable[[], Mapping[str, Metric]],
+        *,
         rows: Sequence[str] = (),
         reference: Model | None = None,
     ) -> None:
@@ -108,9 +107,15 @@ class Session:
         """Add the seconds spent inside to ``phase`` of this step."""
         return self._metrics.timer(phase)
 
-    def count(self, phase: str, tokens: int) -> None:
-        """Say how many tokens ``phase`` of this step processed."""
-        self._metrics.count(phase, tokens)
+    def timed(self, phase: str, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Return ``function(*arguments, **options)``, and add its seconds to ``phase`` of this step."""
+        with self._metrics.timer(phase):
+            return function(*arguments, **options)
+
+    def count(self, **tokens: int) -> None:
+        """Say how many tokens the phases of this step processed."""
+        for phase, count in tokens.items():
+            self._metrics.count(phase, count)
 
     def key(self, purpose: str) -> Key:
         """Return the key of this step's random numbers for one purpose."""

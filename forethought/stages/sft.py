@@ -8,6 +8,7 @@ order, for as many steps, without thoughts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from forethought.config import SFTConfig
@@ -64,18 +65,16 @@ class SFT(Stage):
         # Both arms are measured on held-out text with its thoughts.
         heldout = [with_thoughts(row, chunks[row.chunk_id]) for row in context.rows(Split.HELDOUT)[: cfg.monitor_rows]]
         trainer = policy.trainer(cfg, as_drawn=False)
-        with Session(self, folder, cfg, policy, trainer, monitor=lambda: nll_by_kind(policy, heldout)) as session:
+        with Session(self, folder, cfg, policy, trainer, partial(nll_by_kind, policy, heldout)) as session:
             for step in session:
                 # A row is a branch of its first token, which nothing predicts.
                 groups = [as_group(row.ids, policy.bos) for row in session.batch(rows, cfg.rows_per_step)]
                 tokens = sum(len(group.branches[0]) for group in groups)
-                session.count("update", tokens)
+                session.count(update=tokens)
                 # The loss is the mean over all tokens of the step: text, tags and thoughts alike.
-                with session.timer("update"):
-                    metrics = trainer.step(
-                        [Example(group=group) for group in groups], nll, step=step, normaliser=float(tokens)
-                    )
-                session.log({"tokens": float(tokens), **metrics}, show=("loss", "thought_nll"))
+                examples, how = [Example(group=group) for group in groups], {"step": step, "normaliser": float(tokens)}
+                update = session.timed("update", trainer.step, examples, nll, **how)
+                session.log({"tokens": float(tokens), **update}, show=("loss", "thought_nll"))
             session.finish({"rows": context.identity(ROWS), "policy": policy.identity})
 
     @classmethod

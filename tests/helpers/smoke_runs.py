@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
+from forethought import stages
 from forethought.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -69,13 +71,11 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
     [
         "forethought.cli",
-        "forethought.lifecycle",
-        "forethought.midtraining",
         "forethought.pipeline.plan",
-        "forethought.reasoning",
         "forethought.report.examples",
         "forethought.report.page",
         "forethought.report.summary",
+        *(f"forethought.stages.{module.name}" for module in pkgutil.iter_modules(stages.__path__)),
         "matplotlib.backends.backend_svg",
         "matplotlib.figure",
         "pandas",

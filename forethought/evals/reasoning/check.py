@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from forethought.evals.reasoning.grading import number, plainly
+from forethought.evals.reasoning.grading import normalise, number
 from forethought.evals.reasoning.task import Problem, Task, Where
 
 
@@ -61,4 +61,4 @@ def _wrong(problems: Sequence[Problem], index: int) -> Iterator[str]:
 
 def _value(answer: str) -> str:
     """Return what is right of an equals sign: ``x = 5`` is a right way of writing ``5``."""
-    return plainly(answer).rpartition("=")[2]
+    return normalise(answer).rpartition("=")[2]

@@ -82,7 +82,7 @@ def read_letter(text: str) -> Reading:
     return Reading(answer=said[-1].upper() if said else None, formatted=bool(said))
 
 
-def plainly(text: str) -> str:
+def normalise(text: str) -> str:
     """Return an expression without what changes its looks only: spaces, dollars, ``\\left``, ``\\text{}``."""
     shown = _WRAPPERS.sub(r"\1", text.strip().strip("."))
     shown = re.sub(r"\\[dt]frac", r"\\frac", shown)
@@ -92,7 +92,7 @@ def plainly(text: str) -> str:
 
 def same_maths(gold: str, answer: str) -> bool:
     """Return whether two expressions are equal: as written, as numbers, or as Math-Verify says."""
-    if plainly(gold) == plainly(answer):
+    if normalise(gold) == normalise(answer):
         return True
     if number(gold) is not None and number(answer) is not None:
         return same_number(gold, answer)
@@ -102,7 +102,7 @@ def same_maths(gold: str, answer: str) -> bool:
 def vote_number(answer: str) -> str:
     """Return a name that all ways of writing a number share."""
     value = number(answer)
-    return plainly(answer) if value is None else format(value.normalize(), "f")
+    return normalise(answer) if value is None else format(value.normalize(), "f")
 
 
 _VERIFIER = Verifier()
@@ -114,5 +114,5 @@ def _verified(gold: str, answer: str) -> bool:
 
 
 NUMBER = Grader(name="number", read=read_number, same=same_number, vote=vote_number, show="#### {}".format)
-MATHS = Grader(name="math-verify", read=read_maths, same=same_maths, vote=plainly, show="$\\boxed{{{}}}$.".format)
+MATHS = Grader(name="math-verify", read=read_maths, same=same_maths, vote=normalise, show="$\\boxed{{{}}}$.".format)
 LETTER = Grader(name="letter", read=read_letter, same=str.__eq__, vote=str, show="The answer is ({}).".format)

@@ -23,9 +23,9 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds until the process is killed; its first answer comes after it has imported sympy."""
-LIBRARY = 5
+LIBRARY_TIMEOUT = 5
 """Seconds that Math-Verify gives itself for one expression."""
 MEMORY = 4 << 30
 """Bytes that the process may map, where the system keeps such a limit: Linux does."""
@@ -36,9 +36,9 @@ LONGEST = 400
 class Verifier:
     """Asks the process; starts it when it is first needed, and again after a kill."""
 
-    def __init__(self, patience: float = PATIENCE) -> None:
-        self.patience = patience
-        self.timeouts = 0
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        self.timeout = timeout
+        self.killed = 0
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -62,16 +62,16 @@ class Verifier:
             self.close()
             self._process = _start()
             atexit.register(self.close)
-        process, late = self._process, threading.Event()
+        process, expired = self._process, threading.Event()
         assert process.stdin is not None
         assert process.stdout is not None
 
         def stop() -> None:
-            late.set()
+            expired.set()
             process.kill()
 
         # No select: on Windows it takes no pipes.
-        timer = threading.Timer(self.patience, stop)
+        timer = threading.Timer(self.timeout, stop)
         timer.daemon = True
         timer.start()
         try:
@@ -83,8 +83,8 @@ class Verifier:
         finally:
             timer.cancel()
             timer.join()
-        if late.is_set() or not reply.endswith(b"\n"):
-            self.timeouts += 1
+        if expired.is_set() or not reply.endswith(b"\n"):
+            self.killed += 1
             self.close()
             return b""
         return reply
@@ -108,14 +108,14 @@ def _compare(gold: str, answer: str) -> bool:
 
     # LaTeX is read as such only in a maths environment.
     boxed = ("$\\boxed{" + text.strip().strip("$") + "}$" for text in (gold, answer))
-    parsed: list[list[Any]] = [parse(text, parsing_timeout=LIBRARY) for text in boxed]
-    return all(parsed) and bool(verify(parsed[0], parsed[1], timeout_seconds=LIBRARY))
+    parsed: list[list[Any]] = [parse(text, parsing_timeout=LIBRARY_TIMEOUT) for text in boxed]
+    return all(parsed) and bool(verify(parsed[0], parsed[1], timeout_seconds=LIBRARY_TIMEOUT))
 
 
 def main() -> None:
     """Answer until the input ends."""
     if resource is not None:
-        # macOS does not keep this limit, and Windows has none: there, the caller's patience alone ends an answer.
+        # macOS does not keep this limit, and Windows has none: there, only the caller's timeout ends an answer.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)

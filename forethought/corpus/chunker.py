@@ -23,15 +23,9 @@ def chunks(
     several tokens moves left.  Text, ids and what the ids decode to always agree; no BOS or EOS is added, and text that
     looks like a special token is text.
 
-    Args:
-        tokenizer: a fast tokenizer of transformers (one that knows offsets).
-        config: lengths in tokens.
-        key: key of the random numbers, together with the document's id.
-        counts: gets ``too_few_tokens`` (documents too short for one chunk), ``inside_character`` (windows
-            without an allowed cut) and ``inexact_tokens`` (windows whose ids do not decode to their text).
-
-    Raises:
-        CorpusError: if the tokenizer is not a fast one.
+    ``counts`` gets ``too_few_tokens`` (documents too short for one chunk), ``inside_character`` (windows without an
+    allowed cut) and ``inexact_tokens`` (windows whose ids do not decode to their text).  Raises a
+    :class:`CorpusError` if the tokenizer is not a fast one, which knows offsets.
     """
     if not tokenizer.is_fast:
         raise CorpusError(

@@ -48,7 +48,10 @@ def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
             continue
         counts["kept"] += 1
         counts["shortened"] += len(text) < len(str(row.text))
-        yield _document(text, row)
+        identity = content_id(text)
+        titled = row.title is not None and str(row.title).strip()
+        key = title_key(str(row.title)) if titled else identity
+        yield Document(id=identity, text=text, source=row.source, split_key=key)
         if counts["kept"] == config.max_documents:
             return
     if not counts["kept"]:
@@ -59,16 +62,14 @@ def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
         )
 
 
-def _document(text: str, row: Row) -> Document:
-    identity = content_id(text)
-    key = identity if row.title is None or not str(row.title).strip() else title_key(str(row.title))
-    return Document(id=identity, text=text, source=row.source, split_key=key)
-
-
 def _rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
     match config.source:
         case "bundled":
-            return _bundled_rows(counts)
+            extra = offline()
+            if extra is None:
+                raise CorpusError(f'corpus.source = "bundled" reads text that installs as Python packages: {INSTALL}')
+            rows: Iterator[Row] = extra.rows(counts)
+            return rows
         case "hub":
             return _hub_rows(config)
         case "parquet":
@@ -77,14 +78,6 @@ def _rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
             return files.jsonl_rows(config)
         case "text":
             return files.text_rows(config)
-
-
-def _bundled_rows(counts: Counter[str]) -> Iterator[Row]:
-    extra = offline()
-    if extra is None:
-        raise CorpusError(f'corpus.source = "bundled" reads text that installs as Python packages: {INSTALL}')
-    rows: Iterator[Row] = extra.rows(counts)
-    return rows
 
 
 def _hub_rows(config: CorpusConfig) -> Iterator[Row]:

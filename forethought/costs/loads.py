@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from forethought.config import Config, ModelConfig
 from forethought.costs.base import Cost, Phase, Setting, known
-from forethought.graph import Step, graph
+from forethought.graph import CONTINUED, Step, graph
 from forethought.models import Shape
 from forethought.store import SHARED
 
@@ -55,7 +55,8 @@ def loading(at: Setting, step: Step) -> list[Phase]:
     steps = {one.name for one in graph(at.config)}
     # Evaluations load what earlier steps trained; who compares with a reference loads the same weights twice.
     trained = sum(name in steps and not name.startswith(f"{SHARED}/") for name in step.inputs)
-    policies = max(trained, {"audit": 1, "improve": 2, "sft": 1, "rlmt": 2}.get(step.stage, 0))
+    compares = step.arm != CONTINUED and at.config.improve.compares
+    policies = max(trained, {"audit": 1, "improve": 1 + compares, "sft": 1, "rlmt": 2}.get(step.stage, 0))
     roles = ["policy"] * policies + first_loads(at.config)[step.name]
     cost = known(
         lambda: Cost(seconds=sum(LOAD_SECONDS + at.shape(role).weights * at.itemsize / LOAD_BYTES for role in roles))

@@ -29,7 +29,7 @@ class Check:
     name: str
     said: str
     fault: str = ""
-    """What to do, if something essential is missing; empty otherwise."""
+    """What to do, if something essential is missing."""
 
 
 def examine(demo: Callable[[], str]) -> list[Check]:

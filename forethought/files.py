@@ -97,7 +97,6 @@ def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or ``None`` if it does not exist."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -247,7 +246,6 @@ def _whole_lines(handle: Any) -> int:
 
 
 def restore(final_dir: Path) -> None:
-    """Finish or undo a publish that was killed half-way."""
     old = final_dir.with_name(f".{final_dir.name}.old")
     if old.exists() and not final_dir.exists():
         old.rename(final_dir)

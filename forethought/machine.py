@@ -71,13 +71,7 @@ class Machine:
 
 
 def dtype_for(wanted: str, device: str, machine: Machine) -> str:
-    """Return the compute dtype that ``wanted`` (``auto``, ``bfloat16`` or ``float32``) means on a device of this type.
-
-    ``auto`` is bfloat16 where the device multiplies in it, and float32 elsewhere.
-
-    Raises:
-        MachineError: if ``wanted`` is bfloat16 and the device does not multiply in it.
-    """
+    """Return the compute dtype that ``wanted`` means: ``auto`` is bfloat16 where the device multiplies in it."""
     lacking = machine.no_bf16(device)
     if wanted == "auto":
         return "float32" if lacking else "bfloat16"
@@ -88,7 +82,6 @@ def dtype_for(wanted: str, device: str, machine: Machine) -> str:
 
 @functools.cache
 def machine() -> Machine:
-    """Return this machine; asked once per process."""
     import torch
 
     known = _capabilities()

@@ -82,14 +82,12 @@ class RunProgress(rich.progress.Progress):
             self._terminal.display = self if self.live.is_started else None
 
     def stop(self) -> None:
-        """Leave the last picture where it is."""
         if self._terminal.display is self:
             self._terminal.display = None
             with contextlib.suppress(OSError, ValueError):
                 super().stop()
 
     def refresh(self) -> None:
-        """Draw; a terminal that is gone or cannot show the text stops no run."""
         with contextlib.suppress(OSError, ValueError):
             super().refresh()
 
@@ -125,7 +123,6 @@ class RunProgress(rich.progress.Progress):
         return sum(left.values()) or None
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """Yield the steps, a line for each arm, then the bars."""
         if self._names:
             left = self.seconds_left()
             about = f", about {clock_time(left)} left" if left else ""
@@ -185,7 +182,6 @@ class StageProgress:
         self.update(done)
 
     def update(self, done: int, **rates: float | None) -> None:
-        """Show that ``done`` are done, and the latest ``rates`` by name."""
         self._rates |= {name: value for name, value in rates.items() if value is not None and math.isfinite(value)}
         if done < self._task.completed:
             self._display.reset(self._task.id)

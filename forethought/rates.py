@@ -46,7 +46,6 @@ FALLBACK_BYTES = 12e9
 
 
 def prefix_tokens(config: Config) -> int:
-    """Return how long a prefix is on average, about."""
     shortest, longest = config.chunk.prefix_tokens
     return max(shortest, round(TYPICAL * longest))
 
@@ -131,7 +130,6 @@ class _Bench:
         return _pace(small, large) if many > few else Pace(rate=large[0] / large[1], call=0.0)
 
     def train(self) -> Pace:
-        """Time optimiser steps on a few tokens, then on more and more pairs."""
         schedule = Schedule(peak=1e-9, warmup=0, total=1, min_ratio=1.0)
         trainer = Trainer(self.policy, schedule, Adam(), micro_tokens=self.micro_tokens)
 
@@ -162,7 +160,6 @@ class _Bench:
             length, before = 2 * length, took
 
     def _grow(self, work: Callable[[int], object]) -> tuple[int, float]:
-        """Do more and more at once as long as there is time; return the last number and its seconds."""
         count, start = 1, time.perf_counter()
         work(1)  # kernels for these sizes are made, and memory is taken
         while True:
@@ -217,7 +214,6 @@ def _by_matrix(shape: Shape | None, device: torch.device, dtype: torch.dtype) ->
 
 
 def _fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether there is room to train the model for a moment."""
     needed = shape.weights * (20 + 2 * dtype.itemsize)
     if device.type == "cuda":
         return needed < torch.cuda.mem_get_info(device)[0]

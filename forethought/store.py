@@ -123,19 +123,12 @@ class Run:
         return StageFolder(self.path / arm / stage, self.machine)
 
     def stages(self) -> list[StageFolder]:
-        """Return the stage folders that exist, by path; nothing is created."""
         folders = (StageFolder(path.parent) for path in sorted(self.path.glob("*/*/config.json")))
         return [folder for folder in folders if _NAME.fullmatch(folder.arm) and _NAME.fullmatch(folder.stage)]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing to this run; what a killed one left half-done is repaired.
-
-        The kernel drops the lock with the process, so a ``kill -9`` never leaves a stale one.
-
-        Raises:
-            RunLockedError: naming the process that holds it.
-        """
+        """Keep other processes from writing to this run; what a killed one left half-done is repaired."""
         with locked(self.path / ".lock") as other:
             if other is not None:
                 raise RunLockedError(
@@ -227,8 +220,6 @@ class Run:
 
 
 class StageFolder:
-    """What one stage of one arm wrote.  Get it from :meth:`Run.stage`."""
-
     def __init__(self, path: Path, machine: Callable[[], Mapping[str, Any]] = dict) -> None:
         self.path = path
         self.machine = machine
@@ -262,7 +253,6 @@ class StageFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is anything but a config."""
         return self.path.is_dir() and any(path.name != "config.json" for path in self.path.iterdir())
 
     def changes(self, config: Config) -> list[str]:

@@ -91,7 +91,6 @@ def _failed_allocation(error: Exception) -> BaseException | None:
 
 
 def _memory_advice(error: BaseException) -> str:
-    """Return which memory was too small, and the ways out."""
     text = str(error)
     gpu = type(error).__name__ == "OutOfMemoryError" or any(name in text for name in ("CUDA", "MPS", "HIP", "XPU"))
     asked = _ASKED.search(text)

@@ -35,7 +35,6 @@ class PackagedModel:
     parts: tuple[tuple[str, str], ...]
     """(module, path inside it) of each part of the GGUF file, in order."""
     bytes: int
-    """Size of the joined GGUF file."""
     sha256: str
     architecture: Mapping[str, Any]
     """The transformers config that the GGUF header states, for plans made before the conversion."""
@@ -46,7 +45,6 @@ class PackagedModel:
 
     @property
     def identity(self) -> str:
-        """12 hex digits that name the converted form."""
         return identity_of(self.sha256)
 
     @property
@@ -64,11 +62,7 @@ class PackagedModel:
         return "converted" if self.folder.is_dir() else "installed" if self.files() else ""
 
     def pending(self) -> str:
-        """Return what loading will first do, empty if nothing.
-
-        Raises:
-            ModelError: if the packages are not installed or not complete.
-        """
+        """Return what loading will first do, empty if nothing."""
         if self.folder.is_dir():
             check_folder(self.folder)
             return ""
@@ -82,11 +76,7 @@ class PackagedModel:
         return f"converts {size / 1e6:,.0f} MB of GGUF to {self.parameters * 2 / 1e6:,.0f} MB in {self.folder}"
 
     def convert(self, progress: Callable[[str], None]) -> Path:
-        """Return the folder of the converted form, converting it if that was not done before.
-
-        Raises:
-            ModelError: if a package is missing, the checksum is wrong, or the disk is full.
-        """
+        """Return the folder of the converted form, converting it if that was not done before."""
         from forethought.models.gguf import convert
 
         if self.folder.is_dir():
@@ -127,16 +117,10 @@ class PackagedEmbedder:
         return installed_file(self.module, self.inside)
 
     def check(self) -> None:
-        """Raise :class:`ModelError` if the package is not installed."""
         if self.file() is None:
             raise ModelError(f"{self.name}: its package is not installed. Run {self.pip_command}")
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Return the named files of the archive.
-
-        Raises:
-            ModelError: if the package is not installed, or its checksum is wrong.
-        """
         self.check()
         path = self.file()
         assert path is not None

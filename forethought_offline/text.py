@@ -30,11 +30,6 @@ class DataFile:
     sha256: str
 
     def read(self) -> bytes:
-        """Return the verified content.
-
-        Raises:
-            CorpusError: if the package or the file is missing, or the checksum is wrong.
-        """
         path = installed_file(self.package, self.path)
         if path is None:
             raise CorpusError(

@@ -35,7 +35,6 @@ def parquet_rows(config: CorpusConfig) -> Iterator[Row]:
 
 
 def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
-    """Yield the rows of JSON lines files."""
     for path in find(config.path, _JSONL):
         lines = good = 0
         columns: dict[str, None] = {}
@@ -82,11 +81,7 @@ def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
 
 
 def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files of a ``corpus.path``: a shipped file, a file, a folder (with its subfolders) or a glob.
-
-    Raises:
-        CorpusError: if there is none.
-    """
+    """Return the files of a ``corpus.path``: a shipped file, a file, a folder (with its subfolders) or a glob."""
     kinds = ", ".join(suffixes)
     if not pattern:
         raise CorpusError(f"corpus.path is empty: name a file, a folder or a glob of {kinds} files")

@@ -21,12 +21,10 @@ __all__ = ["CorpusError", "documents"]
 def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
     """Yield the documents of a corpus that pass the filters, without duplicates.
 
-    Args:
-        config: where they come from.
-        counts: gets ``read`` (rows seen), ``kept``, ``shortened`` (kept, but cut at ``max_characters``),
-            ``paragraphs_with_holes`` (bundled articles) and one count per reason to skip a row: ``too_short``,
-            ``bad_characters``, ``not_prose``, ``repeated_lines`` (see :func:`rejection`), ``duplicate``, ``hole``,
-            ``not_a_string``, ``bad_utf8``, ``bad_json``, ``missing_column``.  ``read`` is ``kept`` plus these.
+    ``counts`` gets ``read`` (rows seen), ``kept``, ``shortened`` (kept, but cut at ``max_characters``),
+    ``paragraphs_with_holes`` (bundled articles) and one count per reason to skip a row: those of :func:`rejection`,
+    ``duplicate``, ``hole``, ``not_a_string``, ``bad_utf8``, ``bad_json``, ``missing_column``.  ``read`` is ``kept``
+    plus these.
 
     Raises:
         CorpusError: if something is missing or broken, or if no document is left in the end.

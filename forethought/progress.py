@@ -31,10 +31,6 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
 
 
-def silent(done: int, total: int | None, note: str = "") -> None:
-    """A :class:`Progress` that shows nothing."""
-
-
 class Terminal(Console):
     """A console that falls silent when its reader is gone, where rich would end the process."""
 

@@ -123,7 +123,8 @@ def _import(name: str, key: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(name)
-        source = _source_hash(module)
+        file = getattr(module, "__file__", None)
+        source = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
         if _loaded.setdefault(name, source) != source:
             module = importlib.reload(module)
             _loaded[name] = source
@@ -146,11 +147,6 @@ def _import_error(name: str, key: str, error: Exception) -> UserCodeError:
     ]
     place = f"{_at(outer[0])}: " if outer else ""
     return UserCodeError(f"{key}: {place}importing {name} failed: {type(error).__name__}: {error}")
-
-
-def _source_hash(module: ModuleType) -> str:
-    file = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _at(frame: traceback.FrameSummary) -> str:

@@ -2,14 +2,20 @@
 
 The names below are the library; each is imported when it is first used, so that ``import forethought`` is instant.
 
-- Whole runs: ``load_config`` reads a TOML file into a ``Config``; ``Lifecycle(config, Run.create_or_open(folder))``
-  has ``everything()``, ``chunk()``, ``audit()``, ``improve()``, ``interleave()``, ``sft()`` and ``evaluate()``.
-- A model: ``load_model(ModelConfig(model=...), device=..., dtype=...)``, behind a ``Policy``.
-- One's own loop: a ``TorchSampler`` continues a ``Prompt`` as ``Sampling`` says, with the random numbers of a
-  ``Key``; a ``TorchScorer`` gives the log-probabilities of a ``Group`` (a prefix and its branches); a ``Trainer``
-  with a ``Schedule`` and ``Adam`` takes a step on ``Example`` records and a loss such as ``dpo``.
+**A model.**  ``Model.load("smollm2-135m-instruct")`` samples, thinks, scores, trains and saves.  Random numbers have a
+``Key``; a ``Group`` is a prefix with its branches, a ``Prompt`` a prefix with a name, a ``ModelConfig`` how to load.
 
-``examples/online_dpo_loop.py`` is Online DPO on these names.
+**Your own loop.**  ``cut_chunks`` makes ``Chunk`` records of a ``Document`` as a ``ChunkConfig`` says.
+``make_pool`` puts every ``candidate`` of a chunk, with its ``Origin``, into one pool; ``rank_pools`` has judges rank them.
+``dr_grpo`` makes advantages of rewards.  A trainer takes ``Example`` records and one of ``dpo``, ``nll`` and
+``policy_gradient``.  ``examples/`` has the three stages on these names, a page each.
+
+**Judges.**  A ``Judge`` answers a ``JudgeRequest`` with a ``Verdict`` on each candidate, about some ``Axis``:
+``LikelihoodJudge``, ``ShorterJudge``, or a ``QuestionJudge`` of one's own.  A ``Matcher`` gives 0/1 rewards by a judge
+that compares with the true suffix, such as ``SimilarityJudge(load_embedder("letters"))``.
+
+**Whole runs.**  ``load_config`` reads a TOML file into a ``Config``;
+``Lifecycle(config, Run.create_or_open(folder)).everything()`` makes all of it, ``.make("base-rlmt/rlmt")`` one step.
 """
 
 from __future__ import annotations
@@ -20,24 +26,38 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Adam": "engine.trainer:Adam",
+    "Axis": "records:Axis",
+    "Chunk": "records:Chunk",
+    "ChunkConfig": "config:ChunkConfig",
     "Config": "config:Config",
+    "Document": "records:Document",
     "Example": "engine.trainer:Example",
-    "Group": "engine.branches:Group",
+    "Group": "engine:Group",
+    "Judge": "judges:Judge",
+    "JudgeRequest": "records:JudgeRequest",
     "Key": "keys:Key",
     "Lifecycle": "pipeline.runner:Lifecycle",
+    "LikelihoodJudge": "judges.likelihood:LikelihoodJudge",
+    "Matcher": "judges.match:Matcher",
+    "Model": "models.model:Model",
     "ModelConfig": "config:ModelConfig",
-    "Policy": "engine.policy:Policy",
-    "Prompt": "engine.branches:Prompt",
+    "Origin": "records:Origin",
+    "Prompt": "engine:Prompt",
+    "QuestionJudge": "judges.base:QuestionJudge",
     "Run": "store:Run",
-    "Sampling": "engine.branches:Sampling",
-    "Schedule": "engine.trainer:Schedule",
-    "TorchSampler": "engine.sampler:TorchSampler",
-    "TorchScorer": "engine.scorer:TorchScorer",
-    "Trainer": "engine.trainer:Trainer",
+    "ShorterJudge": "judges.shorter:ShorterJudge",
+    "SimilarityJudge": "judges.match:SimilarityJudge",
+    "Verdict": "records:Verdict",
+    "candidate": "algorithms.pools:candidate",
+    "cut_chunks": "corpus.chunker:chunks",
     "dpo": "engine.losses:dpo",
+    "dr_grpo": "algorithms.advantages:dr_grpo",
     "load_config": "config:load",
-    "load_model": "models:load",
+    "load_embedder": "models.embedding:load_embedder",
+    "make_pool": "algorithms.pools:make_pool",
+    "nll": "engine.losses:nll",
+    "policy_gradient": "engine.losses:policy_gradient",
+    "rank_pools": "algorithms.pools:rank_pools",
 }
 """Where each public name lives, below this package."""
 

@@ -21,8 +21,9 @@ TASKS = typer.Option("--tasks", help="Reasoning tasks, separated by commas: gsm8
 
 def print_results(opened: Run, examples: int) -> None:
     """Print the tables of a run and ``examples`` held-out continuations of each arm."""
+    from forethought.report.curves import read_curves
     from forethought.report.examples import render_examples
-    from forethought.report.summary import read_curves, render
+    from forethought.report.summary import render
 
     out.print(render(opened.measurements(), read_curves(opened)))
     out.print(render_examples(opened, examples))
@@ -64,12 +65,14 @@ def compare(
     stage: Annotated[
         list[str] | None, typer.Option(help="Figures of this stage only, e.g. evaluate-rlmt. May be repeated.")
     ] = None,
-    apart: Annotated[bool, typer.Option("--apart", help="Only figures whose intervals do not overlap.")] = False,
+    significant_only: Annotated[
+        bool, typer.Option("--significant-only", help="Only figures whose intervals do not overlap.")
+    ] = False,
 ) -> None:
     """Compare two runs: the config keys that differ, then the figures that both have."""
     from forethought.report.compare import render
 
-    out.print(render(Run.open(left), Run.open(right), stages=stage or (), apart=apart))
+    out.print(render(Run.open(left), Run.open(right), stages=stage or (), significant_only=significant_only))
 
 
 @app.command()

@@ -185,6 +185,10 @@ class Arm:
     """Whether it is there for comparison only."""
     start: str = ""
     """The arm whose weights it is trained from; empty for the base."""
+    lineage: str = ""
+    """What it comes from: the base, stage 1, or the control of stage 1."""
+    label: str = ""
+    """How it was made, in a few words."""
 
     @property
     def step(self) -> str:
@@ -197,10 +201,29 @@ def _peer(lineage: str, kind: str) -> tuple[str, ...]:
 
 
 ARMS: tuple[Arm, ...] = (
-    Arm(name=BASE),
-    Arm(name=IMPROVED, stage="improve", start=BASE, past=(BASE,)),
-    Arm(name=CONTINUED, stage="improve", start=BASE, past=(BASE,), control=True),
-    *(Arm(name=f"{one}-{RAW}", stage="sft", start=one, past=(one,), control=True) for one in LINEAGES),
+    Arm(name=BASE, lineage=BASE, label="the start"),
+    Arm(name=IMPROVED, stage="improve", start=BASE, past=(BASE,), lineage=IMPROVED, label="stage 1: online DPO"),
+    Arm(
+        name=CONTINUED,
+        stage="improve",
+        start=BASE,
+        past=(BASE,),
+        control=True,
+        lineage=CONTINUED,
+        label="control: next tokens",
+    ),
+    *(
+        Arm(
+            name=f"{one}-{RAW}",
+            stage="sft",
+            start=one,
+            past=(one,),
+            control=True,
+            lineage=one,
+            label="control: SFT on raw text",
+        )
+        for one in LINEAGES
+    ),
     *(
         Arm(
             name=f"{one}-{THINK}",
@@ -209,6 +232,8 @@ ARMS: tuple[Arm, ...] = (
             thinks=True,
             past=(one, f"{one}-{RAW}"),
             peer=_peer(one, THINK),
+            lineage=one,
+            label="stage 2: SFT on thoughts",
         )
         for one in LINEAGES
     ),
@@ -220,6 +245,8 @@ ARMS: tuple[Arm, ...] = (
             thinks=True,
             past=(f"{one}-{THINK}",),
             peer=_peer(one, RLMT),
+            lineage=one,
+            label="stage 3: RL mid-training",
         )
         for one in LINEAGES
     ),
@@ -228,8 +255,8 @@ ARMS: tuple[Arm, ...] = (
 
 
 def arm_of(name: str) -> Arm:
-    """Return the arm called ``name``; the base for ``shared``."""
-    return next((arm for arm in ARMS if arm.name == name), ARMS[0])
+    """Return the arm ``name``; of one that is not in the graph only the name is known."""
+    return next((arm for arm in ARMS if arm.name == name), Arm(name=name))
 
 
 def arms(config: Config) -> list[Arm]:

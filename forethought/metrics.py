@@ -62,15 +62,23 @@ def short(value: float) -> str:
     return f"{value:.2f}"
 
 
+def clock_time(seconds: float) -> str:
+    """Return ``seconds`` as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 SHARE = Kind("share", percent, points)
 NATS = Kind("nats per token", plain, signed)
+GAIN = Kind("nats per token", signed, signed)
 BITS = Kind("bits per byte", plain, signed)
 SCORE = Kind("score", plain, signed)
 MEAN_COUNT = Kind("mean count", short, "{:+.2f}".format)
 COUNT = Kind("count", "{:,.0f}".format, "{:+,.0f}".format)
 PROBABILITY = Kind("p", "{:.2g}".format, "{:+.2g}".format)
 TEMPERATURE = Kind("temperature", plain, signed)
-SECONDS = Kind("seconds", "{:,.1f} s".format, "{:+,.1f} s".format)
+SECONDS = Kind("seconds", clock_time, "{:+,.1f} s".format)
 BYTES = Kind("bytes", lambda value: f"{value / 2**30:.2f} GiB", lambda value: f"{value / 2**30:+.2f} GiB")
 UNKNOWN = Kind("", "{:.3g}".format, "{:+.3g}".format)
 
@@ -147,7 +155,7 @@ REPETITION = Metric("repetition", "repeated 4-grams", SHARE, Better.DOWN, _PAIRS
 DISTINCT = Metric("distinct_2", "distinct-2", SHARE, Better.UP, _PAIRS)
 CHARACTERS = Metric("characters", "characters", COUNT, Better.NEITHER, _PAIRS)
 MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the base", TEMPERATURE, Better.NEITHER, _PAIRS)
-ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", NATS, Better.NEITHER, _PAIRS)
+ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", GAIN, Better.NEITHER, _PAIRS)
 SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
 
 SUFFIX_NLL = Metric("suffix_nll", "suffix NLL", NATS, Better.DOWN, (EVALUATE,))
@@ -217,7 +225,7 @@ CLOSE_RATE = Metric("close rate", "closes itself", SHARE, Better.UP, _GATE)
 THOUGHT_TOKENS = Metric("thought tokens", "tokens", MEAN_COUNT, Better.NEITHER, _GATE)
 PROBE_REWARD = Metric("probe reward", "reward", SHARE, Better.UP, _GATE)
 PROBE_SCORE = Metric("probe score", "score", SCORE, Better.UP, _GATE)
-PROBE_GAIN = Metric("probe gain", "gain, nats per token", Kind(NATS.unit, signed, signed), Better.UP, _GATE)
+PROBE_GAIN = Metric("probe gain", "gain, nats per token", GAIN, Better.UP, _GATE)
 PROBE_COPIED = Metric("probe copied", "copied", SHARE, Better.NEITHER, _GATE)
 PROBE_SPECIFIC = Metric("probe specific gain", "gain above thoughts about another window", NATS, Better.UP, _GATE)
 """The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""
@@ -283,6 +291,28 @@ def find(stage: str, name: str) -> Metric | None:
     if (at := _AT.match(name)) and (family := find(stage, at[1])) is not None:
         return family.at(int(at[2]))
     return None
+
+
+def without_k(name: str) -> str:
+    """Return ``pass`` of ``pass@8``, and other names as they are."""
+    at = _AT.match(name)
+    return at[1] if at else name
+
+
+def k_of(name: str) -> int:
+    """Return 8 of ``pass@8``, and 0 of other names."""
+    at = _AT.match(name)
+    return int(at[2]) if at else 0
+
+
+def task_of(figure: Measurement) -> str:
+    """Return the task of a reasoning figure, whose condition is ``<task>/<interface>``."""
+    return figure.condition.rpartition("/")[0]
+
+
+def interface_of(figure: Measurement) -> str:
+    """Return the interface of a reasoning figure."""
+    return figure.condition.rpartition("/")[2]
 
 
 def of(figure: Measurement) -> Metric:

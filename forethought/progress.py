@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.table import Column, Table
 from rich.text import Text
 
+from forethought.metrics import clock_time
+
 SECONDS_BETWEEN_LINES = 5.0
 """Without a terminal, progress is a line at most this often."""
 
@@ -212,10 +214,3 @@ class StageProgress:
         count = f"{done}/{int(total)} ({done / total:.0%})" if total else str(done)
         remaining = "" if left is None else f"{clock_time(left)} left"
         return "  ".join(filter(None, (self._task.description, count, remaining, self._task.fields["note"])))
-
-
-def clock_time(seconds: float) -> str:
-    """Return ``seconds`` as ``m:ss`` or ``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from forethought import __version__, machine, models
-from forethought.config import Config, ModelConfig
+from forethought.config import Config
 from forethought.engine import Group, Prompt, Sampling, heap
 from forethought.engine.losses import nll
 from forethought.engine.policy import Policy
@@ -49,37 +49,6 @@ FALLBACK_BYTES = 12e9
 """Bytes of weights a second that a decode step is then taken to read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """The shapes that a measurement takes from a config."""
-
-    prefix: int
-    """Tokens of a prefix."""
-    suffix: int
-    """Tokens of a branch."""
-    branches: int
-    """Branches of a prefix."""
-    prefixes: int
-    """Prefixes at once."""
-    micro_tokens: int
-    """Tokens of one forward pass."""
-    backend: str = "auto"
-    """Kernels that compute what needs no gradient."""
-
-    @classmethod
-    def of(cls, config: Config) -> Job:
-        """Return the shapes of stage 1."""
-        cfg = config.improve
-        return cls(
-            prefix=prefix_tokens(config),
-            suffix=config.chunk.suffix_tokens,
-            branches=cfg.rollouts,
-            prefixes=max(1, min(ROWS, cfg.sample_rows) // cfg.rollouts),
-            micro_tokens=cfg.micro_tokens,
-            backend=config.engine.backend,
-        )
-
-
 def prefix_tokens(config: Config) -> int:
     """Return how long a prefix is on average, about."""
     shortest, longest = config.chunk.prefix_tokens
@@ -88,43 +57,30 @@ def prefix_tokens(config: Config) -> int:
 
 def here(config: Config, say: Say) -> Rates:
     """Return the rates of ``config``'s policy here: kept ones, or measured now and kept."""
-    found = kept(config, say)
-    if found is None:
-        device = models.resolve_device(config.device)
-        say("measuring this machine: about half a minute")
-        start, others = time.perf_counter(), machine.others_seconds()
-        found = measure(config.policy, Job.of(config), device, models.resolve_dtype(config.dtype, device))
-        share = _others_share(others, time.perf_counter() - start)
-        if share > BUSY:
-            say(f"other processes took {share:.0%} of this machine meanwhile: these rates are not kept for later plans")
-        else:
-            _keep(config, found, say)
-    return found
-
-
-def _others_share(before: float | None, seconds: float) -> float:
-    """Return the share of all cores that other processes took in the last ``seconds``; 0 where it is not told."""
-    after = machine.others_seconds()
-    return 0.0 if before is None or after is None else (after - before) / seconds / machine.machine().cores
+    known_rates = kept(config, say)
+    if known_rates is not None:
+        return known_rates
+    say("measuring this machine: about half a minute")
+    start, before = time.perf_counter(), machine.others_seconds()
+    rates = measure(config)
+    after, took = machine.others_seconds(), time.perf_counter() - start
+    others = 0.0 if before is None or after is None else (after - before) / took / machine.machine().cores
+    if others > BUSY:
+        say(f"other processes took {others:.0%} of this machine meanwhile: these rates are not kept for later plans")
+    else:
+        _keep(config, rates, say)
+    return rates
 
 
 def known(config: Config) -> Rates:
     """Return the rates of ``config``'s policy without measuring for long: kept ones, or those of a matrix product."""
-    found = kept(config, lambda line: None)
-    return found or matrix_rates(models.shape(config.policy), config)
+    return kept(config, lambda line: None) or _by_matrix(models.shape(config.policy), *_computes(config))
 
 
-def measure(model: ModelConfig, job: Job, device: torch.device, dtype: torch.dtype, seconds: float = SECONDS) -> Rates:
-    """Return the rates of ``model``'s architecture, with random weights.
-
-    Args:
-        model: only its config is read.
-        job: shapes of what is computed.
-        device: where.
-        dtype: in what.
-        seconds: about how long it may take in all.
-    """
-    found = architecture(model)
+def measure(config: Config, seconds: float = SECONDS) -> Rates:
+    """Return the rates of the policy's architecture, with random weights, in about so many seconds."""
+    device, dtype = _computes(config)
+    found = architecture(config.policy)
     shape = None if found is None else shape_of(found)
     if found is None or shape is None or not _fits(shape, dtype, device):
         return _by_matrix(shape, device, dtype)
@@ -132,8 +88,8 @@ def measure(model: ModelConfig, job: Job, device: torch.device, dtype: torch.dty
     if device.type == "cpu":
         heap.keep_freed_memory()
     models.quiet()
-    policy = Policy(random_model(found, 0).to(device, dtype).eval(), job.backend)
-    bench = _Bench(policy=policy, shape=shape, job=job, seconds=seconds / 3)
+    policy = Policy(random_model(found, 0).to(device, dtype).eval(), config.engine.backend)
+    bench = _Bench(policy=policy, shape=shape, config=config, seconds=seconds / 3)
     score, sample, train = bench.score(), bench.sample(), bench.train()
     took = time.perf_counter() - start
     return Rates(
@@ -147,10 +103,9 @@ def measure(model: ModelConfig, job: Job, device: torch.device, dtype: torch.dty
     )
 
 
-def matrix_rates(shape: Shape | None, config: Config) -> Rates:
-    """Return rates from the speed of a matrix product, measured in about a fifth of a second."""
+def _computes(config: Config) -> tuple[torch.device, torch.dtype]:
     device = models.resolve_device(config.device)
-    return _by_matrix(shape, device, models.resolve_dtype(config.dtype, device))
+    return device, models.resolve_dtype(config.dtype, device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,41 +114,57 @@ class _Bench:
 
     policy: Policy
     shape: Shape
-    job: Job
+    config: Config
     seconds: float
+
+    @property
+    def prefix(self) -> int:
+        return prefix_tokens(self.config)
+
+    @property
+    def suffix(self) -> int:
+        return self.config.chunk.suffix_tokens
+
+    @property
+    def branches(self) -> int:
+        return self.config.improve.rollouts
+
+    @property
+    def prefixes(self) -> int:
+        return max(1, min(ROWS, self.config.improve.sample_rows) // self.branches)
 
     def score(self) -> Pace:
         """Time log-probabilities of a few tokens, then of more and more groups."""
-        scorer = TorchScorer(self.policy, self.job.micro_tokens)
-        tiny, whole = self._group(8, 1, 8), self._group(self.job.prefix, self.job.branches + 1, self.job.suffix)
+        scorer = TorchScorer(self.policy, self.config.improve.micro_tokens)
+        tiny, whole = self._group(8, 1, 8), self._group(self.prefix, self.branches + 1, self.suffix)
         scorer.logprobs([tiny])
-        scored = (self.job.branches + 1) * self.job.suffix
+        scored = (self.branches + 1) * self.suffix
         one = scoring(self.shape, whole.tokens, scored).flops
         small = scoring(self.shape, 16, 8).flops, self._time(lambda: scorer.logprobs([tiny]))
-        count, took = self._grow(lambda n: scorer.logprobs([whole] * n), self.job.prefixes)
+        count, took = self._grow(lambda n: scorer.logprobs([whole] * n), self.prefixes)
         return _pace(small, (count * one, took))
 
     def sample(self) -> Pace:
         """Time decode steps of few rows and of as many as a training step has."""
-        few, many = min(4, self.job.branches), self.job.branches * self.job.prefixes
+        few, many = min(4, self.branches), self.branches * self.prefixes
         self._draw(1, few, 2)  # the kernels are looked at first
         small = decoding(self.shape, few, 1).flops, self._step(1, few, self.seconds / 3)
-        large = decoding(self.shape, many, 1).flops, self._step(self.job.prefixes, self.job.branches, self.seconds)
+        large = decoding(self.shape, many, 1).flops, self._step(self.prefixes, self.branches, self.seconds)
         return _pace(small, large) if many > few else Pace(rate=large[0] / large[1], call=0.0)
 
     def train(self) -> Pace:
         """Time optimiser steps on a few tokens, then on more and more pairs."""
         schedule = Schedule(peak=1e-9, warmup=0, total=1, min_ratio=1.0)
-        trainer = Trainer(self.policy, schedule, Adam(), micro_tokens=self.job.micro_tokens)
+        trainer = Trainer(self.policy, schedule, Adam(), micro_tokens=self.config.improve.micro_tokens)
 
         def step(group: Group, count: int) -> None:
             trainer.step([Example(group=group)] * count, nll, step=0, normaliser=1.0)
 
-        tiny, pair = self._group(8, 2, 8), self._group(self.job.prefix, 2, self.job.suffix)
+        tiny, pair = self._group(8, 2, 8), self._group(self.prefix, 2, self.suffix)
         step(tiny, 1)  # makes the optimiser's moments
         small = training(self.shape, 24, 16).flops, self._time(lambda: step(tiny, 1))
-        count, took = self._grow(lambda n: step(pair, n), self.job.prefixes)
-        return _pace(small, (count * training(self.shape, pair.tokens, 2 * self.job.suffix).flops, took))
+        count, took = self._grow(lambda n: step(pair, n), self.prefixes)
+        return _pace(small, (count * training(self.shape, pair.tokens, 2 * self.suffix).flops, took))
 
     def _step(self, prompts: int, branches: int, seconds: float) -> float:
         """Return the seconds of one decode step, from completions of two lengths: all else they have in common."""
@@ -201,13 +172,13 @@ class _Bench:
         self._draw(prompts, branches, 2)
         while True:
             took = self._time(functools.partial(self._draw, prompts, branches, length))
-            over = 2 * length > self.job.suffix or time.perf_counter() - start + 2.2 * took > seconds
+            over = 2 * length > self.suffix or time.perf_counter() - start + 2.2 * took > seconds
             if over and before < math.inf:
                 return max(took - before, took / 20) / (length / 2)
             length, before = 2 * length, took
 
     def _draw(self, prompts: int, branches: int, tokens: int) -> None:
-        prefix = self._group(self.job.prefix, 1, 1).prefix
+        prefix = self._group(self.prefix, 1, 1).prefix
         asked = [Prompt(id=str(number), token_ids=prefix) for number in range(prompts)]
         sampler = TorchSampler(self.policy, prompts * branches)
         sampler.sample(asked, branches, Sampling(max_tokens=tokens), Key(0, "rates"))
@@ -247,7 +218,14 @@ def _pace(small: tuple[float, float], large: tuple[float, float]) -> Pace:
 
 
 def _by_matrix(shape: Shape | None, device: torch.device, dtype: torch.dtype) -> Rates:
-    rate = _matrix_rate(device, dtype)
+    """Return rates from the speed of a matrix product, measured in about a fifth of a second."""
+    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)  # the first one starts the library
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 0.2:
+        float(torch.mm(a, b)[0, 0])
+        count += 1
+    rate = count * 2 * 1024**3 / (time.perf_counter() - start)
     weights = shape.layers + shape.head if shape else 10**8
     call = weights * dtype.itemsize / FALLBACK_BYTES if device.type == "cpu" else 0.01
     return Rates(
@@ -261,16 +239,6 @@ def _by_matrix(shape: Shape | None, device: torch.device, dtype: torch.dtype) ->
     )
 
 
-def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
-    torch.mm(a, b)
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 0.2:
-        float(torch.mm(a, b)[0, 0])
-        count += 1
-    return count * 2 * 1024**3 / (time.perf_counter() - start)
-
-
 def _fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether there is room to train the model for a moment."""
     needed = shape.weights * (20 + 2 * dtype.itemsize)
@@ -282,7 +250,7 @@ def _fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
 
 def kept(config: Config, say: Say) -> Rates | None:
     """Return the rates that were measured here before for such a config, if they were."""
-    path = _path()
+    path = cache_root() / "rates.json"
     try:
         row = json.loads(path.read_text(encoding="utf-8"))[_name(config)]
         return Rates(**row | {kind: Pace(**row[kind]) for kind in ("sample", "score", "train")})
@@ -293,22 +261,18 @@ def kept(config: Config, say: Say) -> Rates | None:
         return None
 
 
-def _keep(config: Config, found: Rates, say: Say) -> None:
-    path = _path()
+def _keep(config: Config, rates: Rates, say: Say) -> None:
+    path = cache_root() / "rates.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError):
         rows = {}
-    rows = (rows if isinstance(rows, dict) else {}) | {_name(config): dataclasses.asdict(found)}
+    rows = (rows if isinstance(rows, dict) else {}) | {_name(config): dataclasses.asdict(rates)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(rows, indent=2) + "\n")
     except (OSError, StoreError) as error:
-        say(f"{path}: cannot be written ({error}); the next plan measures anew")
-
-
-def _path() -> Path:
-    return cache_root() / "rates.json"
+        say(f"{path}: cannot be written ({error}); the next plan measures again")
 
 
 def _name(config: Config) -> str:
@@ -317,10 +281,9 @@ def _name(config: Config) -> str:
     Not the lengths and numbers at which they are measured: all schedules of a config share them.
     """
     here = machine.machine()
-    device = models.resolve_device(config.device)
+    device, dtype = _computes(config)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else here.processor
     threads = f"{here.cores} cores, {torch.get_num_threads()} threads"
     software = f"torch {torch.__version__}, forethought {__version__}"
-    dtype = models.resolve_dtype(config.dtype, device)
     model = content_id(str(models.shape(config.policy)), config.engine.backend, sorted(here.features))
     return f"{place}, {threads}, {device}, {dtype}, {software}, {config.policy.model}, {model}"

@@ -12,44 +12,35 @@ Kind = Literal["sample", "score", "train"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Something to compute."""
+    """Something that a model computes."""
 
     kind: Kind
-    """What kind of work."""
     model: Shape
-    """By which model."""
     flops: float
-    """Floating-point operations in all."""
     calls: float = 0.0
     """Decode steps, forward passes or optimiser steps: each reads all weights, whatever else it computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """What one kind of work costs."""
+    """What one kind of work costs: FLOP/s, and the seconds that each call takes besides, for the measured model."""
 
     rate: float
-    """FLOP/s."""
     call: float
-    """Seconds that each call takes besides, for the model that was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """How fast a machine is."""
+    """How fast a machine is; a call is a token of every row, a pass over packed groups, or an optimiser step."""
 
     sample: Pace
-    """Decoding: a call is one token of every row."""
     score: Pace
-    """Forward passes over packed groups: a call is one of them."""
     train: Pace
-    """Forward and backward: a call is one optimiser step."""
     weights: int
     """Weights of the model that was measured through which a token passes: its layers and the projection."""
     depth: int
     """Its layers."""
     device: str
-    """``cpu``, ``cuda`` or another type of device."""
     how: str
     """Where the figures are from, in words."""
 

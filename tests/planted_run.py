@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from forethought import graph
 from forethought.records import Measurement, content_id
-from forethought.report.found import ARMS
 from forethought.store import Run
 
 EVIL = (
@@ -15,6 +15,7 @@ EVIL = (
     "<!--<script>{{ 7*7 }} &lt;b&gt; $\\frac{1}{2}$ \u2028\u2029 \x00\x1b[31m \"'>"
 )
 """What a corpus, a model or a server might say."""
+ARMS = tuple(arm.name for arm in graph.ARMS if not arm.control)
 JUDGE = f"evil {EVIL}"
 PAIRS = (("self-improved", "base"), ("continued", "base"))
 CONDITIONS = ("blank thought", "generic thought", f"swapped {EVIL}")

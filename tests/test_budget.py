@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from forethought.budget import BudgetError, BudgetRequest, seconds
 from helpers.planted_rates import plant
 from helpers.smoke_runs import SMALL, cli
 
-from forethought import budget, plan, rates
+from forethought import rates
 from forethought.config import ConfigError, ModelConfig, build, load, shipped
 from forethought.pipeline import budget, plan
-from forethought.pipeline.budget import BudgetError, seconds
+from forethought.pipeline.budget import BudgetError, BudgetRequest, seconds
 from forethought.stats import resolvable, wilson
 
 SCHEDULES = """
@@ -62,8 +61,6 @@ def taken(path: Path) -> dict[str, object]:
 
 def took(path: Path, schedule: str) -> float:
     """Return the estimate of a schedule, seconds."""
-    from forethought.pipeline import plan
-
     return plan.total(load(path, (), schedule), rates.here(load(path, (), schedule), lambda line: None))
 
 

@@ -108,7 +108,7 @@ def test_only_runs_only_that_and_says_what_is_missing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     refused = cli("run", CONFIG, "--run", folder, "--only", "self-improved/improve", *options)
     assert refused.exit_code == 2
-    assert "not there, but needed: shared/chunk,shared/audit." in refused.stderr
+    assert "these steps are needed and not done: shared/chunk,shared/audit." in refused.stderr
     assert "forethought run CONFIG --only shared/chunk,shared/audit`" in refused.stderr
     assert cli("run", CONFIG, "--run", folder, "--only", "chunk,audit", *options).exit_code == 0
     assert cli("run", CONFIG, "--run", folder, "--only", "self-improved/improve", *options).exit_code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from collections import Counter
 from itertools import pairwise
@@ -10,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import records
+from helpers.stages import GivenContext, run_stage, stage_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -17,10 +21,13 @@ from transformers import PreTrainedTokenizerFast
 
 from forethought.config import ChunkConfig, Config, build
 from forethought.corpus.chunker import chunks, windows
+from forethought.corpus.rows import CorpusError
 from forethought.keys import Key
+from forethought.pipeline.runner import Lifecycle
 from forethought.records import Chunk, Document, Split, content_id
-from forethought.stages import chunk as stage
-from forethought.store import Run, StageFolder, StoreError
+from forethought.stages.base import Context, spread
+from forethought.stages.chunk import EmptySplitError
+from forethought.store import Run, StoreError
 
 PROSE = (
     "The whale is a marine mammal. It breathes air, and it feeds its young with milk; "
@@ -199,17 +206,16 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> StageFolder:
-    return Run.create_or_open(tmp_path / "run").stage("shared", "chunk")
+def chunk_stage(config: Config, place: Path, tokenizer: Any = TOKENIZERS["bytes"]) -> Any:
+    return stage_of(GivenContext(config, place, tokenizer=tokenizer), "shared/chunk")
 
 
-def test_the_stage_writes_every_split_and_counts_everything(corpus: Path, folder: StageFolder) -> None:
-    seen: list[tuple[int, int | None, str]] = []
-    summary = stage.run(config_of(corpus), folder, TOKENIZERS["bytes"], lambda *event: seen.append(event))
+def test_the_stage_writes_every_split_and_counts_everything(corpus: Path, tmp_path: Path) -> None:
+    folder = run_stage(chunk_stage(config_of(corpus), tmp_path / "run"))
     assert folder.done
+    summary = folder.manifest()["summary"]
     assert summary["documents"] == {"read": 61, "kept": 60, "shortened": 0, "bad_json": 1}
-    splits = {split: stage.load_chunks(folder, split) for split in Split}
+    splits = {split: folder.load(f"chunks.{split}", Chunk) for split in Split}
     owners = [{chunk.document_id for chunk in found} for found in splits.values()]
     assert sum(map(len, owners)) == len(set().union(*owners)) == 60
     for split, found in splits.items():
@@ -220,76 +226,67 @@ def test_the_stage_writes_every_split_and_counts_everything(corpus: Path, folder
             "prefix_tokens": sum(len(chunk.prefix_ids) for chunk in found),
             "suffix_tokens": 8 * len(found),
         }
-    assert [event[:2] for event in seen] == [(number, None) for number in range(1, 61)]
-    assert seen[-1][2] == f"{sum(map(len, splits.values())):,} chunks"
 
 
-def test_a_finished_stage_is_not_run_again(corpus: Path, folder: StageFolder) -> None:
-    summary = stage.run(config_of(corpus), folder, TOKENIZERS["bytes"])
-    identity = folder.identity
+def test_a_finished_stage_is_not_run_again_whatever_became_of_the_corpus(corpus: Path, tmp_path: Path) -> None:
+    run = Run.create_or_open(tmp_path / "run")
+    made = Lifecycle(config_of(corpus), run).make("shared/chunk")
+    identity = made.identity
     corpus.unlink()
-    assert stage.run(config_of(corpus, improve={"steps": 7}), folder, TOKENIZERS["bytes"]) == summary
-    assert folder.identity == identity
-    with pytest.raises(StoreError, match="another tokenizer"):
-        stage.run(config_of(corpus), folder, TOKENIZERS["trimmed"])
-    with pytest.raises(StoreError, match="seed: 0 is now 1"):
-        stage.run(config_of(corpus, seed=1), folder, TOKENIZERS["bytes"])
+    assert Lifecycle(config_of(corpus, improve={"steps": 7}), run).make("shared/chunk").identity == identity
+    with pytest.raises(CorpusError):  # another seed cuts other chunks: they would have to be made again
+        Lifecycle(config_of(corpus, seed=1), run).make("shared/chunk")
 
 
-def test_a_killed_stage_starts_over(corpus: Path, folder: StageFolder, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(stage, "_BATCH", 10)
+def test_a_killed_stage_starts_over(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = itertools.count(1)
 
-    def kill(done: int, total: int | None, note: str) -> None:
-        if done == 30:
+    def deadly(*arguments: Any) -> list[Chunk]:
+        if next(count) == 31:
             raise KeyboardInterrupt
+        return chunks(*arguments)
 
-    with pytest.raises(KeyboardInterrupt):
-        stage.run(config_of(corpus), folder, TOKENIZERS["bytes"], kill)
-    assert list(folder.read("chunks.improve"))
-    with pytest.raises(StoreError, match="no finished chunks here"):
-        stage.load_chunks(folder, Split.IMPROVE)
-    stage.run(config_of(corpus), folder, TOKENIZERS["bytes"])
-    whole = Run.create_or_open(tmp_path / "other").stage("shared", "chunk")
-    stage.run(config_of(corpus), whole, TOKENIZERS["bytes"])
-    assert folder.identity == whole.identity
+    stage = chunk_stage(config_of(corpus), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("forethought.stages.chunk.BATCH", 10)
+        patch.setattr("forethought.stages.chunk.chunks", deadly)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(stage)
+    run = Run.open(tmp_path / "run")
+    assert list(run.look("shared", "chunk").read("chunks.improve"))
+    with pytest.raises(StoreError, match=r"shared/chunk is not done.*--until shared/chunk"):
+        Context(config_of(corpus), run).chunks(Split.IMPROVE)
+    assert run_stage(stage).identity == run_stage(chunk_stage(config_of(corpus), tmp_path / "other")).identity
 
 
-def test_an_empty_split_is_refused_by_name(corpus: Path, folder: StageFolder) -> None:
+def test_an_empty_split_is_refused_by_name(corpus: Path, tmp_path: Path) -> None:
     config = config_of(corpus, corpus={"max_documents": 2}, chunk={"heldout_share": 0.0})
-    with pytest.raises(stage.EmptySplitError, match=r"no chunk for .*\(share 0.25\).*kept 2.*max_documents") as caught:
-        stage.run(config, folder, TOKENIZERS["bytes"])
+    with pytest.raises(EmptySplitError, match=r"no chunk for .*\(share 0.25\).*kept 2.*max_documents") as caught:
+        run_stage(chunk_stage(config, tmp_path / "run"))
     assert "heldout (share" not in str(caught.value)
-    assert not folder.done
+    assert not Run.open(tmp_path / "run").look("shared", "chunk").done
 
 
-def test_documents_shorter_than_a_chunk_are_named_as_the_cause(corpus: Path, folder: StageFolder) -> None:
+def test_documents_shorter_than_a_chunk_are_named_as_the_cause(corpus: Path, tmp_path: Path) -> None:
     config = config_of(corpus, chunk={"prefix_tokens": [2000, 4000]})
-    with pytest.raises(stage.EmptySplitError, match=r"Places: too_few_tokens 60\..*chunk.prefix_tokens"):
-        stage.run(config, folder, TOKENIZERS["bytes"])
+    with pytest.raises(EmptySplitError, match=r"Places: too_few_tokens 60\..*chunk.prefix_tokens"):
+        run_stage(chunk_stage(config, tmp_path / "run"))
 
 
-def test_a_lossy_tokenizer_is_named_as_the_cause(corpus: Path, folder: StageFolder) -> None:
+def test_a_lossy_tokenizer_is_named_as_the_cause(corpus: Path, tmp_path: Path) -> None:
     rows = [{"text": f"{number} {'THE WHALE BREATHES AIR. ' * 20}"} for number in range(60)]
     corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(stage.EmptySplitError, match=r"Places: inexact_tokens \d+\. .*does not give its text back"):
-        stage.run(config_of(corpus), folder, lowercasing())
+    with pytest.raises(EmptySplitError, match=r"Places: inexact_tokens \d+\. .*does not give its text back"):
+        run_stage(chunk_stage(config_of(corpus), tmp_path / "run", lowercasing()))
 
 
 def test_spread_takes_every_document_once_before_any_twice() -> None:
     def one(document: str, start: int) -> Chunk:
-        return Chunk(
-            id=f"{document}{start}",
-            document_id=document,
-            split=Split.HELDOUT,
-            start=start,
-            prefix="a",
-            suffix="b",
-            prefix_ids=(1,),
-            suffix_ids=(2,),
-        )
+        only = records.chunk("a", "b", split=Split.HELDOUT)
+        return dataclasses.replace(only, id=f"{document}{start}", document_id=document, start=start)
 
-    chunks = [one("long", start) for start in range(5)] + [one(name, 0) for name in "abc"]
-    found = stage.spread(chunks, KEY)
-    assert {chunk.document_id for chunk in found[:4]} == {"long", "a", "b", "c"}
-    assert sorted(chunk.id for chunk in found) == sorted(chunk.id for chunk in chunks)
-    assert stage.spread(chunks, KEY.at(1)) != found
+    cut = [one("long", start) for start in range(5)] + [one(name, 0) for name in "abc"]
+    found = spread(cut, KEY)
+    assert {c.document_id for c in found[:4]} == {"long", "a", "b", "c"}
+    assert sorted(c.id for c in found) == sorted(c.id for c in cut)
+    assert spread(cut, KEY.at(1)) != found

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from forethought import __version__
 from forethought.cli import app
-from forethought.report.summary import read_curves, render
+from forethought.report.curves import read_curves
+from forethought.report.summary import render
 from forethought.store import Run
 from forethought_offline import MODELS
 

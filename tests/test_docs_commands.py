@@ -23,7 +23,8 @@ from rich.table import Table
 
 from forethought.config.shipped import config_names
 from forethought.evals.reasoning.catalogue import TASKS
-from forethought.report.summary import read_curves, render
+from forethought.report.curves import read_curves
+from forethought.report.summary import render
 from forethought.store import Run
 
 SHARED = "runs/smoke"

@@ -10,6 +10,8 @@ from helpers.smoke_runs import CONFIG
 from forethought import config, graph
 from forethought.config import Config
 from forethought.graph import STEPS, SelectionError
+from forethought.pipeline.runner import stage_class
+from forethought.stages.base import Stage
 
 ARMS = ("base-think", "base-rlmt", "self-improved", "self-improved-think", "self-improved-rlmt")
 
@@ -30,9 +32,12 @@ def test_every_step_stands_after_what_it_reads_and_only_once() -> None:
         seen.add(step.name)
 
 
-def test_every_step_names_a_method_of_the_lifecycle() -> None:
-    for step in STEPS:
-        assert callable(getattr(WholeLifecycle, step.call[0])), step
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+def test_every_step_has_a_stage_in_a_file_of_its_name(step: graph.Step) -> None:
+    stage = stage_class(step)
+    assert issubclass(stage, Stage)
+    assert stage.name == step.stage
+    assert stage.__module__ == step.module == f"forethought.stages.{step.stage.replace('-', '_')}"
 
 
 def test_the_smoke_config_has_all_arms_and_controls() -> None:

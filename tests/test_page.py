@@ -68,40 +68,26 @@ def test_nothing_that_is_planted_runs_whatever_is_shown(page: Page) -> None:
         assert "<script>window.ran=1</script>" in page.locator("#items").inner_text()
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert "onerror=window.ran" in page.locator("#judges").inner_text()
-    assert page.locator("main img, main iframe, main script, main a[href]:not([href^='#'])").count() == 0
-    assert page.locator("svg [onload]").count() == 0
+    assert page.locator("main svg, main iframe, main script, main a[href]:not([href^='#'])").count() == 0
+    assert page.locator("main img:not([src^='data:image/svg+xml;base64,'])").count() == 0
 
 
-def test_the_policy_would_stop_what_got_through(chrome: Browser, path: Path) -> None:
+def test_nothing_may_be_loaded_from_the_network(chrome: Browser, path: Path) -> None:
     page, noted = opened(chrome, path)
-    page.evaluate("""() => {
-        const script = document.createElement("script");
-        script.textContent = "window.ran = 4";
-        document.body.append(script);
-        const markup = '<img src="x" onerror="window.ran = 5"><p id=styled style="color: red">x</p>';
-        document.body.insertAdjacentHTML("beforeend", markup);
-    }""")
+    page.evaluate("""() => document.body.insertAdjacentHTML("beforeend", '<img src="https://example.org/x.png">')""")
     page.wait_for_timeout(150)
-    assert page.evaluate("window.ran") is None
-    assert page.evaluate("getComputedStyle(styled).color") != "rgb(255, 0, 0)"
-    assert sum("Content Security Policy" in line for line in noted) >= 3
+    assert any("Content Security Policy" in line for line in noted)
     page.context.close()
 
 
-def test_figures_render_in_the_colours_of_the_page(page: Page) -> None:
+def test_every_drawing_shows(page: Page) -> None:
     page.wait_for_function("document.readyState === 'complete'")
-    boxes = page.evaluate("""() => [...document.querySelectorAll("svg.plot")].map((one) => {
-        const box = one.getBoundingClientRect();
-        return [box.width, box.height, one.querySelectorAll("path").length, one.querySelectorAll("text").length];
-    })""")
-    assert len(boxes) >= 15
-    assert all(width > 200 and height > 50 and paths > 3 and words >= 2 for width, height, paths, words in boxes)
-    strokes = page.evaluate(
-        "[...document.querySelectorAll('#rlmt svg.plot path')].map((one) => getComputedStyle(one).stroke)"
-    )
-    assert {"rgb(47, 109, 168)", "rgb(196, 86, 28)"} <= set(strokes)
-    assert page.locator("svg.lineages.wide .box").count() == 6
-    assert page.locator("svg.lineages.tall").is_hidden()
+    shown = page.evaluate("""() => [...document.querySelectorAll("img.plot")].filter((one) => one.offsetWidth).map(
+        (one) => [one.className, one.naturalWidth, one.offsetWidth, one.offsetHeight, one.alt]
+    )""")
+    assert len(shown) >= 15
+    for name, own, width, height, label in shown:
+        assert (name, own > 100, width > 200, height > 40, label != "") == ("plot light", True, True, True, True)
 
 
 def test_the_browser_filters_and_sorts(page: Page) -> None:
@@ -140,8 +126,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(chrome: Browser, path: Path
     for kind in kinds(page):
         page.select_option("#kind", kind)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("svg.lineages.tall").is_visible()
-    assert page.locator("svg.lineages.wide").is_hidden()
+    assert page.locator(".graph img.light").is_visible()
     assert noted == []
     page.context.close()
 
@@ -150,11 +135,11 @@ def test_light_and_dark_by_the_system_and_by_the_button(chrome: Browser, path: P
     for scheme in ("light", "dark"):
         page, _ = opened(chrome, path, color_scheme=scheme)
         assert (page.evaluate(LUMINANCE) > 380) == (scheme == "light")
-        line = "getComputedStyle(document.querySelector('#improve svg.plot text')).fill"
-        before = page.evaluate(line)
+        visible = page.locator(f"#improve img.plot.{scheme}").first
+        assert visible.is_visible()
         page.click("#theme")
         assert (page.evaluate(LUMINANCE) > 380) == (scheme == "dark")
-        assert page.evaluate(line) != before
+        assert visible.is_hidden()
         page.context.close()
 
 
@@ -169,5 +154,7 @@ def test_screenshots_and_paper(chrome: Browser, path: Path, tmp_path: Path) -> N
     page.emulate_media(media="print")
     assert page.locator("#filter").is_hidden()
     assert page.evaluate(LUMINANCE) == 765
+    assert page.locator("img.plot.dark").first.is_hidden()
+    assert page.locator("img.plot.light").first.is_visible()
     assert page.pdf().startswith(b"%PDF")
     page.context.close()

@@ -48,14 +48,15 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "sample 480 rollouts of 12 tokens after 120 prefixes",  # 30 steps of 4 prefixes, K = 4
         "judge: shorter 600 verdicts",  # with the original, 5 candidates
         "update 30 steps, up to 6,720 tokens",  # 120 x (32 + 2 x 12)
-        "control arm up to 5,280 tokens",  # 120 x (32 + 12)
-        "rlmt: sample 2 arms of 20 steps, 1,280 thoughts with suffixes after 160 prefixes",
-        "rlmt: update up to 30,720 tokens",  # 1,280 x (12 + 8) + 160 x 32
+        "continued/improve load models 1 times 2 s update 30 steps, up to 5,280 tokens",  # 120 x (32 + 12)
+        "sample 20 steps, 640 thoughts with suffixes after 80 prefixes",
+        "update up to 15,360 tokens",  # 640 x (12 + 8) + 80 x 32
         "gate and probe 6 arms on up to 16 held-out windows, up to 1,408 scored suffixes",
         "evaluate: self-improved up to 72 pairs for each judge: 24 prefixes, 3 ways",
         "evaluate: continued up to 72 pairs",
         "interleave up to 2 thoughts for every chunk",
-        "sft 4 arms of 20 steps, up to 55,040 tokens",  # 4 x 20 x 4 x (32 + 12 + 2 x 64)
+        "base-think/sft load models 1 times 2 s sft 20 steps, up to 13,760 tokens",  # 20 x 4 x (32 + 12 + 2 x 64)
+        "base-raw/sft load models 1 times 2 s sft 20 steps, up to 3,520 tokens",  # 20 x 4 x (32 + 12)
         "evaluate sft 6 arms on up to 24 held-out rows",
         "shared/chunk (missing)",
     ):
@@ -107,7 +108,7 @@ def test_a_model_that_is_not_here_has_an_unknown_size(tmp_path: Path, monkeypatc
     shown = planned(tmp_path / "run")
     assert "policy: tiny-llama tiny unknown until downloaded" in shown
     assert "sample 480 rollouts of 12 tokens after 120 prefixes unknown" in shown
-    assert "in all, within a factor of two, without phases of unknown time: load models, audit, sample" in shown
+    assert "without phases of unknown time: shared/audit: load models, shared/audit: audit, " in shown
     assert "memory: unknown until the models are downloaded" in shown
     assert "disk: unknown until the policy is downloaded" in shown
 

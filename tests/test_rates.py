@@ -14,8 +14,8 @@ from helpers.planted_rates import PLANTED, plant
 
 from forethought import config, machine, models, rates
 from forethought.config import ModelConfig
+from forethought.files import cache_root
 from forethought.models import Shape
-from forethought.rates import Job
 from forethought.work import Pace, decoding, scoring, training
 
 TINY = ModelConfig(model="tiny-llama")
@@ -30,12 +30,12 @@ def _own(own_cache: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept() -> Path:
-    return rates.cache_root() / "rates.json"
+    return cache_root() / "rates.json"
 
 
 def test_a_tiny_model_is_measured_with_the_engine_itself() -> None:
     start = time.perf_counter()
-    found = rates.measure(TINY, Job.of(SMOKE), torch.device("cpu"), torch.float32, seconds=3.0)
+    found = rates.measure(SMOKE.model_copy(update={"dtype": "float32"}), seconds=3.0)
     assert time.perf_counter() - start < 20  # of a loaded machine
     assert found.how.startswith("measured here with this engine")
     shape = models.shape(TINY)
@@ -146,12 +146,12 @@ def test_a_folder_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch
     said: list[str] = []
     assert rates.here(SMOKE, said.append) == PLANTED
     assert "cannot be written" in said[-1]
-    assert "the next plan measures anew" in said[-1]
+    assert "the next plan measures again" in said[-1]
 
 
 def test_what_cannot_be_built_here_is_guessed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forethought.machine.memory", lambda: (1000, 1000))
-    found = rates.measure(TINY, Job.of(SMOKE), torch.device("cpu"), torch.float32)
+    found = rates.measure(SMOKE)
     assert found.how.startswith("guessed from a matrix product")
     assert found.sample.rate < found.score.rate
     assert rates.known(SMOKE).how.startswith("guessed from a matrix product")

@@ -38,7 +38,8 @@ from forethought.keys import Key
 from forethought.llm.endpoint import Endpoint
 from forethought.models.model import Model, Parts
 from forethought.records import Measurement
-from forethought.report.reasoning import resolution, tables
+from forethought.report import tables
+from forethought.report.values import resolution
 from forethought.stats import bootstrap_mean, macro_bootstrap
 from forethought.store import Run
 from forethought.tags import Tags
@@ -417,16 +418,16 @@ def figure(arm: str, metric: str, value: float, width: float, **more: Any) -> Me
 
 def test_the_tables_say_what_they_can_resolve() -> None:
     change = figure("other", "mean@4", 0.02, 0.1, against="base")
-    found = tables([
+    found = tables.build([
         figure("base", "mean@4", 0.5, 0.1),
         figure("base", "mean@4", 0.4, 0.1, judge="number, strict"),
         figure("other", "mean@4", 0.52, 0.1),
         change,
         figure("other", "mean@4 problems needed", 600, 0, against="base"),
-    ])  # fmt: skip
+    ])["reasoning"]  # fmt: skip
     console = Console(width=100, record=True)
     for table in found:
-        console.print(table)
+        console.print(table.rich())
     text = " ".join(console.export_text().split())
     assert "inside the noise of 24 problems; about 600 would resolve it" in " ".join(
         re.sub(r"[^\w;\s]", " ", text).split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import struct
@@ -18,13 +19,14 @@ from planted_run import EVIL, figures, plant
 from rich.console import Console
 from typer.testing import CliRunner
 
+from forethought import graph, metrics
 from forethought.cli import app
 from forethought.progress import clock_time
 from forethought.records import Measurement
-from forethought.report import answer, article, cells, cost, page, reasoning, texts
-from forethought.report.found import Found
+from forethought.report import answer, article, compare, facts, page, status, summary, tables, texts
+from forethought.report.diagram import arrows, boxes, diagram
+from forethought.report.values import Figures
 from forethought.store import Run
-from forethought.thoughts.article import ARTICLE
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,7 +61,7 @@ def wins(**values: float) -> list[Measurement]:
     ],
 )
 def test_stage_one_is_better_only_where_the_interval_is(values: dict[str, float], verdict: str, says: str) -> None:
-    first = answer.answer(Found(wins(**values)))[0]
+    first = answer.answer(Figures(wins(**values)))[0]
     assert first.verdict == verdict
     assert says in first.text
     assert "The judge unseen, which did not train it," in first.text
@@ -68,8 +70,8 @@ def test_stage_one_is_better_only_where_the_interval_is(values: dict[str, float]
 
 def test_a_judge_that_trained_the_policy_is_asked_last_and_named_as_such() -> None:
     trained = dataclasses.replace(wins(greedy=0.9)[0], judge="own (training)")
-    assert answer.answer(Found([trained]))[0].text.startswith("The judge own, which also trained it,")
-    assert "unseen" in answer.answer(Found([trained, *wins(greedy=0.4)]))[0].text
+    assert answer.answer(Figures([trained]))[0].text.startswith("The judge own, which also trained it,")
+    assert "unseen" in answer.answer(Figures([trained, *wins(greedy=0.4)]))[0].text
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_the_lineages_are_compared_by_paired_differences(
         measured("evaluate-rlmt", "self-improved-rlmt", "gate score difference", score, **place),
         measured("evaluate-rlmt", "self-improved-rlmt", "gate reward windows needed", 310, against="base-rlmt"),
     ]
-    third = answer.answer(Found(found))[2]
+    third = answer.answer(Figures(found))[2]
     assert third.verdict == verdict
     assert says in third.text
 
@@ -111,14 +113,14 @@ def test_own_thoughts_are_set_against_foreign_ones(base: float, improved: float,
         measured("evaluate-rlmt", "base-rlmt", "probe gain difference", base, **foreign),
         measured("evaluate-rlmt", "self-improved-rlmt", "probe gain difference", improved, **foreign),
     ]
-    assert says in answer.answer(Found(found))[2].text
+    assert says in answer.answer(Figures(found))[2].text
 
 
 def test_what_was_not_run_has_no_answer(tmp_path: Path) -> None:
-    assert [one.verdict for one in answer.answer(Found([]))] == ["not run"] * 3
-    assert all(not row.ours for row in article.table(Found([])))
+    assert [one.verdict for one in answer.answer(Figures([]))] == ["not run"] * 3
+    assert all(not row.values(Figures([]), {}) for row in article.ROWS)
     content = page.write_page(Run.create_or_open(tmp_path / "empty")).read_text()
-    assert content.count('<span class="none">not run</span>') == len(article.table(Found([])))
+    assert content.count('<span class="none">not run</span>') == len(article.ROWS)
     assert "Stage 3 was not run." in content
     assert "No reasoning task was run." in content
 
@@ -165,7 +167,7 @@ def flat(value: Any) -> list[Any]:
 
 def readings(value: float) -> set[str]:
     """Return every way in which the page may write a number."""
-    forms = (cells.percent, cells.plain, cells.short, cells.whole, cells.signed, cells.points)
+    forms = (metrics.percent, metrics.plain, metrics.short, metrics.signed, metrics.points, "{:.3g}".format)
     written = {form(value) for form in forms} | {f"{value:,.0f}", f"{value:.2g}", clock_time(abs(value))}
     written.add(f"{value / 2**30:.2f}")
     return {re.sub(r"[-+%]| points", "", text) for text in written}
@@ -192,7 +194,7 @@ def test_every_number_of_the_answer_and_the_tables_is_in_the_summary(planted: Pa
         "\u2212",
         "+",
     )
-    for name in (*names, *ARTICLE.values()):  # theirs, with their source, stand in a column of their own
+    for name in names:
         text = text.replace(name, " ")
     numbers = re.findall(r"(?<![\w.@])\d[\d,.:]*\d|(?<![\w.@])\d(?![\w.])", text)
     assert len(numbers) > 150
@@ -208,23 +210,17 @@ def test_the_number_test_can_fail() -> None:
 def test_planted_markup_is_escaped_and_data_cannot_end_its_element(planted: Path) -> None:
     content = planted.read_text()
     assert "<script>window.ran" not in content
-    assert "<img" not in content
+    images = re.findall(r"<img[^>]*>", content.partition('id="data">')[0])
+    assert len(images) > 30
+    assert all(
+        re.match(r'<img class="plot (light|dark)" src="data:image/svg\+xml;base64,[\w+/=]+" alt="', one)
+        for one in images
+    )
     assert "\u2028" not in content.partition('id="data">')[2]
     data = content.partition('id="data">')[2].partition("</script>")[0]
     items = json.loads(data)["items"]
     assert {item["kind"] for item in items} == {"candidates", "thoughts", "rollouts", "probe", "comparisons"}
     assert any(piece[1].endswith(EVIL) for item in items for block in item["blocks"] for piece in block["pieces"])
-
-
-def test_the_policy_names_the_hashes_of_what_stands_in_the_page(planted: Path) -> None:
-    content = planted.read_text()
-    css = content.partition("<style>")[2].partition("</style>")[0]
-    script = content.rpartition("<script>")[2].partition("</script>")[0]
-    policy = page.security(css, script)
-    assert policy.replace("'", "&#39;") in content
-    assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert "unsafe" not in policy
-    assert 'style="' not in content.partition("</head>")[2].partition('id="data"')[0]
 
 
 def test_best_and_worst_are_kept_and_the_share_is_said() -> None:
@@ -250,12 +246,12 @@ def test_a_large_run_makes_no_large_page(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_costs_are_counted_in_the_logs_and_estimated_from_the_weights(tmp_path: Path) -> None:
     run = plant(tmp_path / "run")
-    assert cost.cost(run)["elsewhere"] == {}
+    assert facts.cost(run)["elsewhere"] == {}
     folder = run.stage("self-improved", "improve").checkpoints / "final"
     folder.mkdir(parents=True)
     header = json.dumps({"__metadata__": {}, "a": {"shape": [10, 20]}, "b": {"shape": [7]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    counted = cost.cost(run)
+    counted = facts.cost(run)
     phases = counted["phases"]["self-improved"]
     assert phases["sample"] == {"seconds": 118.0, "tokens": 5900.0}  # 59 steps of 2 seconds at 50 tokens a second
     assert phases["judge"]["verdicts"] == 18  # two in each of nine pools
@@ -266,20 +262,90 @@ def test_costs_are_counted_in_the_logs_and_estimated_from_the_weights(tmp_path: 
     assert counted["elsewhere"]["seconds"]["one H100 (80 GB)"] == pytest.approx(118 * rate / (0.2 * 989e12))
 
 
-def test_reasoning_figures_make_a_table_for_each_task() -> None:
-    tables = [table for table in reasoning.tables(list(figures())) if table.row_count]
+def written(found: Any) -> str:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    for table in tables:
-        console.print(table)
-    text = console.export_text()
-    assert "Reasoning: gsm8k" in str(tables[0].title)
+    console.print(found)
+    return console.export_text()
+
+
+def test_reasoning_figures_make_a_table_for_each_task() -> None:
+    found = tables.build(figures())["reasoning"]
+    text = "".join(written(table.rich()) for table in found)
+    assert found[0].title.startswith("Reasoning: gsm8k")
     assert "problems needed" not in text
-    for said in ("macro average", "pass@4", "no answer", "paired by problem", "mean@4, strict", "Smallest true"):
+    for said in ("average over tasks", "pass@4", "no answer", "paired by problem", "mean@4, strict", "Smallest true"):
         assert said in text
-    assert not any(table.row_count for table in reasoning.tables([]))
-    shown = [(one.metric, one.judge) for one in reasoning.levels(list(figures()), "pass", "gsm8k")]
-    assert shown == [("pass@4", "")] * 2
-    assert {one.judge for one in reasoning.levels(list(figures()), "mean")} == {""}
+    assert "pass@2" not in text  # the largest k says most
+    assert tables.build([]) == {}
+
+
+UNKNOWN = {
+    "stage": "dream",
+    "arm": "self-improved-dream",
+    "metric": "lucidity",
+    "condition": "at night",
+}
+
+
+@pytest.mark.parametrize("names", [{field: name} for field, name in UNKNOWN.items()], ids=list(UNKNOWN))
+def test_what_the_registry_does_not_know_is_shown_everywhere(names: dict[str, str], tmp_path: Path) -> None:
+    [new] = names.values()
+    known = {"stage": "evaluate-rlmt", "arm": "base", "metric": "probe gain windows needed", "condition": "own thought"}
+    figure = measured(value=739.1, **(known | names))
+    run = plant(tmp_path / "run")
+    run.measure([figure])
+    content = page.write_page(run).read_text()
+    for text in (
+        content.partition('id="other"')[2].partition("</section>")[0],
+        written(summary.render(run.measurements(), {})).partition("Other figures")[2],
+        written(status.render(run)).partition("Other figures")[2],
+        written(compare.render(run, Run.create_or_open(tmp_path / "empty"))).partition("Other figures")[2],
+        "\n".join(tables.build([figure])["other"][0].markdown()),  # what the model card is made of
+    ):
+        assert new in text
+        assert "739" in text
+
+
+def test_figures_of_registered_names_are_not_among_the_others() -> None:
+    assert "other" not in tables.build([measured("evaluate-rlmt", "base-think", "gate reward windows needed", 90.0)])
+
+
+def test_a_step_that_the_report_has_never_heard_of_is_drawn_and_its_curves_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = "self-improved/improve"
+    arm = graph.Arm(name="dreamer", stage="dream", past=("self-improved",), lineage="self-improved")
+    step = graph.Step(arm="dreamer", stage="dream", call=("dream",), inputs=(start,))
+    monkeypatch.setattr(graph, "ARMS", (*graph.ARMS, arm))
+    monkeypatch.setattr(graph, "STEPS", (*graph.STEPS, step))
+    run = plant(tmp_path / "run")
+    folder = run.stage("dreamer", "dream")
+    folder.write_config("{}")
+    folder.append("metrics", [{"step": number, "dream/depth": 0.5 * number} for number in range(4)])
+    states = status.states(run)
+    drawn = {box.name: box for box in boxes(Figures(figures()), states)}
+    assert drawn["dreamer/dream"].reads == {start}
+    assert drawn["dreamer/dream"].trained == {start}
+    assert drawn["dreamer/dream"].column == drawn[start].column + 1
+    assert f"dreamer/dream reads {start}" in diagram(Figures([]), states).label
+    content = page.write_page(run).read_text()
+    assert "dreamer/dream" in content.partition('id="lineages"')[2].partition("</section>")[0]
+    assert "dream/depth" in content.partition('id="other"')[2].partition("</section>")[0]
+    assert json.loads((run.path / "summary.json").read_text())["curves"]["dreamer"]["dream/depth"]["steps"] == 4
+
+
+def test_arrows_leave_out_what_follows_from_others_and_boxes_stand_right_of_what_they_read() -> None:
+    states = {step.name: "done" for step in graph.STEPS}
+    drawn = {box.name: box for box in boxes(Figures([]), states)}
+    assert drawn.keys() == {"base", *states}
+    for box in drawn.values():
+        assert all(drawn[name].x < box.x for name in box.reads)
+    for one, other in itertools.combinations(drawn.values(), 2):  # none covers another
+        assert one.x != other.x or one.y + one.height <= other.y or other.y + other.height <= one.y
+    reads = {(one.name, other.name) for one, other in arrows(drawn)}
+    assert ("shared/chunk", "shared/interleave") in reads
+    assert ("shared/chunk", "base-rlmt/rlmt") not in reads
+    assert ("base-think/sft", "base-rlmt/rlmt") in reads
 
 
 def test_the_command_writes_the_page_without_torch_and_says_where(tmp_path: Path) -> None:

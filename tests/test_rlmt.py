@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forethought.report.midtraining import judgement
 from helpers import records
 from helpers.records import chunk
 from helpers.smoke_runs import CONFIG, SMALL, cli, rows
@@ -28,7 +29,6 @@ from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
 from forethought.models.model import Model
 from forethought.records import Axis, Measurement, Place, Rollout, Split
-from forethought.report.midtraining import judgement
 from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer
@@ -122,7 +122,7 @@ def rlmt(place: Path, *overrides: str, matcher: Matcher = MATCHER, heldout: int 
 def rollouts(stage: Any) -> tuple[Model, list[RolloutGroup]]:
     """Return the policy and six rollouts of each of four windows."""
     policy = stage.context.load("base-think", stage.cfg, THINK)
-    return policy, stage.rollout_groups(policy, WINDOWS[:4], 6, Key(0, "test"))
+    return policy, stage.rollout_groups(policy, WINDOWS[:4], Key(0, "test"), k=6)
 
 
 def test_what_the_harness_inserts_is_masked_and_what_was_drawn_is_trained(tmp_path: Path) -> None:

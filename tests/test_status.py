@@ -170,7 +170,7 @@ def test_configs_come_first_then_figures_with_marks(two: tuple[Run, Run]) -> Non
 
 
 def test_a_part_of_the_comparison(two: tuple[Run, Run]) -> None:
-    text = table(*two, stages=["evaluate"], apart=True)
+    text = table(*two, stages=["evaluate"], significant_only=True)
     assert "win_rate, sampled" in text
     assert "win_rate, greedy" not in text
     assert "gate reward" not in text

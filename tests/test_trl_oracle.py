@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forethought.thoughts.groups import advantages, normaliser
 from helpers.trl_record import CASES, RECORD, trls
 from torch import Tensor
 
+from forethought.algorithms.advantages import ADVANTAGES, normaliser
 from forethought.config import RLMTConfig
 from forethought.engine.branches import Group
 from forethought.engine.losses import dpo, policy_gradient
@@ -158,7 +158,7 @@ def test_scaled_advantages_are_trls() -> None:
     rewards = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     tensor = torch.tensor([rewards])
     expected = (tensor - tensor.mean()) / (trl.trainer.utils.nanstd(tensor, dim=1)[:, None] + 1e-4)
-    assert advantages(rewards, None, scaled=True) == pytest.approx(expected[0].tolist(), rel=1e-5)
+    assert ADVANTAGES["grpo"].of(rewards, None) == pytest.approx(expected[0].tolist(), rel=1e-5)
 
 
 PROMPT, COMPLETIONS = "The whale is", [" a fish<x> no", " big<x> and it sings", " here<x>", " a mammal<x> yes, yes"]
@@ -231,7 +231,7 @@ def oracle_rows(architecture: str) -> Iterator[Any]:
 def test_loss_and_gradients_are_trls(architecture: str, loss_type: str, beta: float, tmp_path: Path) -> None:
     """TRL gets padded separate sequences with a mask over inserted tokens, we get one prefix with its branches."""
     ids, group, old, reference = oracle_rows(architecture)
-    values = advantages([1.0, 0.0, 0.0, 1.0], None, scaled=loss_type == "grpo")
+    values = ADVANTAGES[loss_type.replace("_", "-")].of([1.0, 0.0, 0.0, 1.0], None)
     off_policy = loss_type == "grpo"
     model = moved(architecture) if off_policy else tiny_model(architecture)
     theirs = grpo(architecture, loss_type, tmp_path, beta)

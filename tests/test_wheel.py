@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from helpers.repository import ROOT, tracked
+from helpers.stages import GivenContext, stage_of
 
 from forethought.config import load
-from forethought.stages.chunk import stage_config
 
 
 def pip(*arguments: str | Path) -> None:
@@ -85,7 +85,7 @@ def test_the_smoke_config_runs_from_an_empty_folder(home: Path, tmp_path: Path) 
     assert asked["corpus"]["path"] == "shipped:smoke.jsonl"
     # The same as from this checkout: where the package lies is in none of it.
     made = json.loads((run / "shared" / "chunk" / "config.json").read_text())
-    assert made == json.loads(stage_config(load("smoke")))
+    assert made == stage_of(GivenContext(load("smoke"), tmp_path / "other"), "shared/chunk").depends_on()
     texts = {path: path.read_text() for path in run.rglob("*.json")}
     assert {"run.json", "config.json", "manifest.json"} <= {path.name for path in texts}
     assert [path for path, text in texts.items() if any(str(place) in text for place in (home, tmp_path, ROOT))] == []

@@ -1,7 +1,7 @@
 """Windows: a prefix after which a policy thinks and predicts, and the text that really comes next.
 
 Earlier thoughts of a row stay out of the prefix: the rows of RL mid-training have places only, so there is none to put
-in, and held-out windows are cut alike.
+in, and held-out windows are cut the same way.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class WindowCutter:
 
     def one_each(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk], key: Key) -> list[Window]:
         """Return one window of each row that has any, chosen by ``key``."""
-        found = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
-        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in found if some]
+        windows = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
+        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in windows if some]
 
     def of_row(self, row: ThoughtRow, chunk: Chunk) -> list[Window]:
         """Return the windows of one row."""
@@ -69,12 +69,12 @@ class WindowCutter:
         else:
             thoughts = row.thoughts or ("",) * len(row.places)
             places = [(p.position, p.token, thought) for p, thought in zip(row.places, thoughts, strict=True)]
-        found = []
+        windows = []
         for position, token, thought in places:
             suffix_ids = ids[token : token + self.suffix_tokens]
             if len(suffix_ids) < self.suffix_tokens or not token:
                 continue
-            found.append(
+            windows.append(
                 Window(
                     id=content_id(chunk.id, token),
                     document_id=chunk.document_id,
@@ -86,7 +86,7 @@ class WindowCutter:
                     thought=thought,
                 )
             )
-        return found
+        return windows
 
 
 def match_request(window: Window, predictions: Sequence[str], longer: bool) -> JudgeRequest:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from forethought.config import Config
 from forethought.costs.corpus import chunk_count
-from forethought.graph import arms
 from forethought.models import Shape
 from forethought.rates import prefix_tokens
 from forethought.work import Rates, Work, decoding, scoring, training
@@ -27,12 +26,10 @@ SECONDS_PER_REQUEST, SECONDS_PER_TOKEN = 1.0, 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What something takes."""
+    """What something takes: work of models in this process, and seconds of servers, disks and embeddings."""
 
     work: tuple[Work, ...] = ()
-    """What models of this process compute."""
     seconds: float = 0.0
-    """Everything else: servers, disks, embeddings."""
     requests: int = 0
     """Requests to servers, whose seconds are assumed."""
 
@@ -44,12 +41,8 @@ class Cost:
         )
 
     def times(self, factor: float) -> Cost:
-        """Return the cost of doing it so often."""
         return Cost(
-            work=tuple(
-                Work(kind=one.kind, model=one.model, flops=factor * one.flops, calls=factor * one.calls)
-                for one in self.work
-            ),
+            work=tuple(replace(one, flops=factor * one.flops, calls=factor * one.calls) for one in self.work),
             seconds=factor * self.seconds,
             requests=math.ceil(factor * self.requests),
         )
@@ -57,17 +50,14 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """One line of the plan."""
+    """One line of the plan: what is done, how much of it in words, and what it takes."""
 
     name: str
-    """What is done."""
     amount: str
-    """How much of it, in words."""
     cost: Cost | None
-    """What it takes; ``None`` where the size of a model or of the text is not known."""
+    """``None`` where the size of a model or of the text is not known."""
 
     def seconds(self, rates: Rates) -> float | None:
-        """Return how long it takes; ``None`` where that is not known."""
         return None if self.cost is None else self.cost.seconds + sum(map(rates.seconds, self.cost.work))
 
 
@@ -77,21 +67,14 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A config with the shapes of its models."""
+    """A config with the shapes of its models; lengths are typical ones, in tokens."""
 
     config: Config
-    """The config."""
     shapes: Mapping[str, Shape | None]
     """By role: ``policy``, ``judge NAME`` and so on."""
     device: str = "cpu"
-    """Type of the device."""
 
     def shape(self, role: str) -> Shape:
-        """Return the shape of a model.
-
-        Raises:
-            UnknownError: if it is not known.
-        """
         found = self.shapes.get(role)
         if found is None:
             raise UnknownError(role)
@@ -99,48 +82,44 @@ class Setting:
 
     @property
     def policy(self) -> Shape:
-        """The policy's shape."""
         return self.shape("policy")
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a weight that is computed with."""
+        return 2 if self.config.dtype == "bfloat16" else 4
+
+    @property
     def prefix(self) -> int:
-        """Typical length of a prefix, tokens."""
         return prefix_tokens(self.config)
 
     @property
     def suffix(self) -> int:
-        """Length of a suffix, tokens."""
         return self.config.chunk.suffix_tokens
 
     @property
     def chunk(self) -> int:
-        """Typical length of a chunk, tokens."""
         return self.prefix + self.suffix
 
     @property
     def thoughts(self) -> float:
-        """Typical number of a chunk's tokens that are thoughts and tags, after stage 2."""
+        """Tokens of a chunk that are thoughts and tags, after stage 2."""
         cfg = self.config.interleave
         return KEPT * cfg.thoughts[1] * (THOUGHT * cfg.teacher.max_tokens + TAGS) if cfg else 0.0
 
     def chunks(self, share: float, asked: int | None) -> float:
-        """Return how many chunks of a split of the documents there are, at most those that are asked for.
+        """Return how many chunks a share of the documents gives, at most those that are asked for.
 
         Raises:
             UnknownError: if all are asked for and the text cannot be counted.
         """
-        there = chunk_count(self.config, self.policy.vocabulary)
-        if there is None and asked is None:
+        counted = chunk_count(self.config, self.policy.vocabulary)
+        if counted is None and asked is None:
             raise UnknownError("the text")
-        return min(math.inf if there is None else share * there, math.inf if asked is None else asked)
+        return min(math.inf if counted is None else share * counted, math.inf if asked is None else asked)
 
     def heldout(self, asked: int) -> float:
-        """Return how many held-out chunks there are, at most those that are asked for."""
         return self.chunks(self.config.chunk.heldout_share, asked)
-
-    def arms(self, *stages: str) -> int:
-        """Return how many arms ``stages`` train."""
-        return sum(arm.stage in stages for arm in arms(self.config))
 
 
 def known(cost: Callable[[], Cost]) -> Cost | None:
@@ -151,20 +130,10 @@ def known(cost: Callable[[], Cost]) -> Cost | None:
         return None
 
 
-def total(costs: Iterable[Cost]) -> Cost:
-    """Return the sum of ``costs``."""
-    return sum(costs, Cost())
-
-
 def drawn(model: Shape, prompts: float, k: float, tokens: tuple[float, float], rows: int) -> Cost:
-    """Return the cost of ``k`` completions of each prompt.
+    """Return the cost of ``k`` completions of each prompt; ``rows`` completions are decoded at once.
 
-    Args:
-        model: who writes.
-        prompts: how many prompts.
-        k: completions of each, over one computation of it.
-        tokens: of a prompt, and of a completion.
-        rows: completions that are decoded at once.
+    ``tokens``: of a prompt, which is computed once, and of a completion.
     """
     before, after = tokens
     batches = max(1, math.ceil(prompts / max(1, rows // max(1, k))))

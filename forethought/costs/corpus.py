@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 
 from forethought.config import Config, CorpusConfig
-from forethought.config.shipped import text_file
+from forethought.corpus.files import find
+from forethought.corpus.rows import CorpusError
 
 BUNDLED_CHUNKS, BUNDLED_DOCUMENTS, BUNDLED_LENGTH = 9_260, 9_236, 176
 """What the bundled text gives: so many chunks of so many documents, with chunks of at most so many tokens."""
-BUNDLED_SECONDS = 8.0
-"""Seconds that reading and cutting it takes on two cores."""
-BYTES_PER_SECOND = 4e6
-"""The same for other files."""
+BUNDLED_SECONDS, BYTES_PER_SECOND = 8.0, 4e6
+"""Seconds that reading and cutting it takes on two cores, and bytes of other files a second."""
 BYTES_PER_TOKEN, BYTES_OF_BYTES = 4.5, 512
 """English text under an ordinary tokenizer; one with fewer tokens than this reads bytes."""
 
 
 def chunk_count(config: Config, vocabulary: int) -> float | None:
-    """Return about how many chunks a corpus gives; ``None`` for text that is not here.
-
-    Args:
-        config: the whole config.
-        vocabulary: tokens that the policy's tokenizer knows.
-    """
+    """Return about how many chunks a corpus gives a policy of that vocabulary; ``None`` for text that is not here."""
     corpus, cfg = config.corpus, config.chunk
     longest = cfg.prefix_tokens[1] + cfg.suffix_tokens
-    documents = corpus.max_documents
     if corpus.source == "bundled":
-        kept = min(BUNDLED_DOCUMENTS, documents or BUNDLED_DOCUMENTS)
-        most = BUNDLED_CHUNKS * kept / BUNDLED_DOCUMENTS * max(1.0, BUNDLED_LENGTH / longest)
-        return min(most, kept * cfg.chunks_per_document) if cfg.chunks_per_document else most
+        documents = min(BUNDLED_DOCUMENTS, corpus.max_documents or BUNDLED_DOCUMENTS)
+        most = BUNDLED_CHUNKS * documents / BUNDLED_DOCUMENTS * max(1.0, BUNDLED_LENGTH / longest)
+        return min(most, documents * cfg.chunks_per_document) if cfg.chunks_per_document else most
     size = corpus_bytes(corpus)
     if size is None:
         return None
-    tokens = size / (1.0 if vocabulary < BYTES_OF_BYTES else BYTES_PER_TOKEN)
-    return max(1.0, tokens / longest)
+    return max(1.0, size / (1.0 if vocabulary < BYTES_OF_BYTES else BYTES_PER_TOKEN) / longest)
 
 
 def reading_seconds(corpus: CorpusConfig) -> float | None:
@@ -49,12 +40,9 @@ def reading_seconds(corpus: CorpusConfig) -> float | None:
 
 def corpus_bytes(corpus: CorpusConfig) -> int | None:
     """Return the bytes of a corpus's files; ``None`` for a hub data set and for files that are not there."""
-    if corpus.source in ("bundled", "hub"):
+    if corpus.source == "hub":
         return None
-    shipped = text_file(corpus.path)
-    path = shipped or Path(corpus.path).expanduser()
-    if path.is_dir():
-        files = [one for one in path.rglob("*") if one.is_file()]
-    else:
-        files = [path] if path.is_file() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    return sum(one.stat().st_size for one in files if one.is_file()) or None
+    try:
+        return sum(Path(file).stat().st_size for file in find(corpus.path, ("",))) or None
+    except CorpusError:
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
 from forethought.config.stages import TeacherConfig
-from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served, total
+from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served
 from forethought.work import scoring
 
 INSTRUCTIONS, FRAME = 200, 30
@@ -22,27 +22,20 @@ def verdicts(judge: JudgeConfig, candidates: int) -> int:
 
 
 def judging(at: Setting, name: str, contests: float, candidates: int, tokens: float) -> Cost:
-    """Return the cost of one judge's verdicts.
-
-    Args:
-        at: the config.
-        name: which judge.
-        contests: pools that it judges.
-        candidates: different texts in each.
-        tokens: of a text.
-    """
+    """Return the cost of one judge's verdicts on ``contests`` pools of so many texts, each of so many tokens."""
     judge = {**at.config.judges, **at.config.evaluate.judges}[name]
     if judge.kind in ("shorter", "custom"):  # what code of the user's own costs is not known
         return Cost()
     if judge.kind == "likelihood":
         roles = [f"judge {name}", *([f"judge {name}, contrast"] if judge.contrast else [])]
         micro = at.config.improve.micro_tokens
-        return total(scored(at.shape(role), contests, at.prefix, candidates * tokens, micro) for role in roles)
+        scores = (scored(at.shape(role), contests, at.prefix, candidates * tokens, micro) for role in roles)
+        return sum(scores, Cost())
     asked = contests * verdicts(judge, candidates)
     # All that are compared with one text are branches behind it; who grades reads one text at a time.
     told = INSTRUCTIONS + at.prefix
     shared = contests * (candidates * (told + tokens) if judge.kind == "pairwise" else told)
-    return asking(at, judge, f"judge {name}", (asked, shared, told + tokens, tokens))
+    return _asking(at, judge, f"judge {name}", (asked, shared, told + tokens, tokens))
 
 
 def matching(at: Setting, contests: float, predictions: float) -> Cost:
@@ -58,18 +51,16 @@ def matching(at: Setting, contests: float, predictions: float) -> Cost:
         micro = at.config.improve.micro_tokens
         return scored(at.shape("match judge"), contests + asked, at.prefix + tokens, tokens, micro)
     told = INSTRUCTIONS + at.prefix + 2 * tokens
-    return asking(at, match, "match judge", (asked * match.repeats, contests * told, told, tokens))
+    return _asking(at, match, "match judge", (asked * match.repeats, contests * told, told, tokens))
 
 
-def asking(at: Setting, judge: JudgeConfig | MatchConfig, role: str, amount: tuple[float, float, float, float]) -> Cost:
+def _asking(
+    at: Setting, judge: JudgeConfig | MatchConfig, role: str, amount: tuple[float, float, float, float]
+) -> Cost:
     """Return the cost of questions to a language model.
 
-    Args:
-        at: the config.
-        judge: how it is asked.
-        role: its name among the models.
-        amount: questions; tokens that are read once for several of them; tokens before the last text of a question,
-            for whom each question stands alone; tokens of that text.
+    ``amount``: questions; tokens that are read once for several of them; tokens before the last text of a question,
+    for whom each question stands alone; tokens of that text.
     """
     asked, shared, alone, tokens = amount
     writes = judge.verdict == "written"

@@ -1,4 +1,4 @@
-"""What loading, converting and saving models takes."""
+"""Which models a run uses and when each is loaded; what loading, converting and saving takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from forethought.config import Config, ModelConfig
 from forethought.costs.base import Cost, Phase, Setting, known
-from forethought.graph import CONTINUED, IMPROVED, REASONING, Step, arms, graph
+from forethought.graph import Step, arm_of, graph
 from forethought.models import Shape
 from forethought.store import SHARED
 
@@ -20,88 +20,59 @@ DISK = 5e8
 
 def models_of(config: Config) -> dict[str, ModelConfig]:
     """Return the models that a run of ``config`` uses, by role."""
-    found = {"policy": config.policy}
+    models: dict[str, ModelConfig | None] = {"policy": config.policy}
     for name, judge in {**config.judges, **config.evaluate.judges}.items():
-        if judge.model is not None:
-            found[f"judge {name}"] = judge.model
-        if judge.contrast is not None:
-            found[f"judge {name}, contrast"] = judge.contrast
-    if config.improve.rewrite is not None and config.improve.rewrite.model is not None:
-        found["rewrite teacher"] = config.improve.rewrite.model
-    if config.interleave is not None and config.interleave.teacher.model is not None:
-        found["thought teacher"] = config.interleave.teacher.model
-    if config.rlmt is not None and config.rlmt.match.model is not None:
-        found["match judge"] = config.rlmt.match.model
-    return found
+        models |= {f"judge {name}": judge.model, f"judge {name}, contrast": judge.contrast}
+    models["rewrite teacher"] = config.improve.rewrite.model if config.improve.rewrite else None
+    models["thought teacher"] = config.interleave.teacher.model if config.interleave else None
+    models["match judge"] = config.rlmt.match.model if config.rlmt else None
+    return {role: model for role, model in models.items() if model is not None}
 
 
-def first_use(config: Config, role: str) -> str:
-    """Return the step of the graph that loads a judge or teacher."""
-    steps = {step.name for step in graph(config)}
-    name = role.removeprefix("judge ").removesuffix(", contrast")
-    if role.startswith("judge ") and name not in config.judges:
-        return f"{IMPROVED}/evaluate"
-    if role == "thought teacher":
-        return f"{SHARED}/interleave"
-    if role == "match judge":
-        return f"{SHARED}/calibrate"
-    return f"{SHARED}/audit" if f"{SHARED}/audit" in steps and role != "rewrite teacher" else f"{IMPROVED}/improve"
+def first_loads(config: Config) -> dict[str, list[str]]:
+    """Return, by step, the judges and teachers that it is the first to use; each model is loaded once and stays."""
+    models, loads, seen = models_of(config), dict[str, list[str]](), set[ModelConfig]()
+    for step in graph(config):
+        loads[step.name] = []
+        for role, model in models.items():
+            if role != "policy" and model not in seen and step.stage in _stages(config, role):
+                seen.add(model)
+                loads[step.name].append(role)
+    return loads
 
 
-def kept_models(config: Config) -> dict[ModelConfig, list[str]]:
-    """Return the models of judges and teachers, each loaded once, with their roles."""
-    found: dict[ModelConfig, list[str]] = {}
-    for role, model in models_of(config).items():
-        if role != "policy":
-            found.setdefault(model, []).append(role)
-    return found
+def _stages(config: Config, role: str) -> tuple[str, ...]:
+    """Return the first stages that use a judge or a teacher: whichever of them the config has."""
+    teachers = {"rewrite teacher": "improve", "thought teacher": "interleave", "match judge": "calibrate"}
+    if role in teachers:
+        return (teachers[role],)
+    trains = role.removeprefix("judge ").removesuffix(", contrast") in config.judges
+    return ("audit", "improve") if trains else ("evaluate",)
 
 
 def loading(at: Setting, step: Step) -> list[Phase]:
     """Return the models that a step loads: policies, and the judges and teachers that it is the first to use."""
-    config, order = at.config, [one.name for one in graph(at.config)]
-    first_roles = [
-        roles[0]
-        for roles in kept_models(config).values()
-        if min((first_use(config, role) for role in roles), key=order.index) == step.name
-    ]
-    loaded = ["policy"] * _policies(config, step.arm, step.stage) + first_roles
-    cost = known(lambda: Cost(seconds=sum(_load(at, role) for role in loaded)))
-    return [Phase(name="load models", amount=f"{len(loaded)} times", cost=cost)] if loaded else []
+    steps = {one.name for one in graph(at.config)}
+    compares = at.config.improve.compares and not arm_of(step.arm).control
+    # Evaluations load what earlier steps trained; what compares with a reference loads the same weights twice.
+    trained = sum(name in steps and not name.startswith(f"{SHARED}/") for name in step.inputs)
+    policies = max(trained, {"audit": 1, "improve": 1 + int(compares), "sft": 1, "rlmt": 2}.get(step.stage, 0))
+    roles = ["policy"] * policies + first_loads(at.config)[step.name]
+    cost = known(
+        lambda: Cost(seconds=sum(LOAD_SECONDS + at.shape(role).weights * at.itemsize / LOAD_BYTES for role in roles))
+    )
+    return [Phase(name="load models", amount=f"{len(roles)} times", cost=cost)] if roles else []
 
 
 def converting(at: Setting, roles: Sequence[str]) -> list[Phase]:
     """Return the conversions that come before everything, of what has not been converted yet."""
-    if not roles:
-        return []
     cost = known(
         lambda: Cost(seconds=sum(CONVERT_SECONDS + at.shape(role).weights / CONVERT_WEIGHTS for role in roles))
     )
-    return [Phase(name="convert models", amount=f"{len(roles)}, once", cost=cost)]
+    return [Phase(name="convert models", amount=f"{len(roles)}, once", cost=cost)] if roles else []
 
 
 def saving(model: Shape, every: int, steps: int) -> Cost:
     """Return what the checkpoints of a stage take: with the optimiser's moments while it runs, without at its end."""
     resumable = (steps - 1) // every if every else 0
     return Cost(seconds=model.weights * (12 * resumable + 4) / DISK)
-
-
-def _load(at: Setting, role: str) -> float:
-    size = 2 if at.config.dtype == "bfloat16" else 4
-    return LOAD_SECONDS + at.shape(role).weights * size / LOAD_BYTES
-
-
-def _policies(config: Config, arm: str, stage: str) -> int:
-    """Return how often a step loads a policy; the base is loaded once and stays."""
-    if stage == "improve":
-        return 1 + int(arm != CONTINUED and config.improve.compares)
-    taking = [one for one in arms(config) if one.stage]
-    counts = {
-        **{"audit": 1, "evaluate": 1, "sft": 1, "rlmt": 2},
-        "evaluate-sft": sum(one.stage != "rlmt" and one.name != CONTINUED for one in taking),
-        "evaluate-rlmt": sum(not one.control for one in taking),
-        REASONING: sum(
-            config.reasoning is None or one.name in (config.reasoning.arms or (one.name,)) for one in taking
-        ),
-    }
-    return counts.get(stage, 0)

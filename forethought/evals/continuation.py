@@ -3,7 +3,7 @@
 Sharpening alone wins at temperature 1: a policy that has merely lost entropy writes safer text than
 its base, and judges like that.  So every win rate is given ``sampled`` (both at T = 1), ``greedy``
 (both at T = 0) and ``entropy-matched`` (the policy at T = 1, the base at the temperature at which it
-has the policy's entropy), with entropy, repetition, diversity and length of both sides beside it.
+has the policy's entropy), with entropy, repetition, diversity and length of both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ComparisonSettings:
     entropy_tolerance: float = 0.02
     """Nats per token within which the base's entropy matches the policy's."""
     seed: int = 0
-    """Seed of sampling, of the order in a contest and of the bootstrap."""
+    """Seed of sampling, of the order in a request and of the bootstrap."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.conditions) - {SAMPLED, GREEDY, MATCHED})
@@ -127,7 +127,7 @@ class PairResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What a comparison found."""
+    """Figures and examples of a comparison."""
 
     measurements: tuple[Measurement, ...]
     examples: tuple[dict[str, Any], ...]
@@ -160,7 +160,7 @@ def compare(
         progress(f"{names[0]} and {names[1]} write: {condition}")
         pairs[condition] = _pair(condition, policy, base)
     documents = [chunk.document_id for chunk in chunks]
-    own, other = (Recorder.of(one.model, stage, documents, settings.seed) for one in (policy, base))
+    own, other = (Recorder.of(side.model, stage, documents, settings.seed) for side in (policy, base))
     recorders = own.versus(names[1]), other.versus(names[0])
     measurements: list[Measurement] = []
     for condition, pair in pairs.items():
@@ -172,13 +172,13 @@ def compare(
         recorder = dataclasses.replace(recorders[0], judge=name)
         for condition, results in judge_pairs(judge, chunks, texts, settings.seed).items():
             measurements += count(results, recorder, condition)
-            for row, one in zip(examples, results, strict=True):
+            for row, result in zip(examples, results, strict=True):
                 row["conditions"][condition]["judges"][name] = {
                     "judge": judge.name,
-                    "points": one.points,
-                    "policy": one.policy_score,
-                    "base": one.base_score,
-                    "reason": one.reason,
+                    "points": result.points,
+                    "policy": result.policy_score,
+                    "base": result.base_score,
+                    "reason": result.reason,
                 }
     return Comparison(measurements=tuple(measurements), examples=tuple(examples))
 
@@ -206,7 +206,7 @@ def judge_pairs(
 ) -> dict[str, list[PairResult]]:
     """Have ``judge`` compare two texts per chunk and condition, blind: a keyed draw says which comes first.
 
-    ``texts`` holds, per condition, the policy's and the base's text of each chunk.  The contests of a chunk stand
+    ``texts`` holds, per condition, the policy's and the base's text of each chunk.  The requests of a chunk stand
     together, so that a judge which shares prefixes computes each once.  A pairwise judge wins only if both
     orders agree on it; a pointwise one by the higher score.  Texts that are equal tie without being shown, since
     rounding must not choose between them.
@@ -214,16 +214,16 @@ def judge_pairs(
     order = Key(seed=seed, purpose="contest order")
     results = {condition: [PairResult(points=0.5, reason="the same text")] * len(chunks) for condition in texts}
     places: list[tuple[str, int, int]] = []
-    contests: list[JudgeRequest] = []
+    requests: list[JudgeRequest] = []
     for index, chunk in enumerate(chunks):
         swapped = bool(order.uniforms(chunk.id, 0, 1)[0] < 0.5)
         for condition, (policy, base) in texts.items():
             pair = (policy[index], base[index])
             if pair[0] != pair[1]:
                 candidates = pair[::-1] if swapped else pair
-                contests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
+                requests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
                 places.append((condition, index, int(swapped)))
-    for (condition, index, place), verdicts in zip(places, judge.rank(contests) if contests else [], strict=True):
+    for (condition, index, place), verdicts in zip(places, judge.rank(requests) if requests else [], strict=True):
         results[condition][index] = _decide(verdicts, policy=place)
     return results
 
@@ -239,17 +239,16 @@ def count(results: Sequence[PairResult], recorder: Recorder, condition: str) -> 
     def share(metric: str, points: Sequence[float], owners: Sequence[str]) -> list[Measurement]:
         return recorder.interval(metric, *rate(points, owners, seed), condition)
 
-    unscored = share(metrics.UNSCORED_RATE, [float(result.points is None) for result in results], documents)
-    scored = [
-        (result.points, owner) for result, owner in zip(results, documents, strict=True) if result.points is not None
-    ]
+    given = [result.points for result in results]
+    unscored = share(metrics.UNSCORED_RATE, [float(point is None) for point in given], documents)
+    scored = [(point, owner) for point, owner in zip(given, documents, strict=True) if point is not None]
     if not scored:
         return unscored
     points, owners = [point for point, _ in scored], [owner for _, owner in scored]
     balance = dict.fromkeys(owners, 0.0)
     for point, owner in scored:
         balance[owner] += point - 0.5
-    wins, losses = (sum(sign * one > 0 for one in balance.values()) for sign in (1, -1))
+    wins, losses = (sum(sign * lead > 0 for lead in balance.values()) for sign in (1, -1))
     unit = "p, exact and two-sided; n documents without ties"
     return [
         *share(metrics.WIN_RATE, points, owners),
@@ -284,7 +283,7 @@ def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[S
 
 
 def _decide(verdicts: Sequence[Verdict], policy: int) -> PairResult:
-    """Turn the verdicts of a contest of two into a result; ``policy`` is the index of the policy's text."""
+    """Turn the verdicts on two texts into a result; ``policy`` is the index of the policy's text."""
     given = scores(2, verdicts)
     own, other = given[policy], given[1 - policy]
     if own is None or other is None:
@@ -295,27 +294,27 @@ def _decide(verdicts: Sequence[Verdict], policy: int) -> PairResult:
 
 def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Recorder, Recorder]) -> list[Measurement]:
     """Return entropy, repetition, distinct-2 and length of both policies, and how well their entropies match."""
-    found: list[Measurement] = []
+    figures: list[Measurement] = []
     for samples, recorder in zip(pair, recorders, strict=True):
-        words = [text.words(one) for one in samples.texts]
+        words = [text.words(written) for written in samples.texts]
         per_text = [
-            (metrics.REPETITION, [text.repetition(one) for one in words], "share of a text's word 4-grams; n texts"),
-            (metrics.CHARACTERS, [float(len(one)) for one in samples.texts], "characters; n texts"),
+            (metrics.REPETITION, [text.repetition(row) for row in words], "share of a text's word 4-grams; n texts"),
+            (metrics.CHARACTERS, [float(len(written)) for written in samples.texts], "characters; n texts"),
         ]
         if condition != GREEDY:  # Greedy text is not drawn: it has no entropy.
             per_text.append((metrics.ENTROPY, list(samples.surprise), "nats per token; n texts"))
         for metric, values, unit in per_text:
-            found += recorder.mean(metric, values, f"{unit}, bootstrap over documents", condition)
+            figures += recorder.mean(metric, values, f"{unit}, bootstrap over documents", condition)
         distinct = text.distinct_interval(words, 2, recorder.documents)
-        found += recorder.interval(
+        figures += recorder.interval(
             metrics.DISTINCT, distinct, "share of all word 2-grams; n texts, jackknife", condition
         )
     if condition == MATCHED:
         own, unit = recorders[0], "temperature of the base; n texts"
-        found += own.value(metrics.MATCHING_TEMPERATURE, pair[1].temperature, len(own.documents), unit, condition)
+        figures += own.value(metrics.MATCHING_TEMPERATURE, pair[1].temperature, len(own.documents), unit, condition)
         gap, unit = (pair[0].surprise, pair[1].surprise), "nats per token; n texts, bootstrap over documents"
-        found += own.change(metrics.ENTROPY_GAP, gap, unit, condition)
-    return found
+        figures += own.change(metrics.ENTROPY_GAP, gap, unit, condition)
+    return figures
 
 
 def _example(chunk: Chunk, pairs: Mapping[str, tuple[Samples, Samples]], index: int) -> dict[str, Any]:

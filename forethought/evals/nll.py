@@ -93,8 +93,8 @@ def branch_logprobs(model: Model, groups: Sequence[Group]) -> Iterator[np.ndarra
 def nll_figures(recorder: Recorder, nll: NLL, before: tuple[str, NLL] | None = None) -> list[Measurement]:
     """Return the suffix NLL of an arm and, given ``(name, nll)`` of another, its change against that one."""
     unit = "nats per token; n suffixes, bootstrap over documents"
-    found = recorder.mean(SUFFIX_NLL, nll.linear, unit)
+    measurements = recorder.mean(SUFFIX_NLL, nll.linear, unit)
     if before is not None:
         name, earlier = before
-        found += recorder.versus(name).change(SUFFIX_NLL_CHANGE, nll.paired(earlier), unit)
-    return found
+        measurements += recorder.versus(name).change(SUFFIX_NLL_CHANGE, nll.paired(earlier), unit)
+    return measurements

@@ -81,44 +81,44 @@ def inserts(
     evaluation: WindowEval,
     tokens: ThoughtTokens,
     cfg: ThinkingEvaluateConfig,
-    conditions: Mapping[str, Condition] = {},
+    own_conditions: Mapping[str, Condition] = {},
 ) -> dict[str, list[list[Insert]]]:
     """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out.
 
-    ``conditions`` are the user's own, by name.
+    ``own_conditions`` are the user's, by name.
     """
     samples, generic = cfg.probe_samples, cfg.generic
     windows = evaluation.windows
     own = [
-        [Insert(ids=tokens.open + one.token_ids[: one.thought_tokens], said=one.thought) for one in row[:samples]]
+        [Insert(ids=tokens.open + r.token_ids[: r.thought_tokens], said=r.thought) for r in row[:samples]]
         for row in rollouts
     ]
     count = range(samples)
     nothing = Insert(ids=tokens.open + tokens.close, said="")
     fixed = [Insert.saying(tokens, text) for text in generic]
     key = Key(evaluation.seed, "shuffled thoughts")
-    found = {
+    conditions = {
         OWN: own,
         BLANK: [[nothing for _ in count] for _ in own],
         SHUFFLED: [
-            [Insert.saying(tokens, shuffled(one.said, key, f"{w.id}/{k}")) for k, one in enumerate(row)]
+            [Insert.saying(tokens, shuffled(thought.said, key, f"{w.id}/{k}")) for k, thought in enumerate(row)]
             for w, row in zip(windows, own, strict=True)
         ],
         NO_TAGS: [[Insert(ids=(), said="") for _ in count] for _ in own],
     }
     if fixed:
-        found[GENERIC] = [[fixed[(index + k) % len(fixed)] for k in count] for index in range(len(own))]
+        conditions[GENERIC] = [[fixed[(index + k) % len(fixed)] for k in count] for index in range(len(own))]
     if len(own) > 1:
         others = derangement(evaluation.documents, Key(evaluation.seed, "swapped thoughts"))
-        found[SWAPPED] = [own[other] for other in others]
-        found[NEAR] = [own[other] for other in nearest(windows)]
+        conditions[SWAPPED] = [own[other] for other in others]
+        conditions[NEAR] = [own[other] for other in nearest(windows)]
     if all(window.thought for window in windows):
-        found[TEACHER] = [[Insert.saying(tokens, window.thought) for _ in count] for window in windows]
+        conditions[TEACHER] = [[Insert.saying(tokens, window.thought) for _ in count] for window in windows]
     written = {
         name: [[Insert.saying(tokens, write(one.said, w)) for one in row] for w, row in zip(windows, own, strict=True)]
-        for name, write in conditions.items()
+        for name, write in own_conditions.items()
     }
-    return {name: found[name] for name in PROBE if name in found} | written
+    return {name: conditions[name] for name in PROBE if name in conditions} | written
 
 
 def user_condition(name: str, path: str) -> tuple[Condition, str]:
@@ -143,44 +143,44 @@ def probe(model: Model, evaluation: WindowEval, inserted: dict[str, list[list[In
     """Return what a model predicts under each condition."""
     # All inserts of a window are branches of its one prefix.
     every = range(len(evaluation.windows))
-    together = [[one.ids for rows in inserted.values() for one in rows[index]] for index in every]
+    together = [[insert.ids for rows in inserted.values() for insert in rows[index]] for index in every]
     gained = [iter(row) for row in gains(model, evaluation, together)]
-    found = {}
+    probed = {}
     for name, rows in inserted.items():
-        scored = predict(model, evaluation, [[one.ids for one in row] for row in rows])
+        scored = predict(model, evaluation, [[insert.ids for insert in row] for row in rows])
         own_gains = [[next(values) for _ in row] for values, row in zip(gained, rows, strict=True)]
         copies = [
-            [copied(suffix, one.said) for suffix, one in zip(said, row, strict=True)]
+            [copied(suffix, insert.said) for suffix, insert in zip(said, row, strict=True)]
             for said, row in zip(scored.suffixes, rows, strict=True)
         ]
-        found[name] = Probed(
+        probed[name] = Probed(
             rewards=means(scored.rewards),
             scores=means(scored.scores),
             gains=means(own_gains),
             copied=means(copies),
             predictions=scored,
         )
-    return found
+    return probed
 
 
 def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
     """Return every condition's figures, and how the own thoughts differ from each other condition."""
     over = "n held-out windows, bootstrap over documents"
-    found: list[Measurement] = []
-    for name, one in probed.items():
-        found += recorder.mean(PROBE_REWARD, one.rewards, f"share of predictions that match; {over}", name)
-        found += recorder.mean(PROBE_SCORE, one.scores, f"mean score; {over}", name)
-        found += recorder.mean(PROBE_GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
-        found += recorder.mean(PROBE_COPIED, one.copied, f"share of word 3-grams; {over}", name)
+    measurements: list[Measurement] = []
+    for name, result in probed.items():
+        measurements += recorder.mean(PROBE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
+        measurements += recorder.mean(PROBE_SCORE, result.scores, f"mean score; {over}", name)
+        measurements += recorder.mean(PROBE_GAIN, result.gains, f"nats per token of the true suffix; {over}", name)
+        measurements += recorder.mean(PROBE_COPIED, result.copied, f"share of word 3-grams; {over}", name)
         if name == OWN:
             continue
-        versus, own = own_against(name), probed[OWN]
-        found += recorder.difference(
-            PROBE_REWARD, (own.rewards, one.rewards), f"share, paired by window; {over}", versus
+        versus, own, paired = own_against(name), probed[OWN], f"paired by window; {over}"
+        measurements += recorder.difference(PROBE_REWARD, (own.rewards, result.rewards), f"share, {paired}", versus)
+        measurements += recorder.difference(PROBE_SCORE, (own.scores, result.scores), f"score, {paired}", versus)
+        measurements += recorder.difference(
+            PROBE_GAIN, (own.gains, result.gains), f"nats per token, paired; {over}", versus
         )
-        found += recorder.difference(PROBE_SCORE, (own.scores, one.scores), f"score, paired by window; {over}", versus)
-        found += recorder.difference(PROBE_GAIN, (own.gains, one.gains), f"nats per token, paired; {over}", versus)
-    return found
+    return measurements
 
 
 def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Probed]) -> list[Measurement]:
@@ -189,10 +189,10 @@ def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Pro
     Both rewards by likelihood are measured here, on held-out windows: the information gain and the specific gain.
     """
     over = "nats per token, paired by window; n held-out windows, bootstrap over documents"
-    found = recorder.difference(PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
+    measurements = recorder.difference(PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
     if SWAPPED in probed and SWAPPED in before:
-        found += recorder.difference(PROBE_SPECIFIC, (specific(probed), specific(before)), over)
-    return found
+        measurements += recorder.difference(PROBE_SPECIFIC, (specific(probed), specific(before)), over)
+    return measurements
 
 
 def specific(probed: dict[str, Probed]) -> list[float | None]:
@@ -213,10 +213,10 @@ def examples(
             "conditions": {
                 name: {
                     "thought": inserted[name][index][0].said,
-                    "prediction": one.predictions.suffixes[index][0],
-                    "score": one.predictions.scores[index][0],
+                    "prediction": result.predictions.suffixes[index][0],
+                    "score": result.predictions.scores[index][0],
                 }
-                for name, one in probed.items()
+                for name, result in probed.items()
             },
         }
         for index, window in enumerate(evaluation.windows[:count])
@@ -226,7 +226,7 @@ def examples(
 def derangement(documents: Sequence[str], key: Key) -> list[int]:
     """Return a permutation without a fixed point, in which as few as can be meet another window of their document.
 
-    All are put into a keyed order and each takes the thoughts of the one that stands so many places on.
+    All are put into a keyed order and each takes the thoughts of the one that stands a fixed number of places later.
     """
     count = len(documents)
     order = key.generator().permutation(count).tolist()
@@ -235,10 +235,10 @@ def derangement(documents: Sequence[str], key: Key) -> list[int]:
         for shift in range(1, count)
     }
     best = min(met, key=lambda shift: (met[shift], shift))
-    found = [0] * count
+    shifted = [0] * count
     for place, index in enumerate(order):
-        found[index] = order[(place + best) % count]
-    return found
+        shifted[index] = order[(place + best) % count]
+    return shifted
 
 
 def nearest(windows: Sequence[Window]) -> list[int]:

@@ -31,7 +31,6 @@ class WindowEval:
     """
 
     windows: Sequence[Window]
-    """Held-out windows."""
     matcher: Matcher
     """Scores predictions; never sees a thought."""
     longer: bool
@@ -109,7 +108,7 @@ def predict(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tup
 
 def gains(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tuple[int, ...]]]) -> list[list[float]]:
     """Return how much likelier each insert makes the true suffix than no insert at all, nats per token."""
-    found: list[list[float]] = []
+    gained: list[list[float]] = []
     for start in range(0, len(inserts), WINDOWS_PER_CALL):
         windows = evaluation.windows[start : start + WINDOWS_PER_CALL]
         groups = [
@@ -118,8 +117,8 @@ def gains(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tuple
         ]
         for window, [plain, *rest] in zip(windows, model.logprobs(groups), strict=True):
             size = len(window.suffix_ids)
-            found.append([float(branch[-size:].mean() - plain.mean()) for branch in rest])
-    return found
+            gained.append([float(branch[-size:].mean() - plain.mean()) for branch in rest])
+    return gained
 
 
 def score(evaluation: WindowEval, suffixes: list[list[str]]) -> Scored:
@@ -127,10 +126,12 @@ def score(evaluation: WindowEval, suffixes: list[list[str]]) -> Scored:
     windows, matcher = evaluation.windows, evaluation.matcher
     requests = [match_request(window, row, evaluation.longer) for window, row in zip(windows, suffixes, strict=True)]
     scores = matcher.scores(requests)
-    return Scored(suffixes=suffixes, scores=scores, rewards=[[matcher.passes(one) for one in row] for row in scores])
+    return Scored(
+        suffixes=suffixes, scores=scores, rewards=[[matcher.passes(value) for value in row] for row in scores]
+    )
 
 
 def means(cells: Sequence[Sequence[float | None]]) -> list[float | None]:
     """Return each window's mean over its scored samples; ``None`` where none was scored."""
-    known = [[one for one in row if one is not None] for row in cells]
+    known = [[value for value in row if value is not None] for row in cells]
     return [sum(row) / len(row) if row else None for row in known]

@@ -7,78 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from forethought.config import Config, ModelConfig, TrainingConfig
-from forethought.engine import Group, Prompt, Sampler, Sampling, Scorer, Thinking, ThinkingSampler, checkpoint
+from forethought.config import ModelConfig, TrainingConfig
+from forethought.engine import Group, Prompt, Sampling, Scorer, Thinking, ThinkingSampler, checkpoint
 from forethought.engine.policy import Policy
-from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Adam, Schedule, Trainer
 from forethought.keys import Key
-from forethought.models.load import bos_ids, log_line, resolve_device, resolve_dtype, special_ids
 from forethought.models.load import identity as identity_of
-from forethought.models.load import load as load_model
-from forethought.models.thought_tokens import ThoughtTokens, encode
+from forethought.models.load import log_line
+from forethought.models.parts import Compute, Parts, load_parts
+from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Completion, Rollout
 from forethought.tags import Tags
 
+__all__ = ["THINK", "Compute", "Ended", "Model", "ModelPool", "Parts"]
+
 THINK = Tags("<think>", "</think>")
+AUTO, SAMPLE, TRAINING = Compute(), Key(0, "sample"), TrainingConfig()
+"""Defaults."""
 
 Ended = Callable[[Sequence[int]], bool]
 """Says of the ids written so far whether their text ends the completion."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """Where and how models compute; of these only ``dtype`` and ``seed`` change what they say, beyond rounding."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-    backend: str = "auto"
-    """Kernels of what needs no gradient; see :func:`forethought.engine.backends.select`."""
-    micro_tokens: int = 8192
-    """Tokens of one forward pass."""
-    sample_rows: int = 256
-    """Sequences that are decoded at once."""
-    seed: int = 0
-    """Seed of weights that are drawn (``init = "scratch"``)."""
-
-    @classmethod
-    def of(cls, config: Config, section: TrainingConfig | None = None) -> Compute:
-        """Return what ``config`` says, with the batch sizes of one of its training sections (by default stage 1's)."""
-        sizes = config.improve if section is None else section
-        return cls(
-            device=config.device,
-            dtype=config.dtype,
-            backend=config.engine.backend,
-            micro_tokens=sizes.micro_tokens,
-            sample_rows=getattr(sizes, "sample_rows", cls.sample_rows),
-            seed=config.seed,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a model computes with."""
-
-    tokenizer: Any
-    """A transformers tokenizer."""
-    sampler: Sampler
-    scorer: Scorer
-    policy: Policy | None = None
-    """The network and its kernels; ``None`` for a stand-in, which cannot be trained."""
-    bos: tuple[int, ...] = ()
-    """Ids before every text: BOS where the tokenizer puts it there."""
-    special: tuple[int, ...] = ()
-    """Ids that stand for no text: BOS, padding, turn markers."""
-    context: int = 2**31
-    """Longest sequence that the model was made for, in tokens."""
-    compute: Compute = Compute()
 
 
 class Model:
@@ -86,9 +40,13 @@ class Model:
 
     Example::
 
-        model = Model.load("smollm2-135m")
-        [completions] = model.sample(["The whale is"], k=16, max_tokens=32, key=Key(0, "demo"))
-        print(completions[0].text)
+        model = Model.load("smollm2-135m-instruct", device="cpu")
+        [completions] = model.sample(["The whale is"], k=16, max_tokens=32)  # of one prefix, computed once
+        group = model.group("The whale is", [completions[0].token_ids, " a fish."])
+        [[own, other]] = model.logprobs([group])  # nats per token
+        trainer = model.trainer(learning_rate=1e-5, steps=10)
+        trainer.step([Example(group=group)], nll, step=0, normaliser=float(len(own) + len(other)))
+        model.save("build/model")
     """
 
     def __init__(self, name: str, identity: str, parts: Parts | Callable[[], Parts], tags: Tags | None = None) -> None:
@@ -112,18 +70,28 @@ class Model:
     def load(
         cls,
         model: str | ModelConfig,
-        compute: Compute = Compute(),
+        compute: Compute = AUTO,
         *,
         tags: Tags | None = THINK,
         progress: Callable[[str], None] = log_line,
+        **settings: Any,
     ) -> Model:
         """Load a model: a hub name, a folder, a GGUF file or a packaged name.
+
+        Args:
+            model: its name or path, or all settings of it.
+            compute: where and how it computes.
+            tags: what surrounds a thought; ``None`` for a model that writes raw text only.
+            progress: told what takes long.
+            settings: fields of :class:`Compute` by name, such as ``device="cpu"``, instead of those of ``compute``.
 
         Raises:
             ModelError: naming the model, what is wrong with it and the way out.
             MachineError: if its dtype is not one in which this machine computes.
+            TypeError: for an unknown setting.
         """
-        loaded = cls.named(model, compute, tags=tags, progress=progress)
+        _check_names("Model.load", settings, [field.name for field in dataclasses.fields(Compute)])
+        loaded = cls.named(model, dataclasses.replace(compute, **settings), tags=tags, progress=progress)
         loaded.parts  # noqa: B018  loaded now, so that errors come here
         return loaded
 
@@ -131,7 +99,7 @@ class Model:
     def named(
         cls,
         model: str | ModelConfig,
-        compute: Compute = Compute(),
+        compute: Compute = AUTO,
         *,
         name: str = "",
         identity: str = "",
@@ -152,7 +120,7 @@ class Model:
         return cls(
             name or Path(config.model).name,
             identity or identity_of(config, compute.seed, progress),
-            lambda: _load(config, compute, progress),
+            lambda: load_parts(config, compute, progress),
             tags,
         )
 
@@ -192,7 +160,7 @@ class Model:
     def policy(self) -> Policy:
         """The network behind the shared-prefix engine."""
         if self.parts.policy is None:
-            raise TypeError(f"{self.name} is a stand-in without weights")
+            raise TypeError(f"{self.name} is a stub without weights: it can be neither trained nor saved")
         return self.parts.policy
 
     @property
@@ -214,7 +182,7 @@ class Model:
         """
         if self._thought_tokens is None:
             if self.tags is None:
-                raise TypeError(f"{self.name} has no tags: it writes raw text only")
+                raise TypeError(f"{self.name} has no tags around thoughts: load it with tags, or use with_tags")
             self._thought_tokens = ThoughtTokens.of(self.tokenizer, self.tags)
         return self._thought_tokens
 
@@ -248,7 +216,7 @@ class Model:
         k: int = 1,
         *,
         max_tokens: int,
-        key: Key,
+        key: Key = SAMPLE,
         temperature: float = 1.0,
         stop_ids: tuple[int, ...] = (),
         ended: Ended | None = None,
@@ -259,7 +227,8 @@ class Model:
             prefixes: texts, or prompts whose ids name their random numbers (and begin with BOS, if there is one).
             k: completions of each.
             max_tokens: their length, unless they end before.
-            key: names the random numbers; a draw depends on (key, prompt id, k) and the weights alone.
+            key: names the random numbers; a draw depends on (key, prompt id, k) and the weights alone, so the same
+                call with the same key draws the same.  A text's id is its place among the prefixes.
             temperature: divides the logits; 0 is greedy.  There is no top-p and no top-k.
             stop_ids: ids that end a completion.
             ended: says of the ids written so far whether their text ends a completion.
@@ -275,7 +244,7 @@ class Model:
         *,
         thought_tokens: int,
         max_tokens: int,
-        key: Key,
+        key: Key = SAMPLE,
         temperature: float = 1.0,
         stop_ids: tuple[int, ...] = (),
         ended: Ended | None = None,
@@ -291,13 +260,23 @@ class Model:
         drawn = self.sampler.think(self._prompts(prefixes, tokens.open), k, thinking, sampling, key)
         return [[self._read_rollout(rollout) for rollout in row] for row in drawn]
 
+    def group(self, prefix: str | Sequence[int], branches: Sequence[str | Sequence[int]]) -> Group:
+        """Return a prefix with its branches, for :meth:`logprobs` and for training; BOS is put in front.
+
+        A branch is a text or ids: what was sampled is scored and trained by its ids, never tokenised again.
+
+        Raises:
+            ValueError: if the prefix is empty and there is no BOS, or if a branch is empty.
+        """
+        return Group(prefix=self.bos + self._ids(prefix), branches=tuple(self._ids(branch) for branch in branches))
+
     def logprobs(
         self, groups: Sequence[Group], *, as_drawn: bool = False, as_trained: bool = False
     ) -> list[list[np.ndarray]]:
         """Return, per group and branch, the log-probability of each branch token; float32 ``(len(branch),)``, nats.
 
         Args:
-            groups: prefixes with branches, as ids.
+            groups: prefixes with branches; :meth:`group` makes them of texts.
             as_drawn: under the distribution that :meth:`sample` draws from at temperature 1, where forbidden ids have
                 no probability; else over the whole vocabulary.
             as_trained: that, rounded as the training forward rounds it: what a loss compares with (a reference, or the
@@ -308,8 +287,22 @@ class Model:
         micro_tokens = self.parts.compute.micro_tokens
         return TorchScorer(self.policy, micro_tokens, self.forbidden, as_trained=as_trained).logprobs(groups)
 
-    def trainer(self, config: TrainingConfig, *, as_drawn: bool = True) -> Trainer:
-        """Return what trains this model in place; ``as_drawn`` as in :meth:`logprobs`."""
+    def trainer(self, config: TrainingConfig = TRAINING, *, as_drawn: bool = True, **settings: Any) -> Trainer:
+        """Return what trains this model in place.
+
+        Args:
+            config: steps, learning rate and the rest.
+            as_drawn: as in :meth:`logprobs`.
+            settings: fields of ``config`` by name, such as ``learning_rate=1e-5``, instead of its own.
+
+        Raises:
+            TypeError: for an unknown setting, or for a stub without weights.
+            ValueError: for a value that a setting cannot have, or if the model has a trainer already.
+        """
+        if self._trainer is not None:
+            raise ValueError(f"{self.name} has a trainer already: go on with it, or load the model again")
+        _check_names("Model.trainer", settings, list(type(config).model_fields))
+        config = type(config).model_validate({**config.model_dump(), **settings})
         schedule = Schedule(
             peak=config.learning_rate,
             warmup=config.warmup_steps,
@@ -345,11 +338,18 @@ class Model:
             max_tokens=max_tokens, temperature=temperature, stop_ids=stop_ids, forbidden_ids=forbidden, ended=ended
         )
 
+    def _ids(self, text: str | Sequence[int]) -> tuple[int, ...]:
+        return self.encode(text) if isinstance(text, str) else tuple(text)
+
     def _prompts(self, prefixes: Sequence[str | Prompt], more: tuple[int, ...] = ()) -> list[Prompt]:
+        if isinstance(prefixes, str):
+            raise TypeError(f"prefixes is a list of texts: write [{prefixes[:40]!r}]")
         prompts = [
-            Prompt(id=str(number), token_ids=self.bos + encode(self.tokenizer, one)) if isinstance(one, str) else one
-            for number, one in enumerate(prefixes)
+            Prompt(id=str(number), token_ids=self.bos + self._ids(prefix)) if isinstance(prefix, str) else prefix
+            for number, prefix in enumerate(prefixes)
         ]
+        if not all(prompt.token_ids for prompt in prompts):
+            raise ValueError(f"a prefix is empty, and {self.name} has no BOS token to start from")
         return [Prompt(id=prompt.id, token_ids=prompt.token_ids + more) for prompt in prompts]
 
     def _read_rollout(self, rollout: Rollout) -> Rollout:
@@ -357,10 +357,15 @@ class Model:
         return dataclasses.replace(rollout, thought=self.thoughts.read(thought), text=self.read(suffix))
 
 
+def _check_names(function: str, settings: dict[str, Any], known: list[str]) -> None:
+    for name in settings.keys() - set(known):
+        raise TypeError(f"{function}: no setting {name!r}; there are {', '.join(known)}")
+
+
 class ModelPool:
     """The models of judges and teachers, each loaded once."""
 
-    def __init__(self, compute: Compute = Compute(), progress: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, compute: Compute = AUTO, progress: Callable[[str], None] = lambda line: None) -> None:
         """``progress`` is told what takes long: a download, a conversion."""
         self.compute = compute
         self.progress = progress
@@ -371,20 +376,3 @@ class ModelPool:
         if config not in self._models:
             self._models[config] = Model.named(config, self.compute, progress=self.progress)
         return self._models[config]
-
-
-def _load(config: ModelConfig, compute: Compute, progress: Callable[[str], None]) -> Parts:
-    device = resolve_device(compute.device)
-    dtype = resolve_dtype(compute.dtype, device)
-    loaded = load_model(config, device=device, dtype=dtype, seed=compute.seed, progress=progress)
-    policy, shape = Policy(loaded.model, compute.backend), loaded.model.config.get_text_config()
-    return Parts(
-        tokenizer=loaded.tokenizer,
-        sampler=TorchSampler(policy, compute.sample_rows),
-        scorer=TorchScorer(policy, compute.micro_tokens),
-        policy=policy,
-        bos=bos_ids(loaded.tokenizer),
-        special=special_ids(loaded.tokenizer, shape.vocab_size),
-        context=getattr(shape, "max_position_embeddings", Parts.context),
-        compute=compute,
-    )

@@ -39,11 +39,9 @@ class BudgetRequest:
     """The run folder; default: ``runs/`` and the name of the config."""
 
     def place(self, config: Config) -> Path:
-        """Return the run folder."""
         return self.run or Path("runs") / config.name
 
     def load(self, schedule: str = "") -> Config:
-        """Return the config, with a schedule if one is named."""
         config = load(self.path, self.overrides, schedule)
         return config.model_copy(update={"budget": self.budget}) if schedule else config
 
@@ -55,9 +53,8 @@ def seconds(text: str) -> float:
         BudgetError: if it is none of these.
     """
     match = _TIME.fullmatch(text.strip())
-    total = (
-        sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
-    )
+    parts = match.groups(default="0") if match else ()
+    total = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if not total:
         raise BudgetError(f"--budget {text}: write a time such as 25m, 90s, 2h or 1h30m")
     return total
@@ -120,25 +117,23 @@ def _fitting(request: BudgetRequest, config: Config, wanted: float, pace: Callab
     """Return the first schedule that fits, or else the last one, and a line about it; ``pace`` gives the rates."""
     measured: dict[tuple[str, str], Rates] = {}
     names, place = list(config.schedules), request.place(config)
-    took: dict[str, float] = {}
     for name in names:
-        one = settled(request.load(name), place)
-        key = str(one.policy), one.dtype
-        if key not in measured:
-            measured[key] = pace(one)
-        took[name] = plan.total(one, measured[key])
-        short = plan.too_large(plan.setting(one))
-        if took[name] <= wanted and not short:
+        scheduled = settled(request.load(name), place)
+        computed = str(scheduled.policy), scheduled.dtype
+        if computed not in measured:
+            measured[computed] = pace(scheduled)
+        took = plan.total(scheduled, measured[computed])
+        short = plan.too_large(plan.setting(scheduled))
+        if took <= wanted and not short:
             break
     last, budget = names[-1], plan.clock(wanted)
     if short:
         return name, f"no schedule fits the memory that is free: {name}, the smallest: {short}"
-    if took[name] > wanted:
-        over = plan.clock(took[name] - wanted)
-        line = f"no schedule fits {budget}: {name}, the smallest, takes about {plan.clock(took[name])}, {over} longer"
-        return name, line
-    line = f"schedule {name}: about {plan.clock(took[name])} of {budget}"
+    if took > wanted:
+        over = plan.clock(took - wanted)
+        return name, f"no schedule fits {budget}: {name}, the smallest, takes about {plan.clock(took)}, {over} longer"
+    line = f"schedule {name}: about {plan.clock(took)} of {budget}"
     if last != name:  # by the rates at hand: it is not worth a measurement of its own
-        least = plan.total(settled(request.load(last), place), measured[key])
+        least = plan.total(settled(request.load(last), place), measured[computed])
         line += f"; {last} would take {plan.clock(least)}"
     return name, line

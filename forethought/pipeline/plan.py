@@ -9,23 +9,22 @@ from pathlib import Path
 
 import torch
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from forethought import machine, models, rates
 from forethought.config import Config, ModelConfig
 from forethought.corpus import sources
-from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN, Phase, Setting, UnknownError
-from forethought.costs.footprint import Footprint, largest
+from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN, Phase, Setting
+from forethought.costs.footprint import largest
 from forethought.costs.loads import converting, loading, models_of
-from forethought.graph import graph
+from forethought.graph import arms, graph
 from forethought.models import embedding
 from forethought.pipeline.runner import stage_class
 from forethought.store import Run
 from forethought.work import Rates
 
 DAY = 86_400.0
-"""Seconds; the plan of a longer run starts with a warning."""
 
 
 def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: None) -> RenderableType:
@@ -39,22 +38,22 @@ def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: 
     Raises:
         ConfigError, ModelError, CorpusError: naming what is wrong with a model or the corpus.
     """
-    device = models.resolve_device(config.device)
     next(sources.documents(config.corpus, Counter()))
     if config.rlmt is not None and config.rlmt.match.kind == "similarity":
         embedding.demand(config.rlmt.match.embedder)
     listing, at = _listing(config), setting(config)
     found, pace = phases(at, pending(config)), rates.here(config, say)
+    days = sum(phase.seconds(pace) or 0.0 for _, phase in found) / DAY
+    warnings = [f"NOT ENOUGH MEMORY: {short}"] if (short := too_large(at)) else []
+    if days > 1:
+        warnings.append(f"THIS TAKES ABOUT {days:.1f} DAYS here: use fewer steps or prefixes, or a smaller model")
     return Group(
-        *(Text(f"{line}\n", style="bold red") for line in warnings(at, found, pace)),
-        Text(f"{config.name}: {place} on {device}, {config.dtype}\n", style="bold"),
+        *(Text(f"{line}\n", style="bold red") for line in warnings),
+        Text(f"{config.name}: {place} on {models.resolve_device(config.device)}, {config.dtype}\n", style="bold"),
         listing,
         Text(),
         _table(found, pace),
-        *(Text(line) for line in _sums(found, pace)),
-        Text(_memory(at)),
-        Text(_disk(at, place)),
-        Text(_steps(config, place)),
+        *map(Text, (*_sums(found, pace), _memory(at), _disk(at, place), _steps(config, place))),
     )
 
 
@@ -110,19 +109,9 @@ def pending(config: Config) -> list[str]:
     return list(found.values())
 
 
-def warnings(at: Setting, found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
-    """Return warnings: more memory than there is, or more than a day."""
-    short = too_large(at)
-    lines = [f"NOT ENOUGH MEMORY: {short}"] if short else []
-    seconds = sum(phase.seconds(pace) or 0.0 for _, phase in found)
-    if seconds > DAY:
-        lines.append(f"THIS TAKES ABOUT {seconds / DAY:.1f} DAYS here: use fewer steps or prefixes, or a smaller model")
-    return lines
-
-
 def too_large(at: Setting) -> str:
     """Return which step needs more memory than is free, and the ways out; empty if none does or it is unknown."""
-    need, room = _largest(at), available(at)
+    need, room = largest(at), available(at)
     if need is None or room is None or need.bytes <= room[1]:
         return ""
     return (
@@ -140,7 +129,6 @@ def available(at: Setting) -> tuple[int, int] | None:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration in words."""
     if seconds < 0.5:
         return "under 1 s"
     if seconds < 90:
@@ -149,7 +137,6 @@ def clock(seconds: float) -> str:
 
 
 def gib(size: float) -> str:
-    """Return bytes in GiB."""
     return f"{size / 2**30:.1f} GiB"
 
 
@@ -163,7 +150,7 @@ def _listing(config: Config) -> Table:
 
 
 def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
-    work = Table("step", "phase", "amount", "about", box=None)
+    work = Table(Column("step", no_wrap=True), "phase", "amount", "about", box=None)
     before = ""
     for step, phase in found:
         seconds = phase.seconds(pace)
@@ -191,15 +178,8 @@ def _sums(found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
     return lines
 
 
-def _largest(at: Setting) -> Footprint | None:
-    try:
-        return largest(at)
-    except UnknownError:
-        return None
-
-
 def _memory(at: Setting) -> str:
-    need, room = _largest(at), available(at)
+    need, room = largest(at), available(at)
     if need is None:
         return "memory: unknown until the models are downloaded"
     parts = sorted(need.parts.items(), key=lambda part: -part[1])
@@ -212,7 +192,7 @@ def _disk(at: Setting, place: Path) -> str:
     config, policy = at.config, models.parameters(at.config.policy)
     if policy is None:
         return "disk: unknown until the policy is downloaded"
-    checkpoints = at.arms("improve", "sft", "rlmt")
+    checkpoints = sum(bool(arm.stage) for arm in arms(config))
     resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
     logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
     needed = checkpoints * 4 * policy + resumable + logs

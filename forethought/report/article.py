@@ -1,4 +1,4 @@
-"""What the paper and the article measured, row by row, beside this run.
+"""What the paper and the article measured, row by row, next to this run.
 
 Their figures are on their own models, data and judges, many times larger: the rows say what was measured, not who is
 better.  Every one of theirs names its place; ours are measurements of the run or "not run".
@@ -6,14 +6,15 @@ better.  Every one of theirs names its place; ours are measurements of the run o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from forethought.graph import IMPROVED, LINEAGES
-from forethought.records import Measurement
-from forethought.report import reasoning
-from forethought.report.cells import Format, Shown, percent, plain, short, shown
-from forethought.report.found import ARMS, Found
+from forethought import metrics as m
+from forethought.graph import ARMS, CONTINUED, IMPROVED
+from forethought.records import Measurement, Split
+from forethought.report.curves import CURVES, Curves, trend
+from forethought.report.families import Column
+from forethought.report.values import Figures, Value
 from forethought.store import BASE
 
 SOURCES = {
@@ -21,173 +22,117 @@ SOURCES = {
     "Llama-3-8B (stages 2 and 3), judged by GPT-OSS-120B",
     "A": "the article's released measurements: Qwen3-0.6B-Base on FineWeb-Edu, 16 rollouts and the original suffix",
 }
-"""Where their figures come from, by the letter beside them."""
+"""Where their figures come from, by the letter in the heads of the columns."""
 
-Ours = tuple[tuple[str, Shown], ...]
+Values = list[tuple[str, Value]]
 """Labels and figures of this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of the table."""
+    """One row: what the paper and the article say, and which figures of this run stand next to it."""
 
-    stage: str
-    """Where it belongs."""
+    section: str
     what: str
-    """What was measured."""
     paper: str = ""
-    """The paper's figure, with its place."""
     article: str = ""
-    """The article's figure."""
-    ours: Ours = ()
-    """This run's; empty if it was not run."""
+    stage: str = ""
+    column: Column | None = None
+    arms: tuple[str, ...] = ()
+    task: str = ""
+    label: Callable[[Measurement], str] | None = None
+    """By default the arm, if there are several."""
     curve: str = ""
     """Key of a training curve whose two ends are this run's figure."""
 
+    def values(self, figures: Figures, curves: Curves) -> Values:
+        """Return this run's figures, from measurements or from both ends of a training curve."""
+        found = [one for one in figures.all if self._holds(one, figures)]
+        largest = max((m.k_of(one.metric) for one in found), default=0)
+        label = self.label or (lambda one: "" if len(self.arms) == 1 else one.arm)
+        ours = [(label(one), Value(one)) for one in found if m.k_of(one.metric) == largest]
+        return [*ours, *(end for arm in curves for end in self._ends(arm, curves))]
 
-def table(found: Found) -> list[Row]:
-    """Return the rows in the order of the stages."""
-    return [*_first(found), *_second(found), *_third(found), *_reasoning(found)]
+    def _holds(self, one: Measurement, figures: Figures) -> bool:
+        if self.column is None or one.stage != self.stage or not self.column.holds(one):
+            return False
+        compared = one.metric == m.WIN_RATE
+        if compared and one.judge != figures.independent_judge(one.stage, one.arm, BASE):
+            return False
+        named = (not self.arms or one.arm in self.arms) and self.task in ("", m.task_of(one))
+        return named and one.against == (BASE if compared else "")
 
-
-def _first(found: Found) -> list[Row]:
-    judge = found.outsider("evaluate", IMPROVED, BASE)
-    wins = found.some("evaluate", "win_rate", arm=IMPROVED, against=BASE, judge=judge)
-    rest = found.some("evaluate", "win_rate", arm="continued", against=BASE, condition="greedy", judge=judge)
-    stage = "Stage 1"
-    return [
-        Row(
-            stage=stage,
-            what="Pairs whose chosen side is a rollout, first to last steps; chance is K/(K+1), 94.1% for K = 16",
-            article="62.5% to 74.6%",
-            curve="improve/selection_rate",
-        ),
-        Row(
-            stage=stage,
-            what="Held-out win rate against the base",
-            paper="86.3% (Table 1: quality, 16 rollouts, greedy)",
-            article="63.3% [54.7, 71.1] of 128, greedy",
-            ours=_labelled(wins, percent, lambda one: one.condition),
-        ),
-        Row(
-            stage=stage,
-            what="The same for plain next-token training, greedy",
-            paper="49.0% (Table 1)",
-            ours=_labelled(rest, percent, lambda one: ""),
-        ),
-    ]
-
-
-def _second(found: Found) -> list[Row]:
-    def of(metric: str, form: Format) -> Ours:
-        return _labelled(found.some("interleave", metric, arm="sft", condition=""), form, lambda one: "")
-
-    nll = [
-        one
-        for arm in (BASE, *(f"{lineage}-think" for lineage in LINEAGES))
-        if (one := found.one("evaluate-sft", arm, "thought with tags NLL", condition="per row"))
-    ]
-    stage = "Stage 2"
-    return [
-        Row(stage=stage, what="Thoughts per row", article="4.39", ours=of("places_per_row", short)),
-        Row(
-            stage=stage,
-            what="Words per thought (median there, mean here)",
-            article="14",
-            ours=of("words_per_thought", short),
-        ),
-        Row(
-            stage=stage,
-            what="Text that is preserved: of the words there, rows byte for byte here",
-            article="99.98%",
-            ours=of("exact_preservation", percent),
-        ),
-        Row(
-            stage=stage,
-            what="NLL of a thought with its tags, mean of rows, before and after SFT in both lineages",
-            article="4.24, then 3.16 and 3.14",
-            ours=_labelled(nll, plain, lambda one: one.arm),
-        ),
-    ]
+    def _ends(self, arm: str, curves: Curves) -> Iterator[tuple[str, Value]]:
+        ends = trend(curves[arm], self.curve) if self.curve else None
+        stage, _, metric = self.curve.partition("/")
+        form = next((one.form for one in CURVES if one.key == self.curve), None)
+        for name, end in (("first", ends.first), ("last", ends.last)) if ends else ():
+            measured = Measurement(
+                stage=stage,
+                arm=arm,
+                metric=metric,
+                condition=f"{name} steps",
+                value=end.value,
+                low=end.low,
+                high=end.high,
+                n=end.n,
+                unit="steps; bootstrap over steps",
+                subject=f"{arm}/{stage}/metrics.jsonl",
+            )
+            yield f"{arm}, {name} steps", Value(measured, form)
 
 
-def _third(found: Found) -> list[Row]:
-    gate = [one for arm in ARMS if (one := found.one("evaluate-rlmt", arm, "gate reward"))]
-
-    def probe(condition: str) -> Ours:
-        figures = found.some("evaluate-rlmt", "probe reward", condition=condition)
-        return _labelled((one for one in figures if one.arm in ARMS), percent, lambda one: one.arm)
-
-    stage = "Stage 3"
-    return [
-        Row(
-            stage=stage,
-            what="Share of held-out predictions that are rewarded",
-            paper="about 0.5% before, 10 to 11% after some 8,000 steps (Figure 11, in training)",
-            article="8.8% to 9.8% in its four arms",
-            ours=_labelled(gate, percent, lambda one: one.arm),
-        ),
-        Row(
-            stage=stage,
-            what="Tokens of a thought while training, first to last steps",
-            paper="about 75 to 700 (Figure 11)",
-            article="48 at most",
-            curve="rlmt/thought_tokens",
-        ),
-        Row(
-            stage=stage,
-            what="Probe: reward after the arm's own thought",
-            article="SFT 11.7% and 12.5%; RLMT 8.6% and 10.9% (base and self-improved)",
-            ours=probe("own thought"),
-        ),
-        Row(
-            stage=stage,
-            what="Probe: after a generic thought",
-            article="18.0% to 20.3%",
-            ours=probe("generic thought"),
-        ),
-        Row(
-            stage=stage,
-            what="Probe: after a thought about another window",
-            article="SFT 1.6% and 2.3%; RLMT 1.6% and 1.6% (base and self-improved)",
-            ours=probe("thought about another window"),
-        ),
-    ]
+_TRAINED = tuple(arm.name for arm in ARMS if not arm.control)
+_WON, _WORDS, _EXACT = (Column(one) for one in (m.WIN_RATE, m.WORDS, m.EXACT))
+_TAGGED = Column(m.NLL[m.TAGGED], m.PER_ROW)
+_TEACHER = (Split.SFT.value,)
 
 
-def _reasoning(found: Found) -> list[Row]:
-    def of(task: str, kind: str) -> Ours:
-        figures = reasoning.levels(found.all, kind, task)
-        return _labelled(figures, percent, lambda one: f"{one.arm}, {reasoning.interface_of(one)}, {one.metric}")
-
-    stage = "Reasoning"
-    return [
-        Row(
-            stage=stage,
-            what="GSM8K, mean@16 there",
-            paper="1.2% base, 15.6% SFT on raw text, 40.8% SFT on thoughts, 67.7% then RLMT (Table 8, Llama-3-8B)",
-            ours=of("gsm8k", "mean"),
-        ),
-        Row(
-            stage=stage,
-            what="MATH-500, mean@16 there",
-            paper="1.1% base, 8.2% raw, 24.3% thoughts, 40.1% then RLMT (Table 8)",
-            ours=of("math500", "mean"),
-        ),
-        Row(
-            stage=stage,
-            what="Macro average, mean@8 there",
-            article="16.6% to 17.5%",
-            ours=of("macro", "mean"),
-        ),
-        Row(
-            stage=stage,
-            what="Macro average, pass@8 there",
-            article="50.0% and 51.2%",
-            ours=of("macro", "pass"),
-        ),
-    ]
+def _probe(condition: str, article: str) -> Row:
+    return Row(section="Stage 3", what=f"Probe: reward after {condition}", article=article, stage=m.EVALUATE_RLMT,
+               column=Column(m.PROBE_REWARD, condition), arms=_TRAINED)  # fmt: skip
 
 
-def _labelled(figures: Iterable[Measurement], form: Format, label: Callable[[Measurement], str]) -> Ours:
-    return tuple((label(one), shown(one, form)) for one in figures)
+def _answers(what: str, task: str, metric: m.Metric, *, paper: str = "", article: str = "") -> Row:
+    return Row(section="Reasoning", what=what, paper=paper, article=article, stage=m.REASONING, task=task,
+               column=Column(metric), label=lambda one:
+               f"{one.arm}, {m.interface_of(one)}, {one.metric}")  # fmt: skip
+
+
+ROWS: tuple[Row, ...] = (
+    Row(section="Stage 1", article="62.5% to 74.6%", curve="improve/selection_rate",
+        what="Pairs whose chosen side is a rollout, first to last steps; chance is K/(K+1), 94.1% for K = 16"),
+    Row(section="Stage 1", what="Held-out win rate against the base", paper="86.3% (Table 1: quality, 16 rollouts, "
+        "greedy)", article="63.3% [54.7, 71.1] of 128, greedy", stage=m.EVALUATE, column=_WON, arms=(IMPROVED,),
+        label=lambda one: one.condition),
+    Row(section="Stage 1", what="The same for plain next-token training, greedy", paper="49.0% (Table 1)",
+        stage=m.EVALUATE, column=Column(m.WIN_RATE, m.GREEDY), arms=(CONTINUED,)),
+    Row(section="Stage 2", what="Rows of the data set", article="8,704 (8,192 to train, 512 held out)",
+        stage=m.INTERLEAVE, column=Column(m.ROWS)),
+    Row(section="Stage 2", what="Thoughts per row", article="4.39", stage=m.INTERLEAVE, arms=_TEACHER,
+        column=Column(m.PLACES)),
+    Row(section="Stage 2", what="Words per thought (median there, mean here)", article="14", stage=m.INTERLEAVE,
+        column=_WORDS, arms=_TEACHER),
+    Row(section="Stage 2", what="Text that is preserved: of the words there, rows byte for byte here",
+        article="99.98%", stage=m.INTERLEAVE, column=_EXACT, arms=_TEACHER),
+    Row(section="Stage 2", what="Offered thoughts of malformed replies (rows there)", article="0", arms=_TEACHER,
+        stage=m.INTERLEAVE, column=Column(m.REJECTED, "malformed reply")),
+    Row(section="Stage 2", what="NLL of a thought with its tags, mean of rows, before and after SFT in both lineages",
+        article="4.24, then 3.16 and 3.14", stage=m.EVALUATE_SFT, column=_TAGGED,
+        arms=(BASE, *(arm.name for arm in ARMS if arm.stage == "sft" and arm.thinks))),
+    Row(section="Stage 3", what="Share of held-out predictions that are rewarded",
+        paper="about 0.5% before, 10 to 11% after some 8,000 steps (Figure 11, in training)",
+        article="8.8% to 9.8% in its four arms", stage=m.EVALUATE_RLMT, column=Column(m.GATE_REWARD),
+        arms=_TRAINED),
+    Row(section="Stage 3", what="Tokens of a thought while training, first to last steps",
+        paper="about 75 to 700 (Figure 11)", article="48 at most", curve="rlmt/thought_tokens"),
+    _probe(m.OWN, "SFT 11.7% and 12.5%; RLMT 8.6% and 10.9% (base and self-improved)"),
+    _probe(m.GENERIC, "18.0% to 20.3%"),
+    _probe(m.SWAPPED, "SFT 1.6% and 2.3%; RLMT 1.6% and 1.6% (base and self-improved)"),
+    _answers("GSM8K, mean@16 there", "gsm8k", m.MEAN,
+             paper="1.2% base, 15.6% SFT on raw text, 40.8% SFT on thoughts, 67.7% then RLMT (Table 8, Llama-3-8B)"),
+    _answers("MATH-500, mean@16 there", "math500", m.MEAN,
+             paper="1.1% base, 8.2% raw, 24.3% thoughts, 40.1% then RLMT (Table 8)"),
+    _answers("Macro average, mean@8 there", m.MACRO, m.MEAN, article="16.6% to 17.5%"),
+    _answers("Macro average, pass@8 there", m.MACRO, m.PASS, article="50.0% and 51.2%"),
+)  # fmt: skip

@@ -1,33 +1,31 @@
-"""Two runs side by side: in which keys their configs differ, then the figures that both have, with their intervals."""
+"""Two runs next to each other: in which keys their configs differ, then the figures that both have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from forethought.differences import changed, shown
-from forethought.progress import clock_time
+from forethought.metrics import RUN, STAGE_SECONDS, UNKNOWN, clock_time
 from forethought.records import Measurement
-from forethought.report.cells import interval, titled
+from forethought.report.tables import Table
+from forethought.report.values import Figures, interval, name
 from forethought.store import Run
 
-APART = "≠"
+SIGNIFICANT = "≠"
 """Marks two intervals that do not overlap."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A figure that both runs have."""
 
     left: Measurement
-    """Of the first run."""
     right: Measurement
-    """Of the second one."""
 
     @property
     def bounded(self) -> bool:
@@ -36,7 +34,7 @@ class Pair:
         return None not in ends and (ends[0] != ends[1] or ends[2] != ends[3])
 
     @property
-    def apart(self) -> bool:
+    def significant(self) -> bool:
         """Return whether both have an interval and the two do not overlap."""
         if not self.bounded:
             return False
@@ -44,38 +42,50 @@ class Pair:
         return b < c or d < a
 
 
-def pairs(left: Run, right: Run) -> tuple[list[Pair], tuple[int, int]]:
-    """Return the figures that both runs have, in the order of the first, and how many each has alone."""
+def pairs(left: Run, right: Run) -> tuple[list[Pair], tuple[list[Measurement], list[Measurement]]]:
+    """Return the figures that both runs have, in the order of the first, and what each has alone."""
     ours, theirs = ({_key(one): one for one in run.measurements()} for run in (left, right))
-    both = [Pair(left=one, right=theirs[key]) for key, one in ours.items() if key in theirs]
-    return both, (len(ours) - len(both), len(theirs) - len(both))
+    both = [Pair(one, theirs[key]) for key, one in ours.items() if key in theirs]
+    alone = [one for key, one in ours.items() if key not in theirs], [o for key, o in theirs.items() if key not in ours]
+    return both, alone
 
 
-def render(left: Run, right: Run, *, stages: Sequence[str] = (), apart: bool = False) -> RenderableType:
+def render(left: Run, right: Run, *, stages: Sequence[str] = (), significant_only: bool = False) -> RenderableType:
     """Return the comparison for the terminal.
 
     Args:
         left: the first run.
         right: the second run.
         stages: figures of these stages only; by default of all.
-        apart: only figures whose intervals do not overlap.
+        significant_only: only figures whose intervals do not overlap.
     """
     both, alone = pairs(left, right)
-    figures = [pair for pair in both if pair.left.stage != "run"]
-    chosen = [pair for pair in figures if not stages or pair.left.stage in stages]
-    listed = [pair for pair in chosen if pair.apart] if apart else chosen
-    names = _names(left, right)
-    tables = [_configs(left, right, names)]
-    for stage in dict.fromkeys(pair.left.stage for pair in listed):
-        tables.append(_figures(stage, [pair for pair in listed if pair.left.stage == stage], names))
-    tables.append(_times([pair for pair in both if pair.left.stage == "run"], names))
-    bounded = [pair for pair in chosen if pair.bounded]
+    chosen = [pair for pair in both if pair.left.stage != RUN and (not stages or pair.left.stage in stages)]
+    listed = [pair for pair in chosen if pair.significant] if significant_only else chosen
+    a, b = left.path.resolve().name, right.path.resolve().name
+    names = (a, b) if a != b else (str(left.path), str(right.path))
+    configs = [(key, shown(one), shown(other)) for key, one, other in config_differences(left, right)]
+    times = [
+        (pair.left.subject, *(clock_time(one.value) for one in (pair.left, pair.right)))
+        for pair in both
+        if (pair.left.stage, pair.left.metric) == (RUN, STAGE_SECONDS)
+    ]
+    tables = [
+        Table("Configs: keys that differ", ("key", *names), [*configs] or [("none", "", "")]),
+        *(
+            _figures(stage, [pair for pair in listed if pair.left.stage == stage], names)
+            for stage in dict.fromkeys(pair.left.stage for pair in listed)
+        ),
+        Table("Other figures, which one run has alone", ("figure", *names), _unknown(*alone)),
+        Table("Time (h:mm:ss)", ("step", *names), [*times]),
+    ]
     lines = (
-        f"{sum(pair.apart for pair in chosen)} of {len(bounded)} shared figures with intervals do not overlap "
-        f"({APART}); some of many differ by chance, and intervals that overlap do not show that two values are equal",
-        f"only in {names[0]}: {alone[0]} figures; only in {names[1]}: {alone[1]}",
+        f"{sum(pair.significant for pair in chosen)} of {sum(pair.bounded for pair in chosen)} shared figures with "
+        f"intervals do not overlap ({SIGNIFICANT}); some of many differ by chance, and intervals that overlap do not "
+        "show that two values are equal",
+        f"only in {names[0]}: {len(alone[0])} figures; only in {names[1]}: {len(alone[1])}",
     )
-    return Group(*(table for table in tables if table.row_count), *map(Text, lines))
+    return Group(*(table.rich() for table in tables if table.rows), *map(Text, lines))
 
 
 def config_differences(left: Run, right: Run) -> list[tuple[str, Any, Any]]:
@@ -94,51 +104,27 @@ def _key(one: Measurement) -> tuple[str, ...]:
     return one.stage, one.arm, one.against, one.metric, one.condition, judge
 
 
-def _names(left: Run, right: Run) -> tuple[str, str]:
-    a, b = left.path.resolve().name, right.path.resolve().name
-    return (a, b) if a != b else (str(left.path), str(right.path))
-
-
-def _configs(left: Run, right: Run, names: tuple[str, str]) -> Table:
-    table = titled("Configs: keys that differ")
-    for column in ("key", *names):
-        table.add_column(column, overflow="fold")
-    for key, one, other in config_differences(left, right):
-        table.add_row(key, shown(one), shown(other))
-    if not table.row_count:
-        table.add_row("none", "", "")
-    return table
-
-
 def _figures(stage: str, found: Sequence[Pair], names: tuple[str, str]) -> Table:
     judges = {_judge(pair) for pair in found} - {""}
     single = judges.pop() if len(judges) == 1 else ""
-    table = titled(f"{stage}: figures that both have, with 95% intervals" + (f"; judge {single}" if single else ""))
-    for column in ("figure", *names, ""):
-        table.add_column(column, overflow="fold")
+    title = f"{stage}: figures that both have, with 95% intervals" + (f"; judge {single}" if single else "")
+    table = Table(title, ("figure", *names, ""))
     arms: dict[str, list[Pair]] = {}
     for pair in found:
-        one = pair.left
-        arms.setdefault(f"{one.arm} against {one.against}" if one.against else one.arm, []).append(pair)
+        against = f" against {pair.left.against}" if pair.left.against else ""
+        arms.setdefault(pair.left.arm + against, []).append(pair)
     for arm, rows in arms.items():
-        table.add_row(Text(arm, style="bold"), "", "", "")
+        table.rows.append((arm, "", "", ""))
         for pair in rows:
-            cells = (_value(side) for side in (pair.left, pair.right))
-            parts = (pair.left.metric, pair.left.condition, "" if single else _judge(pair))
-            table.add_row(
-                "  " + ", ".join(filter(None, parts)), *cells, Text(APART if pair.apart else "", style="bold red")
-            )
+            parts = filter(None, (pair.left.metric, pair.left.condition, "" if single else _judge(pair)))
+            mark = SIGNIFICANT if pair.significant else ""
+            table.rows.append(("  " + ", ".join(parts), _value(pair.left), _value(pair.right), mark))
     return table
 
 
-def _times(found: Sequence[Pair], names: tuple[str, str]) -> Table:
-    table = titled("Time (h:mm:ss)")
-    for column in ("step", *names):
-        table.add_column(column)
-    for pair in found:
-        if pair.left.metric == "seconds":
-            table.add_row(pair.left.subject, *_clock(pair))
-    return table
+def _unknown(left: Sequence[Measurement], right: Sequence[Measurement]) -> list[Sequence[str]]:
+    ours = [(f"{one.stage}: {name(one)}", _value(one), "–") for one in Figures(left).unknown()]
+    return [*ours, *((f"{one.stage}: {name(one)}", "–", _value(one)) for one in Figures(right).unknown())]
 
 
 def _judge(pair: Pair) -> str:
@@ -146,9 +132,5 @@ def _judge(pair: Pair) -> str:
     return left if left == right else f"{left} | {right.partition(' >= ')[2]}"
 
 
-def _clock(pair: Pair) -> Iterator[str]:
-    return (clock_time(one.value) for one in (pair.left, pair.right))
-
-
 def _value(one: Measurement) -> str:
-    return f"{interval(one.value, one.low, one.high, lambda value: f'{value:.3g}')} of {one.n}"
+    return f"{interval(one.value, one.low, one.high, UNKNOWN.level)} of {one.n}"

@@ -1,184 +1,197 @@
-"""The two lineages as boxes and arrows, from what the run holds."""
+"""The graph of a run as boxes and arrows: every step that it has, what it reads, and the main figures of each arm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from forethought.graph import CONTINUED, IMPROVED, LINEAGES
-from forethought.report.cells import Shown, percent, plain, shown, signed
-from forethought.report.found import Found
-from forethought.store import BASE
+from forethought import graph, metrics
+from forethought.graph import arm_of
+from forethought.report.drawing import LIGHT, Image, colour, draw, printable
+from forethought.report.values import Figures, text
+from forethought.store import BASE, SHARED
 
-DONE, PART, ABSENT = "done", "unfinished", "not run"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_SIZES = {False: (252, 88, 32, 34), True: (178, 122, 14, 30)}
-"""Width and height of a box and the gaps, of the wide and of the tall one."""
+WIDTH, GAP = 156, 26
+"""Points: of a box, and between boxes."""
+_SIZES = {"name": ("ink", 9.5, "bold", 15), "value": ("ink", 8.5, "normal", 13), "more": ("faint", 8, "normal", 12)}
+"""Colour, size, weight and height of the lines of a box."""
+
+Lines = tuple[tuple[str, str], ...]
+"""Kind and text of each line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Box:
-    """One arm."""
+    """A step, or the base: what it ``reads`` are names of boxes, and ``trained`` those whose model it goes on from."""
 
+    name: str
     arm: str
-    """Its name."""
-    made_by: str
-    """The stage that made it."""
-    state: str
-    """Done, unfinished or not run."""
-    figures: tuple[tuple[str, Shown], ...]
-    """What was measured of it: labels and figures, two at most."""
-    x: float
-    """Left end."""
-    y: float
-    """Upper end."""
-    tone: str
-    """Its lineage."""
+    lane: str
+    done: bool
+    reads: frozenset[str]
+    trained: frozenset[str]
+    lines: Lines = ()
+    column: int = 0
+    x: float = 0.0
+    y: float = 0.0
+
+    @property
+    def height(self) -> float:
+        """Points."""
+        return 14 + sum(_SIZES[kind][3] for kind, _ in self.lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagram:
-    """Boxes, and arrows between them as SVG paths."""
+def boxes(figures: Figures, states: Mapping[str, str]) -> list[Box]:
+    """Return the boxes of the base and of the steps whose ``states`` are given, each after those that it reads.
 
-    boxes: tuple[Box, ...]
-    """The arms."""
-    arrows: tuple[str, ...]
-    """Paths."""
-    width: float
-    """Of the whole."""
-    height: float
-    """Of the whole."""
-    box_width: float
-    """Of one box."""
-    box_height: float
-    """Of one box."""
-
-
-_MADE_BY = {
-    BASE: "the start",
-    IMPROVED: "stage 1: online DPO",
-    CONTINUED: "control: next tokens",
-    "think": "stage 2: SFT on thoughts",
-    "raw": "control: SFT on raw text",
-    "rlmt": "stage 3: RL mid-training",
-}
-_WIDE = {
-    BASE: (0, 0),
-    IMPROVED: (1, 1),
-    "base-think": (2, 0),
-    "self-improved-think": (2, 1),
-    "base-rlmt": (3, 0),
-    "self-improved-rlmt": (3, 1),
-    CONTINUED: (1, 2),
-    "base-raw": (2, 2),
-    "self-improved-raw": (3, 2),
-}
-_TALL = {
-    BASE: (0, 0),
-    IMPROVED: (1, 1),
-    "base-think": (0, 2),
-    "self-improved-think": (1, 2),
-    "base-rlmt": (0, 3),
-    "self-improved-rlmt": (1, 3),
-    CONTINUED: (0, 4),
-    "base-raw": (0, 5),
-    "self-improved-raw": (1, 5),
-}
-_LINKS = (
-    (BASE, IMPROVED),
-    (BASE, "base-think"),
-    (IMPROVED, "self-improved-think"),
-    ("base-think", "base-rlmt"),
-    ("self-improved-think", "self-improved-rlmt"),
-)
-_STAGE = {"think": "sft", "raw": "sft", "rlmt": "rlmt"}
-
-
-def diagram(found: Found, states: Mapping[tuple[str, str], bool], *, tall: bool = False) -> Diagram:
-    """Return the diagram of a run.
-
-    Args:
-        found: its figures.
-        states: whether a stage of an arm is done, by arm and stage; stages that never began are absent.
-        tall: for a narrow screen: stages below each other.
+    A step that the graph does not have, as its folder may be of another version, reads nothing.
     """
-    places = _TALL if tall else _WIDE
-    width, height, gap_x, gap_y = _SIZES[tall]
-    boxes = []
-    for arm, (column, row) in places.items():
-        state = _state(arm, states)
-        if state == ABSENT and arm in (CONTINUED, *(f"{lineage}-raw" for lineage in LINEAGES)):
-            continue
-        x, y = 2 + column * (width + gap_x), 2 + row * (height + gap_y)
-        boxes.append(_box(arm, state, found, (x, y)))
-    by_arm = {box.arm: box for box in boxes}
-    arrows = tuple(_arrow(by_arm[one], by_arm[other], (width, height)) for one, other in _LINKS)
-    return Diagram(
-        boxes=tuple(boxes),
-        arrows=arrows,
-        width=max(box.x for box in boxes) + width + 2,
-        height=max(box.y for box in boxes) + height + 2,
-        box_width=width,
-        box_height=height,
+    steps = {step.name: step for step in graph.STEPS}
+    found: dict[str, Box] = {}
+    for name in (BASE, *(name for name in states if not _of_one_task(name))):
+        arm, _, stage = name.partition("/")
+        made = arm_of(arm)
+        makes = made.stage == stage
+        start = made.past[:1] if makes else ()
+        trained = {one if one == BASE else graph.maker(arm_of(one)).name for one in start}
+        reads = {*(steps[name].inputs + steps[name].gates if name in steps else ()), *trained} & found.keys()
+        lane = SHARED if arm == SHARED else made.lineage or arm
+        box = Box(name=name, arm=arm, lane=lane, done=states.get(name, "done") == "done", reads=frozenset(reads),
+                  trained=frozenset(trained & found.keys()))  # fmt: skip
+        box.column = max((found[one].column + 1 for one in reads), default=0)
+        found[name] = box
+    for name, box in found.items():
+        box.lines = tuple(_lines(box, found, figures, states.get(name, "done")))
+    _place(list(found.values()))
+    return list(found.values())
+
+
+def _of_one_task(name: str) -> bool:
+    """Return whether a folder holds an arm's answers to one task: the step that reads them all is in the graph."""
+    return name.partition("/")[2].startswith(f"{graph.REASONING}-")
+
+
+def _lines(box: Box, found: Mapping[str, Box], figures: Figures, state: str) -> Iterator[tuple[str, str]]:
+    stage, made = box.name.partition("/")[2], arm_of(box.arm)
+    yield "name", stage if box.arm == SHARED else box.arm
+    makes = made.stage == stage
+    labels = [] if box.arm == SHARED else [made.label if makes and made.label else stage]
+    yield from (("more", label) for label in (*labels, *([] if state == "done" else [state])))
+    read = [one for one, other in arrows(found) if other is box and not _drawn(one, box)]
+    names = ", ".join(one.name.partition("/")[2] if one.arm == SHARED else one.arm for one in read)
+    yield from (("more", line) for line in textwrap.wrap(names and f"reads {names}", 30, break_on_hyphens=False))
+    for label, value in _figures(box.arm, figures) if makes else ():
+        number, bracket, ends = value.partition(" [")
+        yield "value", f"{label} {number}"
+        if bracket:
+            yield "more", f"[{ends}"
+
+
+def _figures(arm: str, figures: Figures) -> list[tuple[str, str]]:
+    """Return labels and texts of the figures of an arm that say most, two at most."""
+    wins = {"against": BASE, "judge": figures.independent_judge(metrics.EVALUATE, arm, BASE)}
+    named: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+        ("wins, equal entropy", metrics.EVALUATE, metrics.WIN_RATE, {"condition": metrics.MATCHED, **wins}),
+        ("wins, greedy", metrics.EVALUATE, metrics.WIN_RATE, {"condition": metrics.GREEDY, **wins}),
+        ("thought NLL", metrics.EVALUATE_SFT, metrics.NLL["thought"], {"condition": metrics.PER_TOKEN}),
+        ("held-out reward", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {}),
+        ("suffix NLL", metrics.EVALUATE, metrics.SUFFIX_NLL, {}),
+    )
+    found = ((label, figures.get(stage, arm, metric, **names)) for label, stage, metric, names in named)
+    return [(label, text(figure)) for label, figure in found if figure is not None][:2]
+
+
+def _place(found: Sequence[Box]) -> None:
+    """Put each box right of all that it reads, in the lane of its lineage; boxes of one place below each other."""
+    lanes: dict[str, list[Box]] = {name: [] for name in (SHARED, *(arm.lineage for arm in graph.ARMS))}
+    for box in found:
+        lanes.setdefault(box.lane, []).append(box)
+    top = 2.0
+    for lane in lanes.values():
+        ends: dict[int, float] = {}
+        for box in lane:
+            box.x, box.y = 2 + box.column * (WIDTH + GAP), ends.get(box.column, top)
+            ends[box.column] = box.y + box.height + 10
+        top = max(ends.values(), default=top - 10) + 10
+
+
+def arrows(found: Mapping[str, Box]) -> list[tuple[Box, Box]]:
+    """Return what reads what, without what follows from the rest (the transitive reduction)."""
+    above: dict[str, set[str]] = {}
+    for name, box in found.items():
+        above[name] = set(box.reads).union(*(above[one] for one in box.reads))
+    return [
+        (found[name], box)
+        for box in found.values()
+        for name in sorted(box.reads)
+        if name in box.trained or not any(name in above[other] for other in box.reads)
+    ]
+
+
+def _drawn(one: Box, other: Box) -> bool:
+    """Return whether an arrow is drawn: inside a lane, and where a model goes on from another; the rest is written."""
+    return one.lane == other.lane or one.name in other.trained
+
+
+def diagram(figures: Figures, states: Mapping[str, str]) -> Image:
+    """Return the drawing; ``states`` is where each step stands, by ``arm/stage``."""
+    found = boxes(figures, states)
+    size = max(box.x for box in found) + WIDTH + 4, max(box.y + box.height for box in found) + 4
+    label = "; ".join(f"{box.name} reads {', '.join(sorted(box.reads)) or 'nothing'}" for box in found)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
+        axes.set_axis_off()
+        for one, other in arrows({box.name: box for box in found}):
+            if _drawn(one, other):
+                _arrow(axes, one, other)
+        for box in found:
+            _box(axes, box)
+
+    return draw(size, "What reads what", label, paint)
+
+
+def _arrow(axes: Axes, one: Box, other: Box) -> None:
+    goes_on = one.name in other.trained
+    axes.annotate(
+        "",
+        (other.x, other.y + min(24, other.height / 2)),
+        (one.x + WIDTH, one.y + min(24, one.height / 2)),
+        arrowprops={
+            "arrowstyle": "-|>",
+            "shrinkA": 0,
+            "shrinkB": 1,
+            "color": colour(other.arm) if goes_on else LIGHT["null"],
+            "linewidth": 2 if goes_on else 0.9,
+        },
+        zorder=1,
     )
 
 
-def _state(arm: str, states: Mapping[tuple[str, str], bool]) -> str:
-    if arm == BASE:
-        return DONE
-    stage = _STAGE.get(arm.rpartition("-")[2], "improve")
-    done = states.get((arm, stage))
-    return ABSENT if done is None else DONE if done else PART
+def _box(axes: Axes, box: Box) -> None:
+    from matplotlib.patches import FancyBboxPatch
 
-
-def _box(arm: str, state: str, found: Found, place: tuple[float, float]) -> Box:
-    kind = arm if arm in (BASE, IMPROVED, CONTINUED) else arm.rpartition("-")[2]
-    return Box(
-        arm=arm,
-        made_by=_MADE_BY[kind],
-        state=state,
-        figures=_figures(arm, kind, found)[:2],
-        x=place[0],
-        y=place[1],
-        tone="improved" if arm.startswith(IMPROVED) else "continued" if arm == CONTINUED else "base",
+    outline = FancyBboxPatch(
+        (box.x + 5, box.y + 5),
+        WIDTH - 10,
+        box.height - 10,
+        boxstyle="round,pad=5,rounding_size=7",
+        facecolor=LIGHT["card"],
+        edgecolor=LIGHT["null"] if box.arm == SHARED else colour(box.arm),
+        linestyle="-" if box.done else (0, (4, 3)),
+        linewidth=1.2,
+        zorder=2,
     )
-
-
-def _figures(arm: str, kind: str, found: Found) -> tuple[tuple[str, Shown], ...]:
-    """Return the figures of an arm that say most, the most telling one first."""
-    judge = found.outsider("evaluate", arm, BASE)
-    wins = {
-        way: found.one("evaluate", arm, "win_rate", against=BASE, condition=way, judge=judge)
-        for way in ("entropy-matched", "greedy")
-    }
-    named = {
-        "wins, greedy": (wins["greedy"], percent),
-        "wins, equal entropy": (wins["entropy-matched"], percent),
-        "thought NLL": (found.one("evaluate-sft", arm, "thought NLL", condition="per token"), plain),
-        "held-out reward": (found.one("evaluate-rlmt", arm, "gate reward"), percent),
-        "suffix NLL": (found.one("evaluate", arm, "suffix_nll"), plain),
-        "NLL change": (found.one("evaluate", arm, "suffix_nll_change", against=BASE), signed),
-    }
-    order = {
-        BASE: ("suffix NLL", "held-out reward"),
-        IMPROVED: ("wins, equal entropy", "wins, greedy", "held-out reward"),
-        CONTINUED: ("NLL change", "wins, greedy"),
-    }.get(kind, ("thought NLL", "held-out reward") if kind != "rlmt" else ("held-out reward",))
-    return tuple((label, shown(one, form)) for label in order for one, form in [named[label]] if one is not None)
-
-
-def _arrow(one: Box, other: Box, size: tuple[float, float]) -> str:
-    """Return a path from a box to the one that is made from it: beside it, below it, or both."""
-    width, height = size
-    if one.y == other.y:
-        return f"M{one.x + width} {one.y + height / 2} H{other.x - 5}"
-    if one.x == other.x:
-        return f"M{one.x + width / 2} {one.y + height} V{other.y - 5}"
-    if other.y - one.y < 1.5 * height and other.x - one.x < 1.2 * width:
-        return _corner(one, other, size)
-    return f"M{one.x + width / 2} {one.y + height} V{other.y + height / 2} H{other.x - 5}"
-
-
-def _corner(one: Box, other: Box, size: tuple[float, float]) -> str:
-    width, height = size
-    return f"M{one.x + width} {one.y + height / 2} H{other.x + width / 2} V{other.y - 5}"
+    axes.add_patch(outline)
+    y = box.y + 7.0
+    for kind, words in box.lines:
+        ink, size, weight, height = _SIZES[kind]
+        axes.text(box.x + 9, y + height / 2, printable(words), color=LIGHT[ink], fontsize=size, weight=weight,
+                  va="center", zorder=3)  # fmt: skip
+        y += height

@@ -1,67 +1,52 @@
-"""Held-out examples side by side, for the terminal."""
+"""Held-out examples for the terminal: prefix, original, what each side wrote, and what the judges said."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from forethought.metrics import EVALUATE, EVALUATE_RLMT, GREEDY
+from forethought.report.texts import DIM, THOUGHT, Item, makers
 from forethought.store import Run
 
 _PREFIX_END = 160
 """Characters of the prefix that are shown."""
 
 
-def render_examples(run: Run, count: int, condition: str = "greedy") -> RenderableType:
-    """Return the first ``count`` examples of every evaluated arm: prefix, original, and what both sides wrote.
+def render_examples(run: Run, count: int, condition: str = GREEDY) -> RenderableType:
+    """Return the first ``count`` examples of every evaluated arm, of a comparison under one condition.
 
     ``condition`` is shown if it was evaluated, else the first one that was.
     """
     shown: list[RenderableType] = []
     for folder in run.stages():
-        if folder.stage == "evaluate-rlmt":
-            shown += _thinking(list(folder.read("examples")), count)
-        if folder.stage != "evaluate":
+        if folder.stage not in (EVALUATE, EVALUATE_RLMT):
             continue
-        for row in list(folder.read("examples"))[:count]:
-            name = condition if condition in row["conditions"] else next(iter(row["conditions"]))
-            shown += [Text(), _example(folder.arm, name, row)]
+        counts: dict[str, int] = {}
+        for log, make in makers(folder):
+            for row in folder.read(log):
+                items = list(make(folder.arm, row))
+                wanted = [one for one in items if one["where"].startswith(f"{condition},")]
+                for item in (wanted or items)[:1]:
+                    counts[item["arm"]] = counts.get(item["arm"], 0) + 1
+                    if counts[item["arm"]] <= count:
+                        shown += [Text(), _table(item)]
     return Group(*shown)
 
 
-def _thinking(rows: Sequence[Mapping[str, Any]], count: int) -> list[RenderableType]:
-    """Return what each arm thought and predicted under each condition of the probe."""
-    shown: list[RenderableType] = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        for row in [one for one in rows if one["arm"] == arm][:count]:
-            table = Table(title=f"{arm}, thought-use probe", title_justify="left", show_header=False, box=None)
-            table.add_column(style="bold", no_wrap=True)
-            table.add_column()
-            table.add_row("prefix", Text("…" + row["prefix"][-_PREFIX_END:], style="dim"))
-            table.add_row("original", Text(row["suffix"]))
-            for condition, one in row["conditions"].items():
-                table.add_row(condition, Text(f"[{one['thought'].strip()}]", style="italic") if one["thought"] else "")
-                score = "unscored" if one["score"] is None else f"{one['score']:.2f}"
-                table.add_row("", Text(f"{one['prediction']}  ({score})"))
-            shown += [Text(), table]
-    return shown
-
-
-def _example(arm: str, condition: str, row: Mapping[str, Any]) -> Table:
-    found = row["conditions"][condition]
-    table = Table(title=f"{arm} against base, {condition}", title_justify="left", show_header=False, box=None)
-    table.add_column(style="bold", no_wrap=True)
+def _table(item: Item) -> Table:
+    title = f"{item['arm']}, {item['kind']}: {item['where']}"
+    table = Table(title=Text(title), title_justify="left", show_header=False, box=None)
+    table.add_column(style="bold")
     table.add_column()
-    prefix = row["prefix"]
-    table.add_row("prefix", Text(("…" if len(prefix) > _PREFIX_END else "") + prefix[-_PREFIX_END:], style="dim"))
-    table.add_row("original", Text(row["suffix"]))
-    table.add_row("base", Text(found["base"]))
-    table.add_row(arm, Text(found["policy"]))
-    for judge, said in found["judges"].items():
-        points = {None: "unscored", 1.0: f"prefers {arm}", 0.5: "tie", 0.0: "prefers base"}[said["points"]]
-        scores = "" if said["policy"] is None else f" ({said['policy']:.2f} against {said['base']:.2f})"
-        table.add_row("", Text(f"{judge}: {points}{scores}", style="italic"))
+    for block in item["blocks"]:
+        text = Text()
+        for kind, piece in block["pieces"]:
+            cut = kind == DIM and len(piece) > _PREFIX_END
+            shown = "…" + piece[-_PREFIX_END:] if cut else f"[{piece.strip()}] " if kind == THOUGHT else piece
+            text.append(shown, style={DIM: "dim", THOUGHT: "italic"}.get(kind))
+        table.add_row(Text(block["label"]), text)
+        if block["note"]:
+            table.add_row("", Text(block["note"], style="italic"))
     return table

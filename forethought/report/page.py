@@ -1,33 +1,29 @@
 """``report.html``: a run as one page that needs no network, for reading, printing and a phone.
 
-What models and corpora wrote is never markup here: the template escapes, texts for the browser are JSON in a script
-element that is not executed, and a content security policy allows this page's own style sheet and script only.
+What models and corpora wrote is never markup here: the template escapes, drawings are images, and texts for the browser
+are JSON in a script element that is not executed.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from forethought import __version__
-from forethought.progress import clock_time
-from forethought.records import Measurement
-from forethought.report import answer, article, sections, texts
-from forethought.report.cells import Format, Shown, percent, short, shown, stack, titled
+from forethought.graph import arm_of
+from forethought.metrics import clock_time
+from forethought.report import answer, article, drawing, tables, texts
+from forethought.report.curves import Curves, chosen, read_curves, stage_of
 from forethought.report.diagram import diagram
 from forethought.report.facts import machines, scheduled
-from forethought.report.found import Found
-from forethought.report.summary import Trend, read_curves, trend, write_summary
-from forethought.report.svg import Styles
+from forethought.report.status import states
+from forethought.report.summary import section_of, tables_by_section, write_summary
+from forethought.report.tables import Table
+from forethought.report.values import Figures
 from forethought.store import Run, atomic_write
 
 NAME = "report.html"
@@ -35,17 +31,7 @@ NAME = "report.html"
 
 _ORDER = "sample judge reference update monitor checkpoint"
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?\d|–$")
-_SAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """A cell of a table."""
-
-    lines: tuple[str, ...]
-    """What stands in it, line by line."""
-    numeric: bool
-    """Whether its column is one of numbers."""
+_SAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def write_page(run: Run) -> Path:
@@ -68,54 +54,41 @@ def render(run: Run, summary: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = Markup  # made by svg.py, whose texts ElementTree has escaped
-    environment.globals["cells"] = cells
-    found, curves, styles = Found(run.measurements()), read_curves(run), Styles()
-    states = {(folder.arm, folder.stage): folder.done for folder in run.stages()}
-    parts = sections.build(found, curves, styles)
-    css, script = _asset("page.css") + "\n" + styles.css, _asset("page.js")
+    environment.tests["number"] = lambda cell: bool(_NUMBER.match(cell))
+    figures, curves = Figures(run.measurements()), read_curves(run)
     return environment.get_template("page.html.j2").render(
         about=about(run, summary),
-        sentences=answer.answer(found),
-        article=[(row, _ours(row, curves)) for row in article.table(found)],
+        sentences=answer.answer(figures),
+        article=[(row, row.values(figures, curves)) for row in article.ROWS],
         sources=article.SOURCES,
-        diagrams=[diagram(found, states), diagram(found, states, tall=True)],
-        sections=parts,
-        cost=cost_tables(summary["cost"], found),
+        diagram=diagram(figures, states(run)),
+        sections=sections(figures, curves),
+        cost=[*cost_tables(summary["cost"]), *tables_by_section(figures, {}).get("run", [])],
         elsewhere=summary["cost"]["elsewhere"],
-        css=Markup(css),
-        script=Markup(script),
-        policy=security(css, script),
+        css=Markup(_asset("page.css")),
+        script=Markup(_asset("page.js")),
         data=Markup(embedded(texts.collect(run))),
-        Shown=Shown,
     )
+
+
+def sections(figures: Figures, curves: Curves) -> dict[str, dict[str, Any]]:
+    """Return ``tables``, ``curves``, ``plots``, and ``lineages`` for the legend, by section, without empty ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, some in tables_by_section(figures, curves).items():
+        specs = [one for one in chosen(curves) if one.plot and section_of(one.key.partition("/")[0]) == name]
+        arms = [arm for arm, rows in curves.items() if section_of(stage_of(rows)) == name]
+        found[name] = {
+            "tables": some,
+            "curves": [image for spec in specs if (image := drawing.curve(spec, curves)) is not None],
+            "plots": [drawing.intervals(series) for series in tables.plots(figures, name)],
+            "lineages": dict.fromkeys(arm_of(arm).lineage or "other" for arm in arms),
+        }
+    return found
 
 
 def embedded(value: Any) -> str:
     """Return ``value`` as JSON that cannot end a script element, whatever it holds."""
-    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character, escape in _SAFE.items():
-        data = data.replace(character, escape)
-    return data
-
-
-def security(css: str, script: str) -> str:
-    """Return the content security policy: nothing but this style sheet, this script, and images that stand here."""
-    style, code = (_hash(text) for text in (css, script))
-    return (
-        f"default-src 'none'; style-src '{style}'; script-src '{code}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def cells(table: Table) -> list[list[Cell]]:
-    """Return the cells of a terminal table by row, the headers first."""
-    columns = []
-    for column in table.columns:
-        lines = [stack(str(cell)).split("\n") for cell in column.cells]
-        numeric = sum(bool(_NUMBER.match(cell[0])) for cell in lines) * 2 > len(lines)
-        columns.append([Cell(lines=tuple(cell), numeric=numeric) for cell in ([str(column.header)], *lines)])
-    return [list(row) for row in zip(*columns, strict=True)]
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_SAFE)
 
 
 def about(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
@@ -138,27 +111,18 @@ def about(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in known.items() if value}
 
 
-def cost_tables(cost: Mapping[str, Any], found: Found) -> list[Table]:
-    """Return what every stage and phase took."""
-    stages = titled("By stage: time since it was last started, and peak memory of the process so far")
-    for column in ("stage", "arm", "time, h:mm:ss", "peak memory"):
-        stages.add_column(column)
-    for one in found.some("run", "seconds"):
-        peak = found.one("run", one.arm, "peak_memory_bytes", condition=one.condition)
-        memory = f"{peak.value / 2**30:.2f} GiB" if peak else "–"
-        stages.add_row(one.condition, one.arm, clock_time(one.value), memory)
-    tables = [_phases(cost["phases"]), stages, *_elsewhere(cost)]
-    return [table for table in tables if table.row_count]
-
-
-def _phases(phases: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    names = sorted({name for some in phases.values() for name in some}, key=lambda name: (_ORDER.find(name), name))
-    table = titled("Training by phase: time as h:mm:ss, tokens, verdicts")
-    for column in ("arm", *names):
-        table.add_column(column)
-    for arm, some in phases.items():
-        table.add_row(arm, *(_phase(some[name]) if name in some else "–" for name in names))
-    return table
+def cost_tables(cost: Mapping[str, Any]) -> list[Table]:
+    """Return what every phase of training took, and an estimate for other hardware."""
+    names = {name: None for some in cost["phases"].values() for name in some}
+    order = sorted(names, key=lambda name: (_ORDER.find(name), name))
+    phases = Table("Training by phase: time as h:mm:ss, tokens, verdicts", ("arm", *order))
+    for arm, some in cost["phases"].items():
+        phases.rows.append((arm, *(_phase(some[name]) if name in some else "–" for name in order)))
+    elsewhere = Table("Elsewhere, estimated: the training phases above", ("hardware", "time, h:mm:ss"))
+    if cost["elsewhere"]:
+        seconds = {"here, measured": cost["elsewhere"]["seconds_here"], **cost["elsewhere"]["seconds"]}
+        elsewhere.rows = [(name, clock_time(taken)) for name, taken in seconds.items()]
+    return [table for table in (phases, elsewhere) if table.rows]
 
 
 def _phase(phase: Mapping[str, float]) -> str:
@@ -166,52 +130,5 @@ def _phase(phase: Mapping[str, float]) -> str:
     return clock_time(phase["seconds"]) + "".join(counts)
 
 
-def _elsewhere(cost: Mapping[str, Any]) -> list[Table]:
-    if not cost["elsewhere"]:
-        return []
-    table = titled("Elsewhere, estimated: the training phases above")
-    for column in ("hardware", "time, h:mm:ss"):
-        table.add_column(column)
-    table.add_row("here, measured", clock_time(cost["elsewhere"]["seconds_here"]))
-    for name, seconds in cost["elsewhere"]["seconds"].items():
-        table.add_row(name, clock_time(seconds))
-    return [table]
-
-
-def _ours(row: article.Row, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, Shown]]:
-    """Return this run's figures for a row, from measurements or from both ends of a training curve."""
-    ours = list(row.ours)
-    for arm, steps in curves.items():
-        if row.curve and (ends := trend(steps, row.curve)):
-            ours += _ends(arm, row.curve, ends)
-    return ours
-
-
-def _ends(arm: str, key: str, ends: Trend) -> list[tuple[str, Shown]]:
-    form: Format = percent if key.endswith("rate") else short
-    stage, _, metric = key.partition("/")
-    found = []
-    for name, end in (("first", ends.first), ("last", ends.last)):
-        measured = Measurement(
-            stage=stage,
-            arm=arm,
-            metric=metric,
-            condition=f"{name} steps",
-            value=end.value,
-            low=end.low,
-            high=end.high,
-            n=end.n,
-            unit="steps; bootstrap over steps",
-            subject=f"{arm}/{stage}/metrics.jsonl",
-        )
-        found.append((f"{arm}, {name} steps", shown(measured, form)))
-    return found
-
-
 def _asset(name: str) -> str:
     return (resources.files("forethought.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

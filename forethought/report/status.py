@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from forethought import config as settings
-from forethought.graph import STEPS, Step, graph
-from forethought.progress import clock_time
+from forethought import graph
+from forethought.metrics import AUDIT_UNSCORED, GATE_UNSCORED, STAGE_SECONDS, UNSCORED_RATE, clock_time
 from forethought.records import Measurement
-from forethought.report.cells import titled
-from forethought.report.facts import machines, scheduled
+from forethought.report.facts import machines, phases_of, scheduled, verdicts
+from forethought.report.tables import OTHER, Table, build
 from forethought.store import REPLACED, SHARED, Run, StageFolder
 
 DONE, BEGUN, MISSING = "done", "begun", "missing"
@@ -23,51 +22,59 @@ DONE, BEGUN, MISSING = "done", "begun", "missing"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStatus:
-    """Where one step of the graph stands."""
+    """Where one step of the graph, ``arm/stage``, stands.
+
+    ``step`` of ``of`` training steps are logged, and it would go on at ``checkpoint``.  ``seconds`` are wall-clock
+    seconds, of a begun stage those of its logged steps; ``tokens`` were sampled, judged and trained on; ``verdicts``
+    are candidates, pairs or suffixes that judges were asked about.  What nothing counts is ``None``.
+    """
 
     name: str
-    """``arm/stage``."""
     state: str
-    """``done``, ``begun`` or ``missing``."""
     step: int | None = None
-    """Training steps that are logged; ``None`` where nothing counts them."""
     of: int | None = None
-    """Training steps that the stage takes."""
     checkpoint: int | None = None
-    """The training step at which it would go on."""
     seconds: float | None = None
-    """Wall-clock seconds; of a begun stage those of its logged training steps."""
     tokens: int | None = None
-    """Tokens that were sampled, judged and trained on, where they are counted."""
     verdicts: int | None = None
-    """Candidates, pairs or suffixes that judges were asked about."""
     bytes: int = 0
-    """Size of its folder."""
 
 
-def survey(run: Run) -> list[StepStatus]:
-    """Return where every step of a run stands, in the order of the graph.
+def states(run: Run) -> dict[str, str]:
+    """Return where every step of a run stands, in the order of the graph, steps that the graph does not have last.
 
     Without a kept config (:meth:`forethought.store.Run.config`) nobody knows what is missing; then it is what is there.
     """
-    there = {f"{one.arm}/{one.stage}": one for one in run.stages()}
+    kept = run.config()
+    wanted = [] if kept is None else graph.graph(settings.build(kept, where=str(run.path / "run.json")))
+    found = {f"{one.arm}/{one.stage}": DONE if one.done else BEGUN if one.begun else MISSING for one in run.stages()}
+    names = {step.name for step in wanted} | found.keys()
+    known = [step.name for step in graph.STEPS if step.name in names]
+    return {name: found.get(name, MISSING) for name in (*known, *(name for name in found if name not in known))}
+
+
+def survey(run: Run) -> list[StepStatus]:
+    """Return where every step of a run stands and what it took."""
+    folders = {f"{one.arm}/{one.stage}": one for one in run.stages()}
     figures = run.measurements()
-    wanted = [step.name for step in _steps(run)]
-    known = [step.name for step in STEPS if step.name in wanted or step.name in there]
-    names = [*known, *(name for name in there if name not in known)]
-    return [_status(name, there[name], figures) if name in there else _missing(name) for name in names]
+    return [
+        _status(name, state, folders[name], figures) if name in folders else StepStatus(name=name, state=state)
+        for name, state in states(run).items()
+    ]
 
 
 def render(run: Run) -> RenderableType:
     """Return the survey as a table, and under it who works on the run and what room it takes."""
     found = survey(run)
-    table = titled("Steps of the run")
-    for column in ("step", "state", "time", "tokens", "verdicts", "disk"):
-        table.add_column(column, justify="left" if column in ("step", "state") else "right")
+    table = Table("Steps of the run", ("step", "state", "time", "tokens", "verdicts", "disk"))
     for one in found:
         seconds = clock_time(one.seconds) if one.seconds is not None else "–"
-        table.add_row(one.name, _state(one), seconds, _count(one.tokens), _count(one.verdicts), size(one.bytes))
-    return Group(table, *(Text(line) for line in _lines(run, found)))
+        state = one.state
+        if state == BEGUN and one.of is not None:
+            state += f": {one.step or 0}/{one.of}" + (f", saved {one.checkpoint}" if one.checkpoint else "")
+        table.rows.append((one.name, state, seconds, _count(one.tokens), _count(one.verdicts), size(one.bytes)))
+    other = build(run.measurements()).get(OTHER, [])
+    return Group(*(one.rich() for one in (table, *other)), *(Text(line) for line in _lines(run, found)))
 
 
 def size(count: int) -> str:
@@ -79,38 +86,25 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
 
 
-def _steps(run: Run) -> list[Step]:
-    kept = run.config()
-    return [] if kept is None else graph(settings.build(kept, where=str(run.path / "run.json")))
-
-
-def _missing(name: str) -> StepStatus:
-    return StepStatus(name=name, state=MISSING)
-
-
-def _status(name: str, folder: StageFolder, figures: Iterable[Measurement]) -> StepStatus:
+def _status(name: str, state: str, folder: StageFolder, figures: Iterable[Measurement]) -> StepStatus:
     rows = list(folder.read("metrics"))
+    phases = phases_of(rows).values()
+    tokens = [phase["tokens"] for phase in phases if "tokens" in phase]
+    seconds = sum(phase["seconds"] for phase in phases) if phases else None
     own = (folder.read_json("config") or {}).get(folder.stage)
     saved = [int(path.name.removeprefix("step_")) for path in folder.checkpoints.glob("step_*")]
-    timed = [one.value for one in figures if one.metric == "seconds" and one.subject == name]
+    timed = [one.value for one in figures if one.metric == STAGE_SECONDS and one.subject == name]
     return StepStatus(
         name=name,
-        state=DONE if folder.done else BEGUN if folder.begun else MISSING,
+        state=state,
         step=max((row["step"] for row in rows), default=0) if rows else None,
         of=own.get("steps") if isinstance(own, Mapping) else None,
         checkpoint=max(saved, default=None),
-        seconds=timed[-1] if timed else _seconds(rows),
-        tokens=_tokens(rows),
+        seconds=timed[-1] if timed else seconds,
+        tokens=round(sum(tokens)) if tokens else None,
         verdicts=_verdicts(folder, figures),
         bytes=_bytes(folder.path),
     )
-
-
-def _state(one: StepStatus) -> Text:
-    if one.state != BEGUN or one.of is None:
-        return Text(one.state, style={DONE: "green", BEGUN: "yellow"}.get(one.state, "dim"))
-    saved = f", saved {one.checkpoint}" if one.checkpoint else ""
-    return Text(f"begun: {one.step or 0}/{one.of}{saved}", style="yellow")
 
 
 def _lines(run: Run, found: list[StepStatus]) -> Iterable[str]:
@@ -129,31 +123,12 @@ def _lines(run: Run, found: list[StepStatus]) -> Iterable[str]:
     yield f"disk: {size(_bytes(run.path))}{replaced}; verdicts and replies: {size(caches)}"
 
 
-def _seconds(rows: Iterable[Mapping[str, Any]]) -> float | None:
-    found = [float(value) for row in rows for key, value in row.items() if "/seconds_" in key]
-    return sum(found) if found else None
-
-
-def _tokens(rows: Iterable[Mapping[str, Any]]) -> int | None:
-    """Return what was counted: each phase logs its rate and its seconds."""
-    found = [
-        float(value) * row[key.replace("tokens_per_second_", "seconds_")]
-        for row in rows
-        for key, value in row.items()
-        if "/tokens_per_second_" in key
-    ]
-    return round(sum(found)) if found else None
-
-
 def _verdicts(folder: StageFolder, figures: Iterable[Measurement]) -> int | None:
     """Return how much was judged: the logs of training count it, and so do the shares that stayed unscored."""
-    count = sum(len(said) for row in folder.read("pools") for said in row.get("verdicts", {}).values())
-    count += sum(reward is not None for row in folder.read("groups") for reward in row["rewards"])
-    for one in figures:
-        own = folder.arm in (SHARED, one.arm)
-        if one.stage == folder.stage and own and "unscored" in one.metric:
-            count += one.n
-    return count or None
+    unscored = (UNSCORED_RATE, GATE_UNSCORED, AUDIT_UNSCORED)
+    judged = (one.n for one in figures if one.stage == folder.stage and one.metric in unscored
+              if folder.arm in (SHARED, one.arm))  # fmt: skip
+    return (verdicts(folder) + sum(judged)) or None
 
 
 def _bytes(path: Path) -> int:

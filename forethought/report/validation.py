@@ -8,19 +8,19 @@ from typing import cast
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from forethought.report.cells import titled
+from forethought.report.tables import Table
 
 SHOWN = 8
-"""So many ids of problems with a wrong grade are printed for each task."""
+"""Ids of problems with a wrong grade that are printed for each task at most."""
 
 
 def validation(names: Sequence[str] | None, source: str) -> tuple[RenderableType, bool]:
     """Return the table of these tasks (all by default) and whether every grader that could be tried passed.
 
-    Asked for all tasks, those whose problems are not installed are left out with the way to have them.
+    Asked for all tasks, those whose problems are not installed are left out with the way to get them.
 
     Raises:
-        TaskError: if a task that was named is unknown, or its problems cannot be had.
+        TaskError: if a task that was named is unknown, or its problems could not be downloaded.
     """
     # Graders import tensors by way of the loop; a report that needs none of them stays light.
     from forethought.evals.reasoning.catalogue import TASKS, task
@@ -29,9 +29,8 @@ def validation(names: Sequence[str] | None, source: str) -> tuple[RenderableType
 
     if source not in ("auto", "package", "hub"):
         raise TaskError(f"--source {source}: write auto, package or hub")
-    table = titled("Graders: right answers are worth 1, wrong ones 0")
-    for column in ("task", "problems", "right kept", "wrong let in", "grader", "licence"):
-        table.add_column(column)
+    columns = ("task", "problems", "right kept", "wrong let in", "grader", "licence")
+    table = Table("Graders: right answers are worth 1, wrong ones 0", columns)
     notes, passed = [], True
     # Nobody who asks for a list expects downloads.
     where = "package" if source == "auto" and not names else source
@@ -46,7 +45,7 @@ def validation(names: Sequence[str] | None, source: str) -> tuple[RenderableType
             continue
         passed &= found.passed
         kept, let_in = f"{found.right} of {found.asked_right}", f"{found.wrong} of {found.asked_wrong}"
-        table.add_row(one.name, str(found.problems), kept, let_in, one.grader.name, one.licence)
+        table.rows.append((one.name, str(found.problems), kept, let_in, one.grader.name, one.licence))
         if found.failed:
             notes.append(Text(f"{name}: {len(found.failed)} problems fail: {', '.join(found.failed[:SHOWN])}"))
-    return Group(table, *notes), passed
+    return Group(table.rich(), *notes), passed

@@ -76,7 +76,7 @@ class Evaluate(Stage):
         folder.truncate("examples", lambda row: False)
         folder.append("examples", comparison.examples[: cfg.examples])
         context.measure(figures)  # before the manifest, or a kill in between would lose them
-        summary = {"figures": content_id([_key(figure) for figure in figures])}
+        summary = {"figures": content_id([_values(figure) for figure in figures])}
         folder.finish({"policy": policy.identity, "base": base.identity}, summary)
 
     @classmethod
@@ -90,11 +90,11 @@ class Evaluate(Stage):
             matched = MATCHED in cfg.conditions
             once = drawn(at.policy, cfg.prefixes, 1, (at.prefix, tokens), at.config.improve.sample_rows)
             nll = scored(at.policy, at.heldout(cfg.nll_chunks), at.prefix, at.suffix, at.config.improve.micro_tokens)
-            found = (once.times(own) + nll).times(arms) + once.times(tried(cfg.entropy_tolerance) if matched else 0)
+            total = (once.times(own) + nll).times(arms) + once.times(tried(cfg.entropy_tolerance) if matched else 0)
             for name, judge in {**at.config.judges, **cfg.judges}.items():
                 shown = (1, 2 * own + int(matched)) if judge.kind == "likelihood" else (len(cfg.conditions), 2)
-                found += judging(at, name, cfg.prefixes * shown[0], shown[1], tokens)
-            return found
+                total += judging(at, name, cfg.prefixes * shown[0], shown[1], tokens)
+            return total
 
         pairs, ways = cfg.prefixes * len(cfg.conditions), len(cfg.conditions)
         amount = f"up to {pairs:,} pairs for each judge: {cfg.prefixes} prefixes, {ways} ways"
@@ -106,8 +106,9 @@ def tried(tolerance: float) -> int:
     return max(1, min(MATCHING_STEPS, round(math.log2(ENTROPY_GAP / tolerance))))
 
 
-def _key(one: Measurement) -> list[Any]:
-    return [one.arm, one.against, one.metric, one.condition, one.judge, one.value, one.low, one.high, one.n]
+def _values(figure: Measurement) -> list[Any]:
+    names = ("arm", "against", "metric", "condition", "judge", "value", "low", "high", "n")
+    return [getattr(figure, name) for name in names]
 
 
 STAGE = Evaluate

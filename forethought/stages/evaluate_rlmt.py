@@ -57,7 +57,7 @@ class EvaluateRLMT(Stage):
     def run(self, folder: StageFolder) -> None:
         """Let all arms predict, probe those that think; write ``examples.jsonl`` and the figures."""
         evaluation, cfg = self._evaluation(), self.config.thinking
-        found: list[Measurement] = []
+        measurements: list[Measurement] = []
         gates: dict[str, Scored] = {}
         probes: dict[str, dict[str, probe.Probed]] = {}
         taking = self.arms()
@@ -71,25 +71,25 @@ class EvaluateRLMT(Stage):
                     gates[model.name], rollouts = think_and_predict(model, evaluation, cfg.samples)
                 else:
                     gates[model.name] = predict_at_once(model, evaluation, cfg.samples)
-                found += reward_gate.figures(recorder, gates[model.name], rollouts)
+                measurements += reward_gate.figures(recorder, gates[model.name], rollouts)
                 for other in arm.against:
-                    found += reward_gate.compare(recorder.versus(other), gates[model.name], gates[other])
+                    measurements += reward_gate.compare(recorder.versus(other), gates[model.name], gates[other])
                 if rollouts is not None:
                     progress(number, len(taking), f"{model.name}: probe")
                     probes[model.name] = probed = self._probe(folder, model, evaluation, rollouts)
-                    found += probe.figures(recorder, probed)
+                    measurements += probe.figures(recorder, probed)
                     for other in arm.against:
                         if other in probes:
-                            found += probe.compare(recorder.versus(other), probed, probes[other])
+                            measurements += probe.compare(recorder.versus(other), probed, probes[other])
                 if arm is not taking[-1]:  # the controls take its tokenizer
                     model.release()
             if cfg.controls:
                 for control in controls(evaluation.windows, taking[-1].model):
                     _, rollouts = think_and_predict(control, evaluation, cfg.probe_samples)
                     probed = self._probe(folder, control, evaluation, rollouts)
-                    found += probe.figures(evaluation.recorder(control), probed)
-        self.context.measure(found)
-        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(found)})
+                    measurements += probe.figures(evaluation.recorder(control), probed)
+        self.context.measure(measurements)
+        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(measurements)})
 
     def _evaluation(self) -> WindowEval:
         cfg = self.config.rlmt

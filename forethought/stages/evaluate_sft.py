@@ -59,7 +59,7 @@ class EvaluateSFT(Stage):
             prefixes=cfg.thoughts.prefixes,
             seed=self.config.seed,
         )
-        found: list[Measurement] = []
+        measurements: list[Measurement] = []
         answers: dict[str, Answers] = {}
         taking = self.arms()
         folder.truncate("examples", lambda row: False)
@@ -68,18 +68,18 @@ class EvaluateSFT(Stage):
                 name, recorder = arm.model.name, evaluation.recorder(arm.model)
                 progress(number, len(taking), f"{name}: thoughts")
                 answers[name] = examine(arm.model, evaluation)
-                found += figures(recorder, answers[name])
+                measurements += figures(recorder, answers[name])
                 for other in arm.against:
-                    found += changes(recorder.versus(other), answers[name], answers[other])
+                    measurements += changes(recorder.versus(other), answers[name], answers[other])
                 folder.append("examples", [{"arm": name, **row} for row in answers[name].examples[: cfg.examples]])
                 if not arm.thinks:  # the others are compared below
                     arm.model.release()
             thinking = [arm.model for arm in taking if arm.thinks]
             if len(thinking) == 2 and context.comparing_judges:
                 base, improved = thinking
-                found += self._compare(improved, base, lambda note: progress(0, 0, note))
-        context.measure(found)
-        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(found)})
+                measurements += self._compare(improved, base, lambda note: progress(0, 0, note))
+        context.measure(measurements)
+        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(measurements)})
 
     def _compare(self, policy: Model, base: Model, progress: Callable[[str], None]) -> tuple[Measurement, ...]:
         """Compare two thinking arms by their text: thoughts are taken out before a judge reads it."""
@@ -123,11 +123,11 @@ def _compared(at: Setting) -> Cost:
     own = at.config.evaluate.thoughts
     ways, rows = len(own.conditions), at.config.improve.sample_rows
     prefixes = at.heldout(own.prefixes)
-    found = drawn(at.policy, prefixes, 1, (at.prefix, own.free_tokens), rows).times(2 * ways)
+    total = drawn(at.policy, prefixes, 1, (at.prefix, own.free_tokens), rows).times(2 * ways)
     for name, judge in {**at.config.judges, **at.config.evaluate.judges}.items():
         shown = (1, 2 * ways) if judge.kind == "likelihood" else (ways, 2)
-        found += judging(at, name, prefixes * shown[0], shown[1], own.free_tokens)
-    return found
+        total += judging(at, name, prefixes * shown[0], shown[1], own.free_tokens)
+    return total
 
 
 STAGE = EvaluateSFT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forethought import rates
+from forethought.config import Config
 from forethought.work import Pace, Rates
 
 PLANTED = Rates(
@@ -23,8 +24,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, found: Rates = PLANTED) -> list[str]:
     """Have every measurement find these rates; return the models that were measured, in order."""
     measured: list[str] = []
 
-    def measure(model: object, *_: object) -> Rates:
-        measured.append(str(getattr(model, "model", model)))
+    def measure(config: Config, *_: object) -> Rates:
+        measured.append(config.policy.model)
         return found
 
     monkeypatch.setattr(rates, "measure", measure)

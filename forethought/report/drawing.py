@@ -1,0 +1,189 @@
+"""Curves, intervals and the graph of a run as images in two themes, which a page holds as ``data:`` addresses.
+
+An image runs no script and cannot style the page, whatever the names in it say.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from forethought.graph import CONTINUED, IMPROVED, arm_of
+from forethought.metrics import Format, percent, points
+from forethought.report.curves import Curve, Curves, Rows
+from forethought.report.tables import Series
+from forethought.report.values import trained
+from forethought.store import BASE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+THEMES = {
+    "ink": ("#20242b", "#e8e6e1"),
+    "faint": ("#686e7a", "#9a9fa9"),
+    "line": ("#e6e2da", "#30343c"),
+    "card": ("#fffffe", "#1c1f25"),
+    "null": ("#9a9fa8", "#7d838e"),
+    BASE: ("#2f6da8", "#7db4ec"),
+    IMPROVED: ("#c4561c", "#f2a06a"),
+    CONTINUED: ("#7b8088", "#a3a8b2"),
+}
+"""Colours, light and dark; no two are equal in the light, so that a drawing can be turned dark."""
+LIGHT = {name: light for name, (light, _) in THEMES.items()}
+
+SMOOTHED = 40
+"""Curves of more points get a running mean over a tenth of them; the points stay visible behind it."""
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "forethought",
+    "text.parse_math": False,  # names of judges and arms are no formulas
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": LIGHT["line"],
+    "axes.labelcolor": LIGHT["faint"],
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "grid.color": LIGHT["line"],
+    "grid.linewidth": 0.6,
+    "text.color": LIGHT["ink"],
+    "xtick.labelcolor": LIGHT["faint"],
+    "ytick.labelcolor": LIGHT["faint"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "savefig.transparent": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A drawing with what stands above and below it; ``label`` is for who cannot see it."""
+
+    title: str
+    label: str
+    light: str
+    dark: str
+    note: str = ""
+
+
+def draw(size: tuple[float, float], title: str, label: str, paint: Callable[[Figure], None], note: str = "") -> Image:
+    """Return what ``paint`` draws on a figure of ``size`` points, as two SVG images."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    written = io.StringIO()
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72))
+        paint(figure)
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    light = dark = written.getvalue()
+    for before, after in THEMES.values():
+        dark = dark.replace(before, after)
+    return Image(title, label, _address(light), _address(dark), note)
+
+
+def _address(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8", "replace")).decode("ascii")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without the characters that XML cannot hold."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def colour(arm: str) -> str:
+    """Return the colour of an arm: that of its lineage."""
+    return LIGHT.get(arm_of(arm).lineage, LIGHT["null"])
+
+
+def curve(spec: Curve, curves: Curves) -> Image | None:
+    """Return the panel of a curve, or ``None`` if no arm has it."""
+    drawn = {arm: rows for arm, rows in curves.items() if _points(rows, spec.key)[0]}
+    if not drawn:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, left=42, below=30)
+        for arm, rows in drawn.items():
+            axes.plot(*_points(rows, spec.null), color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1.1)
+            style = "--" if arm_of(arm).control and arm_of(arm).lineage != CONTINUED else "-"
+            _line(axes, *_points(rows, spec.key), colour(arm), style)
+            _line(axes, *_points(rows, spec.dotted), colour(arm), ":")
+        axes.set_xlabel("step")
+        if spec.form is percent:  # no share lies below nothing or above everything
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(-0.05 * high, low), min(1.03, max(high, 0.05)))
+        _number(axes, spec.form, x=False)
+
+    return draw((300, 175), spec.label.strip(), f"{spec.label}: {', '.join(drawn)}", paint, spec.note)
+
+
+def _axes(figure: Figure, left: float, below: float) -> Axes:
+    """Return axes at fixed margins, in points: plots of a row line up."""
+    width, height = 72 * figure.get_size_inches()
+    return figure.add_axes((left / width, below / height, 1 - (left + 12) / width, 1 - (below + 8) / height))
+
+
+def _line(axes: Axes, steps: list[float], values: list[float], paint: str, style: Any) -> None:
+    few = "o" if len(steps) <= 12 else None
+    if len(values) <= SMOOTHED:
+        axes.plot(steps, values, color=paint, linestyle=style, linewidth=1.7, marker=few, markersize=2.8)
+        return
+    window = len(values) // 10
+    smooth = [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
+    axes.plot(steps, values, color=paint, linestyle=style, linewidth=0.8, alpha=0.35)
+    axes.plot(steps, smooth, color=paint, linestyle=style, linewidth=1.8)
+
+
+def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    found = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+    finite = [(step, value) for step, value in found if math.isfinite(value)]
+    return [step for step, _ in finite], [value for _, value in finite]
+
+
+def _number(axes: Axes, form: Format, *, x: bool) -> None:
+    """Write the numbers of the value axis as short as they can be: shares in percent."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    share = 100 if form in (percent, points) else 1
+    unit = "%" if form is percent else ""
+    axis, other = (axes.xaxis, axes.yaxis) if x else (axes.yaxis, axes.xaxis)
+    axis.set_major_locator(MaxNLocator(4))
+    minus = "\N{MINUS SIGN}"
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{share * value:.4g}".replace("-", minus) + unit))
+    if not x:
+        other.set_major_locator(MaxNLocator(5, integer=True))
+    axis.grid(True)
+
+
+def intervals(series: Series) -> Image:
+    """Return an interval plot: a line for each figure; a point is a ring where the judge trained the policy."""
+    width, lines = 350, series.lines
+    left = min(width / 2, 14 + 4.7 * max(len(label) for label, _ in lines))
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, left=left, below=18)
+        if series.reference is not None:
+            axes.axvline(series.reference, color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1)
+        for place, (_, one) in enumerate(lines):
+            ink = colour(one.arm)
+            if one.low is not None and one.high is not None:
+                axes.plot([one.low, one.high], [place, place], color=ink, linewidth=2.2, alpha=0.55)
+            face = "none" if trained(one.judge) else ink
+            axes.plot([one.value], [place], "o", color=ink, markersize=5, markeredgewidth=1.4, markerfacecolor=face)
+        axes.set_yticks(range(len(lines)), [printable(label) for label, _ in lines], color=LIGHT["ink"])
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        _number(axes, series.form, x=True)
+
+    return draw((width, 28 + 19.0 * len(lines)), series.title, series.title, paint, series.note)

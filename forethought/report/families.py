@@ -1,0 +1,184 @@
+"""Which figures stand in which table and plot: one row for each kind of table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from forethought import metrics as m
+from forethought.metrics import Metric
+from forethought.records import Measurement
+from forethought.report.values import resolution
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Which figures stand in a column; ``condition`` and ``strict`` narrow the metric down."""
+
+    metric: Metric
+    condition: str | None = None
+    title: str = ""
+    strict: bool = False
+
+    def holds(self, figure: Measurement) -> bool:
+        """Return whether a figure belongs here; of ``pass@k`` all k do."""
+        same = self.metric in (figure.metric, m.without_k(figure.metric))
+        return same and self.condition in (None, figure.condition) and figure.judge.endswith(m.STRICT) == self.strict
+
+    def head(self, figure: Measurement) -> str:
+        """Return its title over ``figure``."""
+        return self.title or m.of(figure).label + m.STRICT * self.strict
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of table.  ``split`` and ``rows`` are names of :data:`FIELDS`, by spaces."""
+
+    section: str
+    stage: str
+    title: str
+    """May hold names of ``split`` in braces."""
+    rows: str
+    columns: Sequence[Column | Metric]
+    split: str = ""
+    """A table for each value of these."""
+    across: str = ""
+    """What the columns are, if not ``columns``, which then are in the rows."""
+    compared: bool | None = False
+    """Whether figures against another arm are meant; ``None`` means both."""
+    count: str = ""
+    """Title of a column of denominators; ``cell`` puts them in the cells."""
+    units: str = ""
+    """What differences are paired by: then cells say what they show."""
+    note: Callable[[Sequence[Measurement]], str] = lambda figures: ""
+    plot: Sequence[int] = ()
+    """Columns of which there is an interval plot, too."""
+    plot_by: str = ""
+    """A plot for each value of this."""
+    reference: float | None = None
+    """What levels are compared with in a plot; differences are with zero."""
+
+    def column_of(self, figure: Measurement) -> tuple[int, Column] | None:
+        """Return number and column of a figure, or ``None`` if it does not stand here."""
+        if figure.stage != self.stage or self.compared not in (None, bool(figure.against)):
+            return None
+        columns = (Column(one) if isinstance(one, Metric) else one for one in self.columns)
+        return next((both for both in enumerate(columns) if both[1].holds(figure)), None)
+
+
+def _after(figure: Measurement) -> str:
+    interface = m.interface_of(figure)
+    return figure.arm if interface == m.PLAIN else f"{figure.arm}\n  after a {interface}"
+
+
+def _task(figure: Measurement) -> str:
+    return ", average over tasks" if m.task_of(figure) == m.MACRO else f": {m.task_of(figure)}"
+
+
+def _versus(figure: Measurement) -> str:
+    return "its own plain answers" if figure.arm == figure.against else figure.against
+
+
+FIELDS: dict[str, tuple[str, Callable[[Measurement], str]]] = {
+    "arm": ("arm", lambda one: one.arm),
+    "against": ("against", lambda one: one.against),
+    "pair": ("arm", lambda one: f"{one.arm}\n  against {one.against}"),
+    "both": ("arms", lambda one: " and ".join(sorted((one.arm, one.against)))),
+    "condition": ("condition", lambda one: one.condition),
+    "judge": ("judge", lambda one: one.judge),
+    "metric": ("figure", lambda one: m.of(one).label),
+    "task": ("task", m.task_of),
+    "of_task": ("task", _task),
+    "answers": ("arm", _after),
+    "compared": ("arm", lambda one: f"{_after(one)}\n  against {_versus(one)}"),
+}
+"""What names a row or a table: title, and the text for a figure."""
+
+
+def _nll(change: bool) -> list[Column]:
+    """Return the columns of NLL by kind of token."""
+    found = [
+        Column(m.NLL[kind].change if change else m.NLL[kind], mean, kind if mean == m.PER_TOKEN else f"{kind}, {mean}")
+        for kind in m.NLL
+        for mean in ((m.PER_TOKEN, m.PER_ROW) if kind == m.TAGGED else (m.PER_TOKEN,))
+    ]
+    return found
+
+
+def _resolves(figures: Sequence[Measurement]) -> str:
+    """Return what comparisons of tasks can show: the widest one of each task decides."""
+    smallest: dict[str, float] = {}
+    for figure in figures:
+        task, size = m.task_of(figure), resolution(figure)
+        if m.without_k(figure.metric) == m.MEAN and task != m.MACRO and size is not None:
+            smallest[task] = max(smallest.get(task, 0.0), size)
+    parts = ", ".join(f"{task} {100 * math.ceil(1000 * size) / 1000:.1f}" for task, size in smallest.items())
+    return parts and (
+        "Smallest true difference in the mean that every comparison of this size shows four times in five, in points: "
+        f"{parts}. Smaller ones need more problems: four times as many for half the difference."
+    )
+
+
+def _comparisons(section: str, stage: str) -> list[Family]:
+    return [
+        Family(section, stage, "{arm} against {against}, held-out: prefixes won, ties half, with 95% intervals",
+               "condition judge", [m.WIN_RATE, m.TIE_RATE, m.SIGN_TEST, m.UNSCORED_RATE], "arm against", compared=True,
+               count="cell", plot=[0], reference=0.5),
+        Family(section, stage, "What both wrote: {both}, means per text with 95% intervals", "condition arm",
+               [m.ENTROPY, m.REPETITION, m.DISTINCT, m.CHARACTERS], "both", compared=True, count="texts"),
+        Family(section, stage, "Entropy matching: the base's temperature, and what is left", "pair condition",
+               [m.MATCHING_TEMPERATURE, m.ENTROPY_GAP], compared=True, count="texts"),
+    ]  # fmt: skip
+
+
+_AFTER = (m.OWN, m.TEACHER)
+_PROBE = (m.PROBE_REWARD, m.PROBE_SCORE, m.PROBE_GAIN)
+FAMILIES: tuple[Family, ...] = (
+    *_comparisons("improve", m.EVALUATE),
+    Family("improve", m.EVALUATE, "Suffix NLL on held-out text, nats per token, with 95% intervals", "arm",
+           [m.SUFFIX_NLL, m.SUFFIX_NLL_CHANGE], compared=None, count="suffixes", plot=[1]),
+    *_comparisons("sft", m.EVALUATE_SFT),
+    Family("sft", m.INTERLEAVE, "Thoughts beside the text, with 95% intervals; no two splits share a document",
+           "metric condition", [m.ROWS, m.EXACT, m.PLACES, m.WORDS, m.POSITION, m.ACCEPTED, m.LEAK_RATE, m.KEPT_LEAK,
+                                m.REJECTED, m.DROPPED], across="arm", count="cell"),
+    Family("sft", m.EVALUATE_SFT, "NLL on held-out rows by kind of token, nats per token, with 95% intervals", "arm",
+           _nll(change=False), count="rows"),
+    Family("sft", m.EVALUATE_SFT, "What changed, paired by row, nats per token, with 95% intervals", "pair",
+           _nll(change=True), compared=True, plot=[0]),
+    Family("sft", m.EVALUATE_SFT, "Free continuations of held-out prefixes: what becomes of the tags, with 95% "
+           "intervals", "arm", [m.OPENS, m.WELL_FORMED, m.CLOSES, m.CLOSES_WHEN_ASKED], count="cell"),
+    Family("sft", m.EVALUATE_SFT, "NLL of the text after a place, given a thought there or none, nats per token, with "
+           "95% intervals", "arm",
+           [*(Column(m.NEXT_TEXT, one, one) for one in (m.NOTHING, *_AFTER)),
+            *(Column(m.NEXT_TEXT.change, m.against_nothing(one), f"{one} less {m.NOTHING}") for one in _AFTER)],
+           plot=[3, 4]),
+    Family("rlmt", m.CALIBRATE, "Match judge: what reaches its threshold on held-out text, with 95% intervals",
+           "judge", [m.THRESHOLD, m.BASE_PASSES, m.UNRELATED_PASSES], count="cell"),
+    Family("rlmt", m.EVALUATE_RLMT, "Reward gate: all arms on the same held-out windows, with 95% intervals", "arm",
+           [m.GATE_REWARD, m.ORACLE, m.GATE_SCORE, m.CLOSE_RATE, m.THOUGHT_TOKENS, m.GATE_UNSCORED], count="windows",
+           plot=[0]),
+    Family("rlmt", m.EVALUATE_RLMT, "Reward gate: differences, paired by window, with 95% intervals", "pair",
+           [m.GATE_REWARD.difference, m.GATE_SCORE.difference], compared=True, units="windows", plot=[0, 1]),
+    Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: what stands between prefix and suffix, with 95% intervals",
+           "arm condition", [*_PROBE, m.PROBE_COPIED]),
+    Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: own thoughts against each condition, paired by window, with "
+           "95% intervals", "arm condition", [one.difference for one in _PROBE], units="windows", plot=[1],
+           plot_by="arm"),
+    Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: own thoughts above those about another window", "arm",
+           [Column(m.PROBE_GAIN.difference, m.own_against(m.SWAPPED))], units="windows", plot=[0]),
+    Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: what training changed, nats per token, paired by window, with "
+           "95% intervals", "pair", [Column(m.PROBE_GAIN.difference, m.OWN, "gain of own thoughts"),
+                                     m.PROBE_SPECIFIC.difference], compared=True, units="windows"),
+    Family("reasoning", m.REASONING, "Reasoning{of_task}; 95% intervals over problems", "answers",
+           [m.MEAN, Column(m.MEAN, strict=True), m.PASS, m.MAJORITY, m.GOLD_BITS], "of_task", count="n", plot=[0]),
+    Family("reasoning", m.REASONING, "Reasoning: how answers ended, with 95% intervals over problems", "answers task",
+           [m.NO_ANSWER, m.TRUNCATED, m.EXTRACTED], count="n"),
+    Family("reasoning", m.REASONING, "Reasoning: differences, paired by problem, with 95% intervals", "compared task",
+           [m.MEAN, m.GOLD_BITS], compared=True, units="problems", note=_resolves),
+    Family("judges", m.AUDIT, "Audit of the judges, shares with 95% intervals", "judge metric condition",
+           [m.ACCURACY, m.AUDIT_UNSCORED, m.CONSISTENCY, m.FIRST_POSITION, m.TIES, m.LENGTH_BIAS], across="stage",
+           count="cell", plot=[0], plot_by="judge", reference=0.5),
+    Family("run", m.RUN, "By stage: time since it was last started, and peak memory of the process so far",
+           "condition arm", [m.STAGE_SECONDS, m.PEAK_MEMORY]),
+)  # fmt: skip

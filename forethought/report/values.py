@@ -1,0 +1,129 @@
+"""How figures read: a value with its 95% interval, and what a paired difference shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from forethought import graph, metrics
+from forethought.metrics import Format
+from forethought.records import Measurement
+from forethought.stats import Z80, Z95
+
+FEWEST = 10
+"""A bootstrap over fewer units gives intervals that are too narrow to be called anything."""
+_TRAINING = "(training)"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A figure of a page: how it reads, and where it stands in ``summary.json``."""
+
+    measured: Measurement
+    form: Format | None = None
+
+    @property
+    def text(self) -> str:
+        """Value and interval, with minus signs that are as wide as plus signs."""
+        one = self.measured
+        return interval(one.value, one.low, one.high, self.form or metrics.form(one)).replace("-", "\N{MINUS SIGN}")
+
+    @property
+    def about(self) -> str:
+        """Denominator, unit and provenance."""
+        return f"{name(self.measured)}; n = {self.measured.n}, {self.measured.unit}; {self.measured.subject}"
+
+
+def name(figure: Measurement) -> str:
+    """Return all names of a figure: ``win_rate of self-improved against base (greedy, judge)``."""
+    against = f" against {figure.against}" if figure.against else ""
+    where = ", ".join(filter(None, (figure.condition, figure.judge)))
+    return f"{figure.metric} of {figure.arm}{against}" + (f" ({where})" if where else "")
+
+
+def text(figure: Measurement) -> str:
+    """Return the value with its 95% interval: ``62.5% [50.2, 73.4]``."""
+    return interval(figure.value, figure.low, figure.high, metrics.form(figure))
+
+
+def interval(value: float, low: float | None, high: float | None, form: Format) -> str:
+    """Return a value with the ends of its interval, if it has one of some width."""
+    if low is None or high is None or low == high:
+        return form(value)
+    ends = (form(end).removesuffix("%").removesuffix(" points") for end in (low, high))
+    return f"{form(value)} [{', '.join(ends)}]"
+
+
+def sign(figure: Measurement) -> int:
+    """Return on which side of zero the whole interval lies, or 0."""
+    if figure.low is None or figure.high is None:
+        return 0
+    return 1 if figure.low > 0 else -1 if figure.high < 0 else 0
+
+
+def judgement(change: Measurement, needed: Measurement | None, units: str = "windows") -> str:
+    """Return in words what a paired difference shows, and how many units would show it where it shows nothing.
+
+    Example: ``inside the noise of 24 windows; about 310 would resolve it``
+    """
+    if change.low == change.high:
+        return f"no difference in any of {change.n} {units}"
+    if change.n < FEWEST:
+        return f"{change.n} {units} are too few to tell"
+    if sign(change):
+        return "above zero" if sign(change) > 0 else "below zero"
+    noise = f"inside the noise of {change.n} {units}"
+    return noise if needed is None else f"{noise}; about {needed.value:,.0f} would resolve it"
+
+
+def resolution(change: Measurement) -> float | None:
+    """Return the smallest true difference that a comparison like this one shows four times in five.
+
+    ``(z_0.975 + z_0.8) * standard error``, the error read off the interval's width; ``None`` without one.
+    """
+    if change.low is None or change.high is None or change.low == change.high:
+        return None
+    return (Z95 + Z80) * (change.high - change.low) / (2 * Z95)
+
+
+def trained(judge: str) -> bool:
+    """Return whether a judge's name says that it trained the policy."""
+    return judge.endswith(_TRAINING)
+
+
+class Figures:
+    """Measurements by stage, arm, metric, against, condition and judge."""
+
+    def __init__(self, measurements: Iterable[Measurement]) -> None:
+        self.all = list(measurements)
+
+    def get(self, stage: str, arm: str, metric: str, **names: str) -> Measurement | None:
+        """Return one figure, or ``None``; of whichever judge comes first if ``judge`` is not named.
+
+        ``against`` and ``condition`` are none unless they are named.
+        """
+        return next(self.select(stage, metric, **{"arm": arm, "against": "", "condition": "", **names}), None)
+
+    def select(self, stage: str, metric: str, **names: str) -> Iterator[Measurement]:
+        """Yield the figures that agree with all that is named: ``arm``, ``against``, ``condition``, ``judge``."""
+        for figure in self.all:
+            same = (figure.stage, figure.metric) == (stage, metric)
+            if same and all(getattr(figure, field) == value for field, value in names.items()):
+                yield figure
+
+    def needed(self, change: Measurement, units: str = "windows") -> Measurement | None:
+        """Return how many units would resolve a difference, if that was computed."""
+        metric = metrics.of(change)
+        names = {"against": change.against, "condition": change.condition, "judge": change.judge}
+        return self.get(change.stage, change.arm, (metric.of or metric).needed(units), **names)
+
+    def independent_judge(self, stage: str, arm: str, against: str) -> str:
+        """Return the first judge of the comparison that did not train the policy, else the one that did; or ``""``."""
+        wins = self.select(stage, metrics.WIN_RATE, arm=arm, against=against)
+        judges = dict.fromkeys(figure.judge for figure in wins)
+        return next((judge for judge in judges if not trained(judge)), next(iter(judges), ""))
+
+    def unknown(self) -> list[Measurement]:
+        """Return the figures of which some name is in no registry: a new metric, condition, arm or stage."""
+        arms = [arm.name for arm in graph.ARMS]
+        return [figure for figure in self.all if not metrics.known(figure, arms)]

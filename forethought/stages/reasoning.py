@@ -50,9 +50,17 @@ class Reasoning(Stage):
         for task in self._tasks:
             task.some(self._settings.source, 1)
 
+    def prepare(self) -> None:
+        """Find the answers that each arm gave before; what another config made is archived."""
+        self._folders  # noqa: B018  made when first read
+
     def depends_on(self) -> dict[str, Any]:
         """See :meth:`Stage.depends_on`."""
         return self._answers_depend_on() | {"k": list(self._settings.passes)}
+
+    def check(self) -> None:
+        """Set aside what arms answered under another config, and bring back what they answered under this one."""
+        self._folders  # noqa: B018  also where the figures are there already: they come back with those answers
 
     def run(self, folder: StageFolder) -> None:
         """See :meth:`Stage.run`."""

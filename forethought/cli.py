@@ -78,7 +78,6 @@ def run(
 
 
 def _stage_command(name: str, steps: str, text: str) -> None:
-    """Register a command that runs ``steps`` and what they need."""
 
     def choose(config: Config) -> graph.Selection:
         return graph.Selection(steps=tuple(graph.select(graph.graph(config), [steps])))
@@ -131,7 +130,7 @@ def evaluate(
 
     def choose(config: Config) -> graph.Selection:
         if reasoning:
-            return graph.Selection(steps=(graph.asked(config),), asks=True)
+            return graph.Selection(steps=tuple(graph.select(graph.graph(config), [graph.REASONING])), asks=True)
         steps = [step for step in graph.graph(config) if step.stage.startswith(("evaluate", graph.REASONING))]
         return graph.Selection(steps=tuple(step for step in steps if step.arm != graph.CONTINUED))
 
@@ -175,7 +174,6 @@ def _config(
 
 
 def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run: bool, force: bool) -> None:
-    """Print the plan, or run the chosen stages in the run folder and print the results."""
     from forethought.pipeline import plan
     from forethought.pipeline.runner import Lifecycle, settled
     from forethought.report.page import write_page
@@ -205,7 +203,6 @@ def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run:
 
 
 def main() -> None:
-    """Entry point of the ``forethought`` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # no run ends because a terminal cannot show a character
             stream.reconfigure(errors="replace")

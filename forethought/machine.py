@@ -37,9 +37,7 @@ class Machine:
     """The arithmetic of a machine."""
 
     system: str
-    """``Linux``, ``Darwin`` or ``Windows``."""
     architecture: str
-    """``x86_64`` or ``arm64``."""
     processor: str
     cores: int
     """That this process may use."""
@@ -48,10 +46,8 @@ class Machine:
     bf16_fault: str = ""
     """Why oneDNN does not multiply in bfloat16; empty if a small product was right."""
     cuda: str = ""
-    """Name of the first CUDA device; empty without one."""
     cuda_bf16: bool = False
     mps: bool = False
-    """Whether there is an Apple GPU."""
 
     @property
     def kind(self) -> str:
@@ -75,13 +71,7 @@ class Machine:
 
 
 def dtype_for(wanted: str, device: str, machine: Machine) -> str:
-    """Return the compute dtype that ``wanted`` (``auto``, ``bfloat16`` or ``float32``) means on a device of this type.
-
-    ``auto`` is bfloat16 where the device multiplies in it, and float32 elsewhere.
-
-    Raises:
-        MachineError: if ``wanted`` is bfloat16 and the device does not multiply in it.
-    """
+    """Return the compute dtype that ``wanted`` means: ``auto`` is bfloat16 where the device multiplies in it."""
     lacking = machine.no_bf16(device)
     if wanted == "auto":
         return "float32" if lacking else "bfloat16"
@@ -92,7 +82,6 @@ def dtype_for(wanted: str, device: str, machine: Machine) -> str:
 
 @functools.cache
 def machine() -> Machine:
-    """Return this machine; asked once per process."""
     import torch
 
     known = _capabilities()

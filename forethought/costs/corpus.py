@@ -31,7 +31,6 @@ def chunk_count(config: Config, vocabulary: int) -> float | None:
 
 
 def reading_seconds(corpus: CorpusConfig) -> float | None:
-    """Return about how long reading and cutting takes; ``None`` for text that is not here."""
     if corpus.source == "bundled":
         return BUNDLED_SECONDS * min(BUNDLED_DOCUMENTS, corpus.max_documents or BUNDLED_DOCUMENTS) / BUNDLED_DOCUMENTS
     size = corpus_bytes(corpus)

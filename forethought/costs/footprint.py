@@ -48,11 +48,7 @@ def largest(at: Setting) -> Footprint | None:
 
 
 def footprints(at: Setting) -> list[Footprint]:
-    """Return the memory of every step that runs models, in the order of the graph.
-
-    Raises:
-        UnknownError: if the shape of a model is not known.
-    """
+    """Return the memory of every step that runs models, in the order of the graph."""
     loads, kept, found = first_loads(at.config), list[Shape](), []
     embeds = at.config.rlmt is not None and at.config.rlmt.match.kind == "similarity"
     for step in graph(at.config):

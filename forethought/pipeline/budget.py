@@ -47,11 +47,7 @@ class BudgetRequest:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that ``25m``, ``90s``, ``2h`` or ``1h30m`` mean.
-
-    Raises:
-        BudgetError: if it is none of these.
-    """
+    """Return the seconds that ``25m``, ``90s``, ``2h`` or ``1h30m`` mean."""
     match = _TIME.fullmatch(text.strip())
     parts = match.groups(default="0") if match else ()
     total = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
@@ -61,11 +57,7 @@ def seconds(text: str) -> float:
 
 
 def choose_schedule(request: BudgetRequest, say: Say) -> Config:
-    """Return the config with the schedule that fits the budget, or that the run was started with.
-
-    Raises:
-        BudgetError: if the config has no schedules, or the run was started with another budget.
-    """
+    """Return the config with the schedule that fits the budget, or that the run was started with."""
     wanted, config = seconds(request.budget), request.load()
     if not config.schedules:
         raise BudgetError(
@@ -81,7 +73,6 @@ def choose_schedule(request: BudgetRequest, say: Say) -> Config:
 
 
 def demo() -> str:
-    """Say what `make demo` would do here, by what is known of this machine without measuring."""
     request = BudgetRequest(path=Path("demo"), overrides=(), budget="25m", run=None)
     config = request.load()
     try:

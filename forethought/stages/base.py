@@ -266,6 +266,9 @@ class Stage(ABC):
     def validate(self) -> None:  # noqa: B027  most stages have nothing to validate
         """Refuse what the config alone shows to be impossible, before any stage of the run begins."""
 
+    def prepare(self) -> None:  # noqa: B027  most stages keep one folder
+        """Make the folders that this stage keeps besides its own; see :meth:`Context.folder`."""
+
     def check(self) -> None:  # noqa: B027  most stages have nothing to check
         """Refuse what earlier steps show to be wrong, before this stage begins."""
 

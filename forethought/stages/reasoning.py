@@ -50,6 +50,10 @@ class Reasoning(Stage):
         for task in self._tasks:
             task.some(self._settings.source, 1)
 
+    def prepare(self) -> None:
+        """Find the answers that each arm gave before; what another config made is archived."""
+        self._folders  # noqa: B018  made when first read
+
     def depends_on(self) -> dict[str, Any]:
         """See :meth:`Stage.depends_on`."""
         return self._answers_depend_on() | {"k": list(self._settings.passes)}

@@ -163,8 +163,8 @@ def test_wrong_imports_and_what_is_over_a_budget_are_found(tmp_path: Path, monke
     path = tmp_path / "forethought" / "stages" / "sft.py"
     path.parent.mkdir(parents=True)
     path.write_text(
-        "from forethought.stages.improve import x\nfrom forethought.stages import rlmt, base\nimport forethought.records\n"
-        "from forethought import cli, store\nfrom forethought.evals.nll import y\n"
+        "from forethought.stages.improve import x\nfrom forethought.stages import rlmt, base\n"
+        "import forethought.records\nfrom forethought import cli, store\nfrom forethought.report.page import y\n"
         "def lazy():\n    from forethought.pipeline import z\n"
         "def wide(self, a, b, c, *, d, e, f, g, h): pass\n"
         "def tall():\n" + "    pass\n" * 60 + "\n" * 400
@@ -173,7 +173,7 @@ def test_wrong_imports_and_what_is_over_a_budget_are_found(tmp_path: Path, monke
         "forethought.stages.improve.x",
         "forethought.stages.rlmt",
         "forethought.cli",
-        "forethought.evals.nll.y",
+        "forethought.report.page.y",
         "forethought.pipeline.z",
     ]
     assert over_budget([path]) == {

@@ -58,10 +58,6 @@ class Reasoning(Stage):
         """See :meth:`Stage.depends_on`."""
         return self._answers_depend_on() | {"k": list(self._settings.passes)}
 
-    def check(self) -> None:
-        """Set aside what arms answered under another config, and bring back what they answered under this one."""
-        self._folders  # noqa: B018  also where the figures are there already: they come back with those answers
-
     def run(self, folder: StageFolder) -> None:
         """See :meth:`Stage.run`."""
         figures = self.ask()

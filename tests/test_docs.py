@@ -145,8 +145,8 @@ def test_relative_links_lead_somewhere() -> None:
 
 
 def test_source_files_that_are_named_exist() -> None:
-    named = [(page, name) for page, name in spans(r"[\w/]+\.py") if not name.startswith("examples/")]
-    assert len(named) > 50
+    named = spans(r"[\w/]+\.py")
+    assert len(named) > 40
     assert [one for one in named if not any((ROOT / place / one[1]).is_file() for place in ("", "forethought"))] == []
 
 

@@ -16,7 +16,7 @@ import pytest
 from helpers import olympiad_rows
 from helpers.smoke_runs import cli
 
-from forethought.evals.reasoning import gpqa, gsm8k, math500, olympiad, procedural, sources
+from forethought.evals.reasoning import gpqa, gsm8k, maths, procedural, sources
 from forethought.evals.reasoning.catalogue import TASKS, task
 from forethought.evals.reasoning.check import check
 from forethought.evals.reasoning.grading import (
@@ -251,20 +251,20 @@ def test_olympiad_keeps_what_can_be_graded(monkeypatch: pytest.MonkeyPatch) -> N
         asked.extend((hub.config, hub.split) for hub in hubs)
         return [*olympiad_rows.ROWS, *olympiad_rows.OTHERS]
 
-    monkeypatch.setattr(olympiad, "rows", rows)
-    found = olympiad.load("auto")
+    monkeypatch.setattr(maths, "rows", rows)
+    found = maths.load_olympiad("auto")
     assert asked == [("OE_TO_maths_en_COMP", "train"), ("OE_TO_physics_en_COMP", "train")]
     assert [one.gold for one in found] == ["6", "(x-2)^{2}", r"\frac{g t^{2}}{2}"]
     assert found[2].question.startswith("A stone falls")
     assert found[2].question.endswith("Give the answer in the unit m.")
-    assert check(olympiad.TASK, "hub").passed
+    assert check(maths.OLYMPIAD, "hub").passed
 
 
 def test_olympiad_needs_the_hub_and_says_so() -> None:
     with pytest.raises(TaskError, match="No package carries it"):
-        olympiad.load("package")
+        maths.load_olympiad("package")
     with pytest.raises(TaskError, match="Hothan/OlympiadBench"):
-        olympiad.load("hub")  # tests have no network
+        maths.load_olympiad("hub")  # tests have no network
 
 
 def test_what_is_not_installed_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,13 +291,13 @@ def test_a_broken_package_is_named_and_never_quoted(tmp_path: Path, monkeypatch:
 def test_math500_is_read_from_the_compressed_requests_of_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / math500.PACKAGE.files[0]
+    path = tmp_path / maths.MATH_PACKAGE.files[0]
     path.parent.mkdir(parents=True)
     documents = [{"problem": f"Wie groß ist ${n}+1$?", "solution": f"It is $\\boxed{{{n + 1}}}$."} for n in range(3)]
     with gzip.open(path, "wt", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"doc": document}) + "\n" for document in documents)
     monkeypatch.setattr(sources.Package, "folder", lambda self: tmp_path)
-    found = math500.load("package")
+    found = maths.load_math500("package")
     assert [(one.question, one.solution) for one in found] == [(one["problem"], one["solution"]) for one in documents]
     assert [one.gold for one in found] == ["1", "2", "3"]
 

@@ -27,10 +27,8 @@ class Group:
     Example: ``Group(prefix=(2, 818, 5511), branches=((563, 496), (563, 711, 9)))``
     """
 
-    prefix: tuple[int, ...]
-    """At least one id; begins with BOS if the model has one."""
-    branches: tuple[tuple[int, ...], ...]
-    """At least one id in each."""
+    prefix: tuple[int, ...]  # at least one id; begins with BOS if the model has one
+    branches: tuple[tuple[int, ...], ...]  # at least one id in each
 
     def __post_init__(self) -> None:
         if not self.prefix:
@@ -50,8 +48,7 @@ class Prompt:
 
     id: str
     """Names the random stream of this prompt: the same id, key and k give the same draw."""
-    token_ids: tuple[int, ...]
-    """At least one id; begins with BOS if the model has one."""
+    token_ids: tuple[int, ...]  # as in Group.prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +56,9 @@ class Sampling:
     """How tokens are drawn: from the model's own distribution, at a temperature; no top-p, no top-k."""
 
     max_tokens: int
-    temperature: float = 1.0
-    """Divides the logits; 0 is greedy."""
-    stop_ids: tuple[int, ...] = ()
-    """A completion ends after one of these."""
-    forbidden_ids: tuple[int, ...] = ()
-    """Never drawn; their probability goes to the other tokens."""
+    temperature: float = 1.0  # divides the logits; 0 is greedy
+    stop_ids: tuple[int, ...] = ()  # a completion ends after one of these
+    forbidden_ids: tuple[int, ...] = ()  # never drawn; their probability goes to the other tokens
     ended: Callable[[Sequence[int]], bool] | None = None
     """Whether the text of the ids sampled so far ends the completion, for stop strings of several tokens."""
 
@@ -75,8 +69,7 @@ class Thinking:
 
     max_tokens: int
     """A thought that has not been closed by then is closed with ``close_ids``."""
-    close_ids: tuple[int, ...]
-    """The closing tag; at least one id."""
+    close_ids: tuple[int, ...]  # the closing tag; at least one id
     closed: Callable[[Sequence[int]], bool]
     """Whether the policy has just closed the thought itself, from the ids sampled so far."""
 
@@ -85,18 +78,12 @@ class Thinking:
 class Block:
     """Attention of M rows: row m's S queries see those of its L keys that are not in their future."""
 
-    queries: Tensor
-    """``(M, S)`` indices into the packed row."""
-    keys: Tensor
-    """``(M, L)`` indices into the packed row; a path from the root, so positions ascend along it."""
-    query_positions: Tensor
-    """``(M, S)`` positions."""
-    key_positions: Tensor
-    """``(M, L)`` positions; padding is after everything."""
-    causal: bool
-    """Whether queries and keys are the same tokens, so that the mask is a plain triangle."""
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-    """Masks made so far, by sliding window."""
+    queries: Tensor  # (M, S) indices into the packed row
+    keys: Tensor  # (M, L) indices into the packed row; a path from the root, so positions ascend along it
+    query_positions: Tensor  # (M, S)
+    key_positions: Tensor  # (M, L); padding is after everything
+    causal: bool  # queries and keys are the same tokens, so that the mask is a plain triangle
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # made so far, by sliding window
 
     def mask(self, window: int | None) -> Tensor | None:
         """Return the boolean mask ``(M, 1, S, L)`` for a sliding window, or ``None`` where a plain triangle will do."""
@@ -120,42 +107,29 @@ class BranchLayout:
     G prefixes that have branches, P tokens of the longest of them.
     """
 
-    queries: Tensor
-    """``(G, S)`` indices into the packed row: the tokens of all branches of a prefix."""
-    keys: Tensor
-    """``(G, P)`` indices into the packed row: the prefix's tokens."""
-    padding: Tensor | None
-    """``(G, 1, 1, P)``: which of the keys are padding; ``None``: none."""
-    in_queries: Tensor
-    """``(A,)``: index of each branch token in the flattened ``queries``."""
-    in_branches: Tensor
-    """``(A,)``: index of each branch token in the branches' flattened block."""
+    queries: Tensor  # (G, S) indices into the packed row: the tokens of all branches of a prefix
+    keys: Tensor  # (G, P) indices into the packed row: the prefix's tokens
+    padding: Tensor | None  # (G, 1, 1, P): which of the keys are padding; None: none
+    in_queries: Tensor  # (A,) index of each branch token in the flattened queries
+    in_branches: Tensor  # (A,) index of each branch token in the branches' flattened block
 
 
 @dataclass(slots=True)
 class Packed:
     """Groups as one row of tokens, with what attention and losses need to know about it."""
 
-    tokens: Tensor
-    """``(1, T)`` ids: all prefixes, then all branches."""
-    positions: Tensor
-    """``(1, T)`` positions: those of a branch continue its prefix's."""
-    blocks: list[Block]
-    """The prefixes' block, then the branches' block."""
-    inverse: Tensor
-    """``(T,)``: index of each packed token in the blocks' concatenated, padded outputs."""
-    sources: Tensor
-    """``(A,)`` index of the token that predicts each scored token."""
-    targets: Tensor
-    """``(A,)`` ids of the scored tokens: every branch token, in order."""
-    branch: Tensor
-    """``(A,)`` number of the branch that each scored token belongs to."""
+    tokens: Tensor  # (1, T) ids: all prefixes, then all branches
+    positions: Tensor  # (1, T); those of a branch continue its prefix's
+    blocks: list[Block]  # the prefixes' block, then the branches' block
+    inverse: Tensor  # (T,) index of each packed token in the blocks' concatenated, padded outputs
+    sources: Tensor  # (A,) index of the token that predicts each scored token
+    targets: Tensor  # (A,) ids of the scored tokens: every branch token, in order
+    branch: Tensor  # (A,) number of the branch that each scored token belongs to
     branch_lengths: list[int]
     sequences: Tensor
     """``(sequences, 3)``, int32, on the CPU: index of the first token of each prefix and each branch, its number of
     tokens, and the number of the prefix that it continues, or -1."""
-    branch_layout: BranchLayout | None = None
-    """For split attention; ``None`` without branches, and off the CPU."""
+    branch_layout: BranchLayout | None = None  # for split attention; None without branches, and off the CPU
     captured: list[tuple[Tensor, Tensor]] | None = None
     """If a list: attention appends every layer's keys and values ``(T, heads, D)``."""
 
@@ -168,43 +142,52 @@ class Packed:
 
 def pack(groups: Sequence[Group], device: torch.device) -> Packed:
     """Lay out ``groups`` as one row: every linear layer then runs without padding, every prefix once."""
-    prefix_rows, branch_rows, path_rows = [], [], []  # indices of tokens; a path is a prefix and one of its branches
     tokens: list[int] = []
     positions: list[int] = []
-    for group in groups:
-        prefix_rows.append(list(range(len(tokens), len(tokens) + len(group.prefix))))
-        tokens.extend(group.prefix)
-        positions.extend(range(len(group.prefix)))
-    sources: list[int] = []
-    for group, prefix_row in zip(groups, prefix_rows, strict=True):
-        for branch in group.branches:
-            row = list(range(len(tokens), len(tokens) + len(branch)))
-            branch_rows.append(row)
-            path_rows.append(prefix_row + row)
-            sources.extend([prefix_row[-1], *row[:-1]])
-            tokens.extend(branch)
-            positions.extend(range(len(prefix_row), len(prefix_row) + len(branch)))
-    first_branch_token = sum(map(len, prefix_rows))
-    parents = [-1] * len(groups) + [number for number, group in enumerate(groups) for _ in group.branches]
-    sequences = [(row[0], len(row), parent) for row, parent in zip(prefix_rows + branch_rows, parents, strict=True)]
+
+    def put(ids: Sequence[int], first_position: int) -> list[int]:
+        """Append ``ids`` to the packed row; return where they stand in it."""
+        tokens.extend(ids)
+        positions.extend(range(first_position, first_position + len(ids)))
+        return list(range(len(tokens) - len(ids), len(tokens)))
+
+    prefix_rows = [put(group.prefix, 0) for group in groups]
+    first_branch_token = len(tokens)
+    branch_rows = [put(branch, len(group.prefix)) for group in groups for branch in group.branches]
+    parents = [number for number, group in enumerate(groups) for _ in group.branches]
+    parent_rows = [prefix_rows[parent] for parent in parents]
+    sources = [(prefix[-1], *row[:-1]) for prefix, row in zip(parent_rows, branch_rows, strict=True)]
+    sequences = [
+        (row[0], len(row), parent)
+        for row, parent in zip(prefix_rows + branch_rows, [-1] * len(groups) + parents, strict=True)
+    ]
     lengths = [len(row) for row in branch_rows]
     position = torch.tensor(positions)
     blocks = [_block(prefix_rows, prefix_rows, position)]
     if branch_rows:
-        blocks.append(_block(branch_rows, path_rows, position))
+        paths = [prefix + row for prefix, row in zip(parent_rows, branch_rows, strict=True)]
+        blocks.append(_block(branch_rows, paths, position))
     packed = Packed(
         tokens=torch.tensor([tokens]),
         positions=position[None],
         blocks=blocks,
         inverse=_inverse([prefix_rows, branch_rows], len(tokens)),
-        sources=torch.tensor(sources, dtype=torch.long),
+        sources=torch.tensor(list(itertools.chain(*sources)), dtype=torch.long),
         targets=torch.tensor(tokens[first_branch_token:], dtype=torch.long),
         branch=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)),
         branch_lengths=lengths,
         sequences=torch.tensor(sequences, dtype=torch.int32),
         branch_layout=_branch_layout(groups, prefix_rows, branch_rows) if branch_rows else None,
     )
-    return _to(packed, device)
+    if device.type != "cpu":
+        packed.branch_layout = None  # the attention kernel that returns the log-sum-exp is for the CPU only
+        holders: list[Packed | Block] = [packed, *packed.blocks]
+        for holder in holders:
+            for item in fields(holder):
+                value = getattr(holder, item.name)
+                if isinstance(value, Tensor) and item.name != "sequences":
+                    setattr(holder, item.name, value.to(device))
+    return packed
 
 
 def share_prefixes(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[Group]]:
@@ -241,7 +224,6 @@ def share_prefixes(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], lis
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the length of the common prefix."""
     differ = (index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return next(differ, min(len(a), len(b)))
 
@@ -261,8 +243,7 @@ def micro_batches(groups: Sequence[Group], micro_tokens: int) -> Iterator[list[i
 
 
 def _block(query_rows: list[list[int]], key_rows: list[list[int]], position: Tensor) -> Block:
-    queries, query_real = _padded(query_rows)
-    keys, key_real = _padded(key_rows)
+    (queries, query_real), (keys, key_real) = _padded(query_rows), _padded(key_rows)
     # A padded query attends as position 0 of its row and its output is dropped; a padded key is in the future of all.
     query_positions = torch.where(query_real, position[queries], 0)
     key_positions = torch.where(key_real, position[keys], torch.iinfo(torch.int32).max)
@@ -281,9 +262,7 @@ def _inverse(levels: list[list[list[int]]], tokens: int) -> Tensor:
     """Return the index of each of ``tokens`` tokens in the concatenation of the levels' padded rows."""
     inverse = torch.empty(tokens, dtype=torch.long)
     offset = 0
-    for rows in levels:
-        if not rows:
-            continue
+    for rows in filter(None, levels):
         index, real = _padded(rows)
         inverse[index[real]] = torch.arange(offset, offset + index.numel()).view_as(index)[real]
         offset += index.numel()
@@ -303,16 +282,3 @@ def _branch_layout(groups: Sequence[Group], prefix_rows: list[list[int]], branch
         in_queries=in_queries,
         in_branches=in_branches,
     )
-
-
-def _to(packed: Packed, device: torch.device) -> Packed:
-    if device.type == "cpu":
-        return packed
-    packed.branch_layout = None  # the attention kernel that returns the log-sum-exp is for the CPU only
-    holders: list[Packed | Block] = [packed, *packed.blocks]
-    for holder in holders:
-        for item in fields(holder):
-            value = getattr(holder, item.name)
-            if isinstance(value, Tensor) and item.name != "sequences":
-                setattr(holder, item.name, value.to(device))
-    return packed

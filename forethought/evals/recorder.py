@@ -24,7 +24,6 @@ class Recorder:
     subject: str
     """Hash of what was measured."""
     seed: int
-    """Seed of the bootstrap."""
     documents: Sequence[str] = ()
     """The document of each unit: what is resampled."""
     against: str = ""
@@ -71,31 +70,34 @@ class Recorder:
 
     def change(self, metric: str, pair: tuple[Values, Values], unit: str, condition: str = "") -> list[Measurement]:
         """Return the mean of the first less the second over the units that both know, paired."""
-        left, right, owners = self._paired(pair)
-        if not left:
+        known = self._known(pair)
+        if not known:
             return []
+        left, right, owners = zip(*known, strict=True)
         return self.interval(metric, paired_bootstrap(left, right, self.seed, clusters=owners), unit, condition)
 
     def difference(
         self, metric: Metric, pair: tuple[Values, Values], unit: str, condition: str = ""
     ) -> list[Measurement]:
         """Return the paired difference of a metric of windows, and how many windows would resolve it."""
-        measurements = self.change(metric.difference, pair, unit, condition)
-        for figure in list(measurements):
-            left, right, _ = self._paired(pair)
-            gaps = [a - b for a, b in zip(left, right, strict=True)]
+        figures = self.change(metric.difference, pair, unit, condition)
+        for figure in list(figures):
+            gaps = [a - b for a, b, _ in self._known(pair)]
             spread = (sum((gap - figure.value) ** 2 for gap in gaps) / max(1, len(gaps) - 1)) ** 0.5
-            if figure.value and spread:
-                needed = float(detectable_n(figure.value, spread))
-                note = "windows that would resolve a difference as large as this one (5% level, 80% power)"
-                whole = Interval(value=needed, low=needed, high=needed, n=figure.n)
-                measurements += self.interval(metric.needed("windows"), whole, note, condition)
-        return measurements
+            figures += self.needed(metric, "windows", (figure.value, spread, figure.n), condition)
+        return figures
 
-    def _paired(self, pair: tuple[Values, Values]) -> tuple[list[float], list[float], list[str]]:
-        known = [
-            (a, b, document)
-            for a, b, document in zip(*pair, self.documents, strict=True)
-            if a is not None and b is not None
-        ]
-        return [a for a, _, _ in known], [b for _, b, _ in known], [document for _, _, document in known]
+    def needed(
+        self, metric: Metric, units: str, measured: tuple[float, float, int], condition: str
+    ) -> list[Measurement]:
+        """Return how many units would resolve a ``(difference, standard deviation, n)`` as large as the measured one."""
+        difference, spread, n = measured
+        if not (difference and spread):
+            return []
+        count = float(detectable_n(difference, spread))
+        unit = f"{units} that would resolve a difference as large as this one (5% level, 80% power)"
+        return self.interval(metric.needed(units), Interval(value=count, low=count, high=count, n=n), unit, condition)
+
+    def _known(self, pair: tuple[Values, Values]) -> list[tuple[float, float, str]]:
+        units = zip(*pair, self.documents, strict=True)
+        return [(a, b, document) for a, b, document in units if a is not None and b is not None]

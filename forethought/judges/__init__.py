@@ -7,15 +7,13 @@ from typing import Protocol
 
 from forethought.records import JudgeRequest, Verdict
 
-__all__ = ["Judge"]
-
 
 class Judge(Protocol):
-    """Something that ranks the candidates of requests."""
+    """Ranks the candidates of requests."""
 
     @property
     def name(self) -> str:
-        """Short identity for tables and records, with a hash of model, settings and prompt: ``qwen-1.5b@1f0c9a2b``."""
+        """Identity for tables and records, with a hash of model, settings and prompt: ``qwen-1.5b@1f0c9a2b``."""
         ...
 
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:

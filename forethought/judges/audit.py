@@ -40,21 +40,19 @@ class AuditReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no threshold was missed."""
         return not self.failures
 
     def measurements(self) -> list[Measurement]:
         """Return the figures as records: stage ``audit``, arm the judge's name, condition the kind of pair."""
-        single = {
-            metrics.AUDIT_UNSCORED: (self.unscored, "share of verdicts"),
-            metrics.CONSISTENCY: (self.consistency, "share of pairs seen in both orders"),
-            metrics.FIRST_POSITION: (self.first_position, "share of decided verdicts"),
-            metrics.TIES: (self.ties, "share of pairs"),
-            metrics.LENGTH_BIAS: (self.length_bias, "share of wrong pairs of unequal length"),
-        }
-        figures: list[tuple[str, str, stats.Interval, str]]
-        figures = [(metrics.ACCURACY, kind, found, "share of pairs") for kind, found in self.accuracy.items()]
-        figures += [(metric, "", found, unit) for metric, (found, unit) in single.items() if found is not None]
+        figures = [(metrics.ACCURACY, kind, share, "share of pairs") for kind, share in self.accuracy.items()]
+        rates = (
+            (metrics.AUDIT_UNSCORED, self.unscored, "share of verdicts"),
+            (metrics.CONSISTENCY, self.consistency, "share of pairs seen in both orders"),
+            (metrics.FIRST_POSITION, self.first_position, "share of decided verdicts"),
+            (metrics.TIES, self.ties, "share of pairs"),
+            (metrics.LENGTH_BIAS, self.length_bias, "share of wrong pairs of unequal length"),
+        )
+        figures += [(metric, "", rate, unit) for metric, rate, unit in rates if rate is not None]
         return [
             Measurement(
                 stage=metrics.AUDIT,
@@ -84,12 +82,19 @@ def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> Audi
             accuracy[kind] = stats.wilson(sum(scored), len(scored))
     counts = tournament.statistics(verdicts)
     unscored = _interval(counts.unscored, counts.verdicts)
-    missed, notes = _judge_accuracy(accuracy, by_kind, config)
+    failures, notes = _compare_with_thresholds(accuracy, by_kind, config)
     if unscored is not None and unscored.value > config.max_unscored:
-        missed.append(
-            f"{counts.unscored} of {counts.verdicts} verdicts are unscored ({unscored.value:.2f}), "
-            f"the threshold is {config.max_unscored:.2f}; most often: {_common_reason(verdicts)}"
+        reasons = Counter(verdict.reason[:200] for row in verdicts for verdict in row if verdict.reason)
+        reason = reasons.most_common(1)[0][0] if reasons else "no reason given"
+        failures.append(
+            f"{counts.unscored} of {counts.verdicts} verdicts are unscored ({unscored.value:.2f}), the threshold is "
+            f"{config.max_unscored:.2f}; most often: {reason}"
         )
+    longer_won = [
+        len(pair.request.candidates[1 - pair.original]) > len(pair.request.candidates[pair.original])
+        for pair, share in zip(planted, shares, strict=True)
+        if share == 0.0 and len({len(text) for text in pair.request.candidates}) == 2
+    ]
     return AuditReport(
         judge=judge.name,
         accuracy=accuracy,
@@ -98,17 +103,18 @@ def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> Audi
         consistency=_interval(counts.consistent, counts.both_orders),
         first_position=_interval(counts.first_wins, counts.decided),
         ties=_interval(counts.ties, counts.pairs),
-        length_bias=_length_bias(planted, shares),
-        failures=tuple(missed),
+        length_bias=_interval(sum(longer_won), len(longer_won)),
+        failures=tuple(failures),
         notes=tuple(notes),
     )
 
 
 def _share(pair: Planted, verdicts: Sequence[Verdict]) -> float | None:
-    first, second = tournament.scores(2, verdicts)
-    if first is None or second is None:
+    """Return 1 if the original won, 0 if it lost, 0.5 for a tie, ``None`` without a result."""
+    scores = tournament.scores(2, verdicts)
+    original, worse = scores[pair.original], scores[1 - pair.original]
+    if original is None or worse is None:
         return None
-    original, worse = (first, second) if pair.original == 0 else (second, first)
     return 0.5 if original == worse else float(original > worse)
 
 
@@ -116,35 +122,21 @@ def _interval(part: int, whole: int) -> stats.Interval | None:
     return stats.wilson(part, whole) if whole else None
 
 
-def _judge_accuracy(
+def _compare_with_thresholds(
     accuracy: Mapping[str, stats.Interval], planted: Mapping[str, Sequence[float | None]], config: AuditConfig
 ) -> tuple[list[str], list[str]]:
     failures, notes = [], []
     for kind, threshold in config.min_accuracy.items():
+        share = accuracy.get(kind)
         if kind not in planted:
             notes.append(f"no {kind} pair could be planted: the judge was not examined on them")
-        elif kind not in accuracy:
+        elif share is None:
             failures.append(
                 f"none of {len(planted[kind])} {kind} pairs was scored, the threshold is accuracy {threshold:.2f}"
             )
-        elif accuracy[kind].value < threshold:
-            share = accuracy[kind]
+        elif share.value < threshold:
             failures.append(
                 f"accuracy on {kind} pairs is {share.value:.2f} "
                 f"({share.low:.2f} to {share.high:.2f}, n = {share.n}), the threshold is {threshold:.2f}"
             )
     return failures, notes
-
-
-def _common_reason(verdicts: Sequence[Sequence[Verdict]]) -> str:
-    reasons = Counter(verdict.reason[:200] for row in verdicts for verdict in row if verdict.reason)
-    return reasons.most_common(1)[0][0] if reasons else "no reason given"
-
-
-def _length_bias(planted: Sequence[Planted], shares: Sequence[float | None]) -> stats.Interval | None:
-    longer_won = [
-        len(pair.request.candidates[1 - pair.original]) > len(pair.request.candidates[pair.original])
-        for pair, share in zip(planted, shares, strict=True)
-        if share == 0.0 and len({len(text) for text in pair.request.candidates}) == 2
-    ]
-    return _interval(sum(longer_won), len(longer_won))

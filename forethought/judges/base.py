@@ -27,7 +27,7 @@ class QuestionJudge(ABC):
 
     def questions(self, request: JudgeRequest) -> list[Question]:
         """Return what this judge asks about a request: by default, one question per candidate."""
-        return pointwise_questions(request)
+        return [(index, None) for index in range(len(request.candidates))]
 
     @abstractmethod
     def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
@@ -37,34 +37,32 @@ class QuestionJudge(ABC):
         """
 
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
-        """Return the verdicts of each request: one per candidate (pointwise), or one per ordered pair."""
+        """Return the verdicts of each request, one per question."""
         return self.answer(requests, [self.questions(request) for request in requests])
 
     def scored(self, question: Question, score: float, reason: str = "") -> Verdict:
         """Return a pointwise verdict, with what the judge wrote."""
-        outcome = Outcome.SCORED
-        return Verdict(outcome=outcome, axis=self.axis, first=question[0], score=score, reason=reason, judge=self.name)
+        return self.make_verdict(question, Outcome.SCORED, reason, score=score)
 
     def preferred(self, question: Question, winner: int | None, reason: str = "") -> Verdict:
         """Return the verdict on an ordered pair, with what the judge wrote; ``None`` is a tie."""
+        return self.make_verdict(question, Outcome.TIE if winner is None else Outcome.PREFERRED, reason, winner=winner)
+
+    def unscored(self, question: Question, reason: str) -> Verdict:
+        """Return a verdict that is no vote, with the reason."""
+        return self.make_verdict(question, Outcome.UNSCORED, reason)
+
+    def make_verdict(
+        self, question: Question, outcome: Outcome, reason: str, score: float | None = None, winner: int | None = None
+    ) -> Verdict:
+        first, second = question
         return Verdict(
-            outcome=Outcome.TIE if winner is None else Outcome.PREFERRED,
+            outcome=outcome,
             axis=self.axis,
-            first=question[0],
-            second=question[1],
+            first=first,
+            second=second,
+            score=score,
             winner=winner,
             reason=reason,
             judge=self.name,
         )
-
-    def unscored(self, question: Question, reason: str) -> Verdict:
-        """Return a verdict that is no vote, with the reason."""
-        first, second = question
-        return Verdict(
-            outcome=Outcome.UNSCORED, axis=self.axis, first=first, second=second, reason=reason, judge=self.name
-        )
-
-
-def pointwise_questions(request: JudgeRequest) -> list[Question]:
-    """Return one question per candidate."""
-    return [(index, None) for index in range(len(request.candidates))]

@@ -35,14 +35,13 @@ def build(config: JudgeConfig, pool: ModelPool, cache: Path | None = None, key: 
     if config.kind == "custom":
         assert config.path is not None
         return CustomJudge(config.path, config.options, key, cache)
+    judge: QuestionJudge
     if config.kind == "shorter":
         return ShorterJudge()
     if config.kind == "likelihood":
         contrast = pool.model(config.contrast) if config.contrast else None
-        model = local_model(config, pool)
-        judge: QuestionJudge = LikelihoodJudge(
-            model, config.normalise, config.copy_cost, contrast, config.contrast_weight
-        )
+        weight = config.contrast_weight
+        judge = LikelihoodJudge(local_model(config, pool), config.normalise, config.copy_cost, contrast, weight)
     elif config.axis == "quality":
         prompt = load_prompt("quality", pairwise.FIELDS, config.verdict, config.prompt)
         judge = PairwiseJudge(_choice_model(config, pool), prompt, config.tournament)
@@ -60,20 +59,19 @@ def build_rewriter(config: RewriteConfig, pool: ModelPool, tokenizer: Any) -> Re
 
 def build_matcher(config: MatchConfig, pool: ModelPool, cache: Path, threshold: float | None = None) -> Matcher:
     """Return the match judge of ``config``; ``threshold`` is the calibrated one, if it was."""
-    judge: Judge
+    given = config.threshold if config.threshold is not None else threshold
+    return Matcher(judge=_match_judge(config, pool, cache), threshold=HALF if given is None else given)
+
+
+def _match_judge(config: MatchConfig, pool: ModelPool, cache: Path) -> Judge:
     if config.kind == "custom":
         assert config.path is not None
-        judge = CustomJudge(config.path, config.options, "rlmt.match", cache)
-    elif config.kind == "similarity":
-        judge = SimilarityJudge(
-            load_embedder(config.embedder, resolve_device(pool.compute.device))
-        )  # faster than a cache
-    elif config.kind == "likelihood-gain":
-        judge = CachedJudge(LikelihoodGainJudge(local_model(config, pool)), TextCache(cache, "verdicts"))
-    else:
-        judge = CachedJudge(_pointwise("match", config, pool), TextCache(cache, "verdicts"))
-    given = config.threshold if config.threshold is not None else threshold
-    return Matcher(judge=judge, threshold=HALF if given is None else given)
+        return CustomJudge(config.path, config.options, "rlmt.match", cache)
+    if config.kind == "similarity":  # faster than a cache
+        return SimilarityJudge(load_embedder(config.embedder, resolve_device(pool.compute.device)))
+    gain = config.kind == "likelihood-gain"
+    judge = LikelihoodGainJudge(local_model(config, pool)) if gain else _pointwise("match", config, pool)
+    return CachedJudge(judge, TextCache(cache, "verdicts"))
 
 
 def _pointwise(axis: Graded, config: JudgeConfig | MatchConfig, pool: ModelPool) -> PointwiseJudge:

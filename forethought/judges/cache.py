@@ -24,46 +24,37 @@ class CachedJudge:
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """Return the verdicts of each request; see :class:`forethought.judges.Judge`."""
         starts = range(0, len(requests), self.batch)
-        return [row for start in starts for row in self._complete(requests[start : start + self.batch])]
+        return [row for start in starts for row in self._rank_batch(requests[start : start + self.batch])]
 
-    def _complete(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
+    def _rank_batch(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         rows = [self.judge.questions(request) for request in requests]
         asked = [(number, question) for number, row in enumerate(rows) for question in row]
 
         def answer(missing: Sequence[int]) -> list[Verdict]:
             open_questions: dict[int, list[Question]] = {}
-            for index in missing:
-                number, question = asked[index]
+            for number, question in (asked[index] for index in missing):
                 open_questions.setdefault(number, []).append(question)
             self.misses += len(missing)
             verdicts = self.judge.answer([requests[number] for number in open_questions], list(open_questions.values()))
             return [verdict for row in verdicts for verdict in row]
 
+        def unpack(index: int, text: str) -> Verdict:
+            stored, question = json.loads(text), asked[index][1]
+            winner = None if stored["winner"] is None else question[stored["winner"]]
+            outcome = Outcome(stored["outcome"])
+            return self.judge.make_verdict(question, outcome, stored["reason"], stored["score"], winner)
+
         keys = [_key(self.name, requests[number], question) for number, question in asked]
         misses = self.misses
-        verdicts = iter(
-            self.cache.complete(self.name, keys, answer, _pack, lambda index, text: self._unpack(text, asked[index][1]))
-        )
+        verdicts = iter(self.cache.complete(self.name, keys, answer, _pack, unpack))
         self.hits += len(asked) - (self.misses - misses)
         return [[next(verdicts) for _ in row] for row in rows]
-
-    def _unpack(self, text: str, question: Question) -> Verdict:
-        stored = json.loads(text)
-        return Verdict(
-            outcome=Outcome(stored["outcome"]),
-            axis=self.judge.axis,
-            first=question[0],
-            second=question[1],
-            score=stored["score"],
-            winner=None if stored["winner"] is None else question[stored["winner"]],
-            reason=stored["reason"],
-            judge=self.name,
-        )
 
 
 def _pack(verdict: Verdict) -> str | None:
     if verdict.outcome is Outcome.UNSCORED and verdict.reason.startswith(TRANSPORT):
-        return None
+        return None  # asking again may well succeed
+    # The winner is stored as a place in the question: indices of candidates differ from request to request.
     winner = None if verdict.winner is None else int(verdict.winner == verdict.second)
     return json.dumps(
         {"outcome": verdict.outcome.value, "score": verdict.score, "winner": winner, "reason": verdict.reason}

@@ -22,11 +22,9 @@ class CustomJudge:
     """
 
     def __init__(self, path: str, options: dict[str, Any], key: str, cache: Path | None) -> None:
-        """Load ``module:attribute`` and make the object.
+        """Load ``path``, a ``module:attribute`` that returns a judge when it is called with ``options``.
 
         Args:
-            path: names a class or a function that returns a judge.
-            options: its keyword arguments.
             key: the section of the config, for messages: ``judges.mine``.
             cache: file for the verdicts of a :class:`QuestionJudge`.
 
@@ -53,19 +51,12 @@ class CustomJudge:
                 self.judge = CachedJudge(judge, TextCache(cache, "verdicts"))
 
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
-        """See :class:`forethought.judges.Judge`."""
-        rows = call(self.user, self.judge.rank, requests)
-        if not _are_verdicts(rows, len(requests)):
+        """Return the verdicts of each request; see :class:`forethought.judges.Judge`."""
+        rows: Any = call(self.user, self.judge.rank, requests)
+        as_lists = isinstance(rows, Sequence) and all(isinstance(row, Sequence) for row in rows)
+        if not as_lists or len(rows) != len(requests) or not all(isinstance(v, Verdict) for row in rows for v in row):
             raise self.user.error(
                 f"rank returned {str(rows)[:200]}; expected, for each of {len(requests)} requests, a list of Verdict: "
                 "one per candidate, or one per ordered pair"
             )
         return [[dataclasses.replace(verdict, judge=self.name) for verdict in row] for row in rows]
-
-
-def _are_verdicts(rows: Any, count: int) -> bool:
-    return (
-        isinstance(rows, Sequence)
-        and len(rows) == count
-        and all(isinstance(row, Sequence) and all(isinstance(verdict, Verdict) for verdict in row) for row in rows)
-    )

@@ -24,7 +24,11 @@ COPIED = 3
 
 
 class LikelihoodJudge(QuestionJudge):
-    """Scores ``log p(candidate | prefix)`` (nats) over its tokens, its UTF-8 bytes or nothing."""
+    """Scores ``log p(candidate | prefix)`` (nats) over its tokens, its UTF-8 bytes or nothing.
+
+    The score of the weaker model ``contrast``, times its weight, is subtracted (contrastive decoding, Li et al. 2023);
+    it is not charged for copies.
+    """
 
     axis = Axis.LIKELIHOOD
 
@@ -36,11 +40,6 @@ class LikelihoodJudge(QuestionJudge):
         contrast: Model | None = None,
         contrast_weight: float = 1.0,
     ) -> None:
-        """See :class:`~forethought.config.JudgeConfig`.
-
-        The score of the weaker model ``contrast``, times its weight, is subtracted (contrastive decoding, Li et al.
-        2023); it is not charged for copies.
-        """
         against = None if contrast is None else (contrast.identity, contrast_weight)
         super().__init__(f"likelihood-{model.name}", "likelihood", model.identity, normalise, against, copy_cost)
         self.model = model
@@ -58,13 +57,13 @@ class LikelihoodJudge(QuestionJudge):
         if self.contrast is not None:
             weaker = _scores(self.contrast, texts, self.normalise)
             scores = {key: _subtract(score, weaker[key], self.contrast_weight) for key, score in scores.items()}
+
+        def verdict(request: JudgeRequest, question: Question) -> Verdict:
+            score = scores[request.prefix, request.candidates[question[0]]]
+            return self.unscored(question, score) if isinstance(score, str) else self.scored(question, score)
+
         return [
-            [
-                self.unscored(q, score) if isinstance(score, str) else self.scored(q, score)
-                for q in row
-                for score in [scores[request.prefix, request.candidates[q[0]]]]
-            ]
-            for request, row in zip(requests, questions, strict=True)
+            [verdict(request, question) for question in row] for request, row in zip(requests, questions, strict=True)
         ]
 
 
@@ -119,21 +118,13 @@ def _scores(
     for (prefix, fitting), group, logprobs in zip(scored, groups, model.scorer.logprobs(groups), strict=True):
         for text, tokens, values in zip(fitting, group.branches, logprobs, strict=True):
             charged = charge_copies(group.prefix, tokens, values, copy_cost) if copy_cost else values
-            scores[prefix, text] = _normalised(text, charged, normalise)
+            total = float(charged.astype(np.float64).sum())
+            length = {"token": len(tokens), "byte": len(text.encode("utf-8", "surrogatepass")), "none": 1}[normalise]
+            scores[prefix, text] = total / length if math.isfinite(total) else f"its log-probability is {total}"
     return scores
-
-
-def _normalised(text: str, logprobs: np.ndarray, normalise: Normalise) -> float | str:
-    total = float(logprobs.astype(np.float64).sum())
-    if not math.isfinite(total):
-        return f"its log-probability is {total}"
-    length = {"token": len(logprobs), "byte": len(text.encode("utf-8", "surrogatepass")), "none": 1}[normalise]
-    return total / length
 
 
 def _subtract(score: float | str, weaker: float | str, weight: float) -> float | str:
     if isinstance(score, str):
         return score
-    if isinstance(weaker, str):
-        return f"contrast model: {weaker}"
-    return score - weight * weaker
+    return f"contrast model: {weaker}" if isinstance(weaker, str) else score - weight * weaker

@@ -16,7 +16,7 @@ from forethought.judges import Judge
 from forethought.judges.base import Question, QuestionJudge
 from forethought.models.embedding import Embedder
 from forethought.models.model import Model
-from forethought.records import Axis, JudgeRequest, Outcome, Verdict
+from forethought.records import Axis, JudgeRequest, Verdict
 
 HALF = 0.5
 """Threshold of a language model's YES."""
@@ -64,19 +64,21 @@ class LikelihoodGainJudge(QuestionJudge):
             for request, row in zip(requests, questions, strict=True)
             for text in ("", *(request.candidates[first] for first, _ in row))
         ]
-        logprobs = self.model.scorer.logprobs(groups)
-        scored = iter([(float(branch.mean()), group.tokens) for [branch], group in zip(logprobs, groups, strict=True)])
+        scored = iter(zip(groups, self.model.scorer.logprobs(groups), strict=True))
+
+        def verdict(question: Question, without: float) -> Verdict:
+            group, [logprobs] = next(scored)
+            if group.tokens > self.model.context:
+                reason = f"prediction, prefix and suffix have {group.tokens} tokens, the context {self.model.context}"
+                return self.unscored(question, reason)
+            return self.scored(question, float(logprobs.mean()) - without)
+
         verdicts = []
         for row in questions:
-            plain, _ = next(scored)
-            verdicts.append([self._verdict(question, *next(scored), plain) for question in row])
+            _, [logprobs] = next(scored)  # of the true suffix without any prediction
+            without = float(logprobs.mean())
+            verdicts.append([verdict(question, without) for question in row])
         return verdicts
-
-    def _verdict(self, question: Question, mean: float, tokens: int, plain: float) -> Verdict:
-        if tokens > self.model.context:
-            reason = f"prediction, prefix and suffix have {tokens} tokens, the context {self.model.context}"
-            return self.unscored(question, reason)
-        return self.scored(question, mean - plain)
 
     def _group(self, request: JudgeRequest, text: str) -> Group:
         encode = self.model.encode
@@ -93,15 +95,11 @@ class Matcher:
 
     @property
     def name(self) -> str:
-        """The judge's name and the threshold."""
         return f"{self.judge.name} >= {self.threshold:.3f}"
 
     def scores(self, requests: Sequence[JudgeRequest]) -> list[list[float | None]]:
         """Return each prediction's score; ``None`` where the judge gave none, which is never a zero."""
-        return [
-            [verdict.score if verdict.outcome is Outcome.SCORED else None for verdict in verdicts]
-            for verdicts in self.judge.rank(requests)
-        ]
+        return [[verdict.score for verdict in verdicts] for verdicts in self.judge.rank(requests)]
 
     def passes(self, score: float | None) -> float | None:
         """Return 1 for a score that reaches the threshold, 0 for another, ``None`` for none."""
@@ -123,9 +121,7 @@ def _threshold(scores: Sequence[float], share: float) -> float:
     """Return the lowest number that at most ``share`` of ``scores`` reach."""
     ranked = sorted(scores, reverse=True)
     allowed = int(share * len(ranked))
-    if allowed >= len(ranked):
-        return ranked[-1]
-    return float(np.nextafter(ranked[allowed], np.inf))
+    return ranked[-1] if allowed >= len(ranked) else float(np.nextafter(ranked[allowed], np.inf))
 
 
 def _true(request: JudgeRequest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,12 +28,10 @@ KEPT = 2000
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """Questions that begin alike."""
+    """Questions that begin alike: what they share, and how each goes on and ends."""
 
     shared: str
-    """What they begin with."""
     branches: tuple[str, ...]
-    """How each goes on and ends."""
 
     @classmethod
     def of(cls, prompt: PromptTemplate, field: str, texts: Sequence[str], values: Mapping[str, str]) -> ChoiceRequest:
@@ -43,19 +42,17 @@ class ChoiceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceProbs:
-    """A distribution over the choices, or none."""
+    """A distribution over the choices, which adds up to 1, or none."""
 
     probs: tuple[float, ...] | None
-    """One per choice, adding up to 1."""
     reason: str = ""
     """What was written, or why there is no distribution."""
 
 
 class ChoiceModel(Protocol):
-    """Something that answers multiple-choice questions."""
+    """Answers multiple-choice questions."""
 
     name: str
-    """Short name for tables."""
     identity: str
     """Hash of the model and of how it is asked."""
 
@@ -73,7 +70,6 @@ class LocalChoiceModel:
         self.identity = content_id("letter", model.identity)
 
     def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
-        """See :class:`ChoiceModel`; what questions share is computed once."""
         model = self.model
         ids_of_choice = choice_ids(model, choices)
         head, tail = chat_frame(model)
@@ -94,7 +90,8 @@ class LocalChoiceModel:
         ends = np.cumsum([len(ids) for ids in ids_of_choice])[:-1]
         for (number, fitting), logprobs in zip(places, model.scorer.choices(groups, flat), strict=True):
             for index, row in zip(fitting, np.exp(logprobs.astype(np.float64)), strict=True):
-                results[number][index] = _normalised([float(part.sum()) for part in np.split(row, ends)], "")
+                shares = [float(part.sum()) for part in np.split(row, ends)]
+                results[number][index] = _normalised(shares, f"the answers' probabilities add up to {sum(shares)}")
         return results
 
 
@@ -107,7 +104,6 @@ class EndpointChoiceModel:
         self.identity = content_id("letter", endpoint.config.base_url, endpoint.config.model)
 
     def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
-        """See :class:`ChoiceModel`."""
         chats = [[{"role": "user", "content": item.shared + branch}] for item in requests for branch in item.branches]
         replies = iter(self.endpoint.chat(chats, server.ChatOptions(max_tokens=1, top_logprobs=TOP_LOGPROBS)))
         return [[_from_server(next(replies), choices) for _ in item.branches] for item in requests]
@@ -124,7 +120,6 @@ class WrittenChoiceModel:
         self.identity = content_id("written", generator.identity, config.identity, repeats)
 
     def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
-        """See :class:`ChoiceModel`; replies without a conclusion do not count."""
         questions = [item.shared + branch for item in requests for branch in item.branches]
         replies = iter(self.generator.generate(questions, self.repeats, self.config))
         return [[_from_replies(next(replies), choices) for _ in item.branches] for item in requests]
@@ -148,10 +143,7 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
     """Return, per choice, the ids with which it may begin: alone, after a space or after a line end, in any case.
 
     Tokenizers differ in whether a space or a line end sticks to what follows.  Ids that two choices share (the space
-    itself, say) tell nothing and are left out.
-
-    Raises:
-        ValueError: when nothing is left for a choice.
+    itself, say) tell nothing and are left out; an error says so when nothing is left for a choice.
     """
     ids_of_choice: list[set[int]] = []
     for choice in choices:
@@ -162,10 +154,8 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
                 start = len(alone) if before == "\n" and together[: len(alone)] == alone else 0
                 ids.update(together[start : start + 1])
         ids_of_choice.append(ids)
-    shared = {
-        token for a in range(len(ids_of_choice)) for b in range(a) for token in ids_of_choice[a] & ids_of_choice[b]
-    }
-    distinct = [tuple(sorted(ids - shared)) for ids in ids_of_choice]
+    uses = Counter(token for ids in ids_of_choice for token in ids)
+    distinct = [tuple(sorted(token for token in ids if uses[token] == 1)) for ids in ids_of_choice]
     for choice, kept in zip(choices, distinct, strict=True):
         if not kept:
             raise JudgeError(f"{model.name}: no token of its own begins the answer {choice!r}: set verdict = 'written'")
@@ -173,16 +163,12 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def _from_replies(replies: Sequence[Reply], choices: Sequence[str]) -> ChoiceProbs:
-    votes = [0.0] * len(choices)
-    texts = []
-    for reply in replies:
-        choice = None if reply.text is None else conclusion(reply.text, choices)
-        if choice is not None:
-            votes[choice] += 1
-        texts.append(reply.reason if reply.text is None else reply.text[-KEPT:])
+    named = [None if reply.text is None else conclusion(reply.text, choices) for reply in replies]
+    votes = [named.count(index) for index in range(len(choices))]
     if not any(votes):
         first = replies[0]
         return ChoiceProbs(None, first.reason if first.text is None else f"no conclusion in: {first.text[-KEPT:]}")
+    texts = [reply.reason if reply.text is None else reply.text[-KEPT:] for reply in replies]
     return ChoiceProbs(tuple(vote / sum(votes) for vote in votes), "\n---\n".join(texts))
 
 
@@ -203,5 +189,5 @@ def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:
 def _normalised(shares: Sequence[float], otherwise: str) -> ChoiceProbs:
     total = sum(shares)
     if not (math.isfinite(total) and total > 0):
-        return ChoiceProbs(None, otherwise or f"the answers' probabilities add up to {total}")
+        return ChoiceProbs(None, otherwise)
     return ChoiceProbs(tuple(share / total for share in shares))

@@ -35,7 +35,7 @@ class PairwiseJudge(QuestionJudge):
         """Return the ordered pairs of the tournament.
 
         Raises:
-            ValueError: when there is no pivot among more than two candidates.
+            JudgeError: when there is no pivot among more than two candidates.
         """
         count = len(request.candidates)
         if self.kind == "full" or count <= 2:
@@ -49,41 +49,42 @@ class PairwiseJudge(QuestionJudge):
 
     def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Ask for each pair of different texts once; all pairs with the same first text are asked together."""
-        plan: dict[tuple[str, str], dict[str, None]] = {}
-        for request, row in zip(requests, questions, strict=True):
-            for question in row:
-                first, second = _texts(request, question)
-                if first.strip() and second.strip() and first != second:
-                    plan.setdefault((request.prefix, first), {})[second] = None
+        pairs = list(zip(requests, questions, strict=True))
+        seconds: dict[tuple[str, str], dict[str, None]] = {}
+        for prefix, first, second in (_key(request, question) for request, row in pairs for question in row):
+            if first.strip() and second.strip() and first != second:
+                seconds.setdefault((prefix, first), {})[second] = None
         asked = [
-            ChoiceRequest.of(self.prompt, "second", list(seconds), {"prefix": prefix, "first": first})
-            for (prefix, first), seconds in plan.items()
+            ChoiceRequest.of(self.prompt, "second", list(texts), {"prefix": prefix, "first": first})
+            for (prefix, first), texts in seconds.items()
         ]
         answers = {
-            (*start, second): probs
-            for (start, seconds), row in zip(plan.items(), self.model.ask(asked, CHOICES), strict=True)
-            for second, probs in zip(seconds, row, strict=True)
+            (prefix, first, second): probs
+            for ((prefix, first), texts), row in zip(seconds.items(), self.model.ask(asked, CHOICES), strict=True)
+            for second, probs in zip(texts, row, strict=True)
         }
         return [
-            [self._verdict(q, request, answers.get((request.prefix, *_texts(request, q)))) for q in row]
-            for request, row in zip(requests, questions, strict=True)
+            [self._verdict(question, _key(request, question), answers) for question in row] for request, row in pairs
         ]
 
-    def _verdict(self, question: Question, request: JudgeRequest, answer: ChoiceProbs | None) -> Verdict:
-        if answer is None:
-            first, second = _texts(request, question)
+    def _verdict(
+        self, question: Question, key: tuple[str, str, str], answers: dict[tuple[str, str, str], ChoiceProbs]
+    ) -> Verdict:
+        _, first, second = key
+        if key not in answers:
             same = first == second
             return self.preferred(question, None) if same else self.unscored(question, "a candidate is empty")
+        answer = answers[key]
         if answer.probs is None:
             return self.unscored(question, answer.reason)
         first_prob, second_prob = answer.probs
-        if first_prob == second_prob:
-            return self.preferred(question, None, answer.reason)
-        return self.preferred(question, question[0 if first_prob > second_prob else 1], answer.reason)
+        winner = None if first_prob == second_prob else question[0 if first_prob > second_prob else 1]
+        return self.preferred(question, winner, answer.reason)
 
 
-def _texts(request: JudgeRequest, question: Question) -> tuple[str, str]:
+def _key(request: JudgeRequest, question: Question) -> tuple[str, str, str]:
+    """Return the prefix and the two texts that a question compares."""
     first, second = question
     if second is None:
         raise ValueError(f"a pairwise judge was asked about the single candidate {first}")
-    return request.candidates[first], request.candidates[second]
+    return request.prefix, request.candidates[first], request.candidates[second]

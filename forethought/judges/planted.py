@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,6 +15,15 @@ from forethought.records import Chunk, JudgeRequest
 
 Kind = Literal["other_document", "shuffled", "repeated", "corrupted", "rollout"]
 
+IMPOSSIBLE: dict[Kind, str] = {
+    "other_document": "no other document",
+    "shuffled": "no two different words",
+    "repeated": "fewer than eight words",
+    "corrupted": "no number or name to swap",
+    "rollout": "no rollout",
+}
+"""Why a chunk may have no pair of a kind."""
+
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 WORD = re.compile(r"\S+")
 NAME = re.compile(r"[^\W\d_][\w’'-]+")
@@ -22,11 +31,10 @@ SENTENCE_END = re.compile(r"(?:^|[.!?:;\n][\"”’')\]]*)\s*[\"“‘'(\[]*$")
 
 
 class Span(NamedTuple):
-    """What stands, or shall stand, at a place of a text."""
+    """``text`` stands, or shall stand, at ``[start, end)`` of another text."""
 
     start: int
     end: int
-    """Offset behind its last character."""
     text: str
 
 
@@ -45,10 +53,9 @@ class Planted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planting:
-    """Planted pairs, and what could not be planted."""
+    """Planted pairs by kind and chunk, and what could not be planted."""
 
     pairs: tuple[Planted, ...]
-    """By kind and chunk."""
     left_out: dict[str, int]
     """How often a pair was left out, by kind and reason: ``"corrupted: no number or name to swap"``."""
 
@@ -62,52 +69,44 @@ def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> 
     continuations = list(rollouts) or [None] * len(chunks)
     if len(continuations) != len(chunks):
         raise ValueError(f"{len(continuations)} rollouts for {len(chunks)} chunks: give one for each, or none at all")
-    # How the worse side is made, and why that may be impossible.
-    makers: dict[Kind, tuple[Callable[[int], str | None], str]] = {
-        "other_document": (lambda i: _foreign(chunks, i, key), "no other document"),
-        "shuffled": (
-            lambda i: shuffled(chunks[i].suffix, key.generator(f"shuffled/{chunks[i].id}")),
-            "no two different words",
-        ),
-        "repeated": (lambda i: repeated(chunks[i].suffix), "fewer than eight words"),
-        "corrupted": (lambda i: _corrupted(chunks, i, key), "no number or name to swap"),
-        "rollout": (lambda i: continuations[i], "no rollout"),
-    }
     pairs: list[Planted] = []
     left_out: Counter[str] = Counter()
-    for kind, (make, reason) in makers.items():
-        for index, chunk in enumerate(chunks):
-            worse = make(index)
+    for kind, reason in IMPOSSIBLE.items():
+        for chunk, rollout in zip(chunks, continuations, strict=True):
+            worse = rollout if kind == "rollout" else _worse(kind, chunk, chunks, key)
             if not worse or not worse.strip():
                 left_out[f"{kind}: {reason}"] += 1
             elif worse == chunk.suffix:
                 left_out[f"{kind}: same as the original"] += 1
             else:
-                pairs.append(_pair(kind, chunk, worse, key))
+                original = int(key.generator(f"place/{kind}/{chunk.id}").integers(2))
+                candidates = (worse, chunk.suffix) if original else (chunk.suffix, worse)
+                request = JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
+                pairs.append(Planted(kind=kind, chunk_id=chunk.id, request=request, original=original))
     return Planting(pairs=tuple(pairs), left_out=dict(left_out))
 
 
-def _pair(kind: Kind, chunk: Chunk, worse: str, key: Key) -> Planted:
-    place = int(key.generator(f"place/{kind}/{chunk.id}").integers(2))
-    candidates = (chunk.suffix, worse) if place == 0 else (worse, chunk.suffix)
-    request = JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
-    return Planted(kind=kind, chunk_id=chunk.id, request=request, original=place)
-
-
-def _foreign(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
-    others = [chunk.suffix for chunk in chunks if chunk.document_id != chunks[index].document_id]
-    return others[int(key.generator(f"other/{chunks[index].id}").integers(len(others)))] if others else None
+def _worse(kind: Kind, chunk: Chunk, chunks: Sequence[Chunk], key: Key) -> str | None:
+    others = [other for other in chunks if other.document_id != chunk.document_id]
+    if kind == "shuffled":
+        return shuffled(chunk.suffix, key.generator(f"shuffled/{chunk.id}"))
+    if kind == "repeated":
+        return repeated(chunk.suffix)
+    if kind == "corrupted":
+        texts = [other.prefix + other.suffix for other in others]
+        return corrupted(chunk.prefix, chunk.suffix, texts, key.generator(f"corrupted/{chunk.id}"))
+    return others[int(key.generator(f"other/{chunk.id}").integers(len(others)))].suffix if others else None
 
 
 def shuffled(text: str, generator: np.random.Generator) -> str | None:
     """Return ``text`` with its words in another order and its white space where it was; ``None`` if all are alike."""
-    words = WORD.findall(text)
+    places = list(WORD.finditer(text))
+    words = [place.group() for place in places]
     if len(set(words)) < 2:
         return None
-    order = list(words)
+    order = words
     while order == words:
         order = [words[i] for i in generator.permutation(len(words))]
-    places = WORD.finditer(text)
     return _replace(text, [Span(*place.span(), word) for place, word in zip(places, order, strict=True)])
 
 
@@ -118,12 +117,6 @@ def repeated(text: str) -> str | None:
         return None
     count = max(4, len(places) // 4)
     return _replace(text, [Span(*place.span(), places[i % count].group()) for i, place in enumerate(places)])
-
-
-def _corrupted(chunks: Sequence[Chunk], index: int, key: Key) -> str | None:
-    chunk = chunks[index]
-    others = [other.prefix + other.suffix for other in chunks if other.document_id != chunk.document_id]
-    return corrupted(chunk.prefix, chunk.suffix, others, key.generator(f"corrupted/{chunk.id}"))
 
 
 def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.random.Generator) -> str | None:
@@ -144,14 +137,13 @@ def _numbers(text: str) -> list[Span]:
 
 
 def _names(prefix: str, text: str) -> list[Span]:
-    """Return the runs of capitalised words (``New York``) that do not begin a sentence."""
     names: list[Span] = []
     for match in NAME.finditer(text):
         start, end = match.span()
         if not match.group()[0].isupper():
             continue
         if names and text[names[-1].end : start] == " ":
-            start = names.pop().start
+            start = names.pop().start  # the second word of "New York" goes on with the first
         elif SENTENCE_END.search(prefix[-20:] + text[:start]):
             continue
         names.append(Span(start, end, text[start:end]))

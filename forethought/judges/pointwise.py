@@ -48,27 +48,24 @@ class PointwiseJudge(QuestionJudge):
         Raises:
             ValueError: when the prompt needs an original suffix and a request has none.
         """
-        texts = [
-            [text for text in dict.fromkeys(request.candidates[first] for first, _ in row) if text.strip()]
-            for request, row in zip(requests, questions, strict=True)
-        ]
-        filled = [index for index, row in enumerate(texts) if row]
-        probs = self.model.ask([self._choices(requests[i], texts[i]) for i in filled], list(self.scale.grades))
-        answers = {
-            (index, text): answer
-            for index, row in zip(filled, probs, strict=True)
-            for text, answer in zip(texts[index], row, strict=True)
-        }
+        asked: list[ChoiceRequest] = []
+        keys: list[list[tuple[int, str]]] = []
+        for index, (request, row) in enumerate(zip(requests, questions, strict=True)):
+            texts = [text for text in dict.fromkeys(request.candidates[first] for first, _ in row) if text.strip()]
+            if not texts:
+                continue
+            if "original" in self.scale.fields and request.original is None:
+                raise ValueError(f"the {self.axis} judge compares with the original suffix, and a request has none")
+            values = {"prefix": request.prefix, "original": request.original or ""}
+            asked.append(ChoiceRequest.of(self.prompt, "candidate", texts, values))
+            keys.append([(index, text) for text in texts])
+        answers: dict[tuple[int, str], ChoiceProbs] = {}
+        for row_keys, probs in zip(keys, self.model.ask(asked, list(self.scale.grades)), strict=True):
+            answers.update(zip(row_keys, probs, strict=True))
         return [
             [self._verdict(question, answers.get((index, request.candidates[question[0]]))) for question in row]
             for index, (request, row) in enumerate(zip(requests, questions, strict=True))
         ]
-
-    def _choices(self, request: JudgeRequest, texts: Sequence[str]) -> ChoiceRequest:
-        if "original" in self.scale.fields and request.original is None:
-            raise ValueError(f"the {self.axis} judge compares with the original suffix, and a request has none")
-        values = {"prefix": request.prefix, "original": request.original or ""}
-        return ChoiceRequest.of(self.prompt, "candidate", texts, values)
 
     def _verdict(self, question: Question, answer: ChoiceProbs | None) -> Verdict:
         if answer is None and self.axis is Axis.MATCH:
@@ -77,7 +74,5 @@ class PointwiseJudge(QuestionJudge):
             return self.unscored(question, "the candidate is empty")
         if answer.probs is None:
             return self.unscored(question, answer.reason)
-        grades = self.scale.grades.values()
-        return self.scored(
-            question, sum(p * grade for p, grade in zip(answer.probs, grades, strict=True)), answer.reason
-        )
+        mean = sum(p * grade for p, grade in zip(answer.probs, self.scale.grades.values(), strict=True))
+        return self.scored(question, mean, answer.reason)

@@ -28,7 +28,7 @@ class Rewriter:
     def __init__(
         self, generator: Generator, prompt: PromptTemplate, tokenizer: Any, temperature: float, join_words: int
     ) -> None:
-        """``tokenizer``: the policy's, which measures length; ``join_words``: see :class:`RewriteConfig`."""
+        """``tokenizer`` is the policy's, which measures length."""
         self.generator = generator
         self.prompt = prompt
         self.tokenizer = tokenizer
@@ -39,17 +39,17 @@ class Rewriter:
     def rewrite(self, chunks: Sequence[Chunk]) -> list[str | None]:
         """Return a rewrite of each chunk's suffix, of at most its tokens; failures are ``None``, and counted."""
         joins = [last_words(chunk.prefix, self.join_words) for chunk in chunks]
-        requests = [self._request(chunk, join) for chunk, join in zip(chunks, joins, strict=True)]
+        requests = []
+        for chunk, join in zip(chunks, joins, strict=True):
+            words = str(len((join + chunk.suffix).split()))
+            values = {"prefix": chunk.prefix, "suffix": chunk.suffix, "join": join, "words": words}
+            requests.append(self.prompt.fill(values))
         longest = max((len(chunk.suffix_ids) for chunk in chunks), default=0)
         config = GenerationConfig(max_tokens=ROOM * (longest + self.join_words), temperature=self.temperature)
         replies = self.generator.generate(requests, 1, config)
         rewrites = [self._read(chunk, join, reply) for chunk, join, [reply] in zip(chunks, joins, replies, strict=True)]
         self.failures.update(rewrite.reason for rewrite in rewrites if rewrite.text is None)
         return [rewrite.text for rewrite in rewrites]
-
-    def _request(self, chunk: Chunk, join: str) -> str:
-        words = str(len((join + chunk.suffix).split()))
-        return self.prompt.fill({"prefix": chunk.prefix, "suffix": chunk.suffix, "join": join, "words": words})
 
     def _read(self, chunk: Chunk, join: str, reply: Reply) -> Reply:
         if reply.text is None:

@@ -17,7 +17,6 @@ class ShorterJudge(QuestionJudge):
         super().__init__("shorter", "shorter", 1)
 
     def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
-        """Score each candidate by ``-len(text)``."""
         return [
             [self.scored(question, -float(len(request.candidates[question[0]]))) for question in row]
             for request, row in zip(requests, questions, strict=True)

@@ -23,10 +23,7 @@ Score = float | None
 
 
 def pairs(n: int, kind: Literal["full", "pivot"] = "full", pivot: int = 0) -> list[tuple[int, int]]:
-    """Return the ordered pairs of ``n`` candidates, both orders of each, grouped by the one shown first.
-
-    Example: ``pairs(3, "pivot", pivot=1) == [(0, 1), (1, 0), (1, 2), (2, 1)]``
-    """
+    """Return the ordered pairs of ``n`` candidates, both orders of each, grouped by the one shown first."""
     ordered = [(first, second) for first in range(n) for second in range(n) if first != second]
     return ordered if kind == "full" else [pair for pair in ordered if pivot in pair]
 
@@ -38,10 +35,8 @@ def scores(n: int, verdicts: Sequence[Verdict]) -> list[Score]:
     and 0.5 (tie).  ``None``: nothing about this candidate was scored.
     """
     if all(verdict.second is None for verdict in verdicts):
-        given: list[Score] = [None] * n
-        for verdict in verdicts:
-            given[verdict.first] = verdict.score
-        return given
+        given = {verdict.first: verdict.score for verdict in verdicts}
+        return [given.get(index) for index in range(n)]
     results: list[list[float]] = [[] for _ in range(n)]
     for (low, high), share in merge(verdicts).items():
         if share is not None:
@@ -55,33 +50,32 @@ def merge(verdicts: Iterable[Verdict]) -> dict[tuple[int, int], Score]:
 
     1 or 0 when every order names the same winner, ``None`` when an order is unscored, 0.5 otherwise.
     """
-    winners: dict[tuple[int, int], set[int | None]] = defaultdict(set)
-    unscored: set[tuple[int, int]] = set()
+    by_pair: dict[tuple[int, int], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.second is None:
             raise ValueError(f"a pointwise verdict stands among pairwise ones: {verdict!r}")
-        pair = min(verdict.first, verdict.second), max(verdict.first, verdict.second)
-        winners[pair].add(verdict.winner)
-        if verdict.outcome is Outcome.UNSCORED:
-            unscored.add(pair)
+        by_pair[min(verdict.first, verdict.second), max(verdict.first, verdict.second)].append(verdict)
     results: dict[tuple[int, int], Score] = {}
-    for pair, named in winners.items():
-        agreed = len(named) == 1 and None not in named
-        results[pair] = None if pair in unscored else float(pair[0] in named) if agreed else 0.5
+    for pair, of_pair in by_pair.items():
+        winners = {verdict.winner for verdict in of_pair}
+        if any(verdict.outcome is Outcome.UNSCORED for verdict in of_pair):
+            results[pair] = None
+        else:
+            results[pair] = 0.5 if len(winners) > 1 or None in winners else float(pair[0] in winners)
     return results
 
 
 def win_rates(given: Sequence[Score]) -> list[Score]:
     """Turn scores without bounds into shares of the other scored candidates that are beaten (ties half)."""
     scored = [score for score in given if score is not None]
-    if len(scored) < 2:
-        return [None if score is None else 0.5 for score in given]
-    return [
-        None
-        if score is None
-        else (sum(1.0 if score > other else 0.5 * (score == other) for other in scored) - 0.5) / (len(scored) - 1)
-        for score in given
-    ]
+
+    def rate(score: float) -> float:
+        if len(scored) < 2:
+            return 0.5
+        beaten = sum(1.0 if score > other else 0.5 * (score == other) for other in scored)
+        return (beaten - 0.5) / (len(scored) - 1)  # without the tie with itself
+
+    return [None if score is None else rate(score) for score in given]
 
 
 def combine(per_judge: Sequence[Sequence[Score]], bounded: Sequence[bool]) -> list[Score]:
@@ -92,11 +86,11 @@ def combine(per_judge: Sequence[Sequence[Score]], bounded: Sequence[bool]) -> li
     """
     if len(per_judge) == 1:
         return list(per_judge[0])
-    comparable = [
-        list(given) if is_bounded else win_rates(given) for given, is_bounded in zip(per_judge, bounded, strict=True)
+    rows = [given if in_range else win_rates(given) for given, in_range in zip(per_judge, bounded, strict=True)]
+    return [
+        None if None in column else sum(score for score in column if score is not None)
+        for column in zip(*rows, strict=True)
     ]
-    columns = zip(*comparable, strict=True)
-    return [None if None in column else sum(score for score in column if score is not None) for column in columns]
 
 
 def totals(n: int, per_judge: Sequence[Sequence[Verdict]]) -> list[Score]:
@@ -113,9 +107,8 @@ def preference(chunk_id: str, candidates: Sequence[Candidate], given: Sequence[S
             so that no place in the list is preferred in the long run.
     """
     scored = [(score, candidate) for score, candidate in zip(given, candidates, strict=True) if score is not None]
-    if not scored:
-        return None
-    high, low = max(score for score, _ in scored), min(score for score, _ in scored)
+    high = max((score for score, _ in scored), default=0.0)
+    low = min((score for score, _ in scored), default=0.0)
     if high == low:
         return None
     best = [candidate for score, candidate in scored if score == high]
@@ -135,7 +128,6 @@ class Statistics:
 
     verdicts: int
     unscored: int
-    """Verdicts that are no vote."""
     pairs: int
     """Pairs with a result: judged pairs, or pairs of scored candidates."""
     ties: int
@@ -143,7 +135,6 @@ class Statistics:
     decided: int
     """Pairwise verdicts that name a winner."""
     first_wins: int
-    """Those that name the candidate shown first."""
     both_orders: int
     """Judged pairs with a scored verdict in both orders."""
     consistent: int
@@ -159,23 +150,22 @@ def statistics(requests: Iterable[Sequence[Verdict]]) -> Statistics:
     """Count over the verdicts of several requests, given per request (indices are those of the request)."""
     count: dict[str, int] = dict.fromkeys(Statistics.__dataclass_fields__, 0)
     for verdicts in requests:
-        count["verdicts"] += len(verdicts)
-        count["unscored"] += sum(verdict.outcome is Outcome.UNSCORED for verdict in verdicts)
         pairwise = [verdict for verdict in verdicts if verdict.second is not None]
         decided = [verdict for verdict in pairwise if verdict.outcome is Outcome.PREFERRED]
-        count["decided"] += len(decided)
-        count["first_wins"] += sum(verdict.winner == verdict.first for verdict in decided)
         results = [share for share in merge(pairwise).values() if share is not None]
         given = [verdict.score for verdict in verdicts if verdict.score is not None]
-        count["pairs"] += len(results) + len(given) * (len(given) - 1) // 2
-        count["ties"] += results.count(0.5) + sum(a == b for a, b in combinations(given, 2))
-        winner_of = {
+        winners = {
             (verdict.first, verdict.second): verdict.winner
             for verdict in pairwise
-            if verdict.outcome is not Outcome.UNSCORED
+            if verdict.second is not None and verdict.outcome is not Outcome.UNSCORED
         }
-        for (first, second), winner in winner_of.items():
-            if second is not None and first < second and (second, first) in winner_of:
-                count["both_orders"] += 1
-                count["consistent"] += winner == winner_of[second, first]
+        both = [(a, b) for a, b in winners if a < b and (b, a) in winners]
+        count["verdicts"] += len(verdicts)
+        count["unscored"] += sum(verdict.outcome is Outcome.UNSCORED for verdict in verdicts)
+        count["pairs"] += len(results) + len(given) * (len(given) - 1) // 2
+        count["ties"] += results.count(0.5) + sum(a == b for a, b in combinations(given, 2))
+        count["decided"] += len(decided)
+        count["first_wins"] += sum(verdict.winner == verdict.first for verdict in decided)
+        count["both_orders"] += len(both)
+        count["consistent"] += sum(winners[a, b] == winners[b, a] for a, b in both)
     return Statistics(**count)

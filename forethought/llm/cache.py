@@ -36,9 +36,9 @@ class TextCache:
         self._path = path
         self._table = table
         source, self._text = COLUMNS[table]
+        columns = f"key TEXT PRIMARY KEY, {source} TEXT NOT NULL, {self._text} TEXT NOT NULL"
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path, timeout=60.0, check_same_thread=False)
-        columns = f"key TEXT PRIMARY KEY, {source} TEXT NOT NULL, {self._text} TEXT NOT NULL"
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
@@ -51,7 +51,6 @@ class TextCache:
             ) from None
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return the stored texts among ``keys``."""
         stored: dict[str, str] = {}
         select = f"SELECT key, {self._text} FROM {self._table} WHERE key IN"
         with self._lock:
@@ -80,14 +79,10 @@ class TextCache:
         pack: Callable[[T], str | None],
         unpack: Callable[[int, str], T],
     ) -> list[T]:
-        """Return the value of each key, of which the unknown ones are computed and stored.
+        """Return the value of each key; ``compute`` returns the values of the unknown ones, given their indices.
 
-        Args:
-            source: who computes.
-            keys: content hashes of what is asked.
-            compute: returns the values of some indices of ``keys``, in their order.
-            pack: makes a text of a value, or ``None`` of one that is not to be kept.
-            unpack: makes the value of an index from its text.
+        ``pack`` makes a text of a value, or ``None`` of one that is not to be kept; ``unpack`` makes the value of an
+        index from its text.
         """
         known = self.get(keys)
         missing = [index for index, key in enumerate(keys) if key not in known]
@@ -96,7 +91,6 @@ class TextCache:
         return [fresh[i] if i in fresh else unpack(i, known[key]) for i, key in enumerate(keys)]
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             self._database.close()
 
@@ -112,13 +106,12 @@ class CachedGenerator:
         self.identity = generator.identity
 
     def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
-        """See :class:`~forethought.llm.generate.Generator`."""
-        starts = range(0, len(requests), self.batch)
-        return [
-            row for start in starts for row in self._complete(requests[start : start + self.batch], repeats, config)
-        ]
+        rows: list[list[Reply]] = []
+        for start in range(0, len(requests), self.batch):
+            rows += self._generate_batch(requests[start : start + self.batch], repeats, config)
+        return rows
 
-    def _complete(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
+    def _generate_batch(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
         return self.cache.complete(
             self.name,
             [content_id(self.identity, config.identity, repeats, request) for request in requests],
@@ -129,7 +122,7 @@ class CachedGenerator:
 
 
 def _pack(replies: Sequence[Reply]) -> str | None:
-    # A batch is all or nothing, unless a server failed on some of it.
+    # The replies to a request are kept together or, where a server failed on one of them, not at all.
     if any(reply.reason.startswith(TRANSPORT) for reply in replies):
         return None
     return json.dumps([[reply.text, reply.reason] for reply in replies])

@@ -43,10 +43,9 @@ class Reply:
 
 
 class Generator(Protocol):
-    """Something that replies to requests."""
+    """Replies to requests."""
 
     name: str
-    """Short name for tables."""
     identity: str
     """Hash of the model, and of the key: other draws are other verdicts."""
 
@@ -65,25 +64,20 @@ class LocalGenerator:
         self.identity = content_id("local", model.identity, str(key))
 
     def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
-        """See :class:`Generator`."""
         if config.top_p != 1.0:
             raise LanguageError(
                 f"top_p = {config.top_p}: a model in this process draws without a nucleus. Set top_p = 1"
             )
-        model = self.model
+        model, most = self.model, config.max_tokens
         head, tail = chat_frame(model)
-        prompts = [
-            Prompt(id=content_id(request), token_ids=head + model.encode(request) + tail) for request in requests
-        ]
-        room = model.context - config.max_tokens
-        fitting = [index for index, prompt in enumerate(prompts) if len(prompt.token_ids) <= room]
-        sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, stop_ids=stop_ids(model))
+        prompts = [Prompt(id=content_id(text), token_ids=head + model.encode(text) + tail) for text in requests]
+        fitting = [index for index, prompt in enumerate(prompts) if len(prompt.token_ids) <= model.context - most]
+        sampling = Sampling(max_tokens=most, temperature=config.temperature, stop_ids=stop_ids(model))
         drawn = model.sampler.sample([prompts[index] for index in fitting], repeats, sampling, self.key)
-        reason = f"the request and {config.max_tokens} tokens of reply exceed the context of {model.context} tokens"
+        reason = f"the request and {most} tokens of reply exceed the context of {model.context} tokens"
         replies = [[Reply(None, reason)] * repeats for _ in requests]
         for index, completions in zip(fitting, drawn, strict=True):
-            texts = [model.tokenizer.decode(c.token_ids, skip_special_tokens=True) for c in completions]
-            replies[index] = [Reply(text) for text in texts]
+            replies[index] = [Reply(model.tokenizer.decode(c.token_ids, skip_special_tokens=True)) for c in completions]
         return replies
 
 
@@ -91,26 +85,24 @@ class EndpointGenerator:
     """A model behind an endpoint."""
 
     def __init__(self, endpoint: Endpoint, key: Key) -> None:
-        config = endpoint.config
         self.endpoint = endpoint
         self.key = key
-        self.name = config.model
+        self.name = endpoint.config.model
         # What a server calls a model says nothing about another server's.
-        self.identity = content_id("endpoint", config.base_url, config.model, str(key))
+        self.identity = content_id("endpoint", endpoint.config.base_url, self.name, str(key))
 
     def generate(self, requests: Sequence[str], repeats: int, config: GenerationConfig) -> list[list[Reply]]:
-        """See :class:`Generator`; the server is told a seed for each reply that is drawn."""
-        options = ChatOptions(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
+        """Return ``repeats`` replies to each request; the server is told a seed for each reply that is drawn."""
         chats = [[{"role": "user", "content": request}] for request in requests for _ in range(repeats)]
         seeds = None
-        if config.temperature > 0:
-            # Servers take 32-bit seeds at least.
+        if config.temperature > 0:  # servers take 32-bit seeds at least
             seeds = [self.key.integer(content_id(request), k) >> 32 for request in requests for k in range(repeats)]
-        replies = iter(
+        options = ChatOptions(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
+        replies = [
             Reply(answer.text) if answer.error is None else Reply(None, TRANSPORT + answer.error)
             for answer in self.endpoint.chat(chats, options, seeds)
-        )
-        return [[next(replies) for _ in range(repeats)] for _ in requests]
+        ]
+        return [replies[start : start + repeats] for start in range(0, len(replies), repeats)]
 
 
 def make_generator(config: PromptedConfig, pool: ModelPool, key: Key) -> Generator:
@@ -121,11 +113,7 @@ def make_generator(config: PromptedConfig, pool: ModelPool, key: Key) -> Generat
 
 
 def local_model(config: PromptedConfig, pool: ModelPool) -> Model:
-    """Return the model of ``config``, which runs in this process; its weights are loaded when it is asked.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return the model of ``config``, which runs in this process; its weights are loaded when it is asked."""
     if config.model is None:
         raise ValueError("a judge or teacher needs exactly one of `model` and `endpoint`")
     return pool.model(config.model)

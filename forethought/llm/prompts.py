@@ -19,11 +19,7 @@ SECTION = re.compile(r"^=== (\w+) ===\n", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A prompt with fields that are still empty.
-
-    Example: ``PromptTemplate("Is $first better than $second?").split("second", {"first": "$second", "second": "b"})``
-    gives ``("Is $second better than ", "b?")``.
-    """
+    """A prompt with fields that are still empty."""
 
     text: str
 
@@ -43,32 +39,26 @@ def load_prompt(
     """Read the prompt ``name`` that the package ``home`` ships, or the file ``path``.
 
     A file may end in sections such as ``=== letter ===`` and ``=== written ===``; the one called ``mode`` is put
-    behind its body.
-
-    Args:
-        fields: what the prompt must use, and all that it may use.
+    behind its body.  ``fields`` is what the prompt must use, and all that it may use.
 
     Raises:
-        ValueError: naming the file and the field that is missing or unknown.
+        LanguageError: naming the file and the field that is missing or unknown.
     """
-    if path is None:
-        where = f"prompts/{name}.txt"
-        text = resources.files(home).joinpath(where).read_text(encoding="utf-8")
-    else:
-        where = path
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise LanguageError(f"prompt = {path!r}: cannot be read as UTF-8 text: {error}") from None
+    where = path or f"prompts/{name}.txt"
+    try:
+        text = (Path(path) if path else resources.files(home).joinpath(where)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LanguageError(f"prompt = {where!r}: cannot be read as UTF-8 text: {error}") from None
     body, *sections = SECTION.split(text)
     endings = dict(zip(sections[::2], sections[1::2], strict=True))
     if mode is not None and endings and mode not in endings:
         raise LanguageError(f"{where}: has no section === {mode} ===, which is needed here")
     text = body + endings.get(mode or "", "")
-    used = set(FIELD.findall(text))
-    if used != set(fields):
-        missing = ", ".join(f"${field}" for field in sorted(set(fields) - used)) or "none"
-        unknown = ", ".join(f"${field}" for field in sorted(used - set(fields))) or "none"
+    used, known = set(FIELD.findall(text)), set(fields)
+    if used != known:
+        missing, unknown = (
+            ", ".join(f"${field}" for field in sorted(some)) or "none" for some in (known - used, used - known)
+        )
         raise LanguageError(
             f"{where}: a prompt for {name} uses ${', $'.join(fields)}; missing: {missing}, unknown: {unknown}"
         )

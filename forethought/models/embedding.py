@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 from tokenizers import Tokenizer
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel
 
 from forethought.models.load import content_identity
@@ -42,13 +43,11 @@ class Embedder(Protocol):
 
 
 class LetterEmbedder:
-    """Counts characters: a stand-in that needs no model and knows no meaning."""
+    """Counts characters: a stub that needs no model and knows no meaning."""
 
-    name = LETTERS
-    identity = LETTERS
+    name = identity = LETTERS
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """See :class:`Embedder`."""
         rows = np.zeros((len(texts), 128), np.float32)
         for row, text in zip(rows, texts, strict=True):
             for character in text.lower():
@@ -67,25 +66,22 @@ class BertEmbedder:
 
     @cached_property
     def parts(self) -> tuple[Any, Tokenizer]:
-        """The network and its tokenizer.
-
-        Raises:
-            ModelError: if the files are no BERT's.
-        """
+        """The network and its tokenizer; raises :class:`ModelError` if the files are no BERT's."""
         return _bert(self.name, self._files(), self._device)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """See :class:`Embedder`; texts of similar length share a batch, so that little is padded."""
         model, tokenizer = self.parts
         encoded = tokenizer.encode_batch(list(texts))
+        # Texts of similar length share a batch, so that little is padded.
         order = sorted(range(len(texts)), key=lambda index: len(encoded[index].ids))
         rows = np.zeros((len(texts), model.config.hidden_size), np.float32)
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            width = max(len(encoded[index].ids) for index in batch)
-            ids = torch.tensor([encoded[i].ids + [0] * (width - len(encoded[i].ids)) for i in batch])
-            mask = torch.tensor([[1] * len(encoded[i].ids) + [0] * (width - len(encoded[i].ids)) for i in batch])
+            ids, mask = (
+                pad_sequence([torch.tensor(getattr(encoded[i], name)) for i in batch], batch_first=True)
+                for name in ("ids", "attention_mask")
+            )
             ids, mask = ids.to(model.device), mask.to(model.device)
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
             mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -102,10 +98,9 @@ def load_embedder(name: str, device: torch.device | str = "cpu") -> Embedder:
     demand(name)
     if name == LETTERS:
         return LetterEmbedder()
-    package = packages().get(name)
+    package, folder = packages().get(name), Path(name).expanduser()
     if package is not None:
         return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), torch.device(device))
-    folder = Path(name).expanduser()
 
     def files() -> dict[str, bytes]:
         return {file: (folder / file).read_bytes() for file in _FILES}
@@ -120,16 +115,11 @@ def packages() -> Mapping[str, PackagedEmbedder]:
 
 
 def demand(name: str) -> None:
-    """Refuse an embedder that is not installed, without loading anything.
-
-    Raises:
-        ModelError: naming what is missing and the way out.
-    """
-    package = packages().get(name)
+    """Raise :class:`ModelError` for an embedder that is not installed, without loading anything."""
+    package, folder = packages().get(name), Path(name).expanduser()
     if package is not None:
         package.check()
     elif name != LETTERS:
-        folder = Path(name).expanduser()
         missing = [file for file in _FILES if not (folder / file).is_file()]
         if missing:
             known = [f"{package.name} ({package.pip_command})" for package in packages().values()]
@@ -154,6 +144,5 @@ def _bert(name: str, files: Mapping[str, bytes], device: torch.device) -> tuple[
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: np.ndarray = rows / np.maximum(lengths, 1e-12)
+    unit: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit

@@ -6,11 +6,10 @@ less than what computing in bfloat16 does, and a bfloat16 working copy is the sa
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from forethought.models.resolve import ModelError, cache_folder, sha256_of
 _BYTES_PER_WEIGHT = 2
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 """Errors of a cache that cannot be written to, or is not a folder."""
+_SETTINGS = ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.add_bos_token")
+"""What transformers ignores of a GGUF header: kind of tokenizer, how it splits words, whether texts begin with BOS."""
 
 
 def convert_file(path: Path, progress: Callable[[str], None]) -> Path:
@@ -45,9 +46,9 @@ def convert(name: str, files: Sequence[Path], folder: Path, progress: Callable[[
     Raises:
         ModelError: as :func:`convert_file`.
     """
-    partial = folder.with_name(f".partial-{folder.name}")
-    with _disk_errors(name, folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    partial, cache = folder.with_name(f".partial-{folder.name}"), folder.parent
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if folder.is_dir():  # another process did it while this one waited
                 return folder
@@ -59,6 +60,15 @@ def convert(name: str, files: Sequence[Path], folder: Path, progress: Callable[[
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+    except Exception as error:  # safetensors and tokenizers have types of their own for a full disk
+        reason = system_error(error)
+        if reason is not None and reason.errno in FULL:
+            way_out = "Free some, or set FORETHOUGHT_CACHE to a folder on another disk"
+            raise ModelError(f"{name}: no room in {cache}: {reason.strerror}. {way_out}") from error
+        if reason is not None and reason.errno in _NOT_OURS:
+            way_out = "Set FORETHOUGHT_CACHE to a folder that you own"
+            raise ModelError(f"{name}: cannot write to the cache {cache} ({reason}). {way_out}") from error
+        raise
     progress(f"{name}: converted, in {folder}")
     return folder
 
@@ -73,73 +83,57 @@ def _write(name: str, files: Sequence[Path], target: Path, progress: Callable[[s
                 with part.open("rb") as file:
                     shutil.copyfileobj(file, joined)
     progress(f"{name}: converting, once, about a minute")
-    facts = _header(source, name)
-    _need_space(target, facts["weights"] * _BYTES_PER_WEIGHT)
+    try:
+        weights, settings = _header(source)
+    except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+        raise ModelError(f"{name}: {source} is a broken GGUF file ({error}). Download it again") from error
+    _need_space(target, weights * _BYTES_PER_WEIGHT)
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     try:
         progress(f"{name}: converting the tokenizer")
-        tokenizer = _tokenizer(AutoTokenizer.from_pretrained(**place), facts)
-        progress(f"{name}: dequantising {facts['weights'] / 1e6:,.0f} M weights")
+        tokenizer = _tokenizer(AutoTokenizer.from_pretrained(**place), *map(settings.get, _SETTINGS))
+        progress(f"{name}: dequantising {weights / 1e6:,.0f} M weights")
         model = AutoModelForCausalLM.from_pretrained(
             **place, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(f"{name}: transformers cannot read this GGUF file: {error}") from error
-    progress(f"{name}: writing {facts['weights'] * _BYTES_PER_WEIGHT / 1e6:,.0f} MB")
+    progress(f"{name}: writing {weights * _BYTES_PER_WEIGHT / 1e6:,.0f} MB")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     if source.parent == target:
         source.unlink()
 
 
-def _header(path: Path, name: str) -> dict[str, Any]:
-    """Return what transformers ignores in a GGUF header: whether texts begin with BOS, and the pre-tokenizer."""
-    try:
-        reader = GGUFReader(path)
-        fields = {
-            key: reader.fields[key].contents()
-            for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.add_bos_token")
-            if key in reader.fields
-        }
-        weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
-    except (ValueError, IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
-        raise ModelError(f"{name}: {path} is a broken GGUF file ({error}). Download it again") from error
-    kind, cut = str(fields.get("tokenizer.ggml.model", "")), str(fields.get("tokenizer.ggml.pre", "default"))
-    # llama.cpp's own defaults where the file does not say.
-    adds_bos = kind == "llama" or cut.startswith("llama")
-    return {
-        "weights": weights,
-        "byte_level": kind == "gpt2",
-        "cut": cut,
-        "adds_bos": bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos)),
-    }
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    reader = GGUFReader(path)  # maps the file into memory until this function returns
+    settings = {key: field.contents() for key, field in reader.fields.items() if key in _SETTINGS}
+    return sum(int(tensor.n_elements) for tensor in reader.tensors), settings
 
 
-def _tokenizer(loaded: Any, facts: dict[str, Any]) -> PreTrainedTokenizerFast:
+def _tokenizer(loaded: Any, kind: str | None, split: str | None, adds_bos: bool | None) -> PreTrainedTokenizerFast:
     """Return ``loaded`` with the settings of the GGUF header restored.
 
     transformers drops ``add_bos_token`` (Gemma's predictions are poor without BOS), splits SmolLM2's text as GPT-2's
     though its digits are single tokens, and before 5.19 decodes a byte-level Llama like a SentencePiece one.
     """
-    backend = loaded.backend_tokenizer
-    if facts["byte_level"]:
+    backend, bos = loaded.backend_tokenizer, loaded.bos_token
+    if adds_bos is None:  # llama.cpp's own default
+        adds_bos = kind == "llama" or (split or "").startswith("llama")
+    if kind == "gpt2":
         backend.decoder = decoders.ByteLevel()
-    if facts["adds_bos"]:
-        bos = loaded.bos_token
+    if adds_bos:
         backend.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, loaded.bos_token_id)]
         )
-    if facts["cut"] == "smollm":
+    if split == "smollm":
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
     # The plain class, because a model's own one rebuilds its pre-tokenizer and loses these.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=loaded.bos_token,
-        eos_token=loaded.eos_token,
-        unk_token=loaded.unk_token,
-        pad_token=loaded.pad_token,
+        **{name: getattr(loaded, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")},
         chat_template=loaded.chat_template,
         clean_up_tokenization_spaces=False,
     )
@@ -149,21 +143,3 @@ def _need_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free, {size / 1e6:,.0f} MB are needed")
-
-
-@contextlib.contextmanager
-def _disk_errors(name: str, cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        reason = system_error(error)
-        if reason is not None and reason.errno in FULL:
-            raise ModelError(
-                f"{name}: no room in {cache}: {reason.strerror}. "
-                "Free some, or set FORETHOUGHT_CACHE to a folder on another disk"
-            ) from error
-        if reason is not None and reason.errno in _NOT_OURS:
-            raise ModelError(
-                f"{name}: cannot write to the cache {cache} ({reason}). Set FORETHOUGHT_CACHE to a folder that you own"
-            ) from error
-        raise

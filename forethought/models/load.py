@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 
 from forethought.config import ModelConfig
-from forethought.models.resolve import TINY, Kind, ModelError, Source, check_folder, name_hint, resolve, sha256_of
+from forethought.models.resolve import TINY, Kind, ModelError, check_folder, name_hint, resolve, sha256_of
 
 # torch and transformers take seconds to import, and listing or resolving models needs neither: they wait in the
 # functions that load.
@@ -21,27 +22,23 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
 _DEVICES = "write auto, cpu, cuda, cuda:N or mps"
 
-_log = logging.getLogger(__name__)
-log_line: Callable[[str], None] = _log.info
-"""Where what takes long is told by default."""
+log_line: Callable[[str], None] = logging.getLogger(__name__).info
+"""Where steps that take long are reported by default."""
 
 _MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
 """Added tokens that mark something, also where a converted tokenizer forgot to call them special; `<h1>` is text."""
 
-_HUB_FILES = ("*.json", "model*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
 _CONTENT_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that is ready to compute."""
+    """A causal LM in eval mode, ready to compute."""
 
     name: str
     model: PreTrainedModel
-    """The causal LM, in eval mode."""
     tokenizer: PreTrainedTokenizerBase
     identity: str
     """12 hex digits that name config, weights and tokenizer, for cache keys and records."""
@@ -53,36 +50,32 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     seed: int = 0,
-    progress: Callable[[str], None] = _log.info,
+    progress: Callable[[str], None] = log_line,
 ) -> LoadedModel:
     """Load what ``config`` names, converting or downloading it first if need be.
 
-    Args:
-        config: the model; with ``init = "scratch"`` its architecture and tokenizer only, with weights drawn from
-            ``seed``.  The tiny models are the same whatever the seed, unless drawn from scratch.
-        device: where the weights go.
-        dtype: what they are cast to.
-        seed: seed of ``init = "scratch"``.
-        progress: called with a line about each step that takes long.
+    With ``init = "scratch"`` it gives architecture and tokenizer only, and the weights are drawn from ``seed``.
+    ``progress`` gets a line about each step that takes long.
 
     Raises:
         ModelError: naming the model, what is wrong with it and the way out.
     """
-    from forethought.models.tiny import byte_tokenizer, random_model, tiny_config
+    from transformers import AutoConfig
 
-    source = resolve(config)
-    if source.kind is Kind.TINY:
-        draw = seed if config.init == "scratch" else 0
-        model = random_model(tiny_config(TINY[source.name]), draw)
-        name = _short(source.name, str(draw))
-        return LoadedModel(config.model, model.to(device, dtype).eval(), byte_tokenizer(), name)
-    folder, name = _files(config, source, progress)
-    tokenizer = _read_tokenizer(config, folder)
-    if config.init == "scratch":
-        model = _from_scratch(config, folder, seed).to(dtype)
-        name = _short(name, "scratch", str(seed))
+    from forethought.models.tiny import random_model, tiny_config
+
+    folder, name = _files(config, seed, progress)
+    tokenizer = _tokenizer(config, folder)
+    scratch = config.init == "scratch"
+    if folder is None:
+        # The same weights whatever the seed, unless they are asked for from scratch.
+        model = random_model(tiny_config(TINY[config.model]), seed if scratch else 0).to(dtype)
+    elif scratch:
+        with _reading(f"{config.model}: {folder / 'config.json'} does not describe a causal language model"):
+            architecture = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+            model = random_model(architecture, seed).to(dtype)
     else:
-        model = _read_weights(config, folder, dtype)
+        model = _weights(config, folder, dtype)
     rows = model.get_input_embeddings().num_embeddings
     # Added tokens may exceed the embedding: Gemma's text models share the tokenizer of those that see images.
     if tokenizer.vocab_size > rows:
@@ -90,33 +83,14 @@ def load(
     return LoadedModel(config.model, model.to(device).eval(), tokenizer, name)
 
 
-def identity(config: ModelConfig, seed: int = 0, progress: Callable[[str], None] = _log.info) -> str:
-    """Return the identity that :func:`load` would give, without loading weights (a conversion still happens once).
-
-    Raises:
-        ModelError: as :func:`load`.
-    """
-    source = resolve(config)
-    scratch = config.init == "scratch"
-    if source.kind is Kind.TINY:
-        return _short(source.name, str(seed if scratch else 0))
-    _, name = _files(config, source, progress)
-    return _short(name, "scratch", str(seed)) if scratch else name
+def identity(config: ModelConfig, seed: int = 0, progress: Callable[[str], None] = log_line) -> str:
+    """Return the identity that :func:`load` would give, without loading weights (a conversion still happens once)."""
+    return _files(config, seed, progress)[1]
 
 
-def load_tokenizer(config: ModelConfig, progress: Callable[[str], None] = _log.info) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of what ``config`` names, without loading weights (a conversion still happens once).
-
-    Raises:
-        ModelError: as :func:`load`.
-    """
-    source = resolve(config)
-    if source.kind is Kind.TINY:
-        from forethought.models.tiny import byte_tokenizer
-
-        return byte_tokenizer()
-    folder, _ = _files(config, source, progress)
-    return _read_tokenizer(config, folder)
+def load_tokenizer(config: ModelConfig, progress: Callable[[str], None] = log_line) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of what ``config`` names, without loading weights (a conversion still happens once)."""
+    return _tokenizer(config, _files(config, 0, progress)[0])
 
 
 def quiet() -> None:
@@ -144,12 +118,11 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ModelError(f"device = {name!r}: {_DEVICES}") from None
-    count = torch.cuda.device_count() if available else 0
     fault = ""
     if device.type == "cuda" and not available:
         fault = f"torch {torch.__version__} sees no CUDA device here. Use auto or cpu"
-    elif device.type == "cuda" and (device.index or 0) >= count:
-        fault = f"there are only {count} CUDA devices, from cuda:0 on"
+    elif device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        fault = f"there are only {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
     elif device.type == "mps" and not torch.backends.mps.is_available():
         fault = f"torch {torch.__version__} sees no Apple GPU here. Use auto or cpu"
     elif device.type not in ("cpu", "cuda", "mps"):
@@ -160,11 +133,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the compute dtype that ``name`` means on ``device``; see :func:`forethought.machine.dtype_for`.
-
-    Raises:
-        MachineError: if bfloat16 is asked for where it is not multiplied in.
-    """
+    """Return the compute dtype that ``name`` means on ``device``; see :func:`forethought.machine.dtype_for`."""
     import torch
 
     from forethought.machine import dtype_for, machine
@@ -189,26 +158,8 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = Non
     """
     added = tokenizer.added_tokens_decoder.items()
     marked = {index for index, token in added if token.special or _MARKER.fullmatch(token.content)}
-    return tuple(
-        sorted(index for index in marked | set(tokenizer.all_special_ids) if index < (vocabulary or index + 1))
-    )
-
-
-def _files(config: ModelConfig, source: Source, progress: Callable[[str], None]) -> tuple[Path, str]:
-    """Return a model folder and its identity, after a conversion or download where one is due."""
-    if source.package is not None:
-        return source.package.convert(progress), source.package.identity
-    if source.kind is Kind.HUB:
-        folder = _download(config, progress)
-        check_folder(folder, weights=config.init == "pretrained")
-        return folder, _short(folder.name)
-    assert source.path is not None
-    if source.kind is Kind.GGUF:
-        from forethought.models.gguf import convert_file
-
-        folder = convert_file(source.path, progress)
-        return folder, folder.name[-12:]
-    return source.path, content_identity(source.path)
+    ids = sorted(marked | set(tokenizer.all_special_ids))
+    return tuple(index for index in ids if vocabulary is None or index < vocabulary)
 
 
 def content_identity(folder: Path) -> str:
@@ -217,44 +168,66 @@ def content_identity(folder: Path) -> str:
     return _short(*(f"{name}:{sha256_of([folder / name])}" for name in names))
 
 
+def _files(config: ModelConfig, seed: int, progress: Callable[[str], None]) -> tuple[Path | None, str]:
+    """Return the model's folder (a tiny model has none) and its identity; converts or downloads if need be."""
+    source = resolve(config)
+    scratch = config.init == "scratch"
+    if source.kind is Kind.TINY:
+        return None, _short(source.name, str(seed if scratch else 0))
+    if source.package is not None:
+        folder, name = source.package.convert(progress), source.package.identity
+    elif source.path is None:
+        folder = _download(config, progress)
+        check_folder(folder, weights=not scratch)
+        name = _short(folder.name)  # the commit
+    elif source.kind is Kind.GGUF:
+        from forethought.models.gguf import convert_file
+
+        folder = convert_file(source.path, progress)
+        name = folder.name[-12:]
+    else:
+        folder, name = source.path, content_identity(source.path)
+    return folder, _short(name, "scratch", str(seed)) if scratch else name
+
+
 def _download(config: ModelConfig, progress: Callable[[str], None]) -> Path:
-    patterns = [*_HUB_FILES, *(["*.py"] if config.trust_remote_code else [])]
+    patterns = ["*.json", "model*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.jinja"]
     progress(f"{config.model}: looking it up on the hub")
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                config.model,
-                revision=config.revision,
-                allow_patterns=patterns,
-                local_files_only=huggingface_hub.is_offline_mode(),
-            )
+        folder = huggingface_hub.snapshot_download(
+            config.model,
+            revision=config.revision,
+            allow_patterns=[*patterns, "*.py"] if config.trust_remote_code else patterns,
+            local_files_only=huggingface_hub.is_offline_mode(),
         )
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{config.model}: could not download it from the hub: {error}.{name_hint(config.model)}"
-        ) from error
+        hint = name_hint(config.model)
+        raise ModelError(f"{config.model}: could not download it from the hub: {error}.{hint}") from error
+    return Path(folder)
 
 
-def _read_tokenizer(config: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(config: ModelConfig, folder: Path | None) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{config.model}: could not read the tokenizer in {folder}: {error}") from error
+    from forethought.models.tiny import byte_tokenizer
+
+    if folder is None:
+        return byte_tokenizer()
+    with _reading(f"{config.model}: could not read the tokenizer in {folder}"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=config.trust_remote_code
+        )
+    return tokenizer
 
 
-def _read_weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    from safetensors import SafetensorError
+def _weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    try:
+    with _reading(f"{config.model}: could not read the weights in {folder}"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=config.trust_remote_code, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{config.model}: could not read the weights in {folder}: {error}") from error
-    missing: list[Any] = sorted(report["missing_keys"])
+    missing = sorted(report["missing_keys"])
     if missing:
         # transformers would go on with random numbers in their place.
         raise ModelError(
@@ -263,17 +236,14 @@ def _read_weights(config: ModelConfig, folder: Path, dtype: torch.dtype) -> PreT
     return model
 
 
-def _from_scratch(config: ModelConfig, folder: Path, seed: int) -> PreTrainedModel:
-    from transformers import AutoConfig
-
-    from forethought.models.tiny import random_model
+@contextlib.contextmanager
+def _reading(failure: str) -> Iterator[None]:
+    from safetensors import SafetensorError
 
     try:
-        return random_model(AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code), seed)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{config.model}: {folder / 'config.json'} does not describe a causal language model: {error}"
-        ) from error
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{failure}: {error}") from error
 
 
 def _short(*parts: str) -> str:

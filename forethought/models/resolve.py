@@ -35,7 +35,6 @@ CONVERSION = 1
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _GGUF_MAGIC = b"GGUF"
-_BLOCK = 1 << 22
 
 
 class ModelError(ValueError):
@@ -59,10 +58,10 @@ class Source:
     name: str
     kind: Kind
     path: Path | None = None
-    """The folder or .gguf file, for these two kinds."""
+    """Of a folder or .gguf file."""
     package: PackagedModel | None = None
     pending: str = ""
-    """What loading will first do once (a conversion, a download), for ``--dry-run``; empty if nothing."""
+    """What loading will first do once (a conversion, a download), for ``--dry-run``."""
 
 
 def resolve(config: ModelConfig) -> Source:
@@ -77,6 +76,37 @@ def resolve(config: ModelConfig) -> Source:
     if config.revision is not None and source.kind is not Kind.HUB:
         raise ModelError(f"{config.model}: revision = {config.revision!r} is for hub names; this is a {source.kind}")
     return source
+
+
+def _source(config: ModelConfig) -> Source:
+    name, path, package = config.model, Path(config.model).expanduser(), packages().get(config.model)
+    if name in TINY:
+        return Source(name=name, kind=Kind.TINY)
+    if package is not None:
+        return Source(name=name, kind=Kind.PACKAGE, package=package, pending=package.pending())
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{name}: no such file.{name_hint(name)}")
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+        if magic != _GGUF_MAGIC:
+            raise ModelError(f"{name}: not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}")
+        pending = f"converts {path.name} unless that was done before"
+        return Source(name=name, kind=Kind.GGUF, path=path, pending=pending)
+    if path.is_dir():
+        check_folder(path, weights=config.init == "pretrained")
+        return Source(name=name, kind=Kind.FOLDER, path=path)
+    if path.exists():
+        raise ModelError(f"{name}: a file, but not a .gguf one. Give a .gguf file or a model folder")
+    if not _HUB_NAME.fullmatch(name):
+        raise ModelError(f"{name}: no such folder, and not a hub name (owner/name) either.{name_hint(name)}")
+    revision, pending = config.revision or "main", ""
+    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+        pending = f"downloads {name} ({revision}) from the hub"
+        if huggingface_hub.is_offline_mode():
+            why = "not in the local hub cache, and the hub is switched off by HF_HUB_OFFLINE"
+            raise ModelError(f"{name}: {why}.{name_hint(name)}")
+    return Source(name=name, kind=Kind.HUB, pending=pending)
 
 
 def packages() -> Mapping[str, PackagedModel]:
@@ -96,13 +126,18 @@ def name_hint(name: str) -> str:
 
 def check_folder(folder: Path, *, weights: bool = True) -> None:
     """Raise :class:`ModelError` unless ``folder`` holds a config, a tokenizer and, if asked, safetensors."""
-    missing = []
-    if not (folder / "config.json").is_file():
-        missing.append("config.json")
+    wanted = ["config.json"]
+    index = folder / "model.safetensors.index.json"
+    if weights and index.is_file():
+        try:
+            wanted += sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index}: not an index of safetensors shards ({error!r}); copy it again") from None
+    elif weights:
+        wanted.append("model.safetensors")
+    missing = [file for file in wanted if not (folder / file).is_file()]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         missing.append("a tokenizer (tokenizer.json, tokenizer.model or vocab.json)")
-    if weights:
-        missing.extend(_missing_weights(folder))
     if missing:
         raise ModelError(
             f"{folder}: not a Hugging Face model folder, it lacks {' and '.join(missing)}. "
@@ -115,8 +150,7 @@ def sha256_of(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)  # updates the digest of the files before
     return digest.hexdigest()
 
 
@@ -128,54 +162,3 @@ def identity_of(sha256: str) -> str:
 def cache_folder(name: str, sha256: str) -> Path:
     """Return where the converted form of a GGUF file is kept."""
     return cache_root() / f"{name}-{identity_of(sha256)}"
-
-
-def _missing_weights(folder: Path) -> list[str]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [] if (folder / "model.safetensors").is_file() else ["model.safetensors"]
-    try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"{index}: not an index of safetensors shards ({error!r}); copy it again") from None
-    return sorted(shard for shard in shards if not (folder / shard).is_file())
-
-
-def _source(config: ModelConfig) -> Source:
-    name = config.model
-    path = Path(name).expanduser()
-    if name in TINY:
-        return Source(name=name, kind=Kind.TINY)
-    package = packages().get(name)
-    if package is not None:
-        return Source(name=name, kind=Kind.PACKAGE, package=package, pending=package.pending())
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"{name}: no such file.{name_hint(name)}")
-        with path.open("rb") as file:
-            magic = file.read(len(_GGUF_MAGIC))
-        if magic != _GGUF_MAGIC:
-            raise ModelError(f"{name}: not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}")
-        pending = f"converts {path.name} unless that was done before"
-        return Source(name=name, kind=Kind.GGUF, path=path, pending=pending)
-    if path.is_dir():
-        check_folder(path, weights=config.init == "pretrained")
-        return Source(name=name, kind=Kind.FOLDER, path=path)
-    if path.exists():
-        raise ModelError(f"{name}: a file, but not a .gguf one. Give a .gguf file or a model folder")
-    if not _HUB_NAME.fullmatch(name) or name.startswith((".", "/", "~")):
-        raise ModelError(f"{name}: no such folder, and not a hub name (owner/name) either.{name_hint(name)}")
-    return _hub(config)
-
-
-def _hub(config: ModelConfig) -> Source:
-    revision = config.revision or "main"
-    cached = huggingface_hub.try_to_load_from_cache(config.model, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return Source(name=config.model, kind=Kind.HUB)
-    if huggingface_hub.is_offline_mode():
-        raise ModelError(
-            f"{config.model}: not in the local hub cache, and the hub is switched off by HF_HUB_OFFLINE."
-            f"{name_hint(config.model)}"
-        )
-    return Source(name=config.model, kind=Kind.HUB, pending=f"downloads {config.model} ({revision}) from the hub")

@@ -18,7 +18,7 @@ class Shape:
     """The sizes that decide how much a model computes and holds."""
 
     weights: int
-    """All weights, tied ones counted once."""
+    """All of them, tied ones counted once."""
     layers: int
     """Weights inside the decoder's layers: each token passes through them."""
     head: int
@@ -26,7 +26,6 @@ class Shape:
     depth: int
     """Decoder layers."""
     hidden: int
-    """Width of the hidden state."""
     inner: int
     """Width inside the feed-forward part."""
     kept: int
@@ -41,21 +40,21 @@ def parameters(config: ModelConfig) -> int | None:
         return TINY_PARAMETERS[source.name]
     if source.package is not None:
         return source.package.parameters
-    if source.kind is Kind.GGUF:
+    if source.kind is Kind.GGUF and source.path is not None:
         # A guess from the size: quantised files spend about 4.5 bits a weight.
-        return None if source.path is None else int(source.path.stat().st_size * 8 / 4.5)
-    found = shape(config)
-    return None if found is None else found.weights
+        return int(source.path.stat().st_size * 8 / 4.5)
+    known = shape(config)
+    return None if known is None else known.weights
 
 
 def shape(config: ModelConfig) -> Shape | None:
     """Return the shape of a model; ``None`` where it is not known yet (GGUF files, hub models that are not here)."""
-    found = architecture(config)
-    return None if found is None else shape_of(found)
+    known = architecture(config)
+    return None if known is None else shape_of(known)
 
 
 def architecture(config: ModelConfig) -> PretrainedConfig | None:
-    """Return the transformers config of a model; ``None`` where it cannot be known yet."""
+    """Return the transformers config of a model; ``None`` where it is not known yet."""
     from transformers import AutoConfig
 
     from forethought.models.tiny import tiny_config
@@ -65,16 +64,13 @@ def architecture(config: ModelConfig) -> PretrainedConfig | None:
         return tiny_config(TINY[source.name])
     if source.kind is Kind.GGUF:
         return None
+    place = source.path or source.name
     if source.package is not None:
-        folder = source.package.folder
-        made: PretrainedConfig = (
-            AutoConfig.from_pretrained(folder)
-            if folder.is_dir()
-            else AutoConfig.for_model(**source.package.architecture)
-        )
-        return made
+        place = source.package.folder
+        if not place.is_dir():
+            return AutoConfig.for_model(**source.package.architecture)
     try:
-        read: PretrainedConfig = AutoConfig.from_pretrained(source.path or source.name, revision=config.revision)
+        read: PretrainedConfig = AutoConfig.from_pretrained(place, revision=config.revision)
     except OSError:
         return None
     return read
@@ -92,7 +88,6 @@ def shape_of(architecture: PretrainedConfig) -> Shape:
     text = architecture.get_text_config()
     heads = text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kept = 2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width
     return Shape(
         weights=weights,
         layers=weights - embedding.numel() - (0 if head is embedding else head.numel()),
@@ -100,6 +95,6 @@ def shape_of(architecture: PretrainedConfig) -> Shape:
         depth=text.num_hidden_layers,
         hidden=text.hidden_size,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        kept=kept,
+        kept=2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width,
         vocabulary=text.vocab_size,
     )

@@ -47,13 +47,9 @@ class ThoughtTokens:
         opened, closed = ((added[tag],) if tag in added else encode(tokenizer, tag) for tag in (tags.open, tags.close))
         return cls(tokenizer=tokenizer, tags=tags, open=opened, close=closed)
 
-    def thought(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a thought's words; text that looks like a special token is text."""
-        return encode(self.tokenizer, text)
-
     def between_tags(self, text: str) -> tuple[int, ...]:
-        """Return the ids of ``text`` as a thought, tags included."""
-        return self.open + self.thought(text) + self.close
+        """Return the ids of ``text`` as a thought, tags included; what looks like a special token in it is text."""
+        return self.open + encode(self.tokenizer, text) + self.close
 
     def read(self, ids: Sequence[int]) -> str:
         """Return the words of a thought, given its ids after the opening tag: what stands before the closing tag."""
@@ -78,32 +74,27 @@ class ThoughtTokens:
         return lambda ids: self.tags.close in self.tokenizer.decode(list(ids[-longest:]))
 
     def tokens(self, row: ThoughtRow, chunk: Chunk) -> Tokens:
-        """Return the row's tokens.
-
-        Raises:
-            ValueError: if ``chunk`` is not the row's.
-        """
+        """Return the row's tokens; raises ``ValueError`` if ``chunk`` is not the row's."""
         if row.chunk_id != chunk.id or row.text != chunk.prefix + chunk.suffix:
             raise ValueError(f"row {row.id} is of chunk {row.chunk_id}, not of {chunk.id}")
         text_ids = chunk.prefix_ids + chunk.suffix_ids
-        ids: list[int] = []
-        kinds: list[SpanKind] = []
+        parts: list[tuple[Sequence[int], SpanKind]] = []
         start = 0
         for place, thought in zip(row.places, row.thoughts, strict=False):
-            said = self.thought(thought)
-            parts = (
+            parts += [
                 (text_ids[start : place.token], SpanKind.TEXT),
                 (self.open, SpanKind.TAG),
-                (said, SpanKind.THOUGHT),
+                (encode(self.tokenizer, thought), SpanKind.THOUGHT),
                 (self.close, SpanKind.TAG),
-            )
-            for part, kind in parts:
-                ids += part
-                kinds += [kind] * len(part)
+            ]
             start = place.token
-        ids += text_ids[start:]
-        kinds += [SpanKind.TEXT] * (len(text_ids) - start)
-        return Tokens(row_id=row.id, document_id=row.document_id, ids=tuple(ids), kinds=tuple(kinds))
+        parts.append((text_ids[start:], SpanKind.TEXT))
+        return Tokens(
+            row_id=row.id,
+            document_id=row.document_id,
+            ids=tuple(token for ids, _ in parts for token in ids),
+            kinds=tuple(kind for ids, kind in parts for _ in ids),
+        )
 
 
 def plain(row: ThoughtRow, chunk: Chunk) -> Tokens:
@@ -124,27 +115,24 @@ def add_tags(model: Any, tokenizer: Any, tags: Tags) -> list[int]:
     The embedding grows if it has no room.  A new row is the mean of the tag's old tokens, so that the model starts
     from what it knows of ``<think>``; input and output embeddings alike.  Nothing is drawn.
     """
-    old = [encode(tokenizer, tag) for tag in (tags.open, tags.close)]
+    names = (tags.open, tags.close)
+    old = [encode(tokenizer, tag) for tag in names]
     # Not special: a special token is never drawn, and skipped when text is decoded.
-    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in (tags.open, tags.close)])
-    new = [tokenizer.convert_tokens_to_ids(tag) for tag in (tags.open, tags.close)]
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in names])
+    new = [tokenizer.convert_tokens_to_ids(tag) for tag in names]
     rows = model.get_input_embeddings().num_embeddings
     if max(new) >= rows:
         with torch.random.fork_rng(devices=[]):  # it draws rows, which are replaced below
             model.resize_token_embeddings(max(new) + 1, mean_resizing=False)
-    for table in _tables(model):
-        table[rows:] = table[:rows].mean(dim=0)
-        for index, parts in zip(new, old, strict=True):
-            table[index] = table[list(parts)].mean(dim=0)
-    return new
-
-
-def _tables(model: Any) -> Sequence[torch.Tensor]:
     tables = [model.get_input_embeddings().weight]
     output = model.get_output_embeddings()
     if output is not None and output.weight is not tables[0]:
         tables.append(output.weight)
-    return tables
+    for table in tables:
+        table[rows:] = table[:rows].mean(dim=0)
+        for index, parts in zip(new, old, strict=True):
+            table[index] = table[list(parts)].mean(dim=0)
+    return new
 
 
 def as_group(ids: tuple[int, ...], bos: tuple[int, ...]) -> Group:

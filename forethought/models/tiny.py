@@ -32,7 +32,7 @@ BOS_ID, EOS_ID, PAD_ID = 256, 257, 258
 """Special ids of :func:`byte_tokenizer`; ids below 256 are the bytes themselves."""
 VOCABULARY = 259
 SLIDING_WINDOW = 16
-"""Attention window, in tokens, of every other layer of the tiny Gemma 3."""
+"""Of every other layer of the tiny Gemma 3, in tokens."""
 
 
 def byte_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
@@ -75,10 +75,9 @@ def tiny_config(architecture: Architecture) -> PretrainedConfig:
         "eos_token_id": EOS_ID,
         "pad_token_id": PAD_ID,
     }
-    if architecture == "llama":
-        return LlamaConfig(**shape, num_hidden_layers=2, tie_word_embeddings=False)
-    if architecture == "qwen3":
-        return Qwen3Config(**shape, num_hidden_layers=2, tie_word_embeddings=False)
+    if architecture in ("llama", "qwen3"):
+        kind = LlamaConfig if architecture == "llama" else Qwen3Config
+        return kind(**shape, num_hidden_layers=2, tie_word_embeddings=False)
     if architecture == "gemma3":
         return Gemma3TextConfig(
             **shape,
@@ -92,15 +91,15 @@ def tiny_config(architecture: Architecture) -> PretrainedConfig:
 
 
 def tiny_model(architecture: Architecture = "llama", seed: int = 0) -> PreTrainedModel:
-    """Return a random causal LM in float32, in eval mode, on the CPU.
-
-    Its weights depend on ``architecture`` and ``seed`` alone; the global generator is left as it was.
-    """
+    """Return a tiny :func:`random_model`."""
     return random_model(tiny_config(architecture), seed)
 
 
 def random_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """Return a causal LM of ``config`` with weights drawn from ``seed``: float32, eval mode, on the CPU."""
+    """Return a causal LM with weights drawn from ``seed`` alone: float32, eval mode, on the CPU.
+
+    The global generator is left as it was.
+    """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -113,13 +112,11 @@ class UniformScorer:
     vocabulary: int = VOCABULARY
 
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
-        """Return, per group and branch, the same log-probability for each token; float32 ``(len(branch),)``, nats."""
         return [
             [np.full(len(branch), -math.log(self.vocabulary), dtype=np.float32) for branch in group.branches]
             for group in groups
         ]
 
     def choices(self, groups: Sequence[Group], choice_ids: Sequence[int]) -> list[np.ndarray]:
-        """Return, per group, the constant log-probabilities; float32 ``(branches, choices)``, nats."""
-        shape_of = [(len(group.branches), len(choice_ids)) for group in groups]
-        return [np.full(shape, -math.log(self.vocabulary), dtype=np.float32) for shape in shape_of]
+        shapes = [(len(group.branches), len(choice_ids)) for group in groups]
+        return [np.full(shape, -math.log(self.vocabulary), dtype=np.float32) for shape in shapes]

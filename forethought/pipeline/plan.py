@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from forethought import machine, models, rates
@@ -140,7 +140,7 @@ def _listing(config: Config) -> Table:
 
 
 def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
-    work = Table("step", "phase", "amount", "about", box=None)
+    work = Table(Column("step", no_wrap=True), "phase", "amount", "about", box=None)
     before = ""
     for step, phase in found:
         seconds = phase.seconds(pace)

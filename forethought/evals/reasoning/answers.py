@@ -6,7 +6,7 @@ Prompts are texts, and answers are cut by their text.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from forethought.evals.reasoning.task import Grade, Problem, Task, TaskError
 from forethought.keys import Key
 from forethought.llm.endpoint import Endpoint, Reply, TextOptions
 from forethought.metrics import PLAIN, THOUGHT
-from forethought.models.model import Model
+from forethought.models.model import Ended, Model
 from forethought.tags import Tags, strip
 
 Row = dict[str, Any]
@@ -89,8 +89,7 @@ class EndpointAnswerer:
     ) -> list[list[Answer]]:
         """Return ``config.samples`` answers to each question, after a thought if ``thought``.
 
-        Raises:
-            TaskError: if the server left a request unanswered; what is missing is not a wrong answer.
+        A request that the server left unanswered is a :class:`TaskError`, not a wrong answer.
         """
         n, opened, closed = config.samples, self.tags.open, self.tags.close
         texts = [question.prompt for question in questions for _ in range(n)]
@@ -118,13 +117,11 @@ class EndpointAnswerer:
         answers = []
         for reply, words in zip(complete(config.max_tokens, stops), thoughts, strict=True):
             kept = cut(reply.text, task.stops)
-            truncated = reply.finish == "length" and kept == reply.text
-            answers.append(Answer(strip(kept, self.tags), truncated, words))
+            answers.append(Answer(strip(kept, self.tags), reply.finish == "length" and kept == reply.text, words))
         return [answers[start : start + n] for start in range(0, len(answers), n)]
 
     def bits(self, questions: Sequence[Question]) -> list[None]:
-        """Return nothing: servers do not agree on how a given text is scored."""
-        return [None] * len(questions)
+        return [None] * len(questions)  # servers do not agree on how a given text is scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +141,7 @@ class EvalArm:
 def answered(
     arm: EvalArm, task: Task, problems: Sequence[Problem], config: ReasoningConfig, key: Key, interface: str
 ) -> list[Row]:
-    """Have ``problems`` answered by one interface, and return their rows; private ones hold no text.
-
-    Raises:
-        TaskError: if a server left some unanswered.
-    """
+    """Have ``problems`` answered by one interface, and return their rows; private ones hold no text."""
     questions = [
         Question(f"{task.name}/{problem.id}", task.prompt(problem, config.shots), " " + problem.solution)
         for problem in problems
@@ -183,23 +176,19 @@ def votes(grades: Sequence[Grade]) -> list[int | None]:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """Return ``text`` up to the first of ``stops``.
-
-    A stop that is white space ends words only: a line that has not begun is not over.
-    """
+    """Return ``text`` up to the first of ``stops``."""
+    # A stop that is white space ends words only: a line that has not begun is not over.
     blank = len(text) - len(text.lstrip())
     places = [place for stop in stops if (place := text.find(stop, 0 if stop.strip() else blank)) >= 0]
     return text[: min(places)] if places else text
 
 
-def _ended(tokenizer: Any, stops: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-    """Return what says of written ids whether one of ``stops`` is now complete.
-
-    The end of the ids is decoded: every token of a stop spells at least one of its bytes.
-    """
+def _ended(tokenizer: Any, stops: Sequence[str]) -> Ended:
+    """Return what says of written ids whether one of ``stops`` is now complete."""
     most = max((len(stop.encode()) for stop in stops), default=0)
 
     def ended(ids: Sequence[int]) -> bool:
+        # Only the end is decoded each time: every token of a stop spells at least one of its bytes.
         end = tokenizer.decode(list(ids[-most:])) if most else ""
         if not any(stop in end for stop in stops):
             return False

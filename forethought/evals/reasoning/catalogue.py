@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import difflib
 
-from forethought.evals.reasoning import aime, gpqa, gsm8k, math500, olympiad, procedural
+from forethought.evals.reasoning import gpqa, gsm8k, maths, procedural
 from forethought.evals.reasoning.task import Task, TaskError
 
-_MODULES = (gsm8k, math500, gpqa, olympiad, aime, procedural)
-TASKS: dict[str, Task] = {task.name: task for task in (*(module.TASK for module in _MODULES), procedural.LEG_TASK)}
+_TASKS = gsm8k.TASK, maths.MATH500, gpqa.TASK, maths.OLYMPIAD, maths.AIME, procedural.TASK, procedural.LEG_TASK
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 """The tasks that a config may name."""
 
 
 def task(name: str) -> Task:
-    """Return the task of that name.
-
-    Raises:
-        TaskError: naming the tasks that there are.
-    """
+    """Return the task of that name, or raise a :class:`TaskError` with the names that there are."""
     if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, n=1)
-        guess = f" Did you mean {close[0]}?" if close else ""
+        guess = "".join(f" Did you mean {close}?" for close in difflib.get_close_matches(name, TASKS, n=1))
         raise TaskError(f"no reasoning task is called {name!r}.{guess} There are {', '.join(TASKS)}")
     return TASKS[name]

@@ -10,37 +10,32 @@ from forethought.evals.reasoning.task import Problem, Task, Where
 
 
 class Check(NamedTuple):
-    """What came of the examination of one task."""
+    """How the grader of one task graded right answers (the worked solution and the bare answer) and wrong ones."""
 
     problems: int
     right: int
-    """Right answers that were graded as right: the worked solution and the bare answer of each."""
+    """Right answers that were graded as right."""
     asked_right: int
     wrong: int
-    """Wrong ones that were graded as right: another problem's answer, and for numbers the next."""
+    """Wrong ones that were graded as right."""
     asked_wrong: int
     failed: tuple[str, ...]
     """Ids of the problems with a grade that is not as it should be."""
 
     @property
     def passed(self) -> bool:
-        """Whether every right answer is worth 1 and every wrong one 0."""
         return not self.failed
 
 
 def check(task: Task, where: Where) -> Check:
-    """Grade right and wrong answers to all problems of a task.
-
-    Raises:
-        TaskError: if its problems could not be read.
-    """
+    """Grade right and wrong answers to all problems of a task; :class:`TaskError` if they could not be read."""
     problems, show = task.load(where), task.grader.show
     right: list[bool] = []
     wrong: list[bool] = []
     failed = []
     for index, problem in enumerate(problems):
         good = [task.grade(problem, text).right for text in (problem.solution, show(problem.gold))]
-        bad = [task.grade(problem, show(answer)).right for answer in _wrong(problems, index)]
+        bad = [task.grade(problem, show(answer)).right for answer in _wrong_answers(problems, index)]
         right += good
         wrong += bad
         if not all(good) or any(bad):
@@ -48,7 +43,8 @@ def check(task: Task, where: Where) -> Check:
     return Check(len(problems), sum(right), len(right), sum(wrong), len(wrong), tuple(failed))
 
 
-def _wrong(problems: Sequence[Problem], index: int) -> Iterator[str]:
+def _wrong_answers(problems: Sequence[Problem], index: int) -> Iterator[str]:
+    """Yield the answer of the next problem that has another one and, for a number, the next number."""
     gold = problems[index].gold
     for other in (*problems[index + 1 :], *problems[:index]):
         if _value(other.gold) != _value(gold):

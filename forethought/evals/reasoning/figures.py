@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,13 @@ from forethought.evals.recorder import Recorder
 from forethought.keys import Key
 from forethought.metrics import MACRO, PLAIN, REASONING, STRICT, THOUGHT
 from forethought.records import Measurement
-from forethought.stats import Interval, detectable_n, macro_bootstrap, pass_at_k
+from forethought.stats import macro_bootstrap, pass_at_k
 
 Rows = Mapping[str, Mapping[str, Sequence[Row]]]
 """Rows of each arm to each task, by their names."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProblemMetric:
+class ProblemMetric(NamedTuple):
     """A number of each problem, computed from its row; ``None`` where it was not measured."""
 
     metric: metrics.Metric
@@ -36,6 +35,11 @@ class ProblemMetric:
     of: Callable[[Row], float | None]
     judge: str = ""
     """Format of the grader's name, where a grader has a say in it."""
+
+    def values(self, rows: Sequence[Row], interface: str) -> dict[str, float]:
+        """Return its value for each problem; empty if it was not measured."""
+        values = ((row["problem"], self.of(row)) for row in rows if row["interface"] == interface)
+        return {problem: value for problem, value in values if value is not None}
 
 
 def problem_metrics(samples: int, passes: Sequence[int]) -> list[ProblemMetric]:
@@ -82,15 +86,15 @@ def measure(
     """
     by_name = {arm.name: arm for arm in arms}
     wanted = problem_metrics(config.samples, config.passes)
-    found: list[Measurement] = []
+    figures: list[Measurement] = []
     for arm in arms:
         others = [None, *(by_name[name] for name in arm.against if name in by_name)]
         compared = [(interface, other) for interface in arm.interfaces for other in others]
         compared += [(THOUGHT, arm)] if THOUGHT in arm.interfaces else []
         for interface, other in compared:
             for metric in wanted:
-                found += _figures((arm, interface), other, metric, rows, tasks, seed)
-    return found
+                figures += _figures((arm, interface), other, metric, rows, tasks, seed)
+    return figures
 
 
 def _figures(
@@ -107,16 +111,15 @@ def _figures(
     unit = f"{metric.unit}; n problems, bootstrap over problems"
     if other is not None:
         unit = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
-    recorder = Recorder(
-        stage=REASONING, arm=arm.name, subject=arm.identity, seed=seed, against=other.name if other is not None else ""
-    )
+    against = other.name if other is not None else ""
+    recorder = Recorder(stage=REASONING, arm=arm.name, subject=arm.identity, seed=seed, against=against)
     resampling = Key(seed, "reasoning intervals").integer() % 2**32
-    found: list[Measurement] = []
+    figures: list[Measurement] = []
     strata: list[list[float]] = []
     for task in tasks:
-        by_problem = _values(rows[arm.name][task.name], metric, interface)
+        by_problem = metric.values(rows[arm.name][task.name], interface)
         if other is not None:
-            before = _values(rows[other.name][task.name], metric, theirs)
+            before = metric.values(rows[other.name][task.name], theirs)
             by_problem = {name: value - before[name] for name, value in by_problem.items() if name in before}
         values = list(by_problem.values())
         if not values:
@@ -124,23 +127,14 @@ def _figures(
         strata.append(values)
         mean, condition = macro_bootstrap([values], resampling), f"{task.name}/{interface}"
         recorder = dataclasses.replace(recorder, judge=metric.judge.format(task.grader.name))
-        found += recorder.interval(metric.metric, mean, unit, condition)
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        if other is not None and mean.value and spread:
-            needed = float(detectable_n(mean.value, spread))
-            note = "problems that would resolve a difference as large as this one (5% level, 80% power)"
-            interval = Interval(value=needed, low=needed, high=needed, n=mean.n)
-            found += recorder.interval(metric.metric.needed("problems"), interval, note, condition)
+        figures += recorder.interval(metric.metric, mean, unit, condition)
+        if other is not None and len(values) > 1:
+            spread = float(np.std(values, ddof=1))
+            figures += recorder.needed(metric.metric, "problems", (mean.value, spread, mean.n), condition)
     if len(strata) == len(tasks):
         recorder = dataclasses.replace(recorder, judge=metric.judge.format("each task's"))
-        found += recorder.interval(metric.metric, macro_bootstrap(strata, resampling), unit, f"{MACRO}/{interface}")
-    return found
-
-
-def _values(rows: Sequence[Row], metric: ProblemMetric, interface: str) -> dict[str, float]:
-    """Return a metric's value for each problem; empty if it was not measured."""
-    values = ((row["problem"], metric.of(row)) for row in rows if row["interface"] == interface)
-    return {problem: value for problem, value in values if value is not None}
+        figures += recorder.interval(metric.metric, macro_bootstrap(strata, resampling), unit, f"{MACRO}/{interface}")
+    return figures
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,13 +7,12 @@ a log, an error or a sample: an item is named by a hash.  The canary that guards
 from __future__ import annotations
 
 from forethought.evals.reasoning.grading import LETTER
-from forethought.evals.reasoning.sources import Hub, Package, Row, rows
+from forethought.evals.reasoning.sources import Hub, Package, rows
 from forethought.evals.reasoning.task import Problem, Shot, Task, Where, problem
 from forethought.keys import Key
 
 LETTERS = "ABCD"
-OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
-COLUMNS = ("Question", *OPTIONS, "Explanation")
+COLUMNS = "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Explanation"
 """What is used; of all other columns nothing is kept."""
 
 SHOTS = (
@@ -41,16 +40,15 @@ HUB = Hub(name="Idavidrein/gpqa", config="gpqa_diamond", split="train")
 
 def load(where: Where) -> list[Problem]:
     """Return the 198 questions, their options in an order that a fixed seed gives each of them."""
-    used = [{column: str(row[column] or "").strip() for column in COLUMNS} for row in rows("gpqa", where, PACKAGE, HUB)]
-    return [_problem(row) for row in used]
-
-
-def _problem(row: Row) -> Problem:
-    order = Key(0, "options of gpqa").generator(row["Question"]).permutation(len(OPTIONS)).tolist()
-    shown = [f"({letter}) {row[OPTIONS[place]]}" for letter, place in zip(LETTERS, order, strict=True)]
-    gold = LETTERS[order.index(0)]
-    solution = f"{row['Explanation']} The answer is ({gold}).".strip()
-    return problem("gpqa", "\n".join([row["Question"], *shown]), gold, solution)
+    problems = []
+    for row in rows("gpqa", where, PACKAGE, HUB):
+        question, *options, explanation = (str(row[column] or "").strip() for column in COLUMNS)
+        order = Key(0, "options of gpqa").generator(question).permutation(len(options)).tolist()
+        shown = [f"({letter}) {options[place]}" for letter, place in zip(LETTERS, order, strict=True)]
+        gold = LETTERS[order.index(0)]
+        solution = f"{explanation} The answer is ({gold}).".strip()
+        problems.append(problem("gpqa", "\n".join([question, *shown]), gold, solution))
+    return problems
 
 
 TASK = Task(

@@ -47,7 +47,7 @@ def number(text: str) -> Decimal | None:
 
 
 def same_number(gold: str, answer: str) -> bool:
-    """Return whether both are the same number, however written: ``18``, ``$18.00``, ``18.``."""
+    """Return whether both are the same number, however written: ``18``, ``$18.00``."""
     first, second = number(gold), number(answer)
     return first is not None and first == second
 

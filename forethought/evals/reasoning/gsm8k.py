@@ -31,13 +31,12 @@ SHOTS = (
         "Each minute the tank gains 25 - 5 = 20 litres.\nIt is full after 200 / 20 = 10 minutes.\n#### 10",
     ),
 )
-PACKAGE = Package(files=("data/gsm8k/test.jsonl",))
 
 
 def load(where: Where) -> list[Problem]:
     """Return the test split, without annotations for a calculator: ``<<6*8=48>>``."""
     problems = []
-    for row in rows("gsm8k", where, PACKAGE, Hub(name="openai/gsm8k", config="main")):
+    for row in rows("gsm8k", where, Package(files=("data/gsm8k/test.jsonl",)), Hub(name="openai/gsm8k", config="main")):
         solution = re.sub(r"<<[^>]*>>", "", row["answer"])
         gold = solution.rpartition("####")[2].strip()
         problems.append(problem("gsm8k", row["question"], gold, solution))
@@ -45,10 +44,5 @@ def load(where: Where) -> list[Problem]:
 
 
 TASK = Task(
-    name="gsm8k",
-    paper="Cobbe et al. 2021, arXiv 2110.14168",
-    licence="MIT",
-    load=load,
-    shots=SHOTS,
-    grader=NUMBER,
+    name="gsm8k", paper="Cobbe et al. 2021, arXiv 2110.14168", licence="MIT", load=load, shots=SHOTS, grader=NUMBER
 )

@@ -27,8 +27,7 @@ SIZE = 500
 def _without_init(*packages: str) -> Iterator[None]:
     """Let modules of these packages be imported without the packages' own ``__init__``.
 
-    Those import every generator there is, and with them a dozen packages, one of which must be compiled.  What was
-    imported meanwhile is taken off the list of modules afterwards, so that nobody finds a package without its content.
+    Those import every generator there is, and with them a dozen packages, one of which must be compiled.
     """
     before = set(sys.modules)
     try:
@@ -39,17 +38,14 @@ def _without_init(*packages: str) -> Iterator[None]:
                 sys.modules[package] = importlib.util.module_from_spec(spec)
         yield
     finally:
+        # Else a later import would find a package without its content.
         for name in set(sys.modules) - before:
             if name.split(".")[0] == packages[0]:
                 del sys.modules[name]
 
 
 def _generate(task: Task, name: str, levels: dict[str, int], around: tuple[str, str]) -> list[Problem]:
-    """Return the problems of a generator of reasoning-gym, each once; ``around`` is taken off its questions.
-
-    Raises:
-        TaskError: with the command that installs reasoning-gym, if it is missing.
-    """
+    """Return the problems of a generator of reasoning-gym, each once; ``around`` is taken off its questions."""
     if importlib.util.find_spec("reasoning_gym") is None:
         raise TaskError(f"{task.name}: its problems come from reasoning-gym: pip install --no-deps {PIP}")
     with _without_init("reasoning_gym", "reasoning_gym.arithmetic"):

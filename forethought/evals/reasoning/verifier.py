@@ -34,7 +34,7 @@ LONGEST = 400
 
 
 class Verifier:
-    """Asks the process; starts it when it is first needed, and again after a kill."""
+    """Asks the process, which it starts when it is first needed, and again after a kill."""
 
     def __init__(self, timeout: float = TIMEOUT) -> None:
         self.timeout = timeout
@@ -50,14 +50,13 @@ class Verifier:
             return self._ask(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n") == b"true\n"
 
     def close(self) -> None:
-        """End the process."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(OSError), process:  # what it has not read is still in the pipe
                 process.kill()
 
     def _ask(self, line: bytes) -> bytes:
-        """Return the line that answers ``line``; nothing if the process ended, or was killed for taking too long."""
+        """Return the line that answers; nothing if the process ended, or was killed for taking too long."""
         if self._process is None or self._process.poll() is not None:
             self.close()
             self._process = _start()
@@ -113,7 +112,6 @@ def _compare(gold: str, answer: str) -> bool:
 
 
 def main() -> None:
-    """Answer until the input ends."""
     if resource is not None:
         # macOS does not keep this limit, and Windows has none: there, only the caller's timeout ends an answer.
         with contextlib.suppress(ValueError, OSError):

@@ -47,8 +47,8 @@ class Rates:
     def seconds(self, work: Work) -> float:
         """Return how long ``work`` takes.
 
-        What a call costs besides its operations grows with the weights on a CPU, which must be read, and with the
-        layers on a GPU, each of which is so many kernels to start.
+        What a call costs besides its operations grows with the weights on a CPU, which are read, and with the layers
+        on a GPU, each of which starts kernels.
         """
         pace: Pace = getattr(self, work.kind)
         passed = work.model.layers + work.model.head

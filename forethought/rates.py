@@ -33,7 +33,7 @@ from forethought.work import Pace, Rates, decoding, scoring, training
 Say = Callable[[str], None]
 
 SECONDS, ROWS = 30.0, 128
-"""A measurement takes about so long at most, a third for each kind of work, and decodes so many rows at once."""
+"""A measurement takes about so long at most, a third for each kind of work, and decodes at most 128 rows at once."""
 TYPICAL = 0.8
 """Mean length of a prefix, as a share of the longest: a chunk's prefix takes what its place allows."""
 BUSY = 0.15
@@ -72,7 +72,7 @@ def known(config: Config) -> Rates:
 
 
 def measure(config: Config, seconds: float = SECONDS) -> Rates:
-    """Return the rates of the policy's architecture, with random weights, in about so many seconds."""
+    """Return the rates of the policy's architecture, with random weights, in about ``seconds``."""
     device, dtype = _computes(config)
     found = architecture(config.policy)
     shape = None if found is None else shape_of(found)

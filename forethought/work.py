@@ -57,7 +57,7 @@ class Rates:
 
 
 def decoding(model: Shape, rows: float, tokens: float, batches: float = 1) -> Work:
-    """Return the work of drawing ``tokens`` tokens for each of ``rows`` rows, in so many batches of rows."""
+    """Return the work of drawing ``tokens`` tokens for each of ``rows`` rows, in ``batches`` batches of rows."""
     steps = batches * tokens
     return Work(kind="sample", model=model, flops=2.0 * (model.layers + model.head) * rows * steps, calls=steps)
 

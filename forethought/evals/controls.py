@@ -28,7 +28,6 @@ class ScriptedThinker:
     def think(
         self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
     ) -> list[list[Rollout]]:
-        """Return rollouts whose thought is the true suffix."""
         found = []
         for prompt in prompts:
             thought = self.windows[prompt.id].suffix_ids[: thinking.max_tokens] + self.tokens.close
@@ -49,7 +48,6 @@ class ScriptedThinker:
         return found
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
-        """Return predictions after what stands behind the prefix."""
         found = []
         for prompt in prompts:
             names = [prompt.id] if k == 1 else [f"{prompt.id}/{branch}" for branch in range(k)]

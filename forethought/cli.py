@@ -162,7 +162,7 @@ def _config(
         return choose_schedule(BudgetRequest(path=path, overrides=overrides, budget=budget, run=folder), say)
     config = load(path, overrides)
     place = folder or Path("runs") / config.name
-    started = (Run(place).config() if place.is_dir() else None) or {}
+    started = Run(place).config() or {}
     name = started.get("schedule")
     if not name or name not in config.schedules:
         return config
@@ -193,7 +193,7 @@ def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run:
         progress = RunProgress(names, STDERR, plan.estimate(config))
         try:
             with progress:
-                Lifecycle(config, opened, selection=selection, say=say, board=progress).everything()
+                Lifecycle(config, opened, selection=selection, say=say, progress=progress).everything()
         except BaseException:  # after a run that ends well, write_page writes it
             write_summary(opened)
             raise

@@ -15,15 +15,10 @@ BF16_PRODUCTS = frozenset({"amx_bf16", "avx512_bf16"})
 """Features of x86 processors that multiply in bfloat16; emulation is several times slower than float32."""
 
 _HIDDEN_BY_ISA = {
-    "SSE41": ("avx2", "avx512", "amx"),
-    "AVX": ("avx2", "avx512", "amx"),
-    "AVX2": ("avx512", "amx"),
-    "AVX2_VNNI": ("avx512", "amx"),
-    "AVX2_VNNI_2": ("avx512", "amx"),
-    "AVX512_CORE": ("avx512_bf16", "amx"),
-    "AVX512_CORE_VNNI": ("avx512_bf16", "amx"),
-    "AVX512_CORE_BF16": ("amx",),
-    "AVX512_CORE_FP16": ("amx",),
+    **dict.fromkeys(("SSE41", "AVX"), ("avx2", "avx512", "amx")),
+    **dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX2_VNNI_2"), ("avx512", "amx")),
+    **dict.fromkeys(("AVX512_CORE", "AVX512_CORE_VNNI"), ("avx512_bf16", "amx")),
+    **dict.fromkeys(("AVX512_CORE_BF16", "AVX512_CORE_FP16"), ("amx",)),
 }
 """Features, by the beginnings of their names, that each value of ``ONEDNN_MAX_CPU_ISA`` hides from oneDNN."""
 
@@ -84,12 +79,10 @@ def dtype_for(wanted: str, device: str, machine: Machine) -> str:
 def machine() -> Machine:
     import torch
 
-    known = _capabilities()
+    known, architecture = _capabilities(), platform.machine().lower()
     return Machine(
         system=platform.system(),
-        architecture={"amd64": "x86_64", "aarch64": "arm64"}.get(
-            platform.machine().lower(), platform.machine().lower()
-        ),
+        architecture={"amd64": "x86_64", "aarch64": "arm64"}.get(architecture, architecture),
         processor=str(known.get("cpu_name") or platform.processor() or "unknown processor"),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         features=visible({name for name, value in known.items() if value is True}, os.environ),

@@ -7,6 +7,7 @@ with, on a model of the policy's architecture.  A kind of work then costs ``call
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -31,10 +32,8 @@ from forethought.work import Pace, Rates, decoding, scoring, training
 
 Say = Callable[[str], None]
 
-SECONDS = 30.0
-"""A measurement takes about so long at most, a third for each kind of work."""
-ROWS = 128
-"""Rows that are decoded at once, at most, while measuring."""
+SECONDS, ROWS = 30.0, 128
+"""A measurement takes about so long at most, a third for each kind of work, and decodes at most 128 rows at once."""
 TYPICAL = 0.8
 """Mean length of a prefix, as a share of the longest: a chunk's prefix takes what its place allows."""
 BUSY = 0.15
@@ -73,7 +72,7 @@ def known(config: Config) -> Rates:
 
 
 def measure(config: Config, seconds: float = SECONDS) -> Rates:
-    """Return the rates of the policy's architecture, with random weights, in about so many seconds."""
+    """Return the rates of the policy's architecture, with random weights, in about ``seconds``."""
     device, dtype = _computes(config)
     found = architecture(config.policy)
     shape = None if found is None else shape_of(found)
@@ -235,12 +234,10 @@ def kept(config: Config, say: Say) -> Rates | None:
 
 
 def _keep(config: Config, rates: Rates, say: Say) -> None:
-    path = cache_root() / "rates.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError):
-        rows = {}
-    rows = (rows if isinstance(rows, dict) else {}) | {_name(config): dataclasses.asdict(rates)}
+    path, rows = cache_root() / "rates.json", {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # what cannot be read is replaced
+        rows = dict(json.loads(path.read_text(encoding="utf-8")))
+    rows[_name(config)] = dataclasses.asdict(rates)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(rows, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """Thoughts in a text: tags, rendering, parsing.
 
-A row keeps its raw text whole and its thoughts beside it.  What is trained on is put together from slices of that
+A row keeps its raw text whole and its thoughts apart from it.  What is trained on is put together from slices of that
 text, so nothing of it can be lost.  Parsing is for what a policy writes, and for readers of rendered text.
 """
 

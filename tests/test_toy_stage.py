@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 from helpers.smoke_runs import CONFIG, SMALL, cli
 
-from forethought import graph
+from forethought import graph, stages
 from forethought.graph import Step
 from forethought.store import Run, StageFolder
 
@@ -73,21 +73,21 @@ class Count(Stage):
 
 STAGE = Count
 '''
-STEP = Step(arm="shared", stage="count", home="toy_count", inputs=("shared/chunk", "self-improved/improve"))
+STEP = Step(arm="shared", stage="count", inputs=("shared/chunk", "self-improved/improve"))
 TABLE = "shared/count"
 
 
 @pytest.fixture(autouse=True)
 def stage_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The file on the path, and the row in the graph, as if it had been written there."""
-    (tmp_path / "toy_count.py").write_text(COUNT)
-    monkeypatch.syspath_prepend(tmp_path)
+    """The file in the folder of the stages, and the row in the graph, as if they had been written there."""
+    (tmp_path / "count.py").write_text(COUNT)
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path)])
     before = graph.STEPS
     for module in [*sys.modules.values()]:
         if vars(module).get("STEPS") is before:
             monkeypatch.setattr(module, "STEPS", (*before, STEP))
     yield
-    sys.modules.pop("toy_count", None)
+    sys.modules.pop(STEP.module, None)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ REPLY = 0.6
 KEPT, THOUGHT, TAGS = 0.7, 0.45, 8
 """Share of thoughts that pass all checks, their mean length as a share of the longest reply, tokens of both tags."""
 PACKING = 4
-"""Copying weights into the layout for decoding, once for each batch, takes as long as so many decode steps."""
+"""Copying weights into the layout for decoding, once for each batch, takes as long as 4 decode steps."""
 SECONDS_PER_REQUEST, SECONDS_PER_TOKEN = 1.0, 0.02
 """Assumed of every server: for a request and for each token of its answer.  Nothing is sent to find out."""
 
@@ -135,7 +135,7 @@ def drawn(model: Shape, prompts: float, k: float, tokens: tuple[float, float], r
 
 
 def scored(model: Shape, groups: float, prefix: float, branches: float, micro_tokens: int) -> Cost:
-    """Return the cost of the log-probabilities of ``branches`` tokens behind each of so many prefixes."""
+    """Return the cost of the log-probabilities of ``branches`` tokens behind each of ``groups`` prefixes."""
     tokens = groups * (prefix + branches)
     return Cost(work=(scoring(model, tokens, groups * branches, passes(tokens, micro_tokens)),))
 

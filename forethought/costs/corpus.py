@@ -9,7 +9,7 @@ from forethought.corpus.files import find
 from forethought.corpus.rows import CorpusError
 
 BUNDLED_CHUNKS, BUNDLED_DOCUMENTS, BUNDLED_LENGTH = 9_260, 9_236, 176
-"""What the bundled text gives: so many chunks of so many documents, with chunks of at most so many tokens."""
+"""What the bundled text gives: chunks, documents, and the longest chunk in tokens for which that holds."""
 BUNDLED_SECONDS, BYTES_PER_SECOND = 8.0, 4e6
 """Seconds that reading and cutting it takes on two cores, and bytes of other files a second."""
 BYTES_PER_TOKEN, BYTES_OF_BYTES = 4.5, 512

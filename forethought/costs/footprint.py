@@ -20,7 +20,7 @@ MASTER, MOMENTS, GRADIENT = 4, 8, 4
 FILE = 2
 """Bytes of a weight in the file that a model is read from, which is mapped meanwhile."""
 WIDE, INNER = 30, 7
-"""Numbers that one token and layer leave for the way back: so many times its hidden and its inner width."""
+"""Numbers that one token and layer leave for the way back, in multiples of its hidden and its inner width."""
 PASSING_WIDE, PASSING_INNER = 8, 3
 """The same of a forward pass alone, which holds one layer's at a time."""
 LOGITS = 2**26

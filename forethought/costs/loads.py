@@ -19,6 +19,7 @@ DISK = 5e8
 
 
 def models_of(config: Config) -> dict[str, ModelConfig]:
+    """Return the models that a run of ``config`` uses, by role."""
     models: dict[str, ModelConfig | None] = {"policy": config.policy}
     for name, judge in {**config.judges, **config.evaluate.judges}.items():
         models |= {f"judge {name}": judge.model, f"judge {name}, contrast": judge.contrast}

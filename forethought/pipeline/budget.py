@@ -63,8 +63,7 @@ def choose_schedule(request: BudgetRequest, say: Say) -> Config:
         raise BudgetError(
             f"{request.path}: no [schedules.NAME] table for --budget to choose from: add some, or leave --budget out"
         )
-    place = request.place(config)
-    started = Run(place).config() if place.is_dir() else None
+    started = Run(request.place(config)).config()
     if started is not None:
         return _resumed(request, config, started, say)
     name, line = _fitting(request, config, wanted, functools.partial(rates.here, say=say))

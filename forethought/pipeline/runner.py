@@ -64,7 +64,7 @@ class Lifecycle:
         *,
         selection: Selection | None = None,
         say: Callable[[str], None] = print,
-        board: RunProgress | None = None,
+        progress: RunProgress | None = None,
     ) -> None:
         """Make a lifecycle; whoever calls this holds the lock of ``run``.
 
@@ -73,7 +73,7 @@ class Lifecycle:
         self.config = settled(config, run.path)
         self.run = run
         self.say = say
-        self.board = board
+        self.progress = progress
         self.selection = selection or Selection(steps=tuple(graph(config)))
         self.device = models.resolve_device(config.device)
         self.context = Context(self.config, run, say, folder=self._folder)
@@ -166,8 +166,8 @@ class Lifecycle:
         if not forced and not folder.begun and self.run.bring_back(folder, depends_on):
             self.say(f"{name} comes back: this config had made it before")
         folder.write_config(depends_on)
-        if self.board is not None and folder.done:
-            self.board.tick(name)
+        if self.progress is not None and folder.done:
+            self.progress.tick(name)
         return folder
 
     def _start_over(self, folder: StageFolder, changes: list[str]) -> None:
@@ -184,7 +184,7 @@ class Lifecycle:
     @contextmanager
     def _measured(self, step: Step) -> Iterator[None]:
         """Record how long a stage took since it was last started, and this process's peak memory."""
-        self.say(self.board.begin(step.name) if self.board is not None else step.name)
+        self.say(self.progress.begin(step.name) if self.progress is not None else step.name)
         models.quiet()
         cuda = self.device.type == "cuda"
         if not cuda:
@@ -201,5 +201,5 @@ class Lifecycle:
                 figure(metric=PEAK_MEMORY, value=float(peak), unit=f"bytes; of {of}"),
             ]
         )
-        if self.board is not None:
-            self.board.tick(step.name)
+        if self.progress is not None:
+            self.progress.tick(step.name)

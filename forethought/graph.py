@@ -49,6 +49,8 @@ class Step:
     """The table of the config without which there is no such step."""
     when: Callable[[Config], bool] = lambda config: True
     """Whether a config that has the table has this step, too."""
+    home: str = ""
+    """The module of its stage; by default the one of that name in :mod:`forethought.stages`."""
 
     @property
     def name(self) -> str:
@@ -58,7 +60,7 @@ class Step:
     @property
     def module(self) -> str:
         """The module whose ``STAGE`` it is."""
-        return f"forethought.stages.{self.stage.replace('-', '_')}"
+        return self.home or f"forethought.stages.{self.stage.replace('-', '_')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,6 @@ from forethought.files import (
     holder,
     keep_rows,
     locked,
-    publish,
     read_json,
     read_jsonl,
     remove,
@@ -43,21 +42,6 @@ from forethought.files import (
     writing,
 )
 from forethought.records import Measurement, Record, content_id
-
-__all__ = [
-    "BASE",
-    "SHARED",
-    "ConfigChangedError",
-    "Run",
-    "RunLockedError",
-    "StageFolder",
-    "StoreError",
-    "append_jsonl",
-    "atomic_write",
-    "hash_file",
-    "publish",
-    "read_jsonl",
-]
 
 R = TypeVar("R", bound=Record)
 Config = Mapping[str, Any]

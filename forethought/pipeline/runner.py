@@ -16,6 +16,7 @@ from forethought import models
 from forethought.config import Config
 from forethought.engine import heap
 from forethought.engine.backends.selection import decided
+from forethought.files import StoreError
 from forethought.graph import Selection, Step, after, graph, needs
 from forethought.machine import MachineError, dtype_for, machine
 from forethought.metric_log import peak_memory
@@ -24,7 +25,7 @@ from forethought.progress import RunProgress
 from forethought.records import Measurement
 from forethought.stages.base import Context, Stage
 from forethought.stages.session import remove_checkpoints
-from forethought.store import Run, StageFolder, StoreError
+from forethought.store import Run, StageFolder
 
 
 class NotMadeError(StoreError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought import __version__
+from forethought.files import atomic_write
 from forethought.graph import arm_of
 from forethought.metrics import clock_time
 from forethought.report import answer, article, drawing, tables, texts
@@ -24,7 +25,7 @@ from forethought.report.status import states
 from forethought.report.summary import section_of, tables_by_section, write_summary
 from forethought.report.tables import Table
 from forethought.report.values import Figures
-from forethought.store import Run, atomic_write
+from forethought.store import Run
 
 NAME = "report.html"
 """Its file in the run folder."""

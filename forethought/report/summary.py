@@ -10,13 +10,14 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from forethought.files import atomic_write
 from forethought.records import Measurement, to_dict
 from forethought.report import curves as logs
 from forethought.report.curves import Curves, chosen, phase_seconds, read_curves, trend
 from forethought.report.facts import facts
 from forethought.report.tables import OTHER, Table, build
 from forethought.report.values import Figures
-from forethought.store import Run, atomic_write
+from forethought.store import Run
 
 
 def summarise(measurements: Iterable[Measurement], curves: Curves) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import Config, ModelConfig, TrainingConfig
 from forethought.costs.base import Phase, Setting
+from forethought.files import StoreError
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
 from forethought.judges.build import build, build_matcher
@@ -24,7 +25,7 @@ from forethought.keys import Key
 from forethought.models import load_tokenizer
 from forethought.models.model import Compute, Model, ModelPool
 from forethought.records import Chunk, Measurement, Split, ThoughtRow, content_id
-from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
+from forethought.store import BASE, SHARED, Run, StageFolder
 from forethought.tags import Tags
 
 T = TypeVar("T")

@@ -14,12 +14,13 @@ from typing import Any
 from forethought.config import InterleaveConfig
 from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored
 from forethought.costs.judges import FRAME, written
+from forethought.files import atomic_write
 from forethought.graph import Step
 from forethought.progress import StageProgress
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
 from forethought.stages.base import Stage, StageError
 from forethought.stats import Interval
-from forethought.store import SHARED, StageFolder, atomic_write
+from forethought.store import SHARED, StageFolder
 from forethought.thoughts.dataset import (
     FEW_PLACES,
     ThoughtCounts,

@@ -9,7 +9,7 @@ from forethought.costs.base import Cost, Phase, Setting, drawn, known
 from forethought.costs.judges import judging
 from forethought.engine import Prompt
 from forethought.graph import Step
-from forethought.judges.audit import AuditReport, audit
+from forethought.judges.audit import audit
 from forethought.judges.planted import plant
 from forethought.keys import Key
 from forethought.records import Chunk, Split
@@ -43,8 +43,17 @@ class Audit(Stage):
         planting = plant(self.chunks, self.rollouts(), Key(self.config.seed, "audit"))
         judges = self.context.judges
         reports = {name: audit(judge, planting.pairs, self.config.audit) for name, judge in judges.items()}
-        rows = {"planted": planting.pairs, "reports": [_row(name, report) for name, report in reports.items()]}
-        for log, content in rows.items():
+        rows = [
+            {
+                "name": name,
+                "judge": report.judge,
+                "failures": list(report.failures),
+                "notes": list(report.notes),
+                "unscored_pairs": dict(report.unscored_pairs),
+            }
+            for name, report in reports.items()
+        ]
+        for log, content in {"planted": planting.pairs, "reports": rows}.items():
             folder.truncate(log, lambda row: False)
             folder.append(log, content)
         self.context.measure(figure for report in reports.values() for figure in report.measurements())
@@ -77,16 +86,6 @@ class Audit(Stage):
     def report(self, folder: StageFolder) -> list[str]:
         failures = (folder.manifest() or {})["summary"]["failures"]
         return [f"audit: {name}: {sentence}" for name, sentences in failures.items() for sentence in sentences]
-
-
-def _row(name: str, report: AuditReport) -> dict[str, Any]:
-    return {
-        "name": name,
-        "judge": report.judge,
-        "failures": list(report.failures),
-        "notes": list(report.notes),
-        "unscored_pairs": dict(report.unscored_pairs),
-    }
 
 
 STAGE = Audit

@@ -45,12 +45,7 @@ class ChunkStage(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Write ``chunks.<split>.jsonl``; what a killed process left is discarded.
-
-        Raises:
-            CorpusError: if the corpus cannot be read, or nothing is left of it.
-            EmptySplitError: if a split with a share of the documents has no chunk.
-        """
+        """Write ``chunks.<split>.jsonl``; what a killed process left is discarded."""
         depends_on = self.depends_on()
         folder.reset()
         folder.write_config(depends_on)
@@ -102,11 +97,7 @@ class ChunkStage(Stage):
 
     def _check_splits(self, summary: dict[str, Any]) -> None:
         config = self.config.chunk
-        shares = {
-            Split.SFT: config.sft_share,
-            Split.RLMT: config.rlmt_share,
-            Split.HELDOUT: config.heldout_share,
-        }
+        shares = {Split.SFT: config.sft_share, Split.RLMT: config.rlmt_share, Split.HELDOUT: config.heldout_share}
         shares[Split.IMPROVE] = round(1 - sum(shares.values()), 9)
         empty = [split for split, share in shares.items() if share and not summary["splits"][split]["chunks"]]
         if empty:

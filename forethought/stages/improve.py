@@ -32,7 +32,7 @@ CHUNKS, AUDIT = f"{SHARED}/chunk", f"{SHARED}/audit"
 
 
 class JudgeFailedError(StageError):
-    """A judge that must not train anything."""
+    """A judge failed its audit."""
 
 
 class Improve(Stage):
@@ -60,11 +60,7 @@ class Improve(Stage):
         }
 
     def check(self) -> None:
-        """Refuse to train with a judge that failed its audit.
-
-        Raises:
-            JudgeFailedError: naming the judge, what it missed, and the ways out.
-        """
+        """Refuse to train with a judge that failed its audit."""
         if self.cfg.ranks and self.config.audit.enabled and not self.config.audit.allow_failing:
             failures = (self.context.done(AUDIT).manifest() or {})["summary"]["failures"]
             sentences = [f"{name}: {sentence}" for name, row in failures.items() for sentence in row]

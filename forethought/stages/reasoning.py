@@ -24,7 +24,7 @@ from forethought.metrics import MACRO, PLAIN, THOUGHT
 from forethought.models.model import Compute, Model
 from forethought.progress import StageProgress
 from forethought.records import Measurement, content_id
-from forethought.stages.base import Stage
+from forethought.stages.base import Stage, required
 from forethought.store import StageFolder
 
 ENDPOINT = "endpoint"
@@ -63,11 +63,7 @@ class Reasoning(Stage):
     def ask(self) -> int:
         """Have what is missing answered, publish the figures, and return how many there are.
 
-        Alone it serves tasks, arms and models that the command line chose: they stand in the run's table beside
-        those of its config, and finish no stage of it.
-
-        Raises:
-            TaskError: if problems could not be read, or a server left some unanswered.
+        Called alone, for what the command line chose, it adds to the run's table and finishes no stage.
         """
         rows = {}
         for arm in self._arms:
@@ -84,8 +80,7 @@ class Reasoning(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        cfg = at.config.reasoning
-        assert cfg is not None
+        cfg = required(at.config.reasoning)
         taking = [arm for arm in arms(at.config) if cfg.arms is None or arm.name in cfg.arms]
         thinking = {"trained": sum(arm.thinks for arm in taking), "all": len(taking), "none": 0}[cfg.thoughts]
         problems = sum(cfg.count(task_of(name).name) or ALL for name in cfg.tasks)

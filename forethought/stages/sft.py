@@ -20,7 +20,7 @@ from forethought.graph import Step, arm_of
 from forethought.models.model import Model
 from forethought.models.thought_tokens import Tokens, add_tags, as_group, plain
 from forethought.records import SpanKind, Split
-from forethought.stages.base import Stage, StageError
+from forethought.stages.base import Stage, required
 from forethought.stages.session import Session
 from forethought.store import SHARED, StageFolder
 
@@ -34,11 +34,7 @@ class SFT(Stage):
 
     @property
     def cfg(self) -> SFTConfig:
-        if self.config.sft is None:
-            raise StageError(
-                "there is no [sft] table in the config: add it, with [interleave] and [interleave.teacher]"
-            )
-        return self.config.sft
+        return required(self.config.sft)
 
     def depends_on(self) -> dict[str, Any]:
         return {
@@ -76,9 +72,7 @@ class SFT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        cfg, interleave = at.config.sft, at.config.interleave
-        assert cfg is not None
-        assert interleave is not None
+        cfg, interleave = required(at.config.sft), required(at.config.interleave)
         rows, thinks, with_thoughts = cfg.steps * cfg.rows_per_step, arm_of(step.arm).thinks, at.chunk + at.thoughts
         monitored = times(cfg.monitor_every, cfg.steps)
 

@@ -95,38 +95,27 @@ def load_embedder(name: str, device: torch.device) -> Embedder:
     Raises:
         ModelError: naming what is missing and the way out.
     """
-    demand(name)
     if name == LETTERS:
         return LetterEmbedder()
     package, folder = packages().get(name), Path(name).expanduser()
     if package is not None:
+        package.check()
         return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), device)
-
-    def files() -> dict[str, bytes]:
-        return {file: (folder / file).read_bytes() for file in _FILES}
-
-    return BertEmbedder(folder.name, content_identity(folder), files, device)
+    missing = [file for file in _FILES if not (folder / file).is_file()]
+    if missing:
+        known = [f"{package.name} ({package.pip_command})" for package in packages().values()]
+        raise ModelError(
+            f"{name}: not an embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder "
+            f"of a BERT with mean pooling, or one that installs as a package: {', '.join(known) or INSTALL}"
+        )
+    identity = content_identity(folder)
+    return BertEmbedder(folder.name, identity, lambda: {f: (folder / f).read_bytes() for f in _FILES}, device)
 
 
 def packages() -> Mapping[str, PackagedEmbedder]:
     """Return the embedders that install as Python packages, by name; empty without :mod:`forethought_offline`."""
     extra = offline()
     return {} if extra is None else extra.EMBEDDERS
-
-
-def demand(name: str) -> None:
-    """Raise :class:`ModelError` for an embedder that is not installed, without loading anything."""
-    package, folder = packages().get(name), Path(name).expanduser()
-    if package is not None:
-        package.check()
-    elif name != LETTERS:
-        missing = [file for file in _FILES if not (folder / file).is_file()]
-        if missing:
-            known = [f"{package.name} ({package.pip_command})" for package in packages().values()]
-            raise ModelError(
-                f"{name}: not an embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder "
-                f"of a BERT with mean pooling, or one that installs as a package: {', '.join(known) or INSTALL}"
-            )
 
 
 def _bert(name: str, files: Mapping[str, bytes], device: torch.device) -> tuple[Any, Tokenizer]:

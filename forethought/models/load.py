@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import huggingface_hub
 
 from forethought.config import ModelConfig
-from forethought.models.resolve import TINY, Kind, ModelError, check_folder, name_hint, resolve, sha256_of
+from forethought.models.resolve import TINY, ModelError, check_folder, name_hint, resolve, sha256_of
 
 # torch and transformers take seconds to import, and listing or resolving models needs neither: they wait in the
 # functions that load.
@@ -172,7 +172,7 @@ def _files(config: ModelConfig, seed: int, progress: Callable[[str], None]) -> t
     """Return the model's folder (a tiny model has none) and its identity; converts or downloads if need be."""
     source = resolve(config)
     scratch = config.init == "scratch"
-    if source.kind is Kind.TINY:
+    if source.kind == "tiny":
         return None, _short(source.name, str(seed if scratch else 0))
     if source.package is not None:
         folder, name = source.package.convert(progress), source.package.identity
@@ -180,7 +180,7 @@ def _files(config: ModelConfig, seed: int, progress: Callable[[str], None]) -> t
         folder = _download(config, progress)
         check_folder(folder, weights=not scratch)
         name = _short(folder.name)  # the commit
-    elif source.kind is Kind.GGUF:
+    elif source.kind == "gguf":
         from forethought.models.gguf import convert_file
 
         folder = convert_file(source.path, progress)

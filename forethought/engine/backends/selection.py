@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class BackendError(ValueError):
-    """A backend was asked for that this machine or model does not have."""
+    """This machine or model does not have the backend, or the engine would compute the model wrongly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Sampling K completions of each prompt: the prompt is prefilled once, its keys and values are shared.
 
-A batch of G prompts with K branches each decodes as G*K rows.  Every row's next token comes from one
-uniform number of its own key, through the inverse of the distribution function, so that a completion
-depends on ``(key, prompt id, k)`` and the weights, not on what else is in the batch.
+Every row's next token comes from one uniform number of its own key, through the inverse of the distribution function,
+so that a completion depends on ``(key, prompt id, k)`` and the weights, not on what else is in the batch.
 
 Shape legend: R = G*K rows of a batch, T tokens, H hidden size.
 """

@@ -23,13 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DEVICES = "write auto, cpu, cuda, cuda:N or mps"
-
 log_line: Callable[[str], None] = logging.getLogger(__name__).info
 """Where steps that take long are reported by default."""
-
 _MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
 """Added tokens that mark something, also where a converted tokenizer forgot to call them special; `<h1>` is text."""
-
 _CONTENT_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
 
 

@@ -20,15 +20,11 @@ from forethought.engine.branches import Group, Prompt, pack
 from forethought.engine.head import head_of, widest
 
 BEST_FIRST: tuple[type[TorchBackend], ...] = (AMXBackend, OneDNNBackend, TorchBackend)
-
 VARIABLE = "FORETHOUGHT_BACKEND"
 """Names the backend where the config says ``auto``; for tests and for comparing machines."""
-
 MAX_RELATIVE_ERROR = {torch.bfloat16: 0.02, torch.float32: 1e-4}
-"""Of a layer or head, by dtype: what rounding explains.  A wrong formula has an error near 1.
-
-The modules round to bfloat16 a few times more than fused kernels do; sums in float32 differ in their order only.
-"""
+"""Of a layer or head, by dtype: what rounding explains (the modules round to bfloat16 a few times more than fused
+kernels do; sums in float32 differ in their order only).  A wrong formula has an error near 1."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +46,8 @@ class Choice:
         return "; ".join([f"kernels: {self.name}", *(f"{name} not used: {why}" for name, why in self.reasons.items())])
 
 
+# Choices of this process, by what they depend on: models of the same shape share one.
 _decided: dict[tuple[Any, ...], Choice] = {}
-"""Choices of this process, by what they depend on: models of the same shape share one."""
 
 
 def select(model: Any, wanted: str = "auto") -> tuple[TorchBackend, Choice]:
@@ -76,7 +72,7 @@ def select(model: Any, wanted: str = "auto") -> tuple[TorchBackend, Choice]:
 
 
 def decided() -> list[str]:
-    """Return the names of the backends that this process has chosen, each once, in the order of choice."""
+    """Return the names of the backends that this process has chosen, in the order of choice."""
     return list(dict.fromkeys(choice.name for choice in _decided.values()))
 
 

@@ -96,7 +96,7 @@ class TorchSampler:
                 break
             kept = unfinished_R[decoded].nonzero()[:, 0]
             if len(decoded) - len(kept) >= max(1, len(decoded) // MIN_FINISHED_SHARE):
-                decoder.keep(kept.to(device))
+                decoder.state.keep(kept.to(device))
                 decoded, tokens = decoded[kept], tokens[kept]
             hidden_RH = decoder.step(tokens.to(device))
         results = zip(tokens_RT.tolist(), logprobs_RT.tolist(), lengths_R.tolist(), strict=True)

@@ -113,9 +113,6 @@ class TorchDecoder:
         self.state.length += 1
         return hidden_RH
 
-    def keep(self, rows: Tensor) -> None:
-        self.state.keep(rows)
-
 
 def forward(model: Any, tokens: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
     """Return the last hidden states ``(T, H)`` of one packed row ``(1, T)``."""

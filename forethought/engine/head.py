@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+# Logits of a slice, by device: 8 MiB in float32, which fit a core's own cache; 512 MiB.
 CPU_LOGITS, GPU_LOGITS = 2**21, 2**27
-"""Logits of a slice, by device: 8 MiB in float32, which fit a core's own cache; 512 MiB."""
 BLOCK = 512
 """Vocabulary entries of one block of the two-level draw; slices are multiples of it."""
 

@@ -22,12 +22,9 @@ from forethought.offline import INSTALL, offline
 if TYPE_CHECKING:
     from forethought_offline import PackagedEmbedder
 
-LETTERS = "letters"
-"""What a config calls :class:`LetterEmbedder`."""
-BATCH = 64
-"""Texts of one forward pass."""
-LONGEST = 256
-"""Tokens of a text that are read; what all-MiniLM-L6-v2 was trained on."""
+LETTERS = "letters"  # what a config calls LetterEmbedder
+BATCH = 64  # texts of one forward pass
+LONGEST = 256  # tokens of a text that are read; what all-MiniLM-L6-v2 was trained on
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -90,11 +87,7 @@ class BertEmbedder:
 
 
 def load_embedder(name: str, device: torch.device) -> Embedder:
-    """Return the embedder called ``name``: ``letters``, an installed package's, or a model folder; weights come later.
-
-    Raises:
-        ModelError: naming what is missing and the way out.
-    """
+    """Return the embedder ``name``: ``letters``, an installed package's, or a model folder; weights come later."""
     if name == LETTERS:
         return LetterEmbedder()
     package, folder = packages().get(name), Path(name).expanduser()

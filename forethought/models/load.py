@@ -37,8 +37,7 @@ class LoadedModel:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    identity: str
-    """12 hex digits that name config, weights and tokenizer, for cache keys and records."""
+    identity: str  # 12 hex digits that name config, weights and tokenizer, for cache keys and records
 
 
 def load(
@@ -52,10 +51,7 @@ def load(
     """Load what ``config`` names, converting or downloading it first if need be.
 
     With ``init = "scratch"`` it gives architecture and tokenizer only, and the weights are drawn from ``seed``.
-    ``progress`` gets a line about each step that takes long.
-
-    Raises:
-        ModelError: naming the model, what is wrong with it and the way out.
+    ``progress`` gets a line about each step that takes long.  Whatever is wrong is a :class:`ModelError`.
     """
     from transformers import AutoConfig
 
@@ -101,11 +97,7 @@ def quiet() -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that ``name`` means: ``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-
-    Raises:
-        ModelError: when the device does not exist.
-    """
+    """Return the device that ``name`` means; ``auto`` is CUDA when there is one."""
     import torch
 
     available = torch.cuda.is_available()

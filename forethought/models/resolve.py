@@ -29,8 +29,7 @@ TINY: dict[str, Literal["llama", "qwen3", "gemma3"]] = {
 """Random models of :mod:`forethought.models.tiny`, for trying things out."""
 TINY_PARAMETERS = {"tiny-llama": 107_200, "tiny-qwen3": 107_264, "tiny-gemma3": 165_248}
 
-CONVERSION = 1
-"""Raised when :mod:`forethought.models.gguf` writes something else for the same file."""
+CONVERSION = 1  # raised when forethought.models.gguf writes something else for the same file
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _GGUF_MAGIC = b"GGUF"
@@ -46,20 +45,15 @@ class Source:
 
     name: str
     kind: Literal["tiny", "package", "gguf", "folder", "hub"]
-    path: Path | None = None
-    """Of a folder or .gguf file."""
+    path: Path | None = None  # of a folder or .gguf file
     package: PackagedModel | None = None
-    pending: str = ""
-    """What loading will first do once (a conversion, a download), for ``--dry-run``."""
+    pending: str = ""  # what loading will first do once (a conversion, a download), for --dry-run
 
 
 def resolve(config: ModelConfig) -> Source:
     """Return what ``config.model`` is, without loading weights and without the network.
 
     A name is looked up among the tiny models, then the packaged ones, then as a .gguf file, a folder and a hub name.
-
-    Raises:
-        ModelError: naming the model, what is wrong with it and the way out.
     """
     source = _source(config)
     if config.revision is not None and source.kind != "hub":

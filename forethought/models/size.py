@@ -17,19 +17,13 @@ if TYPE_CHECKING:
 class Shape:
     """The sizes that decide how much a model computes and holds."""
 
-    weights: int
-    """All of them, tied ones counted once."""
-    layers: int
-    """Weights inside the decoder's layers: each token passes through them."""
-    head: int
-    """Weights of the projection to the vocabulary: each token that is drawn or scored passes through them."""
-    depth: int
-    """Decoder layers."""
+    weights: int  # all of them, tied ones counted once
+    layers: int  # weights inside the decoder's layers: each token passes through them
+    head: int  # weights of the projection to the vocabulary: each token that is drawn or scored passes through them
+    depth: int  # decoder layers
     hidden: int
-    inner: int
-    """Width inside the feed-forward part."""
-    kept: int
-    """Numbers that one token leaves in the cache of keys and values, over all layers."""
+    inner: int  # width inside the feed-forward part
+    kept: int  # numbers that one token leaves in the cache of keys and values, over all layers
     vocabulary: int
 
 

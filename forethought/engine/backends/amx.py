@@ -29,9 +29,9 @@ MAX_KEPT_BYTES = 2**30
 
 
 def pack(*weights: Tensor) -> Tensor:
-    """Return ``weights (..., N, K)`` in panels, flat but for their leading dimensions.
+    """Return ``weights (..., N, K)`` in panels, padded with zeros, flat but for their leading dimensions.
 
-    Of two weights, halves of panels alternate.  Both dimensions are padded with zeros to multiples of the panel width.
+    Of two weights, halves of panels alternate.
     """
     lead, (N, K) = weights[0].shape[:-2], weights[0].shape[-2:]
     size = _padded(N) * _padded(K) * len(weights)
@@ -44,7 +44,7 @@ def pack(*weights: Tensor) -> Tensor:
 
 
 class TiledDecoding(Decoding):
-    """The state of decoding with the prompts' keys and values in panels: ``(G, H, P * D)`` each, P padded."""
+    """Decoding with the prompts' keys and values in panels: ``(G, H, P * D)`` each, P padded."""
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, branches: int, capacity: int) -> None:
         super().__init__(prompts, lengths, branches, capacity)
@@ -181,7 +181,7 @@ class NativeHead:
     def draw(self, hidden_RH: Tensor, uniforms_R: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
         ids_R = torch.empty(len(hidden_RH), dtype=torch.long)
         scratch = torch.empty(2, len(hidden_RH), len(self.masked_ids))
-        uniforms_R = None if uniforms_R is None else uniforms_R.double()  # a name of its own: it must stay alive
+        uniforms_R = None if uniforms_R is None else uniforms_R.double()  # alive until the kernel returns
         fields = addresses(uniforms=uniforms_R)
         return ids_R, self._run("draw", hidden_RH, ids_R, scratch, scale=1 / temperature, **fields)
 

@@ -20,10 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from forethought.engine.branches import Block, Packed
 
 NAME = "forethought"
-
 QKV = tuple[Tensor, Tensor, Tensor]
 """Queries ``(T, heads, D)``, keys and values ``(T, kv_heads, D)`` of one layer."""
-
 MASKED = -1e30
 """Added to the score of a masked key.  Finite: a row whose keys are all masked must not become NaN."""
 
@@ -39,8 +37,7 @@ class AttentionLayout(Protocol):
 class PackedAttention:
     """Attention of a packed row: block by block, each a batch of padded rows.
 
-    ``split_attention``: branches attend to their prefix, stored once, and to themselves, and the two results are
-    merged, where the kernels can; without gradients only.
+    With ``split_attention`` branches attend to their prefix, stored once, and to themselves; no gradients.
     """
 
     def __init__(self, packed: Packed, *, split_attention: bool = False) -> None:
@@ -119,7 +116,7 @@ def merge_parts(own: Tensor, own_lse: Tensor, prefix: Tensor, prefix_lse: Tensor
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls; queries, keys and values are ``(1, heads, T, D)``."""
+    """Called by transformers, with queries, keys and values ``(1, heads, T, D)``."""
     layout: AttentionLayout | None = options.get("attention_layout")
     if layout is None:
         raise RuntimeError("this model was prepared for the shared-prefix engine: call it through forethought.engine")

@@ -1,8 +1,7 @@
 """The engine's one data structure: a prefix with its branches, and its packed form.
 
-Everything expensive here is many branches of one prefix: K rollouts, chosen and rejected, a judge's
-candidates.  A :class:`Group` says so; :func:`pack` lays groups out as one row of tokens without
-padding, in which the prefix stands once and every branch sees it.
+Everything expensive here is many branches of one prefix: K rollouts, chosen and rejected, a judge's candidates.
+:func:`pack` lays groups out as one row of tokens without padding, in which a prefix stands once.
 
 Shape legend: T packed tokens, A scored (branch) tokens, M rows of one attention block, S its queries, L its keys.
 """
@@ -191,9 +190,7 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
 
 
 def share_prefixes(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], list[Group]]:
-    """Return groups that compute what ``sequences`` have in common at their beginning once.
-
-    Also returned: for each path (a prefix with one of its branches), in order, the index of the sequence that it is.
+    """Return groups that compute common beginnings of ``sequences`` once, and the index of each path's sequence.
 
     Of all ways to cut the sorted sequences into runs, this is the one that saves most tokens (dynamic programming).  A
     run of one sequence is a prefix with its last token as the branch.  If nothing is saved, every sequence is a prefix

@@ -57,7 +57,13 @@ def save_model(folder: Path, model: Any, tokenizer: Any, trainer: Trainer | None
     if trainer is None:
         model.save_pretrained(folder)
     else:
-        model.save_pretrained(folder, state_dict=_tied(model, trainer.masters), max_shard_size="50GB")
+        # The state dict that save_pretrained expects: masters, also under the names tied to them, and buffers.
+        names = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
+        weights = {
+            name: trainer.masters[names[tensor.data_ptr()]] if tensor.data_ptr() in names else tensor
+            for name, tensor in model.state_dict().items()
+        }
+        model.save_pretrained(folder, state_dict=weights, max_shard_size="50GB")
         # save_pretrained writes the working copy's dtype; the weights are the masters'.
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}, indent=2))
@@ -80,12 +86,3 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
     if reference is not None and (folder / REFERENCE).exists():
         reference.load_state_dict(load_file(folder / REFERENCE), strict=False)
     return int(json.loads((folder / STATE).read_text())["step"])
-
-
-def _tied(model: Any, masters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict that ``save_pretrained`` expects: masters, plus the names tied to them and buffers."""
-    by_pointer = {parameter.data_ptr(): name for name, parameter in model.named_parameters()}
-    return {
-        name: masters[by_pointer[tensor.data_ptr()]] if tensor.data_ptr() in by_pointer else tensor
-        for name, tensor in model.state_dict().items()
-    }

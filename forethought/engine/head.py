@@ -1,9 +1,8 @@
 """From hidden states to probabilities without the full logits.
 
-The vocabulary projection is the largest matrix of a small model (168 of Gemma-3-270M's 268 million weights), and its
-logits are larger still.  They are computed for one slice of the vocabulary at a time, so that they stay in the cache,
-and thrown away; the backward pass computes them again.  A slice owns its rows of the weight, so its gradient is written
-once and summed in float32 inside one product.
+The vocabulary projection is the largest matrix of a small model, and its logits are larger still.  They are computed
+for one slice of the vocabulary at a time, so that they stay in the cache, and again in the backward pass.  A slice owns
+its rows of the weight, so its gradient is written once and summed in float32 inside one product.
 
 Shape legend: A scored tokens, R rows that are decoded, H hidden size, V vocabulary.
 """
@@ -17,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+# Logits of a slice, by device: 8 MiB in float32, which fit a core's own cache; 512 MiB.
 CPU_LOGITS, GPU_LOGITS = 2**21, 2**27
-"""Logits of a slice, by device: 8 MiB in float32, which fit a core's own cache; 512 MiB."""
 BLOCK = 512
 """Vocabulary entries of one block of the two-level draw; slices are multiples of it."""
 
@@ -131,7 +130,7 @@ def head_of(model: Any, forbidden_ids: Sequence[int] = ()) -> Head:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """Return the widest floating-point dtype of ``device``: float64, but float32 on Apple's GPUs."""
+    """Return float64, or float32 where ``device`` has nothing wider (Apple's GPUs)."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

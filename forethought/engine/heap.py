@@ -1,7 +1,7 @@
 """Memory that was freed stays with the process, so that the next tensor of its size gets the same pages.
 
-By default glibc maps every large tensor from the system, which zeroes its pages one by one when they are first
-written: a tenth to a third of a training step on the CPU.
+By default glibc maps every large tensor anew, and its pages are zeroed one by one when they are first written: a tenth
+to a third of a training step on the CPU.
 """
 
 from __future__ import annotations

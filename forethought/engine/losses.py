@@ -53,15 +53,11 @@ def dpo(inputs: LossInputs, *, beta: float, nll_weight: float = 0.0) -> tuple[Te
     ``-log sigmoid(beta [(log pi(c) - log ref(c)) - (log pi(r) - log ref(r))])`` with sums of suffix-token
     log-probabilities (Rafailov et al. 2023, arXiv 2305.18290, equation 7; online with the best and worst of a ranked
     pool in Tan et al. 2026, section 1.2), plus ``nll_weight`` times the chosen's mean token NLL.  That mean is taken
-    pair by pair, so that long and short suffixes weigh the same; TRL's ``sft`` term averages over all chosen tokens of
-    a batch, which is equal if they all have the same length.
+    pair by pair, so that long and short suffixes weigh the same; TRL's ``sft`` term averages over a batch's tokens.
 
     Normaliser: the number of pairs.  Metrics, sums over pairs: ``margin``, the bracket, in nats; ``margin_beta``, beta
     times it; ``margin_positive``, the number of positive margins; ``chosen_logprob_change`` and
     ``rejected_logprob_change``, the two differences of the bracket, in nats.
-
-    Raises:
-        ValueError: if the reference is missing.
     """
     if inputs.reference is None:
         raise ValueError("DPO needs the reference's log-probabilities")
@@ -95,9 +91,6 @@ def policy_gradient(
 
     Normaliser: the caller's constant.  Metrics, sums over weighted tokens: ``kl``, in nats, if ``kl_weight`` is not 0;
     ``clipped``, the number of clipped tokens; and ``tokens`` to divide them by.
-
-    Raises:
-        ValueError: if advantages, or the reference of a divergence, are missing.
     """
     if inputs.advantages is None:
         raise ValueError("a policy gradient needs the branches' advantages")

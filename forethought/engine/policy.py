@@ -11,15 +11,11 @@ from torch import Tensor
 
 from forethought.engine import attention
 from forethought.engine.attention import PackedAttention
-from forethought.engine.backends import Choice, TorchBackend, select
+from forethought.engine.backends import BackendError, Choice, TorchBackend, select
 from forethought.engine.backends.plain import forward
 from forethought.engine.backends.selection import probe
 from forethought.engine.branches import Group, Packed, pack
 from forethought.engine.head import Head, head_of
-
-
-class UnsupportedModelError(ValueError):
-    """A model that the shared-prefix engine would compute wrongly."""
 
 
 class Policy:
@@ -46,7 +42,7 @@ class Policy:
             tolerance = 1e-4 if self.dtype == torch.float32 else 0.03
             difference = float((ours - expected).abs().mean() / expected.abs().mean())
             if not difference < tolerance:  # so that NaN is refused, too
-                raise UnsupportedModelError(
+                raise BackendError(
                     f"{type(model).__name__}: the engine's log-probabilities differ from the model's own "
                     f"by {difference:.1%}. Supported and tested: Llama, Qwen2, Qwen3, Gemma3"
                 )

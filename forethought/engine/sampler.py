@@ -1,8 +1,7 @@
 """Sampling K completions of each prompt: the prompt is prefilled once, its keys and values are shared.
 
-A batch of G prompts with K branches each decodes as G*K rows.  Every row's next token comes from one
-uniform number of its own key, through the inverse of the distribution function, so that a completion
-depends on ``(key, prompt id, k)`` and the weights, not on what else is in the batch.
+Every row's next token comes from one uniform number of its own key, through the inverse of the distribution function,
+so that a completion depends on ``(key, prompt id, k)`` and the weights, not on what else is in the batch.
 
 Shape legend: R = G*K rows of a batch, T tokens, H hidden size.
 """
@@ -97,7 +96,7 @@ class TorchSampler:
                 break
             kept = unfinished_R[decoded].nonzero()[:, 0]
             if len(decoded) - len(kept) >= max(1, len(decoded) // MIN_FINISHED_SHARE):
-                decoder.keep(kept.to(device))
+                decoder.state.keep(kept.to(device))
                 decoded, tokens = decoded[kept], tokens[kept]
             hidden_RH = decoder.step(tokens.to(device))
         results = zip(tokens_RT.tolist(), logprobs_RT.tolist(), lengths_R.tolist(), strict=True)

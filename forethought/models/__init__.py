@@ -10,7 +10,7 @@ from forethought.models.load import (
     resolve_dtype,
     special_ids,
 )
-from forethought.models.resolve import TINY_PARAMETERS, ModelError, Source, packages, resolve
+from forethought.models.resolve import TINY_PARAMETERS, ModelError, packages, resolve
 from forethought.models.size import Shape, parameters, shape
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "LoadedModel",
     "ModelError",
     "Shape",
-    "Source",
     "bos_ids",
     "load",
     "load_tokenizer",

@@ -22,12 +22,9 @@ from forethought.offline import INSTALL, offline
 if TYPE_CHECKING:
     from forethought_offline import PackagedEmbedder
 
-LETTERS = "letters"
-"""What a config calls :class:`LetterEmbedder`."""
-BATCH = 64
-"""Texts of one forward pass."""
-LONGEST = 256
-"""Tokens of a text that are read; what all-MiniLM-L6-v2 was trained on."""
+LETTERS = "letters"  # what a config calls LetterEmbedder
+BATCH = 64  # texts of one forward pass
+LONGEST = 256  # tokens of a text that are read; what all-MiniLM-L6-v2 was trained on
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -90,43 +87,29 @@ class BertEmbedder:
 
 
 def load_embedder(name: str, device: torch.device | str = "cpu") -> Embedder:
-    """Return the embedder called ``name``: ``letters``, an installed package's, or a model folder; weights come later.
-
-    Raises:
-        ModelError: naming what is missing and the way out.
-    """
-    demand(name)
+    """Return the embedder ``name``: ``letters``, an installed package's, or a model folder; weights come later."""
     if name == LETTERS:
         return LetterEmbedder()
     package, folder = packages().get(name), Path(name).expanduser()
     if package is not None:
+        package.check()
         return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), torch.device(device))
-
-    def files() -> dict[str, bytes]:
-        return {file: (folder / file).read_bytes() for file in _FILES}
-
-    return BertEmbedder(folder.name, content_identity(folder), files, torch.device(device))
+    missing = [file for file in _FILES if not (folder / file).is_file()]
+    if missing:
+        known = [f"{package.name} ({package.pip_command})" for package in packages().values()]
+        raise ModelError(
+            f"{name}: not an embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder "
+            f"of a BERT with mean pooling, or one that installs as a package: {', '.join(known) or INSTALL}"
+        )
+    identity = content_identity(folder)
+    files = lambda: {file: (folder / file).read_bytes() for file in _FILES}  # noqa: E731
+    return BertEmbedder(folder.name, identity, files, torch.device(device))
 
 
 def packages() -> Mapping[str, PackagedEmbedder]:
     """Return the embedders that install as Python packages, by name; empty without :mod:`forethought_offline`."""
     extra = offline()
     return {} if extra is None else extra.EMBEDDERS
-
-
-def demand(name: str) -> None:
-    """Raise :class:`ModelError` for an embedder that is not installed, without loading anything."""
-    package, folder = packages().get(name), Path(name).expanduser()
-    if package is not None:
-        package.check()
-    elif name != LETTERS:
-        missing = [file for file in _FILES if not (folder / file).is_file()]
-        if missing:
-            known = [f"{package.name} ({package.pip_command})" for package in packages().values()]
-            raise ModelError(
-                f"{name}: not an embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder "
-                f"of a BERT with mean pooling, or one that installs as a package: {', '.join(known) or INSTALL}"
-            )
 
 
 def _bert(name: str, files: Mapping[str, bytes], device: torch.device) -> tuple[Any, Tokenizer]:

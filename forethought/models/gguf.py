@@ -23,18 +23,14 @@ from forethought.files import FULL, flush_folder, system_error
 from forethought.models.resolve import ModelError, cache_folder, sha256_of
 
 _BYTES_PER_WEIGHT = 2
+# Errors of a cache that cannot be written to, or is not a folder.
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-"""Errors of a cache that cannot be written to, or is not a folder."""
+# What transformers ignores of a GGUF header: kind of tokenizer, how it splits words, whether texts begin with BOS.
 _SETTINGS = ("tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.add_bos_token")
-"""What transformers ignores of a GGUF header: kind of tokenizer, how it splits words, whether texts begin with BOS."""
 
 
 def convert_file(path: Path, progress: Callable[[str], None]) -> Path:
-    """Return the folder of the converted form of the GGUF file ``path``, converting it if need be.
-
-    Raises:
-        ModelError: when the file is broken or of an unknown architecture, or the disk is full.
-    """
+    """Return the folder of the converted form of the GGUF file ``path``, converting it if need be."""
     progress(f"{path.name}: hashing {path.stat().st_size / 1e6:,.0f} MB")
     folder = cache_folder(path.stem, sha256_of([path]))
     return folder if folder.is_dir() else convert(path.stem, [path], folder, progress)
@@ -43,8 +39,7 @@ def convert_file(path: Path, progress: Callable[[str], None]) -> Path:
 def convert(name: str, files: Sequence[Path], folder: Path, progress: Callable[[str], None]) -> Path:
     """Write the converted form of the GGUF file that ``files`` make when joined, and return ``folder``.
 
-    Raises:
-        ModelError: as :func:`convert_file`.
+    A broken file, an unknown architecture and a full or foreign disk are a :class:`ModelError`.
     """
     partial, cache = folder.with_name(f".partial-{folder.name}"), folder.parent
     try:

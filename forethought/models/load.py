@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import huggingface_hub
 
 from forethought.config import ModelConfig
-from forethought.models.resolve import TINY, Kind, ModelError, check_folder, name_hint, resolve, sha256_of
+from forethought.models.resolve import TINY, ModelError, check_folder, name_hint, resolve, sha256_of
 
 # torch and transformers take seconds to import, and listing or resolving models needs neither: they wait in the
 # functions that load.
@@ -23,13 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DEVICES = "write auto, cpu, cuda, cuda:N or mps"
-
 log_line: Callable[[str], None] = logging.getLogger(__name__).info
 """Where steps that take long are reported by default."""
-
 _MARKER = re.compile(r"<\|.*\|>|<[^>\s]*_[^>\s]*>|<unused\d+>|\[(?:multimodal|@BOS@)\]")
 """Added tokens that mark something, also where a converted tokenizer forgot to call them special; `<h1>` is text."""
-
 _CONTENT_FILES = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "*.jinja")
 
 
@@ -40,8 +37,7 @@ class LoadedModel:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    identity: str
-    """12 hex digits that name config, weights and tokenizer, for cache keys and records."""
+    identity: str  # 12 hex digits that name config, weights and tokenizer, for cache keys and records
 
 
 def load(
@@ -55,10 +51,7 @@ def load(
     """Load what ``config`` names, converting or downloading it first if need be.
 
     With ``init = "scratch"`` it gives architecture and tokenizer only, and the weights are drawn from ``seed``.
-    ``progress`` gets a line about each step that takes long.
-
-    Raises:
-        ModelError: naming the model, what is wrong with it and the way out.
+    ``progress`` gets a line about each step that takes long.  Whatever is wrong is a :class:`ModelError`.
     """
     from transformers import AutoConfig
 
@@ -104,11 +97,7 @@ def quiet() -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that ``name`` means: ``auto`` (CUDA when there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-
-    Raises:
-        ModelError: when the device does not exist.
-    """
+    """Return the device that ``name`` means; ``auto`` is CUDA when there is one."""
     import torch
 
     available = torch.cuda.is_available()
@@ -172,7 +161,7 @@ def _files(config: ModelConfig, seed: int, progress: Callable[[str], None]) -> t
     """Return the model's folder (a tiny model has none) and its identity; converts or downloads if need be."""
     source = resolve(config)
     scratch = config.init == "scratch"
-    if source.kind is Kind.TINY:
+    if source.kind == "tiny":
         return None, _short(source.name, str(seed if scratch else 0))
     if source.package is not None:
         folder, name = source.package.convert(progress), source.package.identity
@@ -180,7 +169,7 @@ def _files(config: ModelConfig, seed: int, progress: Callable[[str], None]) -> t
         folder = _download(config, progress)
         check_folder(folder, weights=not scratch)
         name = _short(folder.name)  # the commit
-    elif source.kind is Kind.GGUF:
+    elif source.kind == "gguf":
         from forethought.models.gguf import convert_file
 
         folder = convert_file(source.path, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import enum
 import hashlib
 import json
 import os
@@ -30,8 +29,7 @@ TINY: dict[str, Literal["llama", "qwen3", "gemma3"]] = {
 """Random models of :mod:`forethought.models.tiny`, for trying things out."""
 TINY_PARAMETERS = {"tiny-llama": 107_200, "tiny-qwen3": 107_264, "tiny-gemma3": 165_248}
 
-CONVERSION = 1
-"""Raised when :mod:`forethought.models.gguf` writes something else for the same file."""
+CONVERSION = 1  # raised when forethought.models.gguf writes something else for the same file
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _GGUF_MAGIC = b"GGUF"
@@ -41,39 +39,24 @@ class ModelError(ValueError):
     """A model that cannot be used; the message says which, why, and the way out."""
 
 
-class Kind(enum.StrEnum):
-    """Where a model's files come from."""
-
-    TINY = "tiny"
-    PACKAGE = "package"
-    GGUF = "gguf"
-    FOLDER = "folder"
-    HUB = "hub"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """What a model's name turned out to be."""
 
     name: str
-    kind: Kind
-    path: Path | None = None
-    """Of a folder or .gguf file."""
+    kind: Literal["tiny", "package", "gguf", "folder", "hub"]
+    path: Path | None = None  # of a folder or .gguf file
     package: PackagedModel | None = None
-    pending: str = ""
-    """What loading will first do once (a conversion, a download), for ``--dry-run``."""
+    pending: str = ""  # what loading will first do once (a conversion, a download), for --dry-run
 
 
 def resolve(config: ModelConfig) -> Source:
     """Return what ``config.model`` is, without loading weights and without the network.
 
     A name is looked up among the tiny models, then the packaged ones, then as a .gguf file, a folder and a hub name.
-
-    Raises:
-        ModelError: naming the model, what is wrong with it and the way out.
     """
     source = _source(config)
-    if config.revision is not None and source.kind is not Kind.HUB:
+    if config.revision is not None and source.kind != "hub":
         raise ModelError(f"{config.model}: revision = {config.revision!r} is for hub names; this is a {source.kind}")
     return source
 
@@ -81,9 +64,9 @@ def resolve(config: ModelConfig) -> Source:
 def _source(config: ModelConfig) -> Source:
     name, path, package = config.model, Path(config.model).expanduser(), packages().get(config.model)
     if name in TINY:
-        return Source(name=name, kind=Kind.TINY)
+        return Source(name=name, kind="tiny")
     if package is not None:
-        return Source(name=name, kind=Kind.PACKAGE, package=package, pending=package.pending())
+        return Source(name=name, kind="package", package=package, pending=package.pending())
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{name}: no such file.{name_hint(name)}")
@@ -92,10 +75,10 @@ def _source(config: ModelConfig) -> Source:
         if magic != _GGUF_MAGIC:
             raise ModelError(f"{name}: not a GGUF file: it begins with {magic!r} instead of {_GGUF_MAGIC!r}")
         pending = f"converts {path.name} unless that was done before"
-        return Source(name=name, kind=Kind.GGUF, path=path, pending=pending)
+        return Source(name=name, kind="gguf", path=path, pending=pending)
     if path.is_dir():
         check_folder(path, weights=config.init == "pretrained")
-        return Source(name=name, kind=Kind.FOLDER, path=path)
+        return Source(name=name, kind="folder", path=path)
     if path.exists():
         raise ModelError(f"{name}: a file, but not a .gguf one. Give a .gguf file or a model folder")
     if not _HUB_NAME.fullmatch(name):
@@ -106,7 +89,7 @@ def _source(config: ModelConfig) -> Source:
         if huggingface_hub.is_offline_mode():
             why = "not in the local hub cache, and the hub is switched off by HF_HUB_OFFLINE"
             raise ModelError(f"{name}: {why}.{name_hint(name)}")
-    return Source(name=name, kind=Kind.HUB, pending=pending)
+    return Source(name=name, kind="hub", pending=pending)
 
 
 def packages() -> Mapping[str, PackagedModel]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forethought.config import ModelConfig
-from forethought.models.resolve import TINY, TINY_PARAMETERS, Kind, resolve
+from forethought.models.resolve import TINY, TINY_PARAMETERS, resolve
 
 # torch and transformers take seconds to import, and listing models needs neither: they wait in the functions.
 if TYPE_CHECKING:
@@ -17,30 +17,24 @@ if TYPE_CHECKING:
 class Shape:
     """The sizes that decide how much a model computes and holds."""
 
-    weights: int
-    """All of them, tied ones counted once."""
-    layers: int
-    """Weights inside the decoder's layers: each token passes through them."""
-    head: int
-    """Weights of the projection to the vocabulary: each token that is drawn or scored passes through them."""
-    depth: int
-    """Decoder layers."""
+    weights: int  # all of them, tied ones counted once
+    layers: int  # weights inside the decoder's layers: each token passes through them
+    head: int  # weights of the projection to the vocabulary: each token that is drawn or scored passes through them
+    depth: int  # decoder layers
     hidden: int
-    inner: int
-    """Width inside the feed-forward part."""
-    kept: int
-    """Numbers that one token leaves in the cache of keys and values, over all layers."""
+    inner: int  # width inside the feed-forward part
+    kept: int  # numbers that one token leaves in the cache of keys and values, over all layers
     vocabulary: int
 
 
 def parameters(config: ModelConfig) -> int | None:
     """Return the number of weights, tied ones counted once; ``None`` for a hub model that is not here."""
     source = resolve(config)
-    if source.kind is Kind.TINY:
+    if source.kind == "tiny":
         return TINY_PARAMETERS[source.name]
     if source.package is not None:
         return source.package.parameters
-    if source.kind is Kind.GGUF and source.path is not None:
+    if source.kind == "gguf" and source.path is not None:
         # A guess from the size: quantised files spend about 4.5 bits a weight.
         return int(source.path.stat().st_size * 8 / 4.5)
     known = shape(config)
@@ -60,9 +54,9 @@ def architecture(config: ModelConfig) -> PretrainedConfig | None:
     from forethought.models.tiny import tiny_config
 
     source = resolve(config)
-    if source.kind is Kind.TINY:
+    if source.kind == "tiny":
         return tiny_config(TINY[source.name])
-    if source.kind is Kind.GGUF:
+    if source.kind == "gguf":
         return None
     place = source.path or source.name
     if source.package is not None:

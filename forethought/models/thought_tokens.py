@@ -25,8 +25,7 @@ class Tokens:
     row_id: str
     document_id: str
     ids: tuple[int, ...]
-    kinds: tuple[SpanKind, ...]
-    """What each id belongs to."""
+    kinds: tuple[SpanKind, ...]  # what each id belongs to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +34,8 @@ class ThoughtTokens:
 
     tokenizer: Any
     tags: Tags
-    open: tuple[int, ...]
-    """Ids of the opening tag."""
-    close: tuple[int, ...]
-    """Ids of the closing tag."""
+    open: tuple[int, ...]  # ids of the opening tag
+    close: tuple[int, ...]  # ids of the closing tag
 
     @classmethod
     def of(cls, tokenizer: Any, tags: Tags) -> ThoughtTokens:

@@ -28,11 +28,9 @@ from forethought.engine import Group
 
 Architecture = Literal["llama", "qwen3", "gemma3"]
 
-BOS_ID, EOS_ID, PAD_ID = 256, 257, 258
-"""Special ids of :func:`byte_tokenizer`; ids below 256 are the bytes themselves."""
+BOS_ID, EOS_ID, PAD_ID = 256, 257, 258  # of byte_tokenizer; ids below 256 are the bytes themselves
 VOCABULARY = 259
-SLIDING_WINDOW = 16
-"""Of every other layer of the tiny Gemma 3, in tokens."""
+SLIDING_WINDOW = 16  # of every other layer of the tiny Gemma 3, in tokens
 
 
 def byte_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:

@@ -34,7 +34,7 @@ def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: 
     """
     next(sources.documents(config.corpus, Counter()))
     if config.rlmt is not None and config.rlmt.match.kind == "similarity":
-        embedding.demand(config.rlmt.match.embedder)
+        embedding.load_embedder(config.rlmt.match.embedder, device)
     listing, at = _listing(config), setting(config)
     found, pace = phases(at, pending(config)), rates.here(config, say)
     days = sum(phase.seconds(pace) or 0.0 for _, phase in found) / DAY
@@ -135,7 +135,7 @@ def _listing(config: Config) -> Table:
     for role, model in models_of(config).items():
         source, size = models.resolve(model), models.parameters(model)
         weights = f"{size:,}" if size else "unknown until downloaded"
-        listing.add_row(f"{role}: {model.model}", source.kind.value, weights, source.pending or "nothing")
+        listing.add_row(f"{role}: {model.model}", source.kind, weights, source.pending or "nothing")
     return listing
 
 

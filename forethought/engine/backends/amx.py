@@ -1,8 +1,8 @@
 """The backend on the matrix units of x86: ``amx.cpp``, compiled on first use, called through ctypes.
 
-A decode step multiplies few rows by every weight once, so it is bound by memory bandwidth and by the operations between
-the products; in scoring, too, half of the time is theirs.  Here a decoder layer is one call, and so is the draw or the
-score of a token.  Needs Linux, a processor with AMX and g++; elsewhere :func:`kernels` returns the reason.
+A decode step is bound by memory bandwidth and by the operations between the products; in scoring, too, half of the time
+is theirs.  Here a decoder layer is one call, and so is the draw or the score of a token.  Needs Linux, a processor with
+AMX and g++; elsewhere :func:`kernels` returns the reason.
 
 Shape legend: R rows, G prompts, P prompt positions, H key-value heads, D head size, A scored tokens.
 """
@@ -29,9 +29,9 @@ MAX_KEPT_BYTES = 2**30
 
 
 def pack(*weights: Tensor) -> Tensor:
-    """Return ``weights (..., N, K)`` in panels, flat but for their leading dimensions.
+    """Return ``weights (..., N, K)`` in panels, padded with zeros, flat but for their leading dimensions.
 
-    Of two weights, halves of panels alternate.  Both dimensions are padded with zeros to multiples of the panel width.
+    Of two weights, halves of panels alternate.
     """
     lead, (N, K) = weights[0].shape[:-2], weights[0].shape[-2:]
     size = _padded(N) * _padded(K) * len(weights)
@@ -44,7 +44,7 @@ def pack(*weights: Tensor) -> Tensor:
 
 
 class TiledDecoding(Decoding):
-    """The state of decoding with the prompts' keys and values in panels: ``(G, H, P * D)`` each, P padded."""
+    """Decoding with the prompts' keys and values in panels: ``(G, H, P * D)`` each, P padded."""
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, branches: int, capacity: int) -> None:
         super().__init__(prompts, lengths, branches, capacity)
@@ -82,7 +82,7 @@ class Scratch:
         self._layer = layer
         self._buffers: dict[str, Tensor] = {}
         self._sizes = 0, 0
-        self._sequences: tuple[Packed, ctypes.Structure, dict[str, Tensor]] | None = None
+        self._sequences: tuple[Packed, ctypes.Structure, dict[str, Tensor]] | None = None  # of the last packed row
 
     def buffers(self, rows: int, block: int) -> dict[str, Tensor]:
         """Return buffers for ``rows`` rows, of which ``block`` pass through products together."""
@@ -99,7 +99,6 @@ class Scratch:
         return self._buffers
 
     def sequences(self, packed: Packed) -> ctypes.Structure:
-        """Return the sequences of ``packed``, with memory for their keys and values in panels."""
         if self._sequences is None or self._sequences[0] is not packed:
             first, length, parent = (column.contiguous() for column in packed.sequences.unbind(1))
             padded = _padded(length)
@@ -180,10 +179,9 @@ class NativeHead:
         return self.draw(hidden_RH, None, 1.0)
 
     def draw(self, hidden_RH: Tensor, uniforms_R: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-        """Draw tokens; without uniform numbers, take the likeliest."""
         ids_R = torch.empty(len(hidden_RH), dtype=torch.long)
         scratch = torch.empty(2, len(hidden_RH), len(self.masked_ids))
-        uniforms_R = None if uniforms_R is None else uniforms_R.double()  # a name of its own: it must stay alive
+        uniforms_R = None if uniforms_R is None else uniforms_R.double()  # alive until the kernel returns
         fields = addresses(uniforms=uniforms_R)
         return ids_R, self._run("draw", hidden_RH, ids_R, scratch, scale=1 / temperature, **fields)
 

@@ -95,7 +95,9 @@ def _require_private(path: Path) -> None:
     """Refuse a path that others can write to: loading the library would run whatever is in it."""
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{path} must be owned by you and writable by nobody else: chmod go-w, or delete it")
+        raise PermissionError(
+            f"{path} must be owned by you and writable by nobody else: run chmod go-w on it, or delete it"
+        )
 
 
 def _run(*command: str) -> str:

@@ -1,12 +1,11 @@
 """A decoder layer as a few large kernels of oneDNN, on any CPU for which torch has them.
 
-At a decode step a layer of a small model computes for a millisecond, and the sixty small operations of its modules
-take as long; on a long row each of them is another pass over memory.  Here activation, gate and residual are fused with
-the matrix products that they follow, and the rotary embedding takes three operations.  Layers of the Llama shape
-(Llama, Qwen2, Qwen3) and of Gemma 3's are recognised by their parts; every other model keeps its own modules.
+The sixty small operations of a layer's modules take as long as its products at a decode step, and each is another pass
+over memory on a long row.  Here activation, gate and residual are fused with the products that they follow.  Layers of
+the Llama shape (Llama, Qwen2, Qwen3) and of Gemma 3's are recognised by their parts; other models keep their modules.
 
-oneDNN reorders a plain weight into its own layout for every product.  With thousands of rows that costs next to
-nothing; with the few dozen of a decode step it costs as much as the product itself.  So a decoder packs weights once.
+oneDNN reorders a plain weight into its own layout for every product, which with the few dozen rows of a decode step
+costs as much as the product itself.  So a decoder packs weights once.
 
 Shape legend: R rows (tokens), A scored tokens, D head size.
 """
@@ -26,19 +25,16 @@ from forethought.machine import machine
 
 MAX_PACKED_BYTES = 4 * 2**30
 """Bytes of weights above which a model decodes without a packed copy: it would not be worth its memory."""
-
 DECODE_LOGITS = 2**20
 """Logits of one packed slice while decoding: they stay in the cores' own caches between product and sum."""
-
 ROW_BLOCK = 1024
 """Rows that pass through a layer's products together: what lies between products stays in the caches."""
 
+# By transformers' name of an activation, oneDNN's name and algorithm.
 _ACTIVATIONS = {"silu": ("swish", ""), "gelu_pytorch_tanh": ("gelu", "tanh")}
-"""By transformers' name of an activation, oneDNN's name and algorithm."""
-
+# Parts of a layer; in the second kind, what a block adds to the residual stream is normalised, too.
 _PLAIN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _SANDWICH = _PLAIN | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
-"""Parts of a layer; in the second kind, what a block adds to the residual stream is normalised, too."""
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
@@ -92,7 +88,6 @@ class Norm:
         self.eps: float = getattr(module, "variance_epsilon", None) or module.eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the normalised rows in the dtype of ``x``."""
         exact = x.float()
         length = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
         inverse_rms = length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
@@ -160,7 +155,6 @@ class FusedLayer:
         return heads
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Return the layer's output ``(R, hidden)`` from the output of attention."""
         if self.after_mlp is None:
             x = _fused("add", x, attended, self.out, self.out_bias)
             return _fused("add", x, self._gated(self.before_mlp(x)), self.down)
@@ -172,10 +166,7 @@ class FusedLayer:
 
 
 def fuse(decoder: Any, rows: int | None) -> dict[nn.Module, FusedLayer]:
-    """Return a fused forward for every layer of ``decoder``.
-
-    ``rows``: copy the weights into the layout that suits products with this number of rows; ``None``: no copy.
-    """
+    """Return a fused forward for each layer; weights are packed for products with ``rows`` rows (``None``: not)."""
     activation = _ACTIVATIONS[_activation(decoder)]
     return {layer: FusedLayer(layer, activation, rows) for layer in decoder.layers}
 
@@ -186,7 +177,6 @@ def weight_bytes(model: Any) -> int:
 
 
 def _why_not_fusable(decoder: Any) -> str:
-    """Return why the layers of ``decoder`` cannot be fused; empty if they can."""
     activation, layers = _activation(decoder), list(getattr(decoder, "layers", ()))
     if activation not in _ACTIVATIONS:
         return f"its activation {activation!r} is not one of {', '.join(_ACTIVATIONS)}"
@@ -225,7 +215,6 @@ def _fused(operation: str, other: Tensor, x: Tensor, weight: Tensor, bias: Tenso
 
 
 def _pack(weight: Tensor, rows: int) -> Tensor:
-    """Return ``weight (N, H)`` packed for products with about ``rows`` rows."""
     return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
 
 

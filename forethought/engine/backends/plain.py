@@ -1,7 +1,7 @@
 """The backend that runs everywhere: the model's own modules, with a prefix's keys and values stored once.
 
-A backend computes what needs no gradient, for one model on one device: scoring, prefill, decoding and the projection
-to the vocabulary.  Faster ones derive from this one: they run other layers in place of the modules, and other heads.
+A backend computes what needs no gradient: scoring, prefill, decoding and the projection to the vocabulary.  Faster
+ones derive from this one: they run other layers in place of the modules, and other heads.
 
 Shape legend: T packed tokens, A branch tokens, G prompts, R rows that are decoded, P prompt positions, H hidden size.
 """
@@ -20,8 +20,7 @@ from forethought.engine.branches import Packed, Prompt, pack, share_prefixes
 from forethought.engine.decoding import Decoding
 from forethought.engine.head import head_of
 
-Layers = Mapping[nn.Module, Callable[..., Tensor]]
-"""By module, the forward that replaces its own."""
+Layers = Mapping[nn.Module, Callable[..., Tensor]]  # by module, the forward that replaces its own
 
 
 class InferenceHead(Protocol):
@@ -63,10 +62,8 @@ class TorchBackend:
         return self._hidden(packed, self.layers(None))
 
     def decoder(self, prompts: Sequence[Prompt], branches: int, capacity: int) -> TorchDecoder:
-        """Compute each prompt once; return the decoder of its ``branches``, each of up to ``capacity`` tokens.
-
-        A common beginning of prompts, such as instructions and the text that they are about, is computed once.
-        """
+        """Compute the prompts, a common beginning once; return the decoder of ``branches`` of each, of up to
+        ``capacity`` tokens."""
         layers = self.layers(len(prompts) * branches)
         state, hidden_GH = self.prefill(prompts, branches, capacity, layers)
         return TorchDecoder(self.model, layers, state, hidden_GH.repeat_interleave(branches, 0))
@@ -76,7 +73,7 @@ class TorchBackend:
         return head_of(self.model, forbidden_ids)
 
     def weights_changed(self) -> None:
-        """Forget copies of the weights; called whenever the model's weights have changed."""
+        """Forget copies of the weights."""
 
     def prefill(
         self, prompts: Sequence[Prompt], branches: int, capacity: int, layers: Layers
@@ -115,9 +112,6 @@ class TorchDecoder:
             hidden_RH = forward(self.model, tokens_R[None], self.state.positions(), self.state)
         self.state.length += 1
         return hidden_RH
-
-    def keep(self, rows: Tensor) -> None:
-        self.state.keep(rows)
 
 
 def forward(model: Any, tokens: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:

@@ -20,21 +20,15 @@ from forethought.engine.branches import Group, Prompt, pack
 from forethought.engine.head import head_of, widest
 
 BEST_FIRST: tuple[type[TorchBackend], ...] = (AMXBackend, OneDNNBackend, TorchBackend)
-
 VARIABLE = "FORETHOUGHT_BACKEND"
 """Names the backend where the config says ``auto``; for tests and for comparing machines."""
-
 MAX_RELATIVE_ERROR = {torch.bfloat16: 0.02, torch.float32: 1e-4}
-"""Of a layer or head, by dtype: what rounding explains.  A wrong formula has an error near 1.
-
-The modules round to bfloat16 a few times more than fused kernels do; sums in float32 differ in their order only.
-"""
-
-_log = logging.getLogger(__name__)
+"""Of a layer or head, by dtype: what rounding explains (the modules round to bfloat16 a few times more than fused
+kernels do; sums in float32 differ in their order only).  A wrong formula has an error near 1."""
 
 
 class BackendError(ValueError):
-    """A backend was asked for that this machine or model does not have."""
+    """This machine or model does not have the backend, or the engine would compute the model wrongly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +44,8 @@ class Choice:
         return "; ".join([f"kernels: {self.name}", *(f"{name} not used: {why}" for name, why in self.reasons.items())])
 
 
+# Choices of this process, by what they depend on: models of the same shape share one.
 _decided: dict[tuple[Any, ...], Choice] = {}
-"""Choices of this process, by what they depend on: models of the same shape share one."""
 
 
 def select(model: Any, wanted: str = "auto") -> tuple[TorchBackend, Choice]:
@@ -70,13 +64,13 @@ def select(model: Any, wanted: str = "auto") -> tuple[TorchBackend, Choice]:
     key = (json.dumps(shape, sort_keys=True, default=str), parameter.dtype, parameter.device, wanted)
     if key not in _decided:
         _decided[key] = _decide(model, wanted)
-        _log.info("%s", _decided[key])
+        logging.getLogger(__name__).info("%s", _decided[key])
     choice = _decided[key]
     return kinds[choice.name](model), choice
 
 
 def decided() -> list[str]:
-    """Return the names of the backends that this process has chosen, each once, in the order of choice."""
+    """Return the names of the backends that this process has chosen, in the order of choice."""
     return list(dict.fromkeys(choice.name for choice in _decided.values()))
 
 
@@ -123,15 +117,12 @@ def largest_relative_error(backend: TorchBackend) -> float:
         for step in range(2):
             plain_state.length = state.length = step
             forward(backend.model, tokens, plain_state.positions(), plain_state)
-    return max([0.0, *errors, *decoding_errors, *_head_errors(backend, hidden_AH, packed.targets)])
-
-
-def _head_errors(backend: TorchBackend, hidden_AH: Tensor, targets_A: Tensor) -> Iterator[float]:
-    plain, drawing, scoring = head_of(backend.model), backend.head(rows=len(hidden_AH)), backend.head()
-    yield relative_error(scoring.logprobs(hidden_AH, targets_A), plain.logprobs(hidden_AH, targets_A))
+    drawing = backend.head(rows=len(hidden_AH))
     uniforms_A = torch.linspace(0.1, 0.9, len(hidden_AH), dtype=widest(backend.device), device=backend.device)
-    for ids, logprobs in (drawing.greedy(hidden_AH), drawing.draw(hidden_AH, uniforms_A, 1.0)):
-        yield relative_error(logprobs, plain.logprobs(hidden_AH, ids))
+    drawn = (drawing.greedy(hidden_AH), drawing.draw(hidden_AH, uniforms_A, 1.0))
+    for ids, logprobs in (*drawn, (packed.targets, backend.head().logprobs(hidden_AH, packed.targets))):
+        errors.append(relative_error(logprobs, head_of(backend.model).logprobs(hidden_AH, ids)))
+    return max([0.0, *errors, *decoding_errors])
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -69,6 +69,7 @@ def test_no_arguments_show_the_help() -> None:
 @pytest.mark.parametrize("command", STAGES)
 def test_a_dry_run_writes_nothing(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")  # no cell of the plan is wrapped
     result = cli(command, "smoke", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "480 rollouts of 12 tokens after 120 prefixes" in result.stdout
@@ -77,8 +78,9 @@ def test_a_dry_run_writes_nothing(command: str, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_plan_is_what_then_happens(done: Path) -> None:
+def test_the_plan_is_what_then_happens(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """6 steps of 2 prefixes, 4 rollouts and the original."""
+    monkeypatch.setenv("COLUMNS", "200")
     result = cli("run", CONFIG, "--run", done, "--dry-run", *(f"--set={item}" for item in SMALL))
     pools = rows(done, "self-improved/improve/pools.jsonl")
     rollouts = sum(one["origin"] == "rollout" for row in pools for one in row["candidates"])
@@ -89,7 +91,7 @@ def test_the_plan_is_what_then_happens(done: Path) -> None:
     chunks = rows(done, "shared/chunk/chunks.improve.jsonl")
     prefixes = {row["id"]: len(row["prefix_ids"]) for row in chunks}
     trained = sum(prefixes[row["chunk_id"]] + 2 * 12 for row in pools)
-    (planned,) = re.findall(r"6 steps, up to ([\d,]+) tokens", result.stdout)
+    planned, *_ = re.findall(r"6 steps, up to ([\d,]+) tokens", result.stdout)
     assert 0.7 * int(planned) < trained <= int(planned)
     assert "self-improved/improve (done)" in " ".join(result.stdout.split())
 
@@ -167,7 +169,7 @@ def test_a_bug_is_not_dressed_up_as_a_message(monkeypatch: pytest.MonkeyPatch) -
     def broken(*arguments: object) -> None:
         raise ValueError("a bug of ours")
 
-    monkeypatch.setattr("forethought.plan.plan", broken)
+    monkeypatch.setattr("forethought.pipeline.plan.plan", broken)
     result = cli("run", CONFIG, "--dry-run")
     assert isinstance(result.exception, ValueError)
     assert result.exit_code == 1

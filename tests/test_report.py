@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 from forethought import graph, metrics
 from forethought.cli import app
-from forethought.progress import clock_time
 from forethought.records import Measurement
 from forethought.report import answer, article, compare, facts, page, status, summary, tables, texts
 from forethought.report.diagram import arrows, boxes, diagram
@@ -168,7 +167,7 @@ def flat(value: Any) -> list[Any]:
 def readings(value: float) -> set[str]:
     """Return every way in which the page may write a number."""
     forms = (metrics.percent, metrics.plain, metrics.short, metrics.signed, metrics.points, "{:.3g}".format)
-    written = {form(value) for form in forms} | {f"{value:,.0f}", f"{value:.2g}", clock_time(abs(value))}
+    written = {form(value) for form in forms} | {f"{value:,.0f}", f"{value:.2g}", metrics.clock_time(abs(value))}
     written.add(f"{value / 2**30:.2f}")
     return {re.sub(r"[-+%]| points", "", text) for text in written}
 
@@ -314,13 +313,15 @@ def test_a_step_that_the_report_has_never_heard_of_is_drawn_and_its_curves_are_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = "self-improved/improve"
-    arm = graph.Arm(name="dreamer", stage="dream", past=("self-improved",), lineage="self-improved")
-    step = graph.Step(arm="dreamer", stage="dream", call=("dream",), inputs=(start,))
+    arm = graph.Arm(
+        name="dreamer", stage="dream", start="self-improved", past=("self-improved",), lineage="self-improved"
+    )
+    step = graph.Step(arm="dreamer", stage="dream", inputs=(start,))
     monkeypatch.setattr(graph, "ARMS", (*graph.ARMS, arm))
     monkeypatch.setattr(graph, "STEPS", (*graph.STEPS, step))
     run = plant(tmp_path / "run")
     folder = run.stage("dreamer", "dream")
-    folder.write_config("{}")
+    folder.write_config({})
     folder.append("metrics", [{"step": number, "dream/depth": 0.5 * number} for number in range(4)])
     states = status.states(run)
     drawn = {box.name: box for box in boxes(Figures(figures()), states)}

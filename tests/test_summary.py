@@ -156,7 +156,7 @@ def test_summary_json_is_the_run_folder_and_nothing_else(tmp_path: Path) -> None
     run.measure(MEASUREMENTS)
     for arm, rows in CURVES.items():
         folder = run.stage(arm, "improve")
-        folder.write_config("{}")
+        folder.write_config({})
         folder.append("metrics", reversed(rows))
     content = write_summary(run)
     assert json.loads((tmp_path / "demo" / "summary.json").read_text(encoding="utf-8")) == content

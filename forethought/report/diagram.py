@@ -59,7 +59,7 @@ def boxes(figures: Figures, states: Mapping[str, str]) -> list[Box]:
         made = arm_of(arm)
         makes = made.stage == stage
         start = made.past[:1] if makes else ()
-        trained = {one if one == BASE else graph.maker(arm_of(one)).name for one in start}
+        trained = {arm_of(one).step or BASE for one in start}
         reads = {*(steps[name].inputs + steps[name].gates if name in steps else ()), *trained} & found.keys()
         lane = SHARED if arm == SHARED else made.lineage or arm
         box = Box(name=name, arm=arm, lane=lane, done=states.get(name, "done") == "done", reads=frozenset(reads),

@@ -23,7 +23,6 @@ class Audit(Stage):
     name = "audit"
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the audit depends on; whether a failure is tolerated is not part of it."""
         return {
             "seed": self.config.seed,
             "chunks": self.context.chunk_ids(Split.IMPROVE, self.config.audit.prefixes),
@@ -38,11 +37,9 @@ class Audit(Stage):
 
     @cached_property
     def chunks(self) -> list[Chunk]:
-        """What the pairs are planted in."""
         return self.context.chunks(Split.IMPROVE)[: self.config.audit.prefixes]
 
     def run(self, folder: StageFolder) -> None:
-        """Write ``planted.jsonl`` and ``reports.jsonl``, one row per judge."""
         planting = plant(self.chunks, self.rollouts(), Key(self.config.seed, "audit"))
         judges = self.context.judges
         reports = {name: audit(judge, planting.pairs, self.config.audit) for name, judge in judges.items()}
@@ -64,7 +61,6 @@ class Audit(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the rollouts of the untrained policy, and the verdicts on planted pairs."""
         cfg, kinds = at.config.audit, len(at.config.audit.min_accuracy)
 
         def cost() -> Cost:
@@ -79,7 +75,6 @@ class Audit(Stage):
         return [Phase(name="audit", amount=amount, cost=known(cost))]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return what each judge missed."""
         failures = (folder.manifest() or {})["summary"]["failures"]
         return [f"audit: {name}: {sentence}" for name, sentences in failures.items() for sentence in sentences]
 

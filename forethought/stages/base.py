@@ -115,7 +115,6 @@ class Context:
         return self.remembered(key, lambda: content_id([chunk.id for chunk in self.chunks(split)[:count]]))
 
     def chunks_by_id(self, *splits: Split) -> dict[str, Chunk]:
-        """Return the chunks of some splits by their ids."""
         return {chunk.id: chunk for split in splits for chunk in self.chunks(split)}
 
     def rows(self, split: Split) -> list[ThoughtRow]:
@@ -167,12 +166,10 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The policy's tokenizer, without its weights."""
         return load_tokenizer(self.config.policy, self.say)
 
     @property
     def tags(self) -> Tags:
-        """What surrounds a thought."""
         interleave = self.config.interleave
         return Tags(*interleave.tags) if interleave is not None else Tags("<think>", "</think>")
 
@@ -196,7 +193,6 @@ class Context:
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
-        """The judges that train, by their names in the config."""
         return {name: self._judge(name) for name in self.config.judges}
 
     @cached_property
@@ -219,7 +215,6 @@ class Context:
         return Matcher(judge=self.match_judge.judge, threshold=float(manifest["summary"]["threshold"]))
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
-        """Put figures into the run's one table."""
         self.run.measure(measurements)
 
     def _judge(self, name: str) -> Judge:
@@ -249,7 +244,6 @@ class Stage(ABC):
 
     @property
     def arm(self) -> Arm:
-        """The arm that this stage makes or examines; the base, if it is shared by all."""
         return arm_of(self.step.arm)
 
     @abstractmethod
@@ -266,6 +260,9 @@ class Stage(ABC):
     def validate(self) -> None:  # noqa: B027  most stages have nothing to validate
         """Refuse what the config alone shows to be impossible, before any stage of the run begins."""
 
+    def prepare(self) -> None:  # noqa: B027  most stages keep one folder
+        """Make the folders that this stage keeps besides its own; see :meth:`Context.folder`."""
+
     def check(self) -> None:  # noqa: B027  most stages have nothing to check
         """Refuse what earlier steps show to be wrong, before this stage begins."""
 
@@ -280,7 +277,6 @@ class Stage(ABC):
 
 
 def checkpoint_of(run: Run, step: str) -> Path:
-    """Return the folder of the model that a finished step trained."""
     return run.look(*step.split("/")).checkpoints / "final"
 
 

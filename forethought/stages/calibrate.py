@@ -33,13 +33,11 @@ class Calibrate(Stage):
 
     @property
     def cfg(self) -> RLMTConfig:
-        """The settings of stage 3."""
         if self.config.rlmt is None:
             raise StageError("there is no [rlmt] table in the config: add it, with [sft] and [interleave]")
         return self.config.rlmt
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the threshold depends on."""
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -56,7 +54,6 @@ class Calibrate(Stage):
         return self.context.chunks(Split.IMPROVE)[: self.cfg.match.calibration_chunks]
 
     def run(self, folder: StageFolder) -> None:
-        """Find the threshold, and record what passes it."""
         match, matcher = self.cfg.match, self.context.match_judge
         related, unrelated = self.scores()
         threshold = match.threshold
@@ -97,7 +94,6 @@ class Calibrate(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the continuations of the untrained policy, and their comparison with true suffixes."""
         cfg = at.config.rlmt
         assert cfg is not None
         chunks = cfg.match.calibration_chunks
@@ -108,7 +104,6 @@ class Calibrate(Stage):
         return [Phase(name="calibrate", amount=f"{chunks:,} suffixes against those of {OTHERS} others", cost=cost)]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return the threshold."""
         found = (folder.manifest() or {})["summary"]
         return [f"calibrate: a suffix matches from a score of {found['threshold']:.3f} on ({found['judge']})"]
 

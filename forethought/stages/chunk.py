@@ -24,7 +24,6 @@ from forethought.store import StageFolder
 log = logging.getLogger(__name__)
 
 BATCH = 1000
-"""Chunks that are written at once."""
 
 
 class EmptySplitError(StageError):
@@ -37,7 +36,6 @@ class ChunkStage(Stage):
     name = "chunk"
 
     def depends_on(self) -> dict[str, Any]:
-        """Return the part of the config on which chunks depend."""
         policy = self.config.policy
         return {
             "seed": self.config.seed,
@@ -90,12 +88,10 @@ class ChunkStage(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the reading and cutting of the corpus."""
         seconds = reading_seconds(at.config.corpus)
         return [Phase(name="chunk", amount="the text, once", cost=None if seconds is None else Cost(seconds=seconds))]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return what was read, skipped and made, a line each."""
         summary = (folder.manifest() or {})["summary"]
         counts = {split: f"{row['chunks']} of {row['documents']} documents" for split, row in summary["splits"].items()}
         return [

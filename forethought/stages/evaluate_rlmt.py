@@ -27,7 +27,6 @@ class EvaluateRLMT(Stage):
     name = EVALUATE_RLMT
 
     def depends_on(self) -> dict[str, Any]:
-        """Return the arms' weights, the match judge, the held-out windows and the settings."""
         cfg, count = self.config.rlmt, self.config.thinking.windows
         assert cfg is not None
         sources = {name: source for name, (_, source) in self.conditions.items()}
@@ -44,7 +43,6 @@ class EvaluateRLMT(Stage):
 
     @cached_property
     def conditions(self) -> dict[str, tuple[probe.Condition, str]]:
-        """The user's own conditions of the probe, with hashes of their sources."""
         return {name: probe.user_condition(name, path) for name, path in self.config.thinking.conditions.items()}
 
     def arms(self) -> list[EvalArm]:
@@ -55,7 +53,6 @@ class EvaluateRLMT(Stage):
         ]
 
     def run(self, folder: StageFolder) -> None:
-        """Let all arms predict, probe those that think; write ``examples.jsonl`` and the figures."""
         evaluation, cfg = self._evaluation(), self.config.thinking
         measurements: list[Measurement] = []
         gates: dict[str, Scored] = {}
@@ -116,7 +113,6 @@ class EvaluateRLMT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the reward gate of all arms, and the probe of those that think."""
         cfg, own = at.config.rlmt, at.config.thinking
         assert cfg is not None
         taking = taking_part(at.config)

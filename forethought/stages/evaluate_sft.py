@@ -26,7 +26,6 @@ class EvaluateSFT(Stage):
     name = EVALUATE_SFT
 
     def depends_on(self) -> dict[str, Any]:
-        """Return the arms' weights, the judges, the held-out rows and the settings."""
         evaluate, context = self.config.evaluate, self.context
         made_by = {"rows": Split.HELDOUT, "interleave": context.identity(f"{SHARED}/interleave")}
         rows = context.remembered(made_by, lambda: content_id([row.id for row in context.rows(Split.HELDOUT)]))
@@ -48,7 +47,6 @@ class EvaluateSFT(Stage):
         ]
 
     def run(self, folder: StageFolder) -> None:
-        """Examine all arms and compare the thinking ones; write ``examples.jsonl`` and the figures."""
         context, cfg = self.context, self.config.evaluate
         evaluation = ThoughtEval(
             rows=context.rows(Split.HELDOUT),
@@ -96,7 +94,6 @@ class EvaluateSFT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the questions to all arms of stage 2 and their starts, and the comparison of the two that think."""
         cfg, own = at.config.interleave, at.config.evaluate.thoughts
         assert cfg is not None
         taking = len(taking_part(at.config))
@@ -115,7 +112,6 @@ class EvaluateSFT(Stage):
 
 
 def taking_part(config: Config) -> list[Arm]:
-    """Return the arms of stage 2 and their starts."""
     return among([arm for arm in arms(config) if arm.stage != RLMT and arm.name != CONTINUED])
 
 

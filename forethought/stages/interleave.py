@@ -35,7 +35,6 @@ from forethought.thoughts.places import by_surprise, candidates, spaced
 from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher, build_teacher
 
 BATCH = 16
-"""Chunks that are worked on at once."""
 
 
 AGAIN = 0.4
@@ -55,14 +54,12 @@ class Interleave(Stage):
 
     @property
     def cfg(self) -> InterleaveConfig:
-        """The settings."""
         if self.config.interleave is None:
             raise NoThoughtsError("there is no [interleave] table in the config: add it, with [interleave.teacher]")
         return self.config.interleave
 
     @cached_property
     def teacher(self) -> Teacher:
-        """Who writes thoughts."""
         return build_teacher(self.cfg, self.context.pool, self.context.run.path / "replies.sqlite")
 
     @property
@@ -74,7 +71,6 @@ class Interleave(Stage):
         return counts
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the rows depend on."""
         left_out = {"teacher", "rows", "heldout_rows", "rlmt_rows"}
         return {
             "seed": self.config.seed,
@@ -139,7 +135,6 @@ class Interleave(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the places in the text, and the teacher's thoughts at them."""
         cfg = at.config.interleave
         assert cfg is not None
         rows = None if cfg.rows is None else cfg.rows + cfg.heldout_rows
@@ -147,7 +142,6 @@ class Interleave(Stage):
         return [Phase(name="interleave", amount=amount, cost=known(lambda: thoughts(at, cfg)))]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return, per split, what became of the chunks and of the thoughts, a line each."""
         lines = []
         for split, counts in (folder.manifest() or {})["summary"]["ledgers"].items():
             line = f"{split}: {counts['chunks']} chunks, left out: {_line(counts['dropped'])}"
@@ -186,7 +180,6 @@ class Interleave(Stage):
 
 
 def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
-    """Return the cost of all places and thoughts."""
     share, improve = at.config.chunk, at.config.improve
     chunks = at.chunks(share.sft_share, cfg.rows) + at.heldout(cfg.heldout_rows)
     placed = chunks + (at.chunks(share.rlmt_share, cfg.rlmt_rows) if share.rlmt_share else 0)

@@ -41,27 +41,23 @@ class Reasoning(Stage):
     name = REASONING
 
     def validate(self) -> None:
-        """See :meth:`Stage.validate`.
-
-        Raises:
-            TaskError: if there is no such task or arm, or a task's problems could not be read.
-        """
         self._chosen()
         for task in self._tasks:
             task.some(self._settings.source, 1)
 
+    def prepare(self) -> None:
+        """Find the answers that each arm gave before; what another config made is archived."""
+        self._folders  # noqa: B018  made when first read
+
     def depends_on(self) -> dict[str, Any]:
-        """See :meth:`Stage.depends_on`."""
         return self._answers_depend_on() | {"k": list(self._settings.passes)}
 
     def run(self, folder: StageFolder) -> None:
-        """See :meth:`Stage.run`."""
         figures = self.ask()
         folder.finish({arm.name: arm.identity for arm in self._arms}, {"figures": figures})
 
     @property
     def pending(self) -> bool:
-        """Whether anything is still to be answered."""
         return any(not folder.done for folders in self._folders.values() for folder in folders.values())
 
     def ask(self) -> int:
@@ -88,7 +84,6 @@ class Reasoning(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """See :meth:`Stage.cost`."""
         cfg = at.config.reasoning
         assert cfg is not None
         taking = [arm for arm in arms(at.config) if cfg.arms is None or arm.name in cfg.arms]
@@ -157,7 +152,6 @@ class Reasoning(Stage):
         }
 
     def _answers_depend_on(self) -> dict[str, Any]:
-        """Return what each arm's answers to each task depend on."""
         cfg = self._settings
         fields = {"samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
         return {

@@ -46,18 +46,15 @@ class RLMT(Stage):
 
     @property
     def cfg(self) -> RLMTConfig:
-        """The settings."""
         if self.config.rlmt is None:
             raise StageError("there is no [rlmt] table in the config: add it, with [sft] and [interleave]")
         return self.config.rlmt
 
     @cached_property
     def reward(self) -> tuple[RewardFunction, dict[str, str]]:
-        """What a rollout earns, and what that depends on."""
         return reward_of(self.cfg.reward)
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the weights depend on."""
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -70,7 +67,6 @@ class RLMT(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Train the arm."""
         cfg, context = self.cfg, self.context
         policy, reference = (context.load(self.arm.start, cfg, context.tags) for _ in range(2))
         train, heldout = context.rlmt_windows, list(context.heldout_windows[: cfg.monitor_windows])
@@ -160,7 +156,6 @@ class RLMT(Stage):
         return examples
 
     def example(self, policy: Model, group: RolloutGroup) -> Example:
-        """Return the scored rollouts of a group on their one prefix."""
         return group.example(
             policy.bos + group.window.prefix_ids + policy.thoughts.open,
             thought_only=self.cfg.thought_only,
@@ -189,7 +184,6 @@ class RLMT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return rollouts, rewards, updates and measurements of one arm."""
         cfg = at.config.rlmt
         assert cfg is not None
         windows, monitored = cfg.steps * cfg.windows_per_step, times(cfg.monitor_every, cfg.steps)

@@ -34,7 +34,6 @@ class SFT(Stage):
 
     @property
     def cfg(self) -> SFTConfig:
-        """The settings."""
         if self.config.sft is None:
             raise StageError(
                 "there is no [sft] table in the config: add it, with [interleave] and [interleave.teacher]"
@@ -42,7 +41,6 @@ class SFT(Stage):
         return self.config.sft
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the weights depend on."""
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -53,7 +51,6 @@ class SFT(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Train the arm."""
         cfg, context = self.cfg, self.context
         policy = context.load(self.arm.start, cfg, context.tags)
         if cfg.tags_as_tokens:
@@ -79,7 +76,6 @@ class SFT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the training of one arm; with thoughts there is more to learn than without."""
         cfg, interleave = at.config.sft, at.config.interleave
         assert cfg is not None
         assert interleave is not None

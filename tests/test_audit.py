@@ -155,15 +155,23 @@ def test_a_perfect_judge_passes_with_intervals():
     assert report.passed
     assert report.accuracy["shuffled"].value == 1.0
     assert report.accuracy["shuffled"].low == pytest.approx(0.5655, abs=1e-3)
-    assert (report.consistency.value, report.first_position.value, report.ties.value) == (1.0, 0.5, 0.0)
-    assert report.length_bias is None
+    assert (report.rates["consistency"].value, report.rates["first_position"].value, report.rates["ties"].value) == (
+        1.0,
+        0.5,
+        0.0,
+    )
+    assert "length_bias" not in report.rates
 
 
 def test_a_judge_that_names_the_first_scores_one_half_and_fails():
     report = audit(Marker(lambda first, second, original: 0), plant(CHUNKS, ROLLOUTS, KEY).pairs, AuditConfig())
     assert not report.passed
     assert {found.value for found in report.accuracy.values()} == {0.5}
-    assert (report.first_position.value, report.consistency.value, report.ties.value) == (1.0, 0.0, 1.0)
+    assert (report.rates["first_position"].value, report.rates["consistency"].value, report.rates["ties"].value) == (
+        1.0,
+        0.0,
+        1.0,
+    )
     assert "accuracy on shuffled pairs is 0.50 (0.17 to 0.83, n = 5), the threshold is 0.80" in report.failures
 
 
@@ -179,8 +187,8 @@ def test_a_pointwise_judge_is_compared_by_score_and_its_length_bias_shows():
     ]
     report = audit(ShorterJudge(), pairs, AuditConfig(min_accuracy={"rollout": 0.6}))
     assert (report.accuracy["rollout"].value, report.accuracy["rollout"].n) == (0.5, 4)
-    assert (report.length_bias.value, report.length_bias.n) == (0.0, 2)
-    assert (report.consistency, report.first_position) == (None, None)
+    assert (report.rates["length_bias"].value, report.rates["length_bias"].n) == (0.0, 2)
+    assert not {"consistency", "first_position"} & set(report.rates)
 
 
 def test_a_longer_is_better_judge_shows_its_length_bias():
@@ -193,7 +201,7 @@ def test_a_longer_is_better_judge_shows_its_length_bias():
         request=JudgeRequest(prefix="", candidates=("ab", "abc"), original="ab"),
         original=0,
     )
-    assert audit(Marker(longer), [wrong], AuditConfig()).length_bias.value == 1.0
+    assert audit(Marker(longer), [wrong], AuditConfig()).rates["length_bias"].value == 1.0
 
 
 def test_unscored_verdicts_are_no_votes_but_a_reason_to_fail():

@@ -244,3 +244,12 @@ def test_a_run_whose_objective_fails_ends_with_one_message(write, tmp_path: Path
     said = " ".join(failed.stderr.split())
     assert f'error: improve.objective = "{name}:half": {tmp_path / name}.py:7 in half: TypeError: ' in said
     assert "Traceback" not in failed.output
+
+
+def test_a_judge_that_is_not_there_is_refused_before_the_run_begins(write, tmp_path: Path) -> None:
+    name, place = write(GOOD), tmp_path / "run"
+    own = ["--set=judges.mine.kind=custom", f"--set=judges.mine.path={name}:Fresher"]
+    refused = cli("run", CONFIG, "--run", place, *own)
+    assert refused.exit_code == 2
+    assert f"{name}.py has no Fresher" in " ".join(refused.stderr.split())
+    assert not (place / "shared").exists()

@@ -13,26 +13,30 @@ from forethought.judges import Judge, tournament
 from forethought.judges.planted import Planted
 from forethought.records import Measurement, Verdict
 
+RATES = {
+    metrics.AUDIT_UNSCORED: "share of verdicts",
+    metrics.CONSISTENCY: "share of pairs seen in both orders",
+    metrics.FIRST_POSITION: "share of decided verdicts",
+    metrics.TIES: "share of pairs",
+    metrics.LENGTH_BIAS: "share of wrong pairs of unequal length",
+}
+"""What the audit measures besides accuracy, and of what it is a share.
+
+A pair is consistent if both orders say the same.  Length bias is how often the text with more characters won.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """What the audit found; every figure has its Wilson interval, ``None`` or absent where nothing was to count."""
+    """What the audit found; every figure has its Wilson interval, and is absent where nothing was to count."""
 
     judge: str
     accuracy: Mapping[str, stats.Interval]
     """By kind: share of scored pairs in which the original wins; a pair whose orders disagree counts half."""
     unscored_pairs: Mapping[str, int]
     """By kind: pairs without a result."""
-    unscored: stats.Interval | None
-    """Share of the verdicts that are no vote."""
-    consistency: stats.Interval | None
-    """Share of pairs in which both orders say the same (pairwise judges)."""
-    first_position: stats.Interval | None
-    """Share of decided verdicts that name the one shown first (pairwise judges)."""
-    ties: stats.Interval | None
-    """Share of pairs with a result that have no winner."""
-    length_bias: stats.Interval | None
-    """Share of the wrong pairs in which the text with more characters won; near 0.5 without a bias."""
+    rates: Mapping[str, stats.Interval]
+    """By metric, those of :data:`RATES`."""
     failures: tuple[str, ...]
     """Why the judge failed, one sentence each; empty: it passed."""
     notes: tuple[str, ...]
@@ -45,14 +49,7 @@ class AuditReport:
     def measurements(self) -> list[Measurement]:
         """Return the figures as records: stage ``audit``, arm the judge's name, condition the kind of pair."""
         figures = [(metrics.ACCURACY, kind, share, "share of pairs") for kind, share in self.accuracy.items()]
-        rates = (
-            (metrics.AUDIT_UNSCORED, self.unscored, "share of verdicts"),
-            (metrics.CONSISTENCY, self.consistency, "share of pairs seen in both orders"),
-            (metrics.FIRST_POSITION, self.first_position, "share of decided verdicts"),
-            (metrics.TIES, self.ties, "share of pairs"),
-            (metrics.LENGTH_BIAS, self.length_bias, "share of wrong pairs of unequal length"),
-        )
-        figures += [(metric, "", rate, unit) for metric, rate, unit in rates if rate is not None]
+        figures += [(metric, "", self.rates[metric], unit) for metric, unit in RATES.items() if metric in self.rates]
         return [
             Measurement(
                 stage=metrics.AUDIT,
@@ -80,30 +77,32 @@ def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> Audi
         scored = [share for share in given if share is not None]
         if scored:
             accuracy[kind] = stats.wilson(sum(scored), len(scored))
-    counts = tournament.statistics(verdicts)
-    unscored = _interval(counts.unscored, counts.verdicts)
-    failures, notes = _compare_with_thresholds(accuracy, by_kind, config)
-    if unscored is not None and unscored.value > config.max_unscored:
-        reasons = Counter(verdict.reason[:200] for row in verdicts for verdict in row if verdict.reason)
-        reason = reasons.most_common(1)[0][0] if reasons else "no reason given"
-        failures.append(
-            f"{counts.unscored} of {counts.verdicts} verdicts are unscored ({unscored.value:.2f}), the threshold is "
-            f"{config.max_unscored:.2f}; most often: {reason}"
-        )
     longer_won = [
         len(pair.request.candidates[1 - pair.original]) > len(pair.request.candidates[pair.original])
         for pair, share in zip(planted, shares, strict=True)
         if share == 0.0 and len({len(text) for text in pair.request.candidates}) == 2
     ]
+    counts = tournament.statistics(verdicts)
+    parts = {
+        metrics.AUDIT_UNSCORED: (counts.unscored, counts.verdicts),
+        metrics.CONSISTENCY: (counts.consistent, counts.both_orders),
+        metrics.FIRST_POSITION: (counts.first_wins, counts.decided),
+        metrics.TIES: (counts.ties, counts.pairs),
+        metrics.LENGTH_BIAS: (sum(longer_won), len(longer_won)),
+    }
+    failures, notes = _compare_with_thresholds(accuracy, by_kind, config)
+    if counts.unscored_rate is not None and counts.unscored_rate > config.max_unscored:
+        reasons = Counter(verdict.reason[:200] for row in verdicts for verdict in row if verdict.reason)
+        reason = reasons.most_common(1)[0][0] if reasons else "no reason given"
+        failures.append(
+            f"{counts.unscored} of {counts.verdicts} verdicts are unscored ({counts.unscored_rate:.2f}), the threshold "
+            f"is {config.max_unscored:.2f}; most often: {reason}"
+        )
     return AuditReport(
         judge=judge.name,
         accuracy=accuracy,
         unscored_pairs={kind: given.count(None) for kind, given in by_kind.items()},
-        unscored=unscored,
-        consistency=_interval(counts.consistent, counts.both_orders),
-        first_position=_interval(counts.first_wins, counts.decided),
-        ties=_interval(counts.ties, counts.pairs),
-        length_bias=_interval(sum(longer_won), len(longer_won)),
+        rates={metric: stats.wilson(part, whole) for metric, (part, whole) in parts.items() if whole},
         failures=tuple(failures),
         notes=tuple(notes),
     )
@@ -116,10 +115,6 @@ def _share(pair: Planted, verdicts: Sequence[Verdict]) -> float | None:
     if original is None or worse is None:
         return None
     return 0.5 if original == worse else float(original > worse)
-
-
-def _interval(part: int, whole: int) -> stats.Interval | None:
-    return stats.wilson(part, whole) if whole else None
 
 
 def _compare_with_thresholds(

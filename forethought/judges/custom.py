@@ -24,9 +24,7 @@ class CustomJudge:
     def __init__(self, path: str, options: dict[str, Any], key: str, cache: Path | None) -> None:
         """Load ``path``, a ``module:attribute`` that returns a judge when it is called with ``options``.
 
-        Args:
-            key: the section of the config, for messages: ``judges.mine``.
-            cache: file for the verdicts of a :class:`QuestionJudge`.
+        ``key`` is the section of the config, for messages; ``cache`` keeps the verdicts of a :class:`QuestionJudge`.
 
         Raises:
             UserCodeError: if it cannot be loaded or made, or if what is made is no judge.

@@ -55,8 +55,12 @@ class LikelihoodJudge(QuestionJudge):
             texts.setdefault(request.prefix, {}).update((request.candidates[first], None) for first, _ in row)
         scores = _scores(self.model, texts, self.normalise, self.copy_cost)
         if self.contrast is not None:
-            weaker = _scores(self.contrast, texts, self.normalise)
-            scores = {key: _subtract(score, weaker[key], self.contrast_weight) for key, score in scores.items()}
+            for key, weaker in _scores(self.contrast, texts, self.normalise).items():
+                score = scores[key]
+                if isinstance(weaker, str):
+                    scores[key] = score if isinstance(score, str) else f"contrast model: {weaker}"
+                elif not isinstance(score, str):
+                    scores[key] = score - self.contrast_weight * weaker
 
         def verdict(request: JudgeRequest, question: Question) -> Verdict:
             score = scores[request.prefix, request.candidates[question[0]]]
@@ -122,9 +126,3 @@ def _scores(
             length = {"token": len(tokens), "byte": len(text.encode("utf-8", "surrogatepass")), "none": 1}[normalise]
             scores[prefix, text] = total / length if math.isfinite(total) else f"its log-probability is {total}"
     return scores
-
-
-def _subtract(score: float | str, weaker: float | str, weight: float) -> float | str:
-    if isinstance(score, str):
-        return score
-    return f"contrast model: {weaker}" if isinstance(weaker, str) else score - weight * weaker

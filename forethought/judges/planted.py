@@ -105,7 +105,7 @@ def shuffled(text: str, generator: np.random.Generator) -> str | None:
     if len(set(words)) < 2:
         return None
     order = words
-    while order == words:
+    while order == words:  # a permutation may change nothing, and equal words may change places
         order = [words[i] for i in generator.permutation(len(words))]
     others = iter(order)
     return WORD.sub(lambda match: next(others), text)

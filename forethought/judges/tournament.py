@@ -29,10 +29,10 @@ def pairs(n: int, kind: Literal["full", "pivot"] = "full", pivot: int = 0) -> li
 
 
 def scores(n: int, verdicts: Sequence[Verdict]) -> list[Score]:
-    """Return the score of each of ``n`` candidates under one judge.
+    """Return the score of each of ``n`` candidates under one judge, ``None`` where nothing was scored.
 
     Pointwise: the score that was given.  Pairwise: the mean over the candidate's scored pairs of 1 (won), 0 (lost)
-    and 0.5 (tie).  ``None``: nothing about this candidate was scored.
+    and 0.5 (tie).
     """
     if all(verdict.second is None for verdict in verdicts):
         given = {verdict.first: verdict.score for verdict in verdicts}
@@ -102,17 +102,15 @@ def totals(n: int, per_judge: Sequence[Sequence[Verdict]]) -> list[Score]:
 def preference(chunk_id: str, candidates: Sequence[Candidate], given: Sequence[Score], turn: int) -> Preference | None:
     """Return the highest against the lowest scored candidate, or ``None`` when no two scores differ.
 
-    Args:
-        turn: a non-negative integer from a :class:`~forethought.keys.Key`; it picks among equals at either extreme,
-            so that no place in the list is preferred in the long run.
+    ``turn``, a non-negative integer from a :class:`~forethought.keys.Key`, picks among equals at either extreme, so
+    that no place in the list is preferred in the long run.
     """
-    scored = [(score, candidate) for score, candidate in zip(given, candidates, strict=True) if score is not None]
-    high = max((score for score, _ in scored), default=0.0)
-    low = min((score for score, _ in scored), default=0.0)
-    if high == low:
+    scored = [score for score in given if score is not None]
+    if len(set(scored)) < 2:
         return None
-    best = [candidate for score, candidate in scored if score == high]
-    worst = [candidate for score, candidate in scored if score == low]
+    high, low = max(scored), min(scored)
+    best = [candidate for score, candidate in zip(given, candidates, strict=True) if score == high]
+    worst = [candidate for score, candidate in zip(given, candidates, strict=True) if score == low]
     return Preference(
         chunk_id=chunk_id,
         chosen=best[turn % len(best)],

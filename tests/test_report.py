@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import re
-import struct
 import subprocess
 import sys
 import tomllib
@@ -14,9 +13,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from planted_run import EVIL, figures, plant
 from rich.console import Console
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from forethought import graph, metrics
@@ -248,8 +249,7 @@ def test_costs_are_counted_in_the_logs_and_estimated_from_the_weights(tmp_path: 
     assert facts.cost(run)["elsewhere"] == {}
     folder = run.stage("self-improved", "improve").checkpoints / "final"
     folder.mkdir(parents=True)
-    header = json.dumps({"__metadata__": {}, "a": {"shape": [10, 20]}, "b": {"shape": [7]}}).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    save_file({"a": np.zeros((10, 20)), "b": np.zeros(7)}, folder / "model.safetensors")
     counted = facts.cost(run)
     phases = counted["phases"]["self-improved"]
     assert phases["sample"] == {"seconds": 118.0, "tokens": 5900.0}  # 59 steps of 2 seconds at 50 tokens a second

@@ -22,9 +22,6 @@ WIDTH, GAP = 156, 26
 _SIZES = {"name": ("ink", 9.5, "bold", 15), "value": ("ink", 8.5, "normal", 13), "more": ("faint", 8, "normal", 12)}
 """Colour, size, weight and height of the lines of a box."""
 
-Lines = tuple[tuple[str, str], ...]
-"""Kind and text of each line."""
-
 
 @dataclass(slots=True, kw_only=True)
 class Box:
@@ -32,14 +29,20 @@ class Box:
 
     name: str
     arm: str
-    lane: str
-    done: bool
-    reads: frozenset[str]
-    trained: frozenset[str]
-    lines: Lines = ()
-    column: int = 0
+    stage: str
+    state: str
+    reads: set[str]
+    trained: set[str]
+    column: int
+    """Right of all that it reads."""
+    lines: Sequence[tuple[str, str]] = ()
+    """Kind and text of each."""
     x: float = 0.0
     y: float = 0.0
+
+    @property
+    def lane(self) -> str:
+        return SHARED if self.arm == SHARED else arm_of(self.arm).lineage or self.arm
 
     @property
     def height(self) -> float:
@@ -53,40 +56,75 @@ def boxes(figures: Figures, states: Mapping[str, str]) -> list[Box]:
     A step that the graph does not have, as its folder may be of another version, reads nothing.
     """
     steps = {step.name: step for step in graph.STEPS}
-    found: dict[str, Box] = {}
-    for name in (BASE, *(name for name in states if not _of_one_task(name))):
+    drawn: dict[str, Box] = {}
+    # Folders of an arm's answers to one task are no steps: the step that reads them all is in the graph.
+    for name in (BASE, *(name for name in states if f"/{graph.REASONING}-" not in name)):
         arm, _, stage = name.partition("/")
-        made = arm_of(arm)
-        makes = made.stage == stage
-        start = made.past[:1] if makes else ()
-        trained = {one if one == BASE else graph.maker(arm_of(one)).name for one in start}
-        reads = {*(steps[name].inputs + steps[name].gates if name in steps else ()), *trained} & found.keys()
-        lane = SHARED if arm == SHARED else made.lineage or arm
-        box = Box(name=name, arm=arm, lane=lane, done=states.get(name, "done") == "done", reads=frozenset(reads),
-                  trained=frozenset(trained & found.keys()))  # fmt: skip
-        box.column = max((found[one].column + 1 for one in reads), default=0)
-        found[name] = box
-    for name, box in found.items():
-        box.lines = tuple(_lines(box, found, figures, states.get(name, "done")))
-    _place(list(found.values()))
-    return list(found.values())
+        start = arm_of(arm).start if arm_of(arm).stage == stage else ""
+        trained = {arm_of(start).step or start} & drawn.keys()
+        reads = {*(steps[name].inputs + steps[name].gates if name in steps else ()), *trained} & drawn.keys()
+        column = max((drawn[read].column + 1 for read in reads), default=0)
+        state = states.get(name, "done")
+        drawn[name] = Box(name=name, arm=arm, stage=stage, state=state, reads=reads, trained=trained, column=column)
+    for box in drawn.values():
+        box.lines = list(_lines(box, drawn, figures))
+    tops: dict[str, list[Box]] = {lane: [] for lane in (SHARED, *(arm.lineage for arm in graph.ARMS))}
+    for box in drawn.values():
+        tops.setdefault(box.lane, []).append(box)
+    top = 2.0
+    for lane in tops.values():  # boxes of one lane and column stand below each other
+        ends: dict[int, float] = {}
+        for box in lane:
+            box.x, box.y = 2 + box.column * (WIDTH + GAP), ends.get(box.column, top)
+            ends[box.column] = box.y + box.height + 10
+        top = max(ends.values(), default=top - 10) + 10
+    return list(drawn.values())
 
 
-def _of_one_task(name: str) -> bool:
-    """Return whether a folder holds an arm's answers to one task: the step that reads them all is in the graph."""
-    return name.partition("/")[2].startswith(f"{graph.REASONING}-")
+def arrows(drawn: Mapping[str, Box]) -> list[tuple[Box, Box]]:
+    """Return what reads what, without what follows from the rest (the transitive reduction)."""
+    above: dict[str, set[str]] = {}
+    for name, box in drawn.items():
+        above[name] = box.reads.union(*(above[read] for read in box.reads))
+    return [
+        (drawn[name], box)
+        for box in drawn.values()
+        for name in sorted(box.reads)
+        if name in box.trained or not any(name in above[other] for other in box.reads)
+    ]
 
 
-def _lines(box: Box, found: Mapping[str, Box], figures: Figures, state: str) -> Iterator[tuple[str, str]]:
-    stage, made = box.name.partition("/")[2], arm_of(box.arm)
-    yield "name", stage if box.arm == SHARED else box.arm
-    makes = made.stage == stage
-    labels = [] if box.arm == SHARED else [made.label if makes and made.label else stage]
-    yield from (("more", label) for label in (*labels, *([] if state == "done" else [state])))
-    read = [one for one, other in arrows(found) if other is box and not _drawn(one, box)]
-    names = ", ".join(one.name.partition("/")[2] if one.arm == SHARED else one.arm for one in read)
-    yield from (("more", line) for line in textwrap.wrap(names and f"reads {names}", 30, break_on_hyphens=False))
-    for label, value in _figures(box.arm, figures) if makes else ():
+def diagram(figures: Figures, states: Mapping[str, str]) -> Image:
+    """Return the drawing; ``states`` is where each step stands, by ``arm/stage``."""
+    drawn = boxes(figures, states)
+    width, height = max(box.x for box in drawn) + WIDTH + 4, max(box.y + box.height for box in drawn) + 4
+    label = "; ".join(f"{box.name} reads {', '.join(sorted(box.reads)) or 'nothing'}" for box in drawn)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        axes.set_axis_off()
+        for source, box in arrows({box.name: box for box in drawn}):
+            if _has_arrow(source, box):
+                _arrow(axes, source, box)
+        for box in drawn:
+            _box(axes, box)
+
+    return draw((width, height), "What reads what", label, paint)
+
+
+def _lines(box: Box, drawn: Mapping[str, Box], figures: Figures) -> Iterator[tuple[str, str]]:
+    arm, shared = arm_of(box.arm), box.arm == SHARED
+    makes_arm = arm.stage == box.stage
+    yield "name", box.stage if shared else box.arm
+    if not shared:
+        yield "more", (makes_arm and arm.label) or box.stage
+    if box.state != "done":
+        yield "more", box.state
+    written = [source for source, reader in arrows(drawn) if reader is box and not _has_arrow(source, box)]
+    names = ", ".join(source.stage if source.arm == SHARED else source.arm for source in written)
+    for line in textwrap.wrap(names and f"reads {names}", 30, break_on_hyphens=False):
+        yield "more", line
+    for label, value in _figures(box.arm, figures) if makes_arm else ():
         number, bracket, ends = value.partition(" [")
         yield "value", f"{label} {number}"
         if bracket:
@@ -103,71 +141,26 @@ def _figures(arm: str, figures: Figures) -> list[tuple[str, str]]:
         ("held-out reward", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {}),
         ("suffix NLL", metrics.EVALUATE, metrics.SUFFIX_NLL, {}),
     )
-    found = ((label, figures.get(stage, arm, metric, **names)) for label, stage, metric, names in named)
-    return [(label, text(figure)) for label, figure in found if figure is not None][:2]
+    known = ((label, figures.get(stage, arm, metric, **names)) for label, stage, metric, names in named)
+    return [(label, text(figure)) for label, figure in known if figure is not None][:2]
 
 
-def _place(found: Sequence[Box]) -> None:
-    """Put each box right of all that it reads, in the lane of its lineage; boxes of one place below each other."""
-    lanes: dict[str, list[Box]] = {name: [] for name in (SHARED, *(arm.lineage for arm in graph.ARMS))}
-    for box in found:
-        lanes.setdefault(box.lane, []).append(box)
-    top = 2.0
-    for lane in lanes.values():
-        ends: dict[int, float] = {}
-        for box in lane:
-            box.x, box.y = 2 + box.column * (WIDTH + GAP), ends.get(box.column, top)
-            ends[box.column] = box.y + box.height + 10
-        top = max(ends.values(), default=top - 10) + 10
-
-
-def arrows(found: Mapping[str, Box]) -> list[tuple[Box, Box]]:
-    """Return what reads what, without what follows from the rest (the transitive reduction)."""
-    above: dict[str, set[str]] = {}
-    for name, box in found.items():
-        above[name] = set(box.reads).union(*(above[one] for one in box.reads))
-    return [
-        (found[name], box)
-        for box in found.values()
-        for name in sorted(box.reads)
-        if name in box.trained or not any(name in above[other] for other in box.reads)
-    ]
-
-
-def _drawn(one: Box, other: Box) -> bool:
+def _has_arrow(source: Box, box: Box) -> bool:
     """Return whether an arrow is drawn: inside a lane, and where a model goes on from another; the rest is written."""
-    return one.lane == other.lane or one.name in other.trained
+    return source.lane == box.lane or source.name in box.trained
 
 
-def diagram(figures: Figures, states: Mapping[str, str]) -> Image:
-    """Return the drawing; ``states`` is where each step stands, by ``arm/stage``."""
-    found = boxes(figures, states)
-    size = max(box.x for box in found) + WIDTH + 4, max(box.y + box.height for box in found) + 4
-    label = "; ".join(f"{box.name} reads {', '.join(sorted(box.reads)) or 'nothing'}" for box in found)
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0))
-        axes.set_axis_off()
-        for one, other in arrows({box.name: box for box in found}):
-            if _drawn(one, other):
-                _arrow(axes, one, other)
-        for box in found:
-            _box(axes, box)
-
-    return draw(size, "What reads what", label, paint)
-
-
-def _arrow(axes: Axes, one: Box, other: Box) -> None:
-    goes_on = one.name in other.trained
+def _arrow(axes: Axes, source: Box, box: Box) -> None:
+    goes_on = source.name in box.trained
     axes.annotate(
         "",
-        (other.x, other.y + min(24, other.height / 2)),
-        (one.x + WIDTH, one.y + min(24, one.height / 2)),
+        (box.x, box.y + min(24, box.height / 2)),
+        (source.x + WIDTH, source.y + min(24, source.height / 2)),
         arrowprops={
             "arrowstyle": "-|>",
             "shrinkA": 0,
             "shrinkB": 1,
-            "color": colour(other.arm) if goes_on else LIGHT["null"],
+            "color": colour(box.arm) if goes_on else LIGHT["null"],
             "linewidth": 2 if goes_on else 0.9,
         },
         zorder=1,
@@ -184,7 +177,7 @@ def _box(axes: Axes, box: Box) -> None:
         boxstyle="round,pad=5,rounding_size=7",
         facecolor=LIGHT["card"],
         edgecolor=LIGHT["null"] if box.arm == SHARED else colour(box.arm),
-        linestyle="-" if box.done else (0, (4, 3)),
+        linestyle="-" if box.state == "done" else (0, (4, 3)),
         linewidth=1.2,
         zorder=2,
     )

@@ -147,9 +147,8 @@ def _line(axes: Axes, steps: list[float], values: list[float], paint: str, style
 
 
 def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    found = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
-    finite = [(step, value) for step, value in found if math.isfinite(value)]
-    return [step for step, _ in finite], [value for _, value in finite]
+    finite = [row for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    return [float(row["step"]) for row in finite], [float(row[key]) for row in finite]
 
 
 def _number(axes: Axes, form: Format, *, x: bool) -> None:
@@ -176,12 +175,14 @@ def intervals(series: Series) -> Image:
         axes = _axes(figure, left=left, below=18)
         if series.reference is not None:
             axes.axvline(series.reference, color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1)
-        for place, (_, one) in enumerate(lines):
-            ink = colour(one.arm)
-            if one.low is not None and one.high is not None:
-                axes.plot([one.low, one.high], [place, place], color=ink, linewidth=2.2, alpha=0.55)
-            face = "none" if trained(one.judge) else ink
-            axes.plot([one.value], [place], "o", color=ink, markersize=5, markeredgewidth=1.4, markerfacecolor=face)
+        for place, (_, measured) in enumerate(lines):
+            ink = colour(measured.arm)
+            if measured.low is not None and measured.high is not None:
+                axes.plot([measured.low, measured.high], [place, place], color=ink, linewidth=2.2, alpha=0.55)
+            face = "none" if trained(measured.judge) else ink
+            axes.plot(
+                [measured.value], [place], "o", color=ink, markersize=5, markeredgewidth=1.4, markerfacecolor=face
+            )
         axes.set_yticks(range(len(lines)), [printable(label) for label, _ in lines], color=LIGHT["ink"])
         axes.set_ylim(len(lines) - 0.4, -0.6)
         _number(axes, series.form, x=True)

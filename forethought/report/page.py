@@ -18,7 +18,7 @@ from forethought.graph import arm_of
 from forethought.metrics import clock_time
 from forethought.report import answer, article, drawing, tables, texts
 from forethought.report.curves import Curves, chosen, read_curves, section_of, stage_of
-from forethought.report.diagram import diagram
+from forethought.report.diagram import boxes
 from forethought.report.facts import machines, schedule_line
 from forethought.report.status import states
 from forethought.report.summary import tables_by_section, write_summary
@@ -61,7 +61,7 @@ def render(run: Run, summary: Mapping[str, Any]) -> str:
         sentences=answer.answer(figures),
         article=[(row, row.values(figures, curves)) for row in article.ROWS],
         sources=article.SOURCES,
-        diagram=diagram(figures, states(run)),
+        diagram=boxes(figures, states(run)),
         sections=sections(figures, curves),
         cost=[*cost_tables(summary["cost"]), *tables_by_section(figures.all, {}).get("run", [])],
         elsewhere=summary["cost"]["elsewhere"],

@@ -6,7 +6,6 @@ What belongs to none of these is still shown, under "other figures": see :func:`
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,14 +17,8 @@ Format = Callable[[float], str]
 EVALUATE, EVALUATE_SFT, EVALUATE_RLMT, REASONING = "evaluate", "evaluate-sft", "evaluate-rlmt", "reasoning"
 INTERLEAVE, CALIBRATE, AUDIT, RUN = "interleave", "calibrate", "audit", "run"
 """Stages as the table names them; ``run`` is what a stage took, whichever it was."""
-
-
-class Better(enum.StrEnum):
-    """In which direction a metric is better."""
-
-    UP = "up"
-    DOWN = "down"
-    NEITHER = "neither"
+UP, DOWN = "up", "down"
+"""Where a metric is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +30,9 @@ class Kind:
     change: Format
 
 
-def percent(value: float) -> str:
-    """Return a share in percent: ``62.5%``."""
-    return f"{100 * value:.1f}%"
-
-
 def points(value: float) -> str:
     """Return a difference of shares: ``+1.2 points``."""
     return f"{100 * value:+.1f} points"
-
-
-def plain(value: float) -> str:
-    """Return three digits: ``0.125``."""
-    return f"{value:.3f}"
-
-
-def signed(value: float) -> str:
-    """Return three digits and the sign: ``+0.125``."""
-    return f"{value:+.3f}"
-
-
-def short(value: float) -> str:
-    """Return two digits: ``4.39``."""
-    return f"{value:.2f}"
 
 
 def clock_time(seconds: float) -> str:
@@ -68,6 +41,11 @@ def clock_time(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
+
+percent: Format = "{:.1%}".format
+plain: Format = "{:.3f}".format
+signed: Format = "{:+.3f}".format
+short: Format = "{:.2f}".format
 
 SHARE = Kind("share", percent, points)
 NATS = Kind("nats per token", plain, signed)
@@ -90,89 +68,85 @@ class Metric(str):
         name: as in ``measurements.jsonl``.
         label: its title in a table.
         kind: its unit, with its formats.
-        better: which direction is better.
         stages: the stages that measure it.
+        better: :data:`UP`, :data:`DOWN`, or empty if neither is better.
         of: of a difference, the metric whose difference it is; also of the number of units that would resolve one.
         paired: whether figures *against* another arm are differences of this metric under the same name.
     """
+
+    label: str
+    kind: Kind
+    stages: tuple[str, ...]
+    better: str
+    of: Metric | None
+    paired: bool
 
     def __new__(
         cls,
         name: str,
         label: str,
         kind: Kind,
-        better: Better = Better.NEITHER,
         stages: tuple[str, ...] = (),
+        better: str = "",
         *,
         of: Metric | None = None,
         paired: bool = False,
     ) -> Metric:
         self = super().__new__(cls, name)
-        self.label, self.kind, self.better, self.stages, self.of, self.paired = label, kind, better, stages, of, paired
+        self.label, self.kind, self.stages, self.better, self.of, self.paired = label, kind, stages, better, of, paired
         return self
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (str(self),)  # a copy of a record holds the plain name
 
-    label: str
-    kind: Kind
-    better: Better
-    stages: tuple[str, ...]
-    of: Metric | None
-    paired: bool
-
     @property
     def difference(self) -> Metric:
         """Its paired difference between two arms or conditions."""
-        return self._from(f"{self} difference", self.label, self.kind)
+        return Metric(f"{self} difference", self.label, self.kind, self.stages, self.better, of=self)
 
     @property
     def change(self) -> Metric:
         """Its paired change, of an NLL."""
-        return self._from(f"{self} change", f"{self.label}, change", self.kind)
+        return Metric(f"{self} change", f"{self.label}, change", self.kind, self.stages, self.better, of=self)
 
     def needed(self, units: str) -> Metric:
         """Return how many ``units`` (windows, problems) would resolve a difference as large as the measured one."""
-        return self._from(f"{self} {units} needed", f"{units} needed", COUNT)
+        return Metric(f"{self} {units} needed", f"{units} needed", COUNT, self.stages, of=self)
 
     def at(self, k: int) -> Metric:
         """Return ``<name>@k``."""
-        return Metric(f"{self}@{k}", f"{self}@{k}", self.kind, self.better, self.stages, paired=self.paired)
-
-    def _from(self, name: str, label: str, kind: Kind) -> Metric:
-        better = Better.NEITHER if kind is COUNT else self.better
-        return Metric(name, label, kind, better, self.stages, of=self)
+        return Metric(f"{self}@{k}", f"{self}@{k}", self.kind, self.stages, self.better, paired=self.paired)
 
 
 # Held-out comparison of two arms by their continuations.
 _PAIRS = (EVALUATE, EVALUATE_SFT)
-WIN_RATE = Metric("win_rate", "won", SHARE, Better.UP, _PAIRS)
-TIE_RATE = Metric("tie_rate", "ties", SHARE, Better.NEITHER, _PAIRS)
-SIGN_TEST = Metric("sign_test_p", "sign test, p", PROBABILITY, Better.NEITHER, _PAIRS)
-UNSCORED_RATE = Metric("unscored_rate", "unscored", SHARE, Better.DOWN, _PAIRS)
-ENTROPY = Metric("entropy", "entropy, nats per token", MEAN_COUNT, Better.NEITHER, _PAIRS)
-REPETITION = Metric("repetition", "repeated 4-grams", SHARE, Better.DOWN, _PAIRS)
-DISTINCT = Metric("distinct_2", "distinct-2", SHARE, Better.UP, _PAIRS)
-CHARACTERS = Metric("characters", "characters", COUNT, Better.NEITHER, _PAIRS)
-MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the base", TEMPERATURE, Better.NEITHER, _PAIRS)
-ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", GAIN, Better.NEITHER, _PAIRS)
+WIN_RATE = Metric("win_rate", "won", SHARE, _PAIRS, UP)
+TIE_RATE = Metric("tie_rate", "ties", SHARE, _PAIRS)
+SIGN_TEST = Metric("sign_test_p", "sign test, p", PROBABILITY, _PAIRS)
+UNSCORED_RATE = Metric("unscored_rate", "unscored", SHARE, _PAIRS, DOWN)
+ENTROPY = Metric("entropy", "entropy, nats per token", MEAN_COUNT, _PAIRS)
+REPETITION = Metric("repetition", "repeated 4-grams", SHARE, _PAIRS, DOWN)
+DISTINCT = Metric("distinct_2", "distinct-2", SHARE, _PAIRS, UP)
+CHARACTERS = Metric("characters", "characters", COUNT, _PAIRS)
+MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the base", TEMPERATURE, _PAIRS)
+ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", GAIN, _PAIRS)
 SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
 
-SUFFIX_NLL = Metric("suffix_nll", "suffix NLL", NATS, Better.DOWN, (EVALUATE,))
-SUFFIX_NLL_CHANGE = Metric("suffix_nll_change", "change", NATS, Better.DOWN, (EVALUATE,), of=SUFFIX_NLL)
+SUFFIX_NLL = Metric("suffix_nll", "suffix NLL", NATS, (EVALUATE,), DOWN)
+SUFFIX_NLL_CHANGE = Metric("suffix_nll_change", "change", NATS, (EVALUATE,), DOWN, of=SUFFIX_NLL)
 
 # Thoughts beside the text: the data set of stage 2.
 _ROWS = (INTERLEAVE,)
-ROWS = Metric("rows", "rows", COUNT, Better.NEITHER, _ROWS)
-EXACT = Metric("exact_preservation", "text spans join to the raw chunk", SHARE, Better.UP, _ROWS)
-PLACES = Metric("places_per_row", "thoughts per row", MEAN_COUNT, Better.NEITHER, _ROWS)
-WORDS = Metric("words_per_thought", "words per thought", MEAN_COUNT, Better.NEITHER, _ROWS)
-POSITION = Metric("relative_position", "text before a thought", SHARE, Better.NEITHER, _ROWS)
-ACCEPTED = Metric("accepted", "offered thoughts that were kept", SHARE, Better.UP, _ROWS)
-LEAK_RATE = Metric("leak_rate", "offered thoughts that quote the coming text", SHARE, Better.DOWN, _ROWS)
-KEPT_LEAK = Metric("kept_leak", "3-grams of kept thoughts that only the coming text has", SHARE, Better.DOWN, _ROWS)
-REJECTED = Metric("rejected", "rejected, of offered", SHARE, Better.DOWN, _ROWS)
-DROPPED = Metric("dropped", "dropped, of chunks", SHARE, Better.DOWN, _ROWS)
+ROWS = Metric("rows", "rows", COUNT, _ROWS)
+EXACT = Metric("exact_preservation", "text spans join to the raw chunk", SHARE, _ROWS, UP)
+PLACES = Metric("places_per_row", "thoughts per row", MEAN_COUNT, _ROWS)
+WORDS = Metric("words_per_thought", "words per thought", MEAN_COUNT, _ROWS)
+POSITION = Metric("relative_position", "text before a thought", SHARE, _ROWS)
+ACCEPTED = Metric("accepted", "offered thoughts that were kept", SHARE, _ROWS, UP)
+LEAK_RATE = Metric("leak_rate", "offered thoughts that quote the coming text", SHARE, _ROWS, DOWN)
+KEPT_LEAK = Metric("kept_leak", "3-grams of kept thoughts that only the coming text has", SHARE, _ROWS, DOWN)
+REJECTED = Metric("rejected", "rejected, of offered", SHARE, _ROWS, DOWN)
+DROPPED = Metric("dropped", "dropped, of chunks", SHARE, _ROWS, DOWN)
 
 # What SFT on thoughts installed.
 RAW_TEXT = "raw text"
@@ -180,17 +154,17 @@ RAW_TEXT = "raw text"
 TAGGED = "thought with tags"
 """NLL of thoughts and their tags together: what it takes to think at all, at this place."""
 NLL = {
-    kind: Metric(f"{kind} NLL", kind, NATS, Better.DOWN, (EVALUATE_SFT,))
+    kind: Metric(f"{kind} NLL", kind, NATS, (EVALUATE_SFT,), DOWN)
     for kind in (SpanKind.THOUGHT.value, SpanKind.TAG.value, TAGGED, SpanKind.TEXT.value, RAW_TEXT)
 }
 """NLL by kind of token."""
 PER_TOKEN, PER_ROW = "per token", "per row"
 AMONG_THOUGHTS = "among thoughts against none"
-OPENS = Metric("opens", "opens", SHARE, Better.UP, (EVALUATE_SFT,))
-WELL_FORMED = Metric("well-formed", "well-formed", SHARE, Better.UP, (EVALUATE_SFT,))
-CLOSES = Metric("closes", "closes", SHARE, Better.UP, (EVALUATE_SFT,))
-CLOSES_WHEN_ASKED = Metric("closes when asked", "closes when asked", SHARE, Better.UP, (EVALUATE_SFT,))
-NEXT_TEXT = Metric("next-text NLL", "NLL of the text after a place", NATS, Better.DOWN, (EVALUATE_SFT,))
+OPENS = Metric("opens", "opens", SHARE, (EVALUATE_SFT,), UP)
+WELL_FORMED = Metric("well-formed", "well-formed", SHARE, (EVALUATE_SFT,), UP)
+CLOSES = Metric("closes", "closes", SHARE, (EVALUATE_SFT,), UP)
+CLOSES_WHEN_ASKED = Metric("closes when asked", "closes when asked", SHARE, (EVALUATE_SFT,), UP)
+NEXT_TEXT = Metric("next-text NLL", "NLL of the text after a place", NATS, (EVALUATE_SFT,), DOWN)
 
 # Conditions of the probe; the first and the last name what stands before the scored text after SFT, too.
 OWN, BLANK, GENERIC = "own thought", "blank thought", "generic thought"
@@ -213,32 +187,32 @@ def against_nothing(condition: str) -> str:
 
 
 # The threshold, the reward gate and the probe.
-THRESHOLD = Metric("threshold", "threshold", SCORE, Better.NEITHER, (CALIBRATE,))
-BASE_PASSES = Metric("base rollouts that pass", "base rollouts", SHARE, Better.NEITHER, (CALIBRATE,))
-UNRELATED_PASSES = Metric("unrelated suffixes that pass", "unrelated suffixes", SHARE, Better.DOWN, (CALIBRATE,))
+THRESHOLD = Metric("threshold", "threshold", SCORE, (CALIBRATE,))
+BASE_PASSES = Metric("base rollouts that pass", "base rollouts", SHARE, (CALIBRATE,))
+UNRELATED_PASSES = Metric("unrelated suffixes that pass", "unrelated suffixes", SHARE, (CALIBRATE,), DOWN)
 _GATE = (EVALUATE_RLMT,)
-GATE_REWARD = Metric("gate reward", "reward", SHARE, Better.UP, _GATE)
-GATE_SCORE = Metric("gate score", "score", SCORE, Better.UP, _GATE)
-ORACLE = Metric("oracle", "oracle", SHARE, Better.UP, _GATE)
-GATE_UNSCORED = Metric("gate unscored", "unscored", SHARE, Better.DOWN, _GATE)
-CLOSE_RATE = Metric("close rate", "closes itself", SHARE, Better.UP, _GATE)
-THOUGHT_TOKENS = Metric("thought tokens", "tokens", MEAN_COUNT, Better.NEITHER, _GATE)
-PROBE_REWARD = Metric("probe reward", "reward", SHARE, Better.UP, _GATE)
-PROBE_SCORE = Metric("probe score", "score", SCORE, Better.UP, _GATE)
-PROBE_GAIN = Metric("probe gain", "gain, nats per token", GAIN, Better.UP, _GATE)
-PROBE_COPIED = Metric("probe copied", "copied", SHARE, Better.NEITHER, _GATE)
-PROBE_SPECIFIC = Metric("probe specific gain", "gain above thoughts about another window", NATS, Better.UP, _GATE)
+GATE_REWARD = Metric("gate reward", "reward", SHARE, _GATE, UP)
+GATE_SCORE = Metric("gate score", "score", SCORE, _GATE, UP)
+ORACLE = Metric("oracle", "oracle", SHARE, _GATE, UP)
+GATE_UNSCORED = Metric("gate unscored", "unscored", SHARE, _GATE, DOWN)
+CLOSE_RATE = Metric("close rate", "closes itself", SHARE, _GATE, UP)
+THOUGHT_TOKENS = Metric("thought tokens", "tokens", MEAN_COUNT, _GATE)
+PROBE_REWARD = Metric("probe reward", "reward", SHARE, _GATE, UP)
+PROBE_SCORE = Metric("probe score", "score", SCORE, _GATE, UP)
+PROBE_GAIN = Metric("probe gain", "gain, nats per token", GAIN, _GATE, UP)
+PROBE_COPIED = Metric("probe copied", "copied", SHARE, _GATE)
+PROBE_SPECIFIC = Metric("probe specific gain", "gain above thoughts about another window", NATS, _GATE, UP)
 """The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""
 
 # Reasoning tasks; the condition is ``<task>/<interface>``.
 _ANSWERS = (REASONING,)
-MEAN = Metric("mean", "mean", SHARE, Better.UP, _ANSWERS, paired=True)
-PASS = Metric("pass", "pass", SHARE, Better.UP, _ANSWERS, paired=True)
-MAJORITY = Metric("majority", "majority", SHARE, Better.UP, _ANSWERS, paired=True)
-NO_ANSWER = Metric("no_answer_rate", "no answer", SHARE, Better.DOWN, _ANSWERS, paired=True)
-TRUNCATED = Metric("truncation_rate", "cut at the cap", SHARE, Better.DOWN, _ANSWERS, paired=True)
-EXTRACTED = Metric("extraction_rate", "in the form asked", SHARE, Better.UP, _ANSWERS, paired=True)
-GOLD_BITS = Metric("gold_bits_per_byte", "bits/byte of gold", BITS, Better.DOWN, _ANSWERS, paired=True)
+MEAN = Metric("mean", "mean", SHARE, _ANSWERS, UP, paired=True)
+PASS = Metric("pass", "pass", SHARE, _ANSWERS, UP, paired=True)
+MAJORITY = Metric("majority", "majority", SHARE, _ANSWERS, UP, paired=True)
+NO_ANSWER = Metric("no_answer_rate", "no answer", SHARE, _ANSWERS, DOWN, paired=True)
+TRUNCATED = Metric("truncation_rate", "cut at the cap", SHARE, _ANSWERS, DOWN, paired=True)
+EXTRACTED = Metric("extraction_rate", "in the form asked", SHARE, _ANSWERS, UP, paired=True)
+GOLD_BITS = Metric("gold_bits_per_byte", "bits/byte of gold", BITS, _ANSWERS, DOWN, paired=True)
 PLAIN, THOUGHT = "plain", "thought"
 """The two interfaces: the answer follows the problem, or a thought that the prompt opens."""
 MACRO = "macro"
@@ -248,20 +222,20 @@ STRICT = ", strict"
 
 # The judges' entrance examination, by planted kind.
 _JUDGES = (AUDIT,)
-ACCURACY = Metric("accuracy", "accuracy", SHARE, Better.UP, _JUDGES)
-AUDIT_UNSCORED = Metric("unscored", "unscored", SHARE, Better.DOWN, _JUDGES)
-CONSISTENCY = Metric("consistency", "consistency", SHARE, Better.UP, _JUDGES)
-FIRST_POSITION = Metric("first_position", "first position", SHARE, Better.NEITHER, _JUDGES)
-TIES = Metric("ties", "ties", SHARE, Better.NEITHER, _JUDGES)
-LENGTH_BIAS = Metric("length_bias", "length bias", SHARE, Better.NEITHER, _JUDGES)
+ACCURACY = Metric("accuracy", "accuracy", SHARE, _JUDGES, UP)
+AUDIT_UNSCORED = Metric("unscored", "unscored", SHARE, _JUDGES, DOWN)
+CONSISTENCY = Metric("consistency", "consistency", SHARE, _JUDGES, UP)
+FIRST_POSITION = Metric("first_position", "first position", SHARE, _JUDGES)
+TIES = Metric("ties", "ties", SHARE, _JUDGES)
+LENGTH_BIAS = Metric("length_bias", "length bias", SHARE, _JUDGES)
 
 # What a stage took; the condition is the stage.
-STAGE_SECONDS = Metric("seconds", "time", SECONDS, Better.DOWN, (RUN,))
-PEAK_MEMORY = Metric("peak_memory_bytes", "peak memory", BYTES, Better.DOWN, (RUN,))
+STAGE_SECONDS = Metric("seconds", "time", SECONDS, (RUN,), DOWN)
+PEAK_MEMORY = Metric("peak_memory_bytes", "peak memory", BYTES, (RUN,), DOWN)
 
 METRICS: dict[tuple[str, str], Metric] = {
     (stage, metric): metric
-    for metric in (*(one for one in list(vars().values()) if isinstance(one, Metric)), *NLL.values())
+    for metric in (*(value for value in list(vars().values()) if isinstance(value, Metric)), *NLL.values())
     for stage in metric.stages
 }
 """Every metric that has no parameter, by stage and name."""
@@ -293,16 +267,10 @@ def find(stage: str, name: str) -> Metric | None:
     return None
 
 
-def without_k(name: str) -> str:
-    """Return ``pass`` of ``pass@8``, and other names as they are."""
+def split_k(name: str) -> tuple[str, int]:
+    """Return ``pass`` and 8 of ``pass@8``; other names have a k of 0."""
     at = _AT.match(name)
-    return at[1] if at else name
-
-
-def k_of(name: str) -> int:
-    """Return 8 of ``pass@8``, and 0 of other names."""
-    at = _AT.match(name)
-    return int(at[2]) if at else 0
+    return (at[1], int(at[2])) if at else (name, 0)
 
 
 def task_of(figure: Measurement) -> str:
@@ -311,13 +279,12 @@ def task_of(figure: Measurement) -> str:
 
 
 def interface_of(figure: Measurement) -> str:
-    """Return the interface of a reasoning figure."""
     return figure.condition.rpartition("/")[2]
 
 
 def of(figure: Measurement) -> Metric:
     """Return the metric of a figure; one that nobody registered is its name with three digits."""
-    return find(figure.stage, figure.metric) or Metric(figure.metric, figure.metric, UNKNOWN, stages=(figure.stage,))
+    return find(figure.stage, figure.metric) or Metric(figure.metric, figure.metric, UNKNOWN, (figure.stage,))
 
 
 def form(figure: Measurement) -> Format:
@@ -333,6 +300,6 @@ def known(figure: Measurement, arms: Iterable[str]) -> bool:
     return (
         find(figure.stage, figure.metric) is not None
         and (conditions is None or figure.condition in conditions)
-        # Arms of these are splits, judges, folders, and whoever was asked.
+        # Arms of these are splits, judges, folders, and any model that was asked.
         and (figure.stage in (INTERLEAVE, AUDIT, RUN, REASONING) or figure.arm in (*arms, COPIES, IGNORES))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,15 @@ def test_every_drawing_shows(page: Page) -> None:
         assert (name, own > 100, width > 200, height > 40, label != "") == ("plot light", True, True, True, True)
 
 
+def test_the_steps_of_the_run_stand_side_by_side_and_cover_nothing(page: Page) -> None:
+    boxes = [box.bounding_box() for box in page.locator(".graph .step").all()]
+    assert len(boxes) >= 6
+    for one, other in itertools.combinations(filter(None, boxes), 2):
+        apart = (one[start] + one[size] <= other[start] or other[start] + other[size] <= one[start]
+                 for start, size in (("x", "width"), ("y", "height")))  # fmt: skip
+        assert any(apart)
+
+
 def test_the_browser_filters_and_sorts(page: Page) -> None:
     assert page.locator("#count").inner_text().startswith("9 found; all 9 of the run")
     scores = [text.rpartition(" ")[2] for text in page.locator(".item header span:last-child").all_inner_texts()]
@@ -126,7 +136,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(chrome: Browser, path: Path
     for kind in kinds(page):
         page.select_option("#kind", kind)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(".graph img.light").is_visible()
+    assert page.locator(".graph .step").first.is_visible()
     assert noted == []
     page.context.close()
 

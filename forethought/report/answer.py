@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought import metrics as m
@@ -34,11 +34,10 @@ class Sentence:
 
     question: str
     verdict: str
-    parts: tuple[Part, ...]
+    parts: Sequence[Part]
 
     @property
     def text(self) -> str:
-        """The sentence as plain text."""
         return "".join(part if isinstance(part, str) else part.text for part in self.parts)
 
 
@@ -53,7 +52,7 @@ def _improved(figures: Figures) -> Sentence:
     asked = (figures.get(m.EVALUATE, IMPROVED, m.WIN_RATE, against=BASE, condition=way, judge=judge) for way in _WAYS)
     wins = [win for win in asked if win is not None]
     if not wins:
-        return Sentence(question, NONE, ("Stage 1 was not compared with the base in this run.",))
+        return Sentence(question, NONE, ["Stage 1 was not compared with the base in this run."])
     who = "also trained it" if trained(judge) else "did not train it"
     name = judge.removesuffix(" (training)")
     parts: list[Part] = [f"The judge {name}, which {who}, prefers the self-improved policy to the base on "]
@@ -64,16 +63,75 @@ def _improved(figures: Figures) -> Sentence:
     parts.append(f"; {remark}")
     change, control = (figures.get(m.EVALUATE, arm, m.SUFFIX_NLL_CHANGE, against=BASE) for arm in (IMPROVED, CONTINUED))
     if change:
-        direction = {1: "harder to predict", -1: "easier to predict"}
-        noise = "neither harder nor easier to predict beyond the noise"
-        parts += [f"; the true suffixes became {direction.get(sign(change), noise)}, ", Value(change)]
-        parts.append(" nats per token")
+        ways = ("neither harder nor easier to predict beyond the noise", "harder to predict", "easier to predict")
+        parts += [f"; the true suffixes became {ways[sign(change)]}, ", Value(change), " nats per token"]
         if control:
             parts += [" (", Value(control), " after plain next-token training on the same chunks)"]
-    return Sentence(question, verdict, (*parts, "."))
+    return Sentence(question, verdict, [*parts, "."])
+
+
+def _thoughts(figures: Figures) -> Sentence:
+    question = "Did training on interleaved thoughts teach them, and do they help?"
+    changes = _both(figures, _THINK, m.NLL["thought"].change, m.PER_TOKEN, started=True)
+    if not changes:
+        return Sentence(question, NONE, ["Stage 2 was not run, or not evaluated, here."])
+    parts = ["SFT changed the NLL of held-out thoughts by ", *_told(changes, "harder to predict", "easier to predict")]
+    uses = _both(figures, _THINK, m.NEXT_TEXT.change, m.against_nothing(m.OWN))
+    verdict = YES if all(sign(change) < 0 for change in changes) else UNCLEAR
+    if uses:
+        parts.append("; against no thought, one of the model's own changes the NLL of the text after it by ")
+        parts += _told(uses, "a hindrance", "a help")
+        if verdict == YES and not all(sign(use) < 0 for use in uses):
+            verdict = PARTLY
+    return Sentence(question, verdict, [*parts, "."])
+
+
+def _receptive(figures: Figures) -> Sentence:
+    question = "Did stage 1 make the model more receptive to thinking mid-training?"
+    base, improved = (arm.name for arm in _RLMT)
+    change, score = (
+        figures.get(m.EVALUATE_RLMT, improved, metric.difference, against=base)
+        for metric in (m.GATE_REWARD, m.GATE_SCORE)
+    )
+    if change is None:
+        return Sentence(question, NONE, _after_thoughts(figures))
+    parts: list[Part] = []
+    if gains := _both(figures, _RLMT, m.GATE_REWARD.difference, started=True):
+        parts += ["RL mid-training changed the reward on held-out windows by ", *_told(gains, unit=""), "; "]
+    if levels := _both(figures, _RLMT, m.GATE_REWARD):
+        parts += ["it ends at ", Value(levels[0]), " without and ", Value(levels[1]), " with stage 1: "]
+    parts += ["a paired difference of ", Value(change), f", {judgement(change, figures.needed(change))}"]
+    if score:
+        said = judgement(score, figures.needed(score))
+        parts += ["; in the finer score the difference is ", Value(score), f", {said}"]
+    if uses := _both(figures, _RLMT, m.PROBE_GAIN.difference, m.own_against(m.SWAPPED)):
+        parts.append(
+            "; its own thought changes the likelihood of the true suffix, against one about another window, by "
+        )
+        parts += _told(uses, "it matters what is said", "a harm")
+    # The reward counts if the score that it is cut from says the same.
+    unclear = change.n < FEWEST or (score is not None and sign(score) != sign(change))
+    return Sentence(question, UNCLEAR if unclear else (UNCLEAR, YES, NO)[sign(change)], [*parts, "."])
+
+
+def _after_thoughts(figures: Figures) -> list[Part]:
+    """Compare the lineages after stage 2, where stage 3 was not run."""
+    base, improved = (arm.name for arm in _THINK)
+    change = figures.get(m.EVALUATE_RLMT, improved, m.GATE_REWARD.difference, against=base)
+    judge = figures.independent_judge(m.EVALUATE_SFT, improved, base)
+    win = figures.get(m.EVALUATE_SFT, improved, m.WIN_RATE, against=base, condition=m.SAMPLED, judge=judge)
+    parts: list[Part] = ["Stage 3 was not run, or not evaluated, here, so this question has no answer yet"]
+    if change:
+        said = judgement(change, figures.needed(change))
+        parts += ["; after stage 2 the reward differs by ", Value(change), f", {said}"]
+    elif win:
+        parts += [f"; after stage 2, {judge} prefers the self-improved lineage on ", Value(win)]
+        parts.append(f" of held-out prefixes: {_halves([win])[1]}")
+    return [*parts, "."]
 
 
 def _halves(wins: Sequence[Measurement]) -> tuple[str, str]:
+    """Return what win rates say of the question, and where their intervals lie."""
     above = [win.condition for win in wins if win.low is not None and win.low > 0.5]
     below = [win.condition for win in wins if win.high is not None and win.high < 0.5]
     half = [win.condition for win in wins if win.condition not in (*above, *below)]
@@ -89,83 +147,20 @@ def _halves(wins: Sequence[Measurement]) -> tuple[str, str]:
     return (PARTLY if above else NO if below else UNCLEAR), remark
 
 
-def _thoughts(figures: Figures) -> Sentence:
-    question = "Did training on interleaved thoughts teach them, and do they help?"
-    changes = _both(figures, _THINK, m.NLL["thought"].change, m.PER_TOKEN, lambda arm: arm.past[0])
-    if not changes:
-        return Sentence(question, NONE, ("Stage 2 was not run, or not evaluated, here.",))
-    parts: list[Part] = ["SFT changed the NLL of held-out thoughts by ", *_told(changes, " nats per token")]
-    parts.append(f": {_directions(changes, 'harder to predict', 'easier to predict')}")
-    uses = _both(figures, _THINK, m.NEXT_TEXT.change, m.against_nothing(m.OWN))
-    verdict = YES if all(sign(change) < 0 for change in changes) else UNCLEAR
-    if uses:
-        parts.append("; against no thought, one of the model's own changes the NLL of the text after it by ")
-        parts += [*_told(uses, " nats per token"), f": {_directions(uses, 'a hindrance', 'a help')}"]
-        if verdict == YES and not all(sign(use) < 0 for use in uses):
-            verdict = PARTLY
-    return Sentence(question, verdict, (*parts, "."))
-
-
-def _receptive(figures: Figures) -> Sentence:
-    question = "Did stage 1 make the model more receptive to thinking mid-training?"
-    stage, (base, improved) = m.EVALUATE_RLMT, (arm.name for arm in _RLMT)
-    change, score = (
-        figures.get(stage, improved, metric.difference, against=base) for metric in (m.GATE_REWARD, m.GATE_SCORE)
-    )
-    if change is None:
-        return Sentence(question, NONE, _after_thoughts(figures))
-    parts: list[Part] = []
-    if gains := _both(figures, _RLMT, m.GATE_REWARD.difference, "", lambda arm: arm.past[0]):
-        parts += ["RL mid-training changed the reward on held-out windows by ", *_told(gains, ""), "; "]
-    if levels := _both(figures, _RLMT, m.GATE_REWARD, ""):
-        parts += ["it ends at ", Value(levels[0]), " without and ", Value(levels[1]), " with stage 1: "]
-    parts += ["a paired difference of ", Value(change), f", {judgement(change, figures.needed(change))}"]
-    if score:
-        said = judgement(score, figures.needed(score))
-        parts += ["; in the finer score the difference is ", Value(score), f", {said}"]
-    if uses := _both(figures, _RLMT, m.PROBE_GAIN.difference, m.own_against(m.SWAPPED)):
-        parts.append(
-            "; its own thought changes the likelihood of the true suffix, against one about another window, by "
-        )
-        parts += [*_told(uses, " nats per token"), f": {_directions(uses, 'it matters what is said', 'a harm')}"]
-    # The reward counts if the score that it is cut from says the same.
-    unclear = change.n < FEWEST or (score is not None and sign(score) != sign(change))
-    return Sentence(question, UNCLEAR if unclear else {1: YES, 0: UNCLEAR, -1: NO}[sign(change)], (*parts, "."))
-
-
-def _after_thoughts(figures: Figures) -> tuple[Part, ...]:
-    """Compare the lineages after stage 2, where stage 3 was not run."""
-    base, improved = (arm.name for arm in _THINK)
-    change = figures.get(m.EVALUATE_RLMT, improved, m.GATE_REWARD.difference, against=base)
-    judge = figures.independent_judge(m.EVALUATE_SFT, improved, base)
-    win = figures.get(m.EVALUATE_SFT, improved, m.WIN_RATE, against=base, condition=m.SAMPLED, judge=judge)
-    parts: list[Part] = ["Stage 3 was not run, or not evaluated, here, so this question has no answer yet"]
-    if change:
-        said = judgement(change, figures.needed(change))
-        parts += ["; after stage 2 the reward differs by ", Value(change), f", {said}"]
-    elif win:
-        parts += [f"; after stage 2, {judge} prefers the self-improved lineage on ", Value(win)]
-        parts.append(f" of held-out prefixes: {_halves([win])[1]}")
-    return (*parts, ".")
-
-
 def _both(
-    figures: Figures,
-    arms: Sequence[Arm],
-    metric: m.Metric,
-    condition: str,
-    against: Callable[[Arm], str] = lambda arm: "",
+    figures: Figures, arms: Sequence[Arm], metric: m.Metric, condition: str = "", *, started: bool = False
 ) -> list[Measurement]:
-    """Return the figure of the arms of both lineages, or nothing if one is missing."""
+    """Return the figure of the arms of both lineages, against what each ``started`` from, if neither is missing."""
     [stage] = metric.stages
-    found = [figures.get(stage, arm.name, metric, against=against(arm), condition=condition) for arm in arms]
-    return [figure for figure in found if figure is not None] if all(found) else []
+    asked = [
+        figures.get(stage, arm.name, metric, against=arm.start if started else "", condition=condition) for arm in arms
+    ]
+    return [figure for figure in asked if figure is not None] if all(asked) else []
 
 
-def _told(pair: Sequence[Measurement], unit: str) -> list[Part]:
-    return [Value(pair[0]), f"{unit} in the base lineage and ", Value(pair[1]), " in the self-improved one"]
-
-
-def _directions(pair: Sequence[Measurement], up: str, down: str) -> str:
-    words = [{1: up, -1: down, 0: "nothing beyond the noise"}[sign(one)] for one in pair]
-    return words[0] + (" in both" if words[0] == words[1] else f" in the one, {words[1]} in the other")
+def _told(pair: Sequence[Measurement], up: str = "", down: str = "", unit: str = " nats per token") -> list[Part]:
+    """Return both figures, and in words which way they point, if there are words for it."""
+    base, improved = (("nothing beyond the noise", up, down)[sign(figure)] for figure in pair)
+    way = f": {base}" + (" in both" if base == improved else f" in the one, {improved} in the other")
+    improved_end = f" in the self-improved one{way if up else ''}"
+    return [Value(pair[0]), f"{unit} in the base lineage and ", Value(pair[1]), improved_end]

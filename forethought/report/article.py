@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from forethought import metrics as m
 from forethought.graph import ARMS, CONTINUED, IMPROVED
 from forethought.records import Measurement, Split
-from forethought.report.curves import CURVES, Curves, trend
+from forethought.report.curves import CURVES, Curves, Rows, trend
 from forethought.report.families import Column
 from forethought.report.values import Figures, Value
 from forethought.store import BASE
@@ -23,9 +23,6 @@ SOURCES = {
     "A": "the article's released measurements: Qwen3-0.6B-Base on FineWeb-Edu, 16 rollouts and the original suffix",
 }
 """Where their figures come from, by the letter in the heads of the columns."""
-
-Values = list[tuple[str, Value]]
-"""Labels and figures of this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,33 +36,34 @@ class Row:
     stage: str = ""
     column: Column | None = None
     arms: tuple[str, ...] = ()
+    """All arms by default."""
     task: str = ""
     label: Callable[[Measurement], str] | None = None
     """By default the arm, if there are several."""
     curve: str = ""
     """Key of a training curve whose two ends are this run's figure."""
 
-    def values(self, figures: Figures, curves: Curves) -> Values:
-        """Return this run's figures, from measurements or from both ends of a training curve."""
-        found = [one for one in figures.all if self._holds(one, figures)]
-        largest = max((m.k_of(one.metric) for one in found), default=0)
-        label = self.label or (lambda one: "" if len(self.arms) == 1 else one.arm)
-        ours = [(label(one), Value(one)) for one in found if m.k_of(one.metric) == largest]
-        return [*ours, *(end for arm in curves for end in self._ends(arm, curves))]
+    def values(self, figures: Figures, curves: Curves) -> list[tuple[str, Value]]:
+        """Return this run's figures with their labels, from measurements or from both ends of a training curve."""
+        shown = [figure for figure in figures.all if self._holds(figure, figures)]
+        largest = max((m.split_k(figure.metric)[1] for figure in shown), default=0)
+        label = self.label or (lambda figure: "" if len(self.arms) == 1 else figure.arm)
+        values = [(label(figure), Value(figure)) for figure in shown if m.split_k(figure.metric)[1] == largest]
+        return [*values, *(end for arm, rows in curves.items() for end in self._ends(arm, rows))]
 
-    def _holds(self, one: Measurement, figures: Figures) -> bool:
-        if self.column is None or one.stage != self.stage or not self.column.holds(one):
+    def _holds(self, figure: Measurement, figures: Figures) -> bool:
+        if self.column is None or figure.stage != self.stage or not self.column.holds(figure):
             return False
-        compared = one.metric == m.WIN_RATE
-        if compared and one.judge != figures.independent_judge(one.stage, one.arm, BASE):
+        if (self.arms and figure.arm not in self.arms) or self.task not in ("", m.task_of(figure)):
             return False
-        named = (not self.arms or one.arm in self.arms) and self.task in ("", m.task_of(one))
-        return named and one.against == (BASE if compared else "")
+        if figure.metric != m.WIN_RATE:
+            return not figure.against
+        return figure.against == BASE and figure.judge == figures.independent_judge(figure.stage, figure.arm, BASE)
 
-    def _ends(self, arm: str, curves: Curves) -> Iterator[tuple[str, Value]]:
-        ends = trend(curves[arm], self.curve) if self.curve else None
+    def _ends(self, arm: str, rows: Rows) -> Iterator[tuple[str, Value]]:
+        ends = trend(rows, self.curve) if self.curve else None
         stage, _, metric = self.curve.partition("/")
-        form = next((one.form for one in CURVES if one.key == self.curve), None)
+        form = next((curve.form for curve in CURVES if curve.key == self.curve), None)
         for name, end in (("first", ends.first), ("last", ends.last)) if ends else ():
             measured = Measurement(
                 stage=stage,
@@ -83,7 +81,7 @@ class Row:
 
 
 _TRAINED = tuple(arm.name for arm in ARMS if not arm.control)
-_WON, _WORDS, _EXACT = (Column(one) for one in (m.WIN_RATE, m.WORDS, m.EXACT))
+_WON, _WORDS, _EXACT = (Column(metric) for metric in (m.WIN_RATE, m.WORDS, m.EXACT))
 _TAGGED = Column(m.NLL[m.TAGGED], m.PER_ROW)
 _TEACHER = (Split.SFT.value,)
 
@@ -95,8 +93,8 @@ def _probe(condition: str, article: str) -> Row:
 
 def _answers(what: str, task: str, metric: m.Metric, *, paper: str = "", article: str = "") -> Row:
     return Row(section="Reasoning", what=what, paper=paper, article=article, stage=m.REASONING, task=task,
-               column=Column(metric), label=lambda one:
-               f"{one.arm}, {m.interface_of(one)}, {one.metric}")  # fmt: skip
+               column=Column(metric), label=lambda figure:
+               f"{figure.arm}, {m.interface_of(figure)}, {figure.metric}")  # fmt: skip
 
 
 ROWS: tuple[Row, ...] = (
@@ -104,7 +102,7 @@ ROWS: tuple[Row, ...] = (
         what="Pairs whose chosen side is a rollout, first to last steps; chance is K/(K+1), 94.1% for K = 16"),
     Row(section="Stage 1", what="Held-out win rate against the base", paper="86.3% (Table 1: quality, 16 rollouts, "
         "greedy)", article="63.3% [54.7, 71.1] of 128, greedy", stage=m.EVALUATE, column=_WON, arms=(IMPROVED,),
-        label=lambda one: one.condition),
+        label=lambda figure: figure.condition),
     Row(section="Stage 1", what="The same for plain next-token training, greedy", paper="49.0% (Table 1)",
         stage=m.EVALUATE, column=Column(m.WIN_RATE, m.GREEDY), arms=(CONTINUED,)),
     Row(section="Stage 2", what="Rows of the data set", article="8,704 (8,192 to train, 512 held out)",

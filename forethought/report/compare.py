@@ -13,7 +13,7 @@ from forethought.differences import changed, shown
 from forethought.metrics import RUN, STAGE_SECONDS, UNKNOWN, clock_time
 from forethought.records import Measurement
 from forethought.report.tables import Table
-from forethought.report.values import Figures, interval, name
+from forethought.report.values import Figures, name, text
 from forethought.store import Run
 
 SIGNIFICANT = "≠"
@@ -29,25 +29,21 @@ class Pair:
 
     @property
     def bounded(self) -> bool:
-        """Return whether both have an interval (a value that is known exactly has none)."""
+        """Whether both have an interval (a value that is known exactly has none)."""
         ends = (self.left.low, self.left.high, self.right.low, self.right.high)
         return None not in ends and (ends[0] != ends[1] or ends[2] != ends[3])
 
     @property
     def significant(self) -> bool:
-        """Return whether both have an interval and the two do not overlap."""
-        if not self.bounded:
-            return False
-        (a, b), (c, d) = ((one.low or 0.0, one.high or 0.0) for one in (self.left, self.right))
-        return b < c or d < a
+        """Whether both have an interval and the two do not overlap."""
+        (a, b), (c, d) = ((figure.low or 0.0, figure.high or 0.0) for figure in (self.left, self.right))
+        return self.bounded and (b < c or d < a)
 
-
-def pairs(left: Run, right: Run) -> tuple[list[Pair], tuple[list[Measurement], list[Measurement]]]:
-    """Return the figures that both runs have, in the order of the first, and what each has alone."""
-    ours, theirs = ({_key(one): one for one in run.measurements()} for run in (left, right))
-    both = [Pair(one, theirs[key]) for key, one in ours.items() if key in theirs]
-    alone = [one for key, one in ours.items() if key not in theirs], [o for key, o in theirs.items() if key not in ours]
-    return both, alone
+    @property
+    def judge(self) -> str:
+        """The judge of both, whose thresholds may differ."""
+        left, right = self.left.judge, self.right.judge
+        return left if left == right else f"{left} | {right.partition(' >= ')[2]}"
 
 
 def render(left: Run, right: Run, *, stages: Sequence[str] = (), significant_only: bool = False) -> RenderableType:
@@ -59,16 +55,25 @@ def render(left: Run, right: Run, *, stages: Sequence[str] = (), significant_onl
         stages: figures of these stages only; by default of all.
         significant_only: only figures whose intervals do not overlap.
     """
-    both, alone = pairs(left, right)
-    chosen = [pair for pair in both if pair.left.stage != RUN and (not stages or pair.left.stage in stages)]
-    listed = [pair for pair in chosen if pair.significant] if significant_only else chosen
+    ours, theirs = ({_key(figure): figure for figure in run.measurements()} for run in (left, right))
+    pairs = [Pair(figure, theirs[key]) for key, figure in ours.items() if key in theirs]
+    alone = [
+        [figure for key, figure in mine.items() if key not in other] for mine, other in ((ours, theirs), (theirs, ours))
+    ]
+    chosen = [pair for pair in pairs if pair.left.stage != RUN and (not stages or pair.left.stage in stages)]
+    listed = [pair for pair in chosen if pair.significant or not significant_only]
     a, b = left.path.resolve().name, right.path.resolve().name
     names = (a, b) if a != b else (str(left.path), str(right.path))
-    configs = [(key, shown(one), shown(other)) for key, one, other in config_differences(left, right)]
+    configs = [(key, shown(value), shown(other)) for key, value, other in config_differences(left, right)]
     times = [
-        (pair.left.subject, *(clock_time(one.value) for one in (pair.left, pair.right)))
-        for pair in both
+        (pair.left.subject, clock_time(pair.left.value), clock_time(pair.right.value))
+        for pair in pairs
         if (pair.left.stage, pair.left.metric) == (RUN, STAGE_SECONDS)
+    ]
+    unknown = [
+        (f"{figure.stage}: {name(figure)}", *((_value(figure), "–") if side == 0 else ("–", _value(figure))))
+        for side, figures in enumerate(alone)
+        for figure in Figures(figures).unknown()
     ]
     tables = [
         Table("Configs: keys that differ", ("key", *names), [*configs] or [("none", "", "")]),
@@ -76,7 +81,7 @@ def render(left: Run, right: Run, *, stages: Sequence[str] = (), significant_onl
             _figures(stage, [pair for pair in listed if pair.left.stage == stage], names)
             for stage in dict.fromkeys(pair.left.stage for pair in listed)
         ),
-        Table("Other figures, which one run has alone", ("figure", *names), _unknown(*alone)),
+        Table("Other figures, which one run has alone", ("figure", *names), [*unknown]),
         Table("Time (h:mm:ss)", ("step", *names), [*times]),
     ]
     lines = (
@@ -94,43 +99,33 @@ def config_differences(left: Run, right: Run) -> list[tuple[str, Any, Any]]:
     if None not in kept:
         return changed(*kept)
     ours, theirs = (
-        {f"{one.arm}/{one.stage}": one.read_json("config") for one in run.stages()} for run in (left, right)
+        {f"{folder.arm}/{folder.stage}": folder.read_json("config") for folder in run.stages()} for run in (left, right)
     )
-    return [row for name in ours if name in theirs for row in changed(ours[name], theirs[name], name)]
+    return [row for step in ours if step in theirs for row in changed(ours[step], theirs[step], step)]
 
 
-def _key(one: Measurement) -> tuple[str, ...]:
-    judge = one.judge.partition(" >= ")[0]  # each run calibrates its own threshold
-    return one.stage, one.arm, one.against, one.metric, one.condition, judge
+def _key(figure: Measurement) -> tuple[str, ...]:
+    judge = figure.judge.partition(" >= ")[0]  # each run calibrates its own threshold
+    return figure.stage, figure.arm, figure.against, figure.metric, figure.condition, judge
 
 
-def _figures(stage: str, found: Sequence[Pair], names: tuple[str, str]) -> Table:
-    judges = {_judge(pair) for pair in found} - {""}
+def _figures(stage: str, pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
+    judges = {pair.judge for pair in pairs} - {""}
     single = judges.pop() if len(judges) == 1 else ""
     title = f"{stage}: figures that both have, with 95% intervals" + (f"; judge {single}" if single else "")
     table = Table(title, ("figure", *names, ""))
     arms: dict[str, list[Pair]] = {}
-    for pair in found:
+    for pair in pairs:
         against = f" against {pair.left.against}" if pair.left.against else ""
         arms.setdefault(pair.left.arm + against, []).append(pair)
     for arm, rows in arms.items():
         table.rows.append((arm, "", "", ""))
         for pair in rows:
-            parts = filter(None, (pair.left.metric, pair.left.condition, "" if single else _judge(pair)))
+            parts = filter(None, (pair.left.metric, pair.left.condition, "" if single else pair.judge))
             mark = SIGNIFICANT if pair.significant else ""
             table.rows.append(("  " + ", ".join(parts), _value(pair.left), _value(pair.right), mark))
     return table
 
 
-def _unknown(left: Sequence[Measurement], right: Sequence[Measurement]) -> list[Sequence[str]]:
-    ours = [(f"{one.stage}: {name(one)}", _value(one), "–") for one in Figures(left).unknown()]
-    return [*ours, *((f"{one.stage}: {name(one)}", "–", _value(one)) for one in Figures(right).unknown())]
-
-
-def _judge(pair: Pair) -> str:
-    left, right = pair.left.judge, pair.right.judge
-    return left if left == right else f"{left} | {right.partition(' >= ')[2]}"
-
-
-def _value(one: Measurement) -> str:
-    return f"{interval(one.value, one.low, one.high, UNKNOWN.level)} of {one.n}"
+def _value(figure: Measurement) -> str:
+    return f"{text(figure, UNKNOWN.level)} of {figure.n}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from forethought.metrics import UNKNOWN, Format, clock_time, percent, plain, short, signed
 from forethought.report.facts import phases_of
-from forethought.report.tables import Table
+from forethought.report.tables import OTHER, Table
 from forethought.report.values import interval
 from forethought.stats import Interval, bootstrap_mean
 from forethought.store import Run
@@ -28,10 +28,9 @@ _BOOKKEEPING = re.compile(r"/(seconds_|tokens_per_second_|peak_memory)")
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A metric of a training log, ``<stage>/<name>``.
+    """A metric of a training log, ``<stage>/<name>``, and whether it has a panel (``plot``).
 
-    ``plot`` says whether it has a panel; ``dotted`` and ``null`` are curves drawn in the same panel, the second as a
-    level to be compared with; ``note`` explains them.
+    ``dotted`` and ``null`` are curves drawn in the same panel, the second as a level to be compared with.
     """
 
     key: str
@@ -77,7 +76,7 @@ CURVES: tuple[Curve, ...] = (
     Curve("rlmt/copied_from_prefix", "3-grams of thoughts that the prefix has", percent),
 )  # fmt: skip
 STAGES = tuple(dict.fromkeys(curve.key.partition("/")[0] for curve in CURVES))
-"""Training stages whose curves are chosen; of any other stage everything is shown."""
+"""Training stages whose curves are chosen here, which are sections of the page; of any other everything is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +103,17 @@ def trend(rows: Rows, key: str) -> Trend | None:
 
 def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the metrics of the stage that trained each arm of ``run``, in the order of their steps."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    curves: dict[str, list[dict[str, Any]]] = {}
     for folder in run.stages():
         if rows := [row for row in folder.read("metrics") if "step" in row]:
-            found.setdefault(folder.arm, []).extend(rows)
-    return {arm: sorted(rows, key=lambda row: row["step"]) for arm, rows in found.items()}
+            curves.setdefault(folder.arm, []).extend(rows)
+    return {arm: sorted(rows, key=lambda row: row["step"]) for arm, rows in curves.items()}
 
 
 def chosen(curves: Curves) -> Iterator[Curve]:
     """Yield the curves that are shown: those chosen above, and every number that an unknown stage logs."""
     yield from CURVES
-    logged = dict.fromkeys(key for rows in curves.values() for row in rows for key in row)
-    for key in logged:
+    for key in dict.fromkeys(key for rows in curves.values() for row in rows for key in row):
         if "/" in key and key.partition("/")[0] not in STAGES and not _BOOKKEEPING.search(key):
             yield Curve(key, key, plot=True)
 
@@ -125,34 +123,38 @@ def phase_seconds(rows: Rows) -> dict[str, float]:
     return {name: phase["seconds"] for name, phase in phases_of(rows).items()}
 
 
+def section_of(stage: str) -> str:
+    return stage if stage in STAGES else OTHER
+
+
 def stage_of(rows: Rows) -> str:
     """Return the training stage that wrote these metrics."""
     return next((key.partition("/")[0] for row in rows for key in row if "/" in key), "")
 
 
-def table(arm: str, curves: Curves) -> Table:
+def curve_table(arm: str, rows: Rows) -> Table:
     """Return both ends and the course of every curve of an arm."""
     title = f"Training of {arm}: means of the first and the last steps with 95% intervals"
-    found = Table(title, ("curve", "first", "last", "points", "course"))
-    for curve in chosen({arm: curves[arm]}):
-        if ends := trend(curves[arm], curve.key):
+    table = Table(title, ("curve", "first", "last", "points", "course"))
+    for curve in chosen({arm: rows}):
+        if ends := trend(rows, curve.key):
             texts = (interval(end.value, end.low, end.high, curve.form) for end in (ends.first, ends.last))
-            first, last = (text.replace(" [", "\n[") for text in texts)
             counts = f"{ends.first.n} of {len(ends.points)}"
-            found.rows.append((curve.label, first, last, counts, sparkline(ends.points, 16)))
-    return found
+            cells = [text.replace(" [", "\n[") for text in texts]
+            table.rows.append((curve.label, *cells, counts, sparkline(ends.points, 16)))
+    return table
 
 
-def phases(curves: Curves) -> Table:
+def phase_table(curves: Curves) -> Table:
     """Return the seconds of each phase of training, and their share of all."""
-    found = Table("Training by phase (h:mm:ss)", ("what", "how much"))
+    table = Table("Training by phase (h:mm:ss)", ("what", "how much"))
     for arm, rows in curves.items():
         seconds = phase_seconds(rows)
         total = sum(seconds.values())
         for phase, taken in seconds.items():
             share = percent(taken / total) if total else "0%"
-            found.rows.append((f"{arm}, training: {phase}", f"{clock_time(taken)} ({share} of {clock_time(total)})"))
-    return found
+            table.rows.append((f"{arm}, training: {phase}", f"{clock_time(taken)} ({share} of {clock_time(total)})"))
+    return table
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

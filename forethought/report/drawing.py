@@ -1,4 +1,4 @@
-"""Curves, intervals and the graph of a run as images in two themes, which a page holds as ``data:`` addresses.
+"""Curves and intervals as images in two themes, which a page holds as ``data:`` addresses.
 
 An image runs no script and cannot style the page, whatever the names in it say.
 """
@@ -22,13 +22,13 @@ from forethought.store import BASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 THEMES = {
     "ink": ("#20242b", "#e8e6e1"),
     "faint": ("#686e7a", "#9a9fa9"),
     "line": ("#e6e2da", "#30343c"),
-    "card": ("#fffffe", "#1c1f25"),
     "null": ("#9a9fa8", "#7d838e"),
     BASE: ("#2f6da8", "#7db4ec"),
     IMPROVED: ("#c4561c", "#f2a06a"),
@@ -77,7 +77,56 @@ class Image:
     note: str = ""
 
 
-def draw(size: tuple[float, float], title: str, label: str, paint: Callable[[Figure], None], note: str = "") -> Image:
+def curve(spec: Curve, curves: Curves) -> Image | None:
+    """Return the panel of a curve, or ``None`` if no arm has it."""
+    drawn = {arm: rows for arm, rows in curves.items() if _points(rows, spec.key)[0]}
+    if not drawn:
+        return None
+
+    from matplotlib.ticker import MaxNLocator
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, left=42, below=30)
+        for arm, rows in drawn.items():
+            axes.plot(*_points(rows, spec.null), color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1.1)
+            style = "--" if arm_of(arm).control and arm_of(arm).lineage != CONTINUED else "-"
+            _line(axes, *_points(rows, spec.key), color=_colour(arm), linestyle=style)
+            _line(axes, *_points(rows, spec.dotted), color=_colour(arm), linestyle=":")
+        axes.set_xlabel("step")
+        if spec.form is percent:  # no share lies below nothing or above everything
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(-0.05 * high, low), min(1.03, max(high, 0.05)))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _number(axes.yaxis, spec.form)
+
+    return _draw((300, 175), spec.label.strip(), f"{spec.label}: {', '.join(drawn)}", paint, spec.note)
+
+
+def intervals(series: Series) -> Image:
+    """Return an interval plot: a line for each figure; a point is a ring where the judge trained the policy."""
+    width, lines = 350, series.lines
+    left = min(width / 2, 14 + 4.7 * max(len(label) for label, _ in lines))
+    # XML cannot hold every character that a name may have.
+    labels = [_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", label) for label, _ in lines]
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, left=left, below=18)
+        if series.reference is not None:
+            axes.axvline(series.reference, color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1)
+        for y, (_, measured) in enumerate(lines):
+            ink = _colour(measured.arm)
+            if measured.low is not None and measured.high is not None:
+                axes.plot([measured.low, measured.high], [y, y], color=ink, linewidth=2.2, alpha=0.55)
+            face = "none" if trained(measured.judge) else ink
+            axes.plot([measured.value], [y], "o", color=ink, markersize=5, markeredgewidth=1.4, markerfacecolor=face)
+        axes.set_yticks(range(len(lines)), labels, color=LIGHT["ink"])
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        _number(axes.xaxis, series.form)
+
+    return _draw((width, 28 + 19.0 * len(lines)), series.title, series.title, paint, series.note)
+
+
+def _draw(size: tuple[float, float], title: str, label: str, paint: Callable[[Figure], None], note: str) -> Image:
     """Return what ``paint`` draws on a figure of ``size`` points, as two SVG images."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -90,43 +139,15 @@ def draw(size: tuple[float, float], title: str, label: str, paint: Callable[[Fig
     light = dark = written.getvalue()
     for before, after in THEMES.values():
         dark = dark.replace(before, after)
-    return Image(title, label, _address(light), _address(dark), note)
+    light, dark = (
+        "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8", "replace")).decode("ascii")
+        for svg in (light, dark)
+    )
+    return Image(title, label, light, dark, note)
 
 
-def _address(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8", "replace")).decode("ascii")
-
-
-def printable(text: str) -> str:
-    """Return ``text`` without the characters that XML cannot hold."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def colour(arm: str) -> str:
-    """Return the colour of an arm: that of its lineage."""
+def _colour(arm: str) -> str:
     return LIGHT.get(arm_of(arm).lineage, LIGHT["null"])
-
-
-def curve(spec: Curve, curves: Curves) -> Image | None:
-    """Return the panel of a curve, or ``None`` if no arm has it."""
-    drawn = {arm: rows for arm, rows in curves.items() if _points(rows, spec.key)[0]}
-    if not drawn:
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = _axes(figure, left=42, below=30)
-        for arm, rows in drawn.items():
-            axes.plot(*_points(rows, spec.null), color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1.1)
-            style = "--" if arm_of(arm).control and arm_of(arm).lineage != CONTINUED else "-"
-            _line(axes, *_points(rows, spec.key), colour(arm), style)
-            _line(axes, *_points(rows, spec.dotted), colour(arm), ":")
-        axes.set_xlabel("step")
-        if spec.form is percent:  # no share lies below nothing or above everything
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(-0.05 * high, low), min(1.03, max(high, 0.05)))
-        _number(axes, spec.form, x=False)
-
-    return draw((300, 175), spec.label.strip(), f"{spec.label}: {', '.join(drawn)}", paint, spec.note)
 
 
 def _axes(figure: Figure, left: float, below: float) -> Axes:
@@ -135,55 +156,28 @@ def _axes(figure: Figure, left: float, below: float) -> Axes:
     return figure.add_axes((left / width, below / height, 1 - (left + 12) / width, 1 - (below + 8) / height))
 
 
-def _line(axes: Axes, steps: list[float], values: list[float], paint: str, style: Any) -> None:
-    few = "o" if len(steps) <= 12 else None
+def _line(axes: Axes, steps: list[float], values: list[float], **style: Any) -> None:
     if len(values) <= SMOOTHED:
-        axes.plot(steps, values, color=paint, linestyle=style, linewidth=1.7, marker=few, markersize=2.8)
+        axes.plot(steps, values, linewidth=1.7, marker="o" if len(steps) <= 12 else None, markersize=2.8, **style)
         return
     window = len(values) // 10
     smooth = [sum(values[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(values))]
-    axes.plot(steps, values, color=paint, linestyle=style, linewidth=0.8, alpha=0.35)
-    axes.plot(steps, smooth, color=paint, linestyle=style, linewidth=1.8)
+    axes.plot(steps, values, linewidth=0.8, alpha=0.35, **style)
+    axes.plot(steps, smooth, linewidth=1.8, **style)
 
 
 def _points(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    found = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
-    finite = [(step, value) for step, value in found if math.isfinite(value)]
-    return [step for step, _ in finite], [value for _, value in finite]
+    finite = [row for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    return [float(row["step"]) for row in finite], [float(row[key]) for row in finite]
 
 
-def _number(axes: Axes, form: Format, *, x: bool) -> None:
+def _number(axis: Axis, form: Format) -> None:
     """Write the numbers of the value axis as short as they can be: shares in percent."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    share = 100 if form in (percent, points) else 1
-    unit = "%" if form is percent else ""
-    axis, other = (axes.xaxis, axes.yaxis) if x else (axes.yaxis, axes.xaxis)
+    factor, unit = 100 if form in (percent, points) else 1, "%" if form is percent else ""
     axis.set_major_locator(MaxNLocator(4))
-    minus = "\N{MINUS SIGN}"
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{share * value:.4g}".replace("-", minus) + unit))
-    if not x:
-        other.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{factor * value:.4g}".replace("-", "\N{MINUS SIGN}") + unit)
+    )
     axis.grid(True)
-
-
-def intervals(series: Series) -> Image:
-    """Return an interval plot: a line for each figure; a point is a ring where the judge trained the policy."""
-    width, lines = 350, series.lines
-    left = min(width / 2, 14 + 4.7 * max(len(label) for label, _ in lines))
-
-    def paint(figure: Figure) -> None:
-        axes = _axes(figure, left=left, below=18)
-        if series.reference is not None:
-            axes.axvline(series.reference, color=LIGHT["null"], linestyle=(0, (4, 3)), linewidth=1)
-        for place, (_, one) in enumerate(lines):
-            ink = colour(one.arm)
-            if one.low is not None and one.high is not None:
-                axes.plot([one.low, one.high], [place, place], color=ink, linewidth=2.2, alpha=0.55)
-            face = "none" if trained(one.judge) else ink
-            axes.plot([one.value], [place], "o", color=ink, markersize=5, markeredgewidth=1.4, markerfacecolor=face)
-        axes.set_yticks(range(len(lines)), [printable(label) for label, _ in lines], color=LIGHT["ink"])
-        axes.set_ylim(len(lines) - 0.4, -0.6)
-        _number(axes, series.form, x=True)
-
-    return draw((width, 28 + 19.0 * len(lines)), series.title, series.title, paint, series.note)

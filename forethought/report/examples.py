@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,16 +23,14 @@ def render_examples(run: Run, count: int, condition: str = GREEDY) -> Renderable
     """
     shown: list[RenderableType] = []
     for folder in run.stages():
-        if folder.stage not in (EVALUATE, EVALUATE_RLMT):
-            continue
-        counts: dict[str, int] = {}
-        for log, make in makers(folder):
+        seen: Counter[str] = Counter()
+        for log, make in makers(folder.stage, {}) if folder.stage in (EVALUATE, EVALUATE_RLMT) else ():
             for row in folder.read(log):
                 items = list(make(folder.arm, row))
-                wanted = [one for one in items if one["where"].startswith(f"{condition},")]
+                wanted = [item for item in items if item["where"].startswith(f"{condition},")]
                 for item in (wanted or items)[:1]:
-                    counts[item["arm"]] = counts.get(item["arm"], 0) + 1
-                    if counts[item["arm"]] <= count:
+                    seen[item["arm"]] += 1
+                    if seen[item["arm"]] <= count:
                         shown += [Text(), _table(item)]
     return Group(*shown)
 

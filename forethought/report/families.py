@@ -23,7 +23,7 @@ class Column:
 
     def holds(self, figure: Measurement) -> bool:
         """Return whether a figure belongs here; of ``pass@k`` all k do."""
-        same = self.metric in (figure.metric, m.without_k(figure.metric))
+        same = self.metric in (figure.metric, m.split_k(figure.metric)[0])
         return same and self.condition in (None, figure.condition) and figure.judge.endswith(m.STRICT) == self.strict
 
     def head(self, figure: Measurement) -> str:
@@ -63,8 +63,8 @@ class Family:
         """Return number and column of a figure, or ``None`` if it does not stand here."""
         if figure.stage != self.stage or self.compared not in (None, bool(figure.against)):
             return None
-        columns = (Column(one) if isinstance(one, Metric) else one for one in self.columns)
-        return next((both for both in enumerate(columns) if both[1].holds(figure)), None)
+        columns = (Column(column) if isinstance(column, Metric) else column for column in self.columns)
+        return next(((i, column) for i, column in enumerate(columns) if column.holds(figure)), None)
 
 
 def _after(figure: Measurement) -> str:
@@ -72,38 +72,40 @@ def _after(figure: Measurement) -> str:
     return figure.arm if interface == m.PLAIN else f"{figure.arm}\n  after a {interface}"
 
 
-def _task(figure: Measurement) -> str:
-    return ", average over tasks" if m.task_of(figure) == m.MACRO else f": {m.task_of(figure)}"
+def _compared(figure: Measurement) -> str:
+    other = "its own plain answers" if figure.arm == figure.against else figure.against
+    return f"{_after(figure)}\n  against {other}"
 
 
-def _versus(figure: Measurement) -> str:
-    return "its own plain answers" if figure.arm == figure.against else figure.against
+def _of_task(task: str) -> str:
+    return ", average over tasks" if task == m.MACRO else f": {task}"
 
 
 FIELDS: dict[str, tuple[str, Callable[[Measurement], str]]] = {
-    "arm": ("arm", lambda one: one.arm),
-    "against": ("against", lambda one: one.against),
-    "pair": ("arm", lambda one: f"{one.arm}\n  against {one.against}"),
-    "both": ("arms", lambda one: " and ".join(sorted((one.arm, one.against)))),
-    "condition": ("condition", lambda one: one.condition),
-    "judge": ("judge", lambda one: one.judge),
-    "metric": ("figure", lambda one: m.of(one).label),
+    "arm": ("arm", lambda figure: figure.arm),
+    "against": ("against", lambda figure: figure.against),
+    "pair": ("arm", lambda figure: f"{figure.arm}\n  against {figure.against}"),
+    "both": ("arms", lambda figure: " and ".join(sorted((figure.arm, figure.against)))),
+    "condition": ("condition", lambda figure: figure.condition),
+    "judge": ("judge", lambda figure: figure.judge),
+    "metric": ("figure", lambda figure: m.of(figure).label),
     "task": ("task", m.task_of),
-    "of_task": ("task", _task),
+    "of_task": ("task", lambda figure: _of_task(m.task_of(figure))),
     "answers": ("arm", _after),
-    "compared": ("arm", lambda one: f"{_after(one)}\n  against {_versus(one)}"),
+    "compared": ("arm", _compared),
 }
 """What names a row or a table: title, and the text for a figure."""
 
 
 def _nll(change: bool) -> list[Column]:
     """Return the columns of NLL by kind of token."""
-    found = [
-        Column(m.NLL[kind].change if change else m.NLL[kind], mean, kind if mean == m.PER_TOKEN else f"{kind}, {mean}")
-        for kind in m.NLL
-        for mean in ((m.PER_TOKEN, m.PER_ROW) if kind == m.TAGGED else (m.PER_TOKEN,))
-    ]
-    return found
+    metrics = {kind: metric.change if change else metric for kind, metric in m.NLL.items()}
+    columns = []
+    for kind, metric in metrics.items():
+        columns.append(Column(metric, m.PER_TOKEN, kind))
+        if kind == m.TAGGED:
+            columns.append(Column(metric, m.PER_ROW, f"{kind}, {m.PER_ROW}"))
+    return columns
 
 
 def _resolves(figures: Sequence[Measurement]) -> str:
@@ -111,7 +113,7 @@ def _resolves(figures: Sequence[Measurement]) -> str:
     smallest: dict[str, float] = {}
     for figure in figures:
         task, size = m.task_of(figure), resolution(figure)
-        if m.without_k(figure.metric) == m.MEAN and task != m.MACRO and size is not None:
+        if m.split_k(figure.metric)[0] == m.MEAN and task != m.MACRO and size is not None:
             smallest[task] = max(smallest.get(task, 0.0), size)
     parts = ", ".join(f"{task} {100 * math.ceil(1000 * size) / 1000:.1f}" for task, size in smallest.items())
     return parts and (

@@ -18,11 +18,11 @@ from forethought.files import atomic_write
 from forethought.graph import arm_of
 from forethought.metrics import clock_time
 from forethought.report import answer, article, drawing, tables, texts
-from forethought.report.curves import Curves, chosen, read_curves, stage_of
-from forethought.report.diagram import diagram
-from forethought.report.facts import machines, scheduled
+from forethought.report.curves import Curves, chosen, read_curves, section_of, stage_of
+from forethought.report.diagram import boxes
+from forethought.report.facts import machines, schedule_line
 from forethought.report.status import states
-from forethought.report.summary import section_of, tables_by_section, write_summary
+from forethought.report.summary import tables_by_section, write_summary
 from forethought.report.tables import Table
 from forethought.report.values import Figures
 from forethought.store import Run
@@ -62,51 +62,50 @@ def render(run: Run, summary: Mapping[str, Any]) -> str:
         sentences=answer.answer(figures),
         article=[(row, row.values(figures, curves)) for row in article.ROWS],
         sources=article.SOURCES,
-        diagram=diagram(figures, states(run)),
+        diagram=boxes(figures, states(run)),
         sections=sections(figures, curves),
-        cost=[*cost_tables(summary["cost"]), *tables_by_section(figures, {}).get("run", [])],
+        cost=[*cost_tables(summary["cost"]), *tables_by_section(figures.all, {}).get("run", [])],
         elsewhere=summary["cost"]["elsewhere"],
         css=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
-        data=Markup(embedded(texts.collect(run))),
+        data=Markup(_embedded(texts.collect(run))),
     )
 
 
 def sections(figures: Figures, curves: Curves) -> dict[str, dict[str, Any]]:
     """Return ``tables``, ``curves``, ``plots``, and ``lineages`` for the legend, by section, without empty ones."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, some in tables_by_section(figures, curves).items():
-        specs = [one for one in chosen(curves) if one.plot and section_of(one.key.partition("/")[0]) == name]
-        arms = [arm for arm, rows in curves.items() if section_of(stage_of(rows)) == name]
-        found[name] = {
-            "tables": some,
-            "curves": [image for spec in specs if (image := drawing.curve(spec, curves)) is not None],
+    return {
+        name: {
+            "tables": section,
+            "curves": [
+                image
+                for curve in chosen(curves)
+                if curve.plot and section_of(curve.key.partition("/")[0]) == name
+                if (image := drawing.curve(curve, curves)) is not None
+            ],
             "plots": [drawing.intervals(series) for series in tables.plots(figures, name)],
-            "lineages": dict.fromkeys(arm_of(arm).lineage or "other" for arm in arms),
+            "lineages": dict.fromkeys(
+                arm_of(arm).lineage or "other" for arm, rows in curves.items() if section_of(stage_of(rows)) == name
+            ),
         }
-    return found
-
-
-def embedded(value: Any) -> str:
-    """Return ``value`` as JSON that cannot end a script element, whatever it holds."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_SAFE)
+        for name, section in tables_by_section(figures.all, curves).items()
+    }
 
 
 def about(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
     """Return what stands under the heading: names, by what they are names of."""
-    configs: Mapping[str, Any] = summary["config"]
-    chunk = configs.get("shared/chunk") or {}
-    improve = configs.get("self-improved/improve") or {}
-    finished = [one["finished"] for one in summary["durations"].values() if one["finished"]]
+    chunk = summary["config"].get("shared/chunk") or {}
+    improve = summary["config"].get("self-improved/improve") or {}
+    last = max((times["finished"] for times in summary["durations"].values()), default="")
     corpus = chunk.get("corpus") or {}
     known = {
         "run": run.path.resolve().name,
         "policy": (chunk.get("policy") or {}).get("model"),
         "text": " ".join(filter(None, (corpus.get("source"), corpus.get("path")))),
         "judge while training": ", ".join(improve.get("judges") or []),
-        "schedule": scheduled(run),
+        "schedule": schedule_line(run),
         "computed in": "; ".join(machines(run)),
-        "last stage done": max(finished).replace("T", " ")[:16] + " UTC" if finished else "",
+        "last stage done": last and last.replace("T", " ")[:16] + " UTC",
         "forethought": __version__,
     }
     return {name: str(value) for name, value in known.items() if value}
@@ -114,21 +113,26 @@ def about(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
 
 def cost_tables(cost: Mapping[str, Any]) -> list[Table]:
     """Return what every phase of training took, and an estimate for other hardware."""
-    names = {name: None for some in cost["phases"].values() for name in some}
+    names = {name for phases in cost["phases"].values() for name in phases}
     order = sorted(names, key=lambda name: (_ORDER.find(name), name))
-    phases = Table("Training by phase: time as h:mm:ss, tokens, verdicts", ("arm", *order))
-    for arm, some in cost["phases"].items():
-        phases.rows.append((arm, *(_phase(some[name]) if name in some else "–" for name in order)))
+    table = Table("Training by phase: time as h:mm:ss, tokens, verdicts", ("arm", *order))
+    for arm, phases in cost["phases"].items():
+        cells = []
+        for name in order:
+            phase = phases.get(name)
+            counts = [f"{phase[key]:,.0f} {key}" for key in ("tokens", "verdicts") if key in phase] if phase else []
+            cells.append("\n".join([clock_time(phase["seconds"]), *counts]) if phase else "–")
+        table.rows.append((arm, *cells))
     elsewhere = Table("Elsewhere, estimated: the training phases above", ("hardware", "time, h:mm:ss"))
     if cost["elsewhere"]:
         seconds = {"here, measured": cost["elsewhere"]["seconds_here"], **cost["elsewhere"]["seconds"]}
         elsewhere.rows = [(name, clock_time(taken)) for name, taken in seconds.items()]
-    return [table for table in (phases, elsewhere) if table.rows]
+    return [table for table in (table, elsewhere) if table.rows]
 
 
-def _phase(phase: Mapping[str, float]) -> str:
-    counts = (f"\n{phase[key]:,.0f} {key}" for key in ("tokens", "verdicts") if key in phase)
-    return clock_time(phase["seconds"]) + "".join(counts)
+def _embedded(value: Any) -> str:
+    """Return ``value`` as JSON that cannot end a script element, whatever it holds."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_SAFE)
 
 
 def _asset(name: str) -> str:

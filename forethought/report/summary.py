@@ -12,11 +12,19 @@ from rich.text import Text
 
 from forethought.files import atomic_write
 from forethought.records import Measurement, to_dict
-from forethought.report import curves as logs
-from forethought.report.curves import Curves, chosen, phase_seconds, read_curves, trend
+from forethought.report.curves import (
+    Curves,
+    chosen,
+    curve_table,
+    phase_seconds,
+    phase_table,
+    read_curves,
+    section_of,
+    stage_of,
+    trend,
+)
 from forethought.report.facts import facts
-from forethought.report.tables import OTHER, Table, build
-from forethought.report.values import Figures
+from forethought.report.tables import Table, build
 from forethought.store import Run
 
 
@@ -44,22 +52,17 @@ def write_summary(run: Run) -> dict[str, Any]:
     return content
 
 
-def tables_by_section(figures: Figures, curves: Curves) -> dict[str, list[Table]]:
+def tables_by_section(measurements: Iterable[Measurement], curves: Curves) -> dict[str, list[Table]]:
     """Return all tables, those of training after those of what it came to."""
-    found = build(figures.all)
+    tables = build(measurements)
     for arm, rows in curves.items():
-        found.setdefault(section_of(logs.stage_of(rows)), []).append(logs.table(arm, curves))
-    found.setdefault("run", []).append(logs.phases(curves))
-    return {name: shown for name, some in found.items() if (shown := [table for table in some if table.rows])}
-
-
-def section_of(stage: str) -> str:
-    """Return the section of a training stage."""
-    return stage if stage in logs.STAGES else OTHER
+        tables.setdefault(section_of(stage_of(rows)), []).append(curve_table(arm, rows))
+    tables.setdefault("run", []).append(phase_table(curves))
+    return {name: shown for name, section in tables.items() if (shown := [table for table in section if table.rows])}
 
 
 def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableType:
     """Return the run's tables for the terminal, 100 columns wide; what was not measured is left out."""
-    tables = itertools.chain.from_iterable(tables_by_section(Figures(measurements), curves).values())
+    tables = itertools.chain.from_iterable(tables_by_section(measurements, curves).values())
     shown = [table.rich() for table in tables]
     return Group(*shown) if shown else Text("Nothing was measured yet.")

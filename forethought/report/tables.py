@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rich.box import SIMPLE_HEAD
+from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
 
 from forethought import metrics as m
@@ -20,7 +21,10 @@ from forethought.report.values import Figures, judgement, name, text, trained
 
 OTHER = "other"
 """The section of what no other section knows."""
-_SUBJECT = re.compile(r"^(.*?)(?=, |; | given )")
+_SUBJECT = re.compile(r"^.*?(?=, |; | given |$)", re.DOTALL)
+
+Placed = tuple[int, Column, Measurement]
+"""A figure, with number and column of where it stands in a table."""
 
 
 @dataclass(slots=True)
@@ -33,8 +37,8 @@ class Table:
     note: str = ""
 
     def rich(self) -> RichTable:
-        """Return it for the terminal."""
         shown = RichTable(
+            *(RichColumn(title, no_wrap=title == "arm", overflow="fold") for title in self.head),
             title=self.title,
             title_justify="left",
             title_style="bold",
@@ -44,14 +48,11 @@ class Table:
             caption=self.note or None,
             caption_justify="left",
         )
-        for column in self.head:
-            shown.add_column(column, no_wrap=column == "arm", overflow="fold")
         for row in self.rows:
             shown.add_row(*row)
         return shown
 
     def markdown(self) -> list[str]:
-        """Return its lines in Markdown."""
         rows = [self.head, ["---"] * len(self.head), *self.rows]
         lines = ["| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in row) + " |" for row in rows]
         return [f"### {self.title}", "", *lines, "", *([self.note, ""] if self.note else [])]
@@ -70,16 +71,16 @@ class Series:
 
 def build(measurements: Iterable[Measurement]) -> dict[str, list[Table]]:
     """Return the tables by section; what no table shows and is not registered is in the section ``other``."""
-    figures, placed = Figures(measurements), set[int]()
-    found: dict[str, list[Table]] = {}
+    figures, shown = Figures(measurements), set[int]()
+    tables: dict[str, list[Table]] = {}
     for family in FAMILIES:
         for title, group in _groups(family, figures):
-            placed |= {id(figure) for figure in group}
-            found.setdefault(family.section, []).append(_table(family, title, group, figures))
-    if other := [figure for figure in figures.unknown() if id(figure) not in placed]:
-        rows = [(one.stage, name(one), text(one), str(one.n), one.unit) for one in other]
-        found[OTHER] = [Table("Other figures", ("stage", "figure", "value", "n", "unit"), [*rows])]
-    return found
+            shown |= {id(figure) for *_, figure in group}
+            tables.setdefault(family.section, []).append(_table(family, title, group, figures))
+    if other := [figure for figure in figures.unknown() if id(figure) not in shown]:
+        rows = [(figure.stage, name(figure), text(figure), str(figure.n), figure.unit) for figure in other]
+        tables[OTHER] = [Table("Other figures", ("stage", "figure", "value", "n", "unit"), [*rows])]
+    return tables
 
 
 def plots(figures: Figures, section: str) -> Iterator[Series]:
@@ -89,48 +90,47 @@ def plots(figures: Figures, section: str) -> Iterator[Series]:
             yield from _series(family, title, group)
 
 
-def _groups(family: Family, figures: Figures) -> Iterator[tuple[str, list[Measurement]]]:
+def _groups(family: Family, figures: Figures) -> Iterator[tuple[str, list[Placed]]]:
     """Yield title and figures of each table; of ``pass@k`` the largest k, and no average over a single task."""
-    mine = [figure for figure in figures.all if family.column_of(figure)]
+    placed = [(*place, figure) for figure in figures.all if (place := family.column_of(figure))]
     largest: dict[str, int] = {}
-    for figure in mine:
-        largest[m.without_k(figure.metric)] = max(m.k_of(figure.metric), largest.get(m.without_k(figure.metric), 0))
-    tasks = {m.task_of(figure) for figure in mine} - {m.MACRO}
-    found: dict[str, list[Measurement]] = {}
-    for figure in mine:
-        single = family.stage == m.REASONING and m.task_of(figure) == m.MACRO and len(tasks) < 2
-        if m.k_of(figure.metric) == largest[m.without_k(figure.metric)] and not single:
+    for *_, figure in placed:
+        metric, k = m.split_k(figure.metric)
+        largest[metric] = max(k, largest.get(metric, 0))
+    single_task = family.stage == m.REASONING and len({m.task_of(figure) for *_, figure in placed} - {m.MACRO}) < 2
+    groups: dict[str, list[Placed]] = {}
+    for number, column, figure in placed:
+        metric, k = m.split_k(figure.metric)
+        if k == largest[metric] and not (single_task and m.task_of(figure) == m.MACRO):
             names = {key: FIELDS[key][1](figure) for key in family.split.split()}
-            found.setdefault(family.title.format(**names), []).append(figure)
-    yield from found.items()
+            groups.setdefault(family.title.format(**names), []).append((number, column, figure))
+    yield from groups.items()
 
 
-def _named(family: Family, group: Iterable[Measurement]) -> Iterator[tuple[Measurement, Column, tuple[str, ...]]]:
-    """Yield the figures of a table by columns, with their columns and the names of their rows."""
-    found = [(place, figure) for figure in group if (place := family.column_of(figure))]
-    for (_, column), figure in sorted(found, key=lambda one: one[0][0]):
-        yield figure, column, tuple(FIELDS[key][1](figure) for key in family.rows.split())
-
-
-def _table(family: Family, title: str, group: Sequence[Measurement], figures: Figures) -> Table:
+def _table(family: Family, title: str, group: Sequence[Placed], figures: Figures) -> Table:
+    fields = [FIELDS[key] for key in family.rows.split()]
     cells: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}
     counts: dict[tuple[str, ...], str] = {}
     heads: dict[str, None] = {}
-    for figure, column, row in _named(family, group):
+    for _, column, figure in sorted(group, key=lambda placed: placed[0]):
+        row = tuple(value(figure) for _, value in fields)
         head = {"": column.head(figure), "arm": figure.arm}.get(family.across, "value")
         heads[head] = None
         counts.setdefault(row, str(figure.n))
         # The base is measured once for each arm that is compared with it: what reads alike is written once.
         cells.setdefault(row, {}).setdefault(head, {})[_cell(family, figure, figures)] = None
-    first = list(dict.fromkeys(FIELDS[family.rows.split()[0]][1](figure) for figure in group))
+    # Rows of one name stand together, in the order in which the names were measured.
+    first = list(dict.fromkeys(fields[0][1](figure) for *_, figure in group))
     order = list(cells) if family.across else sorted(cells, key=lambda row: first.index(row[0]))
     counted = family.count not in ("", "cell")
-    table = Table(title, [*(FIELDS[key][0] for key in family.rows.split()), *heads, *([family.count] * counted)])
-    for number, row in enumerate(order):
-        again = len(row) > 1 and number > 0 and order[number - 1][0] == row[0]
+    table = Table(title, [*(field for field, _ in fields), *heads, *([family.count] * counted)])
+    above = ""
+    for row in order:
         values = ("\n".join(cells[row].get(head, ("–",))) for head in heads)
+        again = len(row) > 1 and row[0] == above
         table.rows.append(("" if again else row[0], *row[1:], *values, *([counts[row]] * counted)))
-    table.note = family.note(group)
+        above = row[0]
+    table.note = family.note([figure for *_, figure in group])
     return table
 
 
@@ -139,8 +139,9 @@ def _cell(family: Family, figure: Measurement, figures: Figures) -> str:
     value, bracket, ends = text(figure).partition(" [")
     of, _, estimator = figure.unit.removeprefix("share of ").partition("; ")
     kind = f" {of}" if of == "documents" or (not estimator and figure.unit.startswith("share of ")) else ""
-    count = f" of {figure.n}{kind}" if family.count == "cell" else ""
-    lines = [value + count, *([f"[{ends}"] if bracket else [])]
+    lines = [value + (f" of {figure.n}{kind}" if family.count == "cell" else "")]
+    if bracket:
+        lines.append(f"[{ends}")
     if family.units:
         lines.append(judgement(figure, figures.needed(figure, family.units), family.units))
     if family.compared is None and figure.against:
@@ -148,24 +149,25 @@ def _cell(family: Family, figure: Measurement, figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _series(family: Family, title: str, group: Sequence[Measurement]) -> Iterator[Series]:
-    found: dict[str, list[tuple[str, Measurement]]] = {}
-    subject = match[1] if (match := _SUBJECT.match(title)) else title
-    wanted = [figure for figure in group if (place := family.column_of(figure)) and place[0] in family.plot]
-    for figure, column, row in _named(family, wanted):
-        by = FIELDS[family.plot_by][1](figure) if family.plot_by else ""
-        label = ", ".join(part for part in row if part and part != by)
-        label = label.replace("\n  against ", " – ").replace("\n ", "").removeprefix(m.own_against(""))
-        heading = f"{subject}: {column.head(figure)}" + (f", {by}" if by else "")
-        found.setdefault(heading, []).append((label, figure))
-    for heading, lines in found.items():
+def _series(family: Family, title: str, group: Sequence[Placed]) -> Iterator[Series]:
+    subject = _SUBJECT.findall(title)[0]
+    plotted: dict[str, list[tuple[str, Measurement]]] = {}
+    for number, column, figure in sorted(group, key=lambda placed: placed[0]):
+        if number in family.plot:
+            by = FIELDS[family.plot_by][1](figure) if family.plot_by else ""
+            names = (FIELDS[key][1](figure) for key in family.rows.split())
+            label = ", ".join(part for part in names if part and part != by)
+            label = label.replace("\n  against ", " – ").replace("\n ", "").removeprefix(m.own_against(""))
+            heading = f"{subject}: {column.head(figure)}" + (f", {by}" if by else "")
+            plotted.setdefault(heading, []).append((label, figure))
+    for heading, lines in plotted.items():
         metric, form = m.of(lines[0][1]), m.form(lines[0][1])
         change = form is not metric.kind.level or metric.of is not None
         notes = ["percentage points" if form is m.points else metric.kind.unit]
-        if change:
-            notes += {m.Better.UP: ["right of zero is better"], m.Better.DOWN: ["left of zero is better"]}.get(
-                metric.better, []
-            )
-        notes += ["dashed: one half"] if family.reference and not change else []
-        notes += ["ring: the judge trained it"] if any(trained(figure.judge) for _, figure in lines) else []
+        if change and metric.better:
+            notes.append(f"{'right' if metric.better == m.UP else 'left'} of zero is better")
+        if family.reference and not change:
+            notes.append("dashed: one half")
+        if any(trained(figure.judge) for _, figure in lines):
+            notes.append("ring: the judge trained it")
         yield Series(heading, lines, 0.0 if change else family.reference, form, "; ".join(notes))

@@ -32,20 +32,19 @@ def validation(names: Sequence[str] | None, source: str) -> tuple[RenderableType
     columns = ("task", "problems", "right kept", "wrong let in", "grader", "licence")
     table = Table("Graders: right answers are worth 1, wrong ones 0", columns)
     notes, passed = [], True
-    # Nobody who asks for a list expects downloads.
-    where = "package" if source == "auto" and not names else source
+    where = "package" if source == "auto" and not names else source  # a mere list downloads nothing
     for name in names or TASKS:
-        one = task(name.strip())
+        tested = task(name.strip())
         try:
-            found = check(one, cast(Where, where))
+            result = check(tested, cast(Where, where))
         except TaskError as error:
             if names:
                 raise
             notes.append(Text(str(error), style="dim"))
             continue
-        passed &= found.passed
-        kept, let_in = f"{found.right} of {found.asked_right}", f"{found.wrong} of {found.asked_wrong}"
-        table.rows.append((one.name, str(found.problems), kept, let_in, one.grader.name, one.licence))
-        if found.failed:
-            notes.append(Text(f"{name}: {len(found.failed)} problems fail: {', '.join(found.failed[:SHOWN])}"))
+        passed &= result.passed
+        kept, let_in = f"{result.right} of {result.asked_right}", f"{result.wrong} of {result.asked_wrong}"
+        table.rows.append((tested.name, str(result.problems), kept, let_in, tested.grader.name, tested.licence))
+        if result.failed:
+            notes.append(Text(f"{name}: {len(result.failed)} problems fail: {', '.join(result.failed[:SHOWN])}"))
     return Group(table.rich(), *notes), passed

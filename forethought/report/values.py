@@ -12,7 +12,6 @@ from forethought.stats import Z80, Z95
 
 FEWEST = 10
 """A bootstrap over fewer units gives intervals that are too narrow to be called anything."""
-_TRAINING = "(training)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +24,7 @@ class Value:
     @property
     def text(self) -> str:
         """Value and interval, with minus signs that are as wide as plus signs."""
-        one = self.measured
-        return interval(one.value, one.low, one.high, self.form or metrics.form(one)).replace("-", "\N{MINUS SIGN}")
+        return text(self.measured, self.form).replace("-", "\N{MINUS SIGN}")
 
     @property
     def about(self) -> str:
@@ -41,9 +39,9 @@ def name(figure: Measurement) -> str:
     return f"{figure.metric} of {figure.arm}{against}" + (f" ({where})" if where else "")
 
 
-def text(figure: Measurement) -> str:
+def text(figure: Measurement, form: Format | None = None) -> str:
     """Return the value with its 95% interval: ``62.5% [50.2, 73.4]``."""
-    return interval(figure.value, figure.low, figure.high, metrics.form(figure))
+    return interval(figure.value, figure.low, figure.high, form or metrics.form(figure))
 
 
 def interval(value: float, low: float | None, high: float | None, form: Format) -> str:
@@ -72,8 +70,9 @@ def judgement(change: Measurement, needed: Measurement | None, units: str = "win
         return f"{change.n} {units} are too few to tell"
     if sign(change):
         return "above zero" if sign(change) > 0 else "below zero"
-    noise = f"inside the noise of {change.n} {units}"
-    return noise if needed is None else f"{noise}; about {needed.value:,.0f} would resolve it"
+    return f"inside the noise of {change.n} {units}" + (
+        f"; about {needed.value:,.0f} would resolve it" if needed is not None else ""
+    )
 
 
 def resolution(change: Measurement) -> float | None:
@@ -88,11 +87,11 @@ def resolution(change: Measurement) -> float | None:
 
 def trained(judge: str) -> bool:
     """Return whether a judge's name says that it trained the policy."""
-    return judge.endswith(_TRAINING)
+    return judge.endswith("(training)")
 
 
 class Figures:
-    """Measurements by stage, arm, metric, against, condition and judge."""
+    """The measurements of a run, to be looked up by their names."""
 
     def __init__(self, measurements: Iterable[Measurement]) -> None:
         self.all = list(measurements)
@@ -119,9 +118,8 @@ class Figures:
 
     def independent_judge(self, stage: str, arm: str, against: str) -> str:
         """Return the first judge of the comparison that did not train the policy, else the one that did; or ``""``."""
-        wins = self.select(stage, metrics.WIN_RATE, arm=arm, against=against)
-        judges = dict.fromkeys(figure.judge for figure in wins)
-        return next((judge for judge in judges if not trained(judge)), next(iter(judges), ""))
+        judges = [figure.judge for figure in self.select(stage, metrics.WIN_RATE, arm=arm, against=against)]
+        return min(judges, key=trained, default="")
 
     def unknown(self) -> list[Measurement]:
         """Return the figures of which some name is in no registry: a new metric, condition, arm or stage."""

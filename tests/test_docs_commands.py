@@ -21,7 +21,7 @@ from pages import ROOT, SPAN, blocks, shell_lines, tables
 from rich.console import Group
 from rich.table import Table
 
-from forethought import graph
+from forethought import graph, stages
 from forethought.config.shipped import config_names
 from forethought.evals.reasoning.catalogue import TASKS
 from forethought.report.curves import read_curves
@@ -170,6 +170,7 @@ def test_every_example_runs(page: Path, place: Path, run: Path, monkeypatch: pyt
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(place / "cache"))
     # What an example adds is gone for the tests that follow in this process.
     monkeypatch.setattr(graph, "STEPS", graph.STEPS)
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__])
     monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
     names: dict[str, object] = {}
     examples = [block.text for block in blocks("python") if block.page == page]

@@ -33,27 +33,6 @@ class EndpointError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatOptions:
-    """How a reply is drawn; temperature 0 is greedy."""
-
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_logprobs: int = 0
-    """How many of the likeliest first tokens are returned with their log-probabilities."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextOptions:
-    """How a text is continued; temperature 0 is greedy."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    stop: tuple[str, ...] = ()
-    """Texts that end a continuation and are not part of it; servers accept at most four."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A server's answer to one request, or why there is none."""
 
@@ -91,25 +70,42 @@ class Endpoint:
         return f"Endpoint({self.config.base_url!r}, model={self.config.model!r})"
 
     def chat(
-        self, conversations: Sequence[Sequence[Message]], options: ChatOptions, seeds: Sequence[int] | None = None
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_logprobs: int = 0,
+        seeds: Sequence[int] | None = None,
     ) -> list[Reply]:
         """Return one reply per conversation, in order; a request whose retries all fail gives a reply with an error.
+
+        ``top_logprobs`` is how many of the likeliest first tokens are returned; temperature 0 is greedy.
 
         Raises:
             EndpointError: if no request was answered, and at least one error concerns the whole server.
         """
-        shared: dict[str, Any] = {"max_tokens": options.max_tokens, "temperature": options.temperature}
-        shared["top_p"] = options.top_p
-        if options.top_logprobs:
-            shared |= {"logprobs": True, "top_logprobs": options.top_logprobs}
+        shared: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+        if top_logprobs:
+            shared |= {"logprobs": True, "top_logprobs": top_logprobs}
         bodies = [{**shared, "messages": [dict(message) for message in messages]} for messages in conversations]
         return self._send_all("/chat/completions", bodies, seeds)
 
-    def complete(self, texts: Sequence[str], options: TextOptions, seeds: Sequence[int] | None = None) -> list[Reply]:
-        """Return one continuation per text, in order, from `/completions`; errors are as in :meth:`chat`."""
-        shared: dict[str, Any] = {"max_tokens": options.max_tokens, "temperature": options.temperature}
-        if options.stop:
-            shared["stop"] = list(options.stop)
+    def complete(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        stop: Sequence[str] = (),
+        seeds: Sequence[int] | None = None,
+    ) -> list[Reply]:
+        """Return one continuation per text, in order, from `/completions`; errors are as in :meth:`chat`.
+
+        A text of ``stop`` ends a continuation and is not part of it; servers accept at most four.
+        """
+        shared = {"max_tokens": max_tokens, "temperature": temperature} | ({"stop": list(stop)} if stop else {})
         return self._send_all("/completions", [{**shared, "prompt": text} for text in texts], seeds)
 
     def _send_all(self, path: str, bodies: list[dict[str, Any]], seeds: Sequence[int] | None) -> list[Reply]:

@@ -31,6 +31,10 @@ class Audit(Stage):
             "audit": self.config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
         }
 
+    def validate(self) -> None:
+        """Make the judges, so that one of the user's own that cannot be loaded is refused before the run begins."""
+        _ = self.context.judges
+
     @cached_property
     def chunks(self) -> list[Chunk]:
         return self.context.chunks(Split.IMPROVE)[: self.config.audit.prefixes]

@@ -32,11 +32,7 @@ OVER_ROWS = "nats per token; n rows, bootstrap over documents"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtEval:
-    """What every arm is asked.
-
-    Raises:
-        ValueError: if there is no row.
-    """
+    """What every arm is asked."""
 
     rows: Sequence[ThoughtRow]
     """Held-out rows with the teacher's thoughts."""
@@ -118,10 +114,7 @@ def nll_by_kind(model: Model, evaluation: ThoughtEval) -> dict[str, NLL]:
 
 
 def until_close(ids: Sequence[int], tokens: ThoughtTokens) -> tuple[tuple[int, ...], bool]:
-    """Return ``ids`` up to the one that completes the closing tag, and whether there is one.
-
-    The ids are those that were drawn: nothing is decoded and encoded again.
-    """
+    """Return the drawn ``ids`` up to the one that completes the closing tag, and whether there is one."""
     for end in range(1, len(ids) + 1):
         if tokens.tags.close in tokens.tokenizer.decode(list(ids[:end])):
             return tuple(ids[:end]), True
@@ -139,11 +132,10 @@ def figures(recorder: Recorder, answers: Answers) -> list[Measurement]:
     free = dataclasses.replace(recorder, documents=recorder.documents[: len(answers.opened)])
     over = "bootstrap over documents"
     found += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
-    rates = (
+    for metric, values, unit in (
         (metrics.WELL_FORMED, answers.well_formed, "share of those that open one"),
         (metrics.CLOSES, answers.closed, "share of the thoughts that they open"),
-    )
-    for metric, values, unit in rates:
+    ):
         of_openers = [value if opened else None for value, opened in zip(values, answers.opened, strict=True)]
         found += free.mean(metric, of_openers, f"{unit}; {over}")
     asked = f"share of thoughts that were opened for it; {over}"

@@ -24,11 +24,7 @@ Rollouts = Sequence[Sequence[Rollout]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowEval:
-    """What every arm is asked.
-
-    Raises:
-        ValueError: if there is no window.
-    """
+    """What every arm is asked."""
 
     windows: Sequence[Window]
     matcher: Matcher
@@ -101,7 +97,7 @@ def predict(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tup
 
 def gains(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tuple[int, ...]]]) -> list[list[float]]:
     """Return how much likelier each insert makes the true suffix than no insert at all, nats per token."""
-    found: list[list[float]] = []
+    gained: list[list[float]] = []
     for start in range(0, len(inserts), WINDOWS_PER_CALL):
         windows = evaluation.windows[start : start + WINDOWS_PER_CALL]
         groups = [
@@ -110,8 +106,8 @@ def gains(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tuple
         ]
         for window, [plain, *rest] in zip(windows, model.logprobs(groups), strict=True):
             size = len(window.suffix_ids)
-            found.append([float(branch[-size:].mean() - plain.mean()) for branch in rest])
-    return found
+            gained.append([float(branch[-size:].mean() - plain.mean()) for branch in rest])
+    return gained
 
 
 def score(evaluation: WindowEval, suffixes: list[list[str]]) -> Scored:

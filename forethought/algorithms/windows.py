@@ -18,10 +18,7 @@ Cut = Literal["place", "raw"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """One task of RL mid-training.
-
-    Example: the text ``It is big. It sings.``, cut after its first sentence.
-    """
+    """One task of RL mid-training."""
 
     id: str
     """Content hash of the chunk's id and the place; names its random numbers."""
@@ -51,8 +48,8 @@ class WindowCutter:
 
     def one_each(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk], key: Key) -> list[Window]:
         """Return one window of each row that has any, chosen by ``key``."""
-        found = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
-        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in found if some]
+        by_row = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
+        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in by_row if some]
 
     def of_row(self, row: ThoughtRow, chunk: Chunk) -> list[Window]:
         ids = chunk.prefix_ids + chunk.suffix_ids
@@ -61,12 +58,12 @@ class WindowCutter:
         else:
             thoughts = row.thoughts or ("",) * len(row.places)
             places = [(p.position, p.token, thought) for p, thought in zip(row.places, thoughts, strict=True)]
-        found = []
+        windows = []
         for position, token, thought in places:
             suffix_ids = ids[token : token + self.suffix_tokens]
             if len(suffix_ids) < self.suffix_tokens or not token:
                 continue
-            found.append(
+            windows.append(
                 Window(
                     id=content_id(chunk.id, token),
                     document_id=chunk.document_id,
@@ -78,7 +75,7 @@ class WindowCutter:
                     thought=thought,
                 )
             )
-        return found
+        return windows
 
 
 def match_request(window: Window, predictions: Sequence[str], longer: bool) -> JudgeRequest:

@@ -60,10 +60,10 @@ class Session:
             stage: the stage, whose name stands before every metric.
             folder: where everything goes.
             cfg: how often to measure and to write checkpoints.
-            model: what is trained; its tokenizer is written beside the weights.
+            model: what is trained.
             trainer: trains it.
             monitor: measures held-out text before the first step, every `monitor_every` steps, and at the end.
-            rows: names of logs with rows for each step (``step`` counts from 0), besides the metrics.
+            rows: names of logs with rows for each step, which counts from 0.
             reference: a model whose weights move along and belong to a checkpoint, too.
         """
         self.step = 0
@@ -135,7 +135,7 @@ class Session:
         self._shown = {name: row.get(name) for name in show}
 
     def finish(self, inputs: Mapping[str, str]) -> None:
-        """Write the trained model, then the manifest; checkpoints on the way are removed."""
+        """Write the trained model and the manifest."""
         final = self._folder.checkpoints / "final"
         checkpoint.save(final, self._trainer, self._model.tokenizer, self._cfg.steps, resumable=False)
         weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}

@@ -199,10 +199,8 @@ def examples(
 
 
 def derangement(documents: Sequence[str], key: Key) -> list[int]:
-    """Return a permutation without a fixed point, in which as few as can be meet another window of their document.
-
-    All are put into a keyed order and each takes the thoughts of the one that stands so many places on.
-    """
+    """Return a permutation without a fixed point, in which as few as can be meet another window of their document."""
+    # In a keyed order, each takes the thoughts of the one that stands a fixed number of places further on.
     count = len(documents)
     order = key.generator().permutation(count).tolist()
     met = {
@@ -210,10 +208,8 @@ def derangement(documents: Sequence[str], key: Key) -> list[int]:
         for shift in range(1, count)
     }
     best = min(met, key=lambda shift: (met[shift], shift))
-    found = [0] * count
-    for place, index in enumerate(order):
-        found[index] = order[(place + best) % count]
-    return found
+    other = {index: order[(place + best) % count] for place, index in enumerate(order)}
+    return [other[index] for index in range(count)]
 
 
 def nearest(windows: Sequence[Window]) -> list[int]:

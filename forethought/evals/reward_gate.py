@@ -12,10 +12,7 @@ from forethought.records import Measurement
 
 
 def figures(recorder: Recorder, scored: Scored, rollouts: Rollouts | None) -> list[Measurement]:
-    """Return one arm's figures; ``rollouts``: of an arm that thinks.
-
-    The score tells arms apart sooner than the reward.
-    """
+    """Return one arm's figures; ``rollouts``: of an arm that thinks."""
     samples = len(scored.rewards[0])
     best = [max(known) if (known := [one for one in row if one is not None]) else None for row in scored.rewards]
     unscored = [sum(one is None for one in row) / len(row) for row in scored.rewards]

@@ -29,17 +29,8 @@ class Session:
     """Yields the optimiser steps that are left, and keeps what they leave behind.
 
     An interrupted stage goes on at its last checkpoint and ends with the same weights, bit for bit (on one machine):
-    batches and draws come from keys, and what was logged after the checkpoint is dropped and computed again.
-
-    Example::
-
-        with Session(stage, folder, cfg, model, trainer, heldout_nll, rows=["pools"]) as session:
-            for step in session:
-                chunks = session.batch(inputs, cfg.prefixes_per_step)
-                rollouts = session.timed("sample", model.sample, ...)
-                session.keep("pools", [...])
-                session.log(trainer.step(...), show=["loss"])
-            session.finish({"chunks": identity})
+    batches and draws come from keys, and what was logged after the checkpoint is dropped and computed again.  The run
+    loop of :mod:`forethought.stages.sft` is the shortest example.
     """
 
     def __init__(

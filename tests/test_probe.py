@@ -60,6 +60,10 @@ EVALUATION = WindowEval(
 )
 
 
+def settings(samples: int, generic: tuple[str, ...] = ("Hm.", "So.")) -> ThinkingEvaluateConfig:
+    return ThinkingEvaluateConfig(samples=max(2, samples), probe_samples=samples, generic=generic)
+
+
 def byte_model(scorer: Any = None) -> Model:
     """Return a model that writes random letters."""
     parts = Parts(

@@ -83,11 +83,7 @@ OBJECTIVES: dict[str, MakeBatch] = {
 
 
 def objective_of(name: str) -> tuple[MakeBatch, dict[str, str]]:
-    """Return the objective of that name, and what it depends on beyond its name: the source of the user's own.
-
-    Raises:
-        UserCodeError: if it is the user's own and cannot be loaded.
-    """
+    """Return the objective of that name, and what it depends on beyond its name: the source of the user's own."""
     if name in OBJECTIVES:
         return OBJECTIVES[name], {}
     user = load(name, "improve.objective")

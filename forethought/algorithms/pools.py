@@ -114,5 +114,5 @@ def pool_metrics(pools: Sequence[CandidatePool]) -> dict[str, float]:
 
 
 def _brief(verdict: Verdict) -> dict[str, Any]:
-    """Return what a verdict adds to the row it stands in: no judge name, nothing that is not set."""
+    # No judge name, which the row has, and nothing that is not set.
     return {key: value for key, value in to_dict(verdict).items() if value not in (None, "") and key != "judge"}

@@ -92,11 +92,7 @@ REWARDS: dict[str, RewardFunction] = {
 
 
 def reward_of(name: str) -> tuple[RewardFunction, dict[str, str]]:
-    """Return the reward of that name, and what it depends on beyond its name: the source of the user's own.
-
-    Raises:
-        UserCodeError: if it is the user's own and cannot be loaded.
-    """
+    """Return the reward of that name, and what it depends on beyond its name: the source of the user's own."""
     if name in REWARDS:
         return REWARDS[name], {}
     user = load(name, "rlmt.reward")

@@ -53,19 +53,17 @@ class RolloutGroup:
         }
 
     def example(self, prefix: tuple[int, ...], *, thought_only: bool, per_rollout_mean: bool) -> Example:
-        """Return the scored rollouts as branches of ``prefix``; ids that were not drawn have weight 0.
+        """Return the scored rollouts as branches of ``prefix``: the ids up to and with the opening tag.
 
-        Args:
-            prefix: ids of the window's prefix and the opening tag.
-            thought_only: leave the suffixes out, whose tokens earned nothing.
-            per_rollout_mean: weigh tokens so that each rollout counts the same whatever its length.
+        ``thought_only`` leaves the suffixes out, whose tokens earned nothing; with ``per_rollout_mean`` each rollout
+        counts the same whatever its length.
         """
         branches, weights, advantages = [], [], []
         for rollout, advantage, reward in zip(self.rollouts, self.advantages, self.rewards, strict=True):
             if reward is None:
                 continue
             end = rollout.thought_tokens if thought_only else len(rollout.token_ids)
-            drawn = np.array(rollout.drawn[:end], np.float32)
+            drawn = np.array(rollout.drawn[:end], np.float32)  # ids that were not drawn have weight 0
             branches.append(rollout.token_ids[:end])
             weights.append(drawn / max(1.0, drawn.sum()) if per_rollout_mean else drawn)
             advantages.append(advantage)
@@ -93,9 +91,7 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float | None]:
         "distinct_thoughts": mean([len(set(group.thoughts)) / len(group.thoughts) for group in groups]),
         "thought_distinct_2": distinct_n([words(rollout.thought) for rollout in rollouts], 2),
         "copied_to_suffix": mean([copied(rollout.text, rollout.thought) for rollout in rollouts]),
-        "copied_from_prefix": mean(
-            [copied(thought, group.window.prefix) for group in groups for thought in group.thoughts]
-        ),
+        "copied_from_prefix": mean([copied(t, group.window.prefix) for group in groups for t in group.thoughts]),
     }
 
 

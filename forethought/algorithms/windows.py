@@ -1,7 +1,7 @@
 """Windows: a prefix after which a policy thinks and predicts, and the text that really comes next.
 
 Earlier thoughts of a row stay out of the prefix: the rows of RL mid-training have places only, so there is none to put
-in, and held-out windows are cut the same way.
+in, and held-out windows are cut alike.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ Cut = Literal["place", "raw"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """One task of RL mid-training.
-
-    Example: the text ``It is big. It sings.``, cut after its first sentence.
-    """
+    """One task of RL mid-training."""
 
     id: str
     """Content hash of the chunk's id and the place; names its random numbers."""
@@ -51,8 +48,8 @@ class WindowCutter:
 
     def one_each(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk], key: Key) -> list[Window]:
         """Return one window of each row that has any, chosen by ``key``."""
-        windows = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
-        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in windows if some]
+        by_row = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
+        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in by_row if some]
 
     def of_row(self, row: ThoughtRow, chunk: Chunk) -> list[Window]:
         ids = chunk.prefix_ids + chunk.suffix_ids

@@ -72,11 +72,7 @@ class Continuations:
     samples: dict[float, Samples] = field(default_factory=dict)
 
     def at(self, temperature: float) -> Samples:
-        """Return the continuations at ``temperature``.
-
-        Raises:
-            ValueError: if a continuation is shorter than asked for, which would mix length into the comparison.
-        """
+        """Return the continuations at ``temperature``, which must all be as long as asked for."""
         if temperature in self.samples:
             return self.samples[temperature]
         size = self.settings.new_tokens

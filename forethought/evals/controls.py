@@ -28,34 +28,24 @@ class ScriptedThinker:
     def think(
         self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
     ) -> list[list[Rollout]]:
-        found = []
-        for prompt in prompts:
+
+        def rollout(prompt: Prompt, branch: int) -> Rollout:
             thought = self.windows[prompt.id].suffix_ids[: thinking.max_tokens] + self.tokens.close
-            texts = [self._write(f"{prompt.id}/{branch}", prompt.token_ids + thought, key) for branch in range(k)]
-            rows = [thought + text[: sampling.max_tokens] for text in texts]
-            found.append(
-                [
-                    Rollout(
-                        token_ids=row,
-                        logprobs=(0.0,) * len(row),
-                        drawn=(True,) * len(row),
-                        thought_tokens=len(thought),
-                        closed=True,
-                    )
-                    for row in rows
-                ]
-            )
-        return found
+            text = self._write(f"{prompt.id}/{branch}", prompt.token_ids + thought, key)
+            ids = thought + text[: sampling.max_tokens]
+            flat, drawn = (0.0,) * len(ids), (True,) * len(ids)
+            return Rollout(token_ids=ids, logprobs=flat, drawn=drawn, thought_tokens=len(thought), closed=True)
+
+        return [[rollout(prompt, branch) for branch in range(k)] for prompt in prompts]
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
-        found = []
-        for prompt in prompts:
-            names = [prompt.id] if k == 1 else [f"{prompt.id}/{branch}" for branch in range(k)]
-            rows = [self._write(name, prompt.token_ids, key)[: sampling.max_tokens] for name in names]
-            found.append(
-                [Completion(token_ids=row, logprobs=(0.0,) * len(row), stop=StopReason.LENGTH) for row in rows]
-            )
-        return found
+
+        def completion(prompt: Prompt, name: str) -> Completion:
+            ids = self._write(name, prompt.token_ids, key)[: sampling.max_tokens]
+            return Completion(token_ids=ids, logprobs=(0.0,) * len(ids), stop=StopReason.LENGTH)
+
+        branches = [""] if k == 1 else [f"/{branch}" for branch in range(k)]
+        return [[completion(prompt, prompt.id + branch) for branch in branches] for prompt in prompts]
 
     def _write(self, name: str, ids: tuple[int, ...], key: Key) -> tuple[int, ...]:
         window = self.windows[name.partition("/")[0]]

@@ -47,11 +47,7 @@ class NLL:
         return [nats / max(1, tokens) for nats, tokens in zip(self.nats, self.tokens, strict=True)]
 
     def paired(self, before: NLL) -> tuple[list[float], list[float]]:
-        """Return the linear forms of both, to be compared text by text.
-
-        Raises:
-            ValueError: if the two were not measured on the same texts in the same order.
-        """
+        """Return the linear forms of both, to be compared text by text, which must be the same in the same order."""
         if self.ids != before.ids:
             raise ValueError(
                 f"cannot pair the NLL of {len(self.ids)} texts with that of {len(before.ids)}: they are not the same "

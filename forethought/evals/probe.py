@@ -14,28 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forethought import metrics
 from forethought.algorithms.windows import Window
 from forethought.config import ThinkingEvaluateConfig
 from forethought.evals.recorder import Recorder
 from forethought.evals.windows import Rollouts, Scored, WindowEval, gains, means, predict
 from forethought.keys import Key
-from forethought.metrics import (
-    BLANK,
-    GENERIC,
-    NEAR,
-    NO_TAGS,
-    OWN,
-    PROBE,
-    PROBE_COPIED,
-    PROBE_GAIN,
-    PROBE_REWARD,
-    PROBE_SCORE,
-    PROBE_SPECIFIC,
-    SHUFFLED,
-    SWAPPED,
-    TEACHER,
-    own_against,
-)
+from forethought.metrics import BLANK, GENERIC, NEAR, NO_TAGS, OWN, PROBE, SHUFFLED, SWAPPED, TEACHER, own_against
 from forethought.models.model import Model
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
@@ -78,52 +63,49 @@ def inserts(
     evaluation: WindowEval,
     tokens: ThoughtTokens,
     cfg: ThinkingEvaluateConfig,
-    own_conditions: Mapping[str, Condition] = {},
+    conditions: Mapping[str, Condition] = {},
 ) -> dict[str, list[list[Insert]]]:
     """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out.
 
-    ``own_conditions`` are the user's, by name.
+    ``conditions`` are the user's own, by name.
     """
-    samples, generic = cfg.probe_samples, cfg.generic
-    windows = evaluation.windows
-    own = [
-        [Insert(ids=tokens.open + r.token_ids[: r.thought_tokens], said=r.thought) for r in row[:samples]]
-        for row in rollouts
-    ]
-    count = range(samples)
-    nothing = Insert(ids=tokens.open + tokens.close, said="")
-    fixed = [Insert.saying(tokens, text) for text in generic]
-    key = Key(evaluation.seed, "shuffled thoughts")
-    conditions = {
+    windows, fixed = evaluation.windows, [Insert.saying(tokens, text) for text in cfg.generic]
+
+    def each(insert: Callable[[int, int], Insert]) -> list[list[Insert]]:
+        """Return ``insert(window, sample)`` of every window and sample."""
+        return [[insert(index, k) for k in range(cfg.probe_samples)] for index in range(len(windows))]
+
+    def saying(text: Callable[[int, int], str]) -> list[list[Insert]]:
+        return each(lambda index, k: Insert.saying(tokens, text(index, k)))
+
+    def own_thought(index: int, k: int) -> Insert:
+        rollout = rollouts[index][k]
+        return Insert(ids=tokens.open + rollout.token_ids[: rollout.thought_tokens], said=rollout.thought)
+
+    own, key = each(own_thought), Key(evaluation.seed, "shuffled thoughts")
+    inserted = {
         OWN: own,
-        BLANK: [[nothing for _ in count] for _ in own],
-        SHUFFLED: [
-            [Insert.saying(tokens, shuffled(thought.said, key, f"{w.id}/{k}")) for k, thought in enumerate(row)]
-            for w, row in zip(windows, own, strict=True)
-        ],
-        NO_TAGS: [[Insert(ids=(), said="") for _ in count] for _ in own],
+        BLANK: each(lambda index, k: Insert(ids=tokens.open + tokens.close, said="")),
+        SHUFFLED: saying(lambda index, k: shuffled(own[index][k].said, key, f"{windows[index].id}/{k}")),
+        NO_TAGS: each(lambda index, k: Insert(ids=(), said="")),
     }
     if fixed:
-        conditions[GENERIC] = [[fixed[(index + k) % len(fixed)] for k in count] for index in range(len(own))]
+        inserted[GENERIC] = each(lambda index, k: fixed[(index + k) % len(fixed)])
     if len(own) > 1:
         others = derangement(evaluation.documents, Key(evaluation.seed, "swapped thoughts"))
-        conditions[SWAPPED] = [own[other] for other in others]
-        conditions[NEAR] = [own[other] for other in nearest(windows)]
+        inserted[SWAPPED] = [own[other] for other in others]
+        inserted[NEAR] = [own[other] for other in nearest(windows)]
     if all(window.thought for window in windows):
-        conditions[TEACHER] = [[Insert.saying(tokens, window.thought) for _ in count] for window in windows]
+        inserted[TEACHER] = saying(lambda index, k: windows[index].thought)
     written = {
-        name: [[Insert.saying(tokens, write(one.said, w)) for one in row] for w, row in zip(windows, own, strict=True)]
-        for name, write in own_conditions.items()
+        name: saying(lambda index, k, write=write: write(own[index][k].said, windows[index]))  # type: ignore[misc]
+        for name, write in conditions.items()
     }
-    return {name: conditions[name] for name in PROBE if name in conditions} | written
+    return {name: inserted[name] for name in PROBE if name in inserted} | written
 
 
 def user_condition(name: str, path: str) -> tuple[Condition, str]:
-    """Return a condition of the user's own, and a hash of its source.
-
-    Raises:
-        UserCodeError: if it cannot be loaded.
-    """
+    """Return a condition of the user's own, and a hash of its source."""
     user = load(path, f'thinking.conditions."{name}"')
     user.takes("thought", "window")
 
@@ -142,53 +124,49 @@ def probe(model: Model, evaluation: WindowEval, inserted: dict[str, list[list[In
     every = range(len(evaluation.windows))
     together = [[insert.ids for rows in inserted.values() for insert in rows[index]] for index in every]
     gained = [iter(row) for row in gains(model, evaluation, together)]
-    probed = {}
+    measurements = {}
     for name, rows in inserted.items():
         scored = predict(model, evaluation, [[insert.ids for insert in row] for row in rows])
         own_gains = [[next(values) for _ in row] for values, row in zip(gained, rows, strict=True)]
         copies = [
-            [copied(suffix, insert.said) for suffix, insert in zip(said, row, strict=True)]
-            for said, row in zip(scored.suffixes, rows, strict=True)
+            [copied(suffix, insert.said) for suffix, insert in zip(suffixes, row, strict=True)]
+            for suffixes, row in zip(scored.suffixes, rows, strict=True)
         ]
-        probed[name] = Probed(
+        measurements[name] = Probed(
             rewards=means(scored.rewards),
             scores=means(scored.scores),
             gains=means(own_gains),
             copied=means(copies),
             predictions=scored,
         )
-    return probed
+    return measurements
 
 
 def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
     """Return every condition's figures, and how the own thoughts differ from each other condition."""
     over = "n held-out windows, bootstrap over documents"
-    measurements: list[Measurement] = []
-    for name, result in probed.items():
-        measurements += recorder.mean(PROBE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
-        measurements += recorder.mean(PROBE_SCORE, result.scores, f"mean score; {over}", name)
-        measurements += recorder.mean(PROBE_GAIN, result.gains, f"nats per token of the true suffix; {over}", name)
-        measurements += recorder.mean(PROBE_COPIED, result.copied, f"share of word 3-grams; {over}", name)
-        if name == OWN:
-            continue
-        versus, own, paired = own_against(name), probed[OWN], f"paired by window; {over}"
-        measurements += recorder.difference(PROBE_REWARD, (own.rewards, result.rewards), f"share, {paired}", versus)
-        measurements += recorder.difference(PROBE_SCORE, (own.scores, result.scores), f"score, {paired}", versus)
-        measurements += recorder.difference(
-            PROBE_GAIN, (own.gains, result.gains), f"nats per token, paired; {over}", versus
-        )
-    return measurements
+    figures: list[Measurement] = []
+    for name, one in probed.items():
+        figures += recorder.mean(metrics.PROBE_REWARD, one.rewards, f"share of predictions that match; {over}", name)
+        figures += recorder.mean(metrics.PROBE_SCORE, one.scores, f"mean score; {over}", name)
+        figures += recorder.mean(metrics.PROBE_GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
+        figures += recorder.mean(metrics.PROBE_COPIED, one.copied, f"share of word 3-grams; {over}", name)
+        if name != OWN:
+            for metric, pair, unit in (
+                (metrics.PROBE_REWARD, (probed[OWN].rewards, one.rewards), "share, paired by window"),
+                (metrics.PROBE_SCORE, (probed[OWN].scores, one.scores), "score, paired by window"),
+                (metrics.PROBE_GAIN, (probed[OWN].gains, one.gains), "nats per token, paired"),
+            ):
+                figures += recorder.difference(metric, pair, f"{unit}; {over}", own_against(name))
+    return figures
 
 
 def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Probed]) -> list[Measurement]:
-    """Return how much more an arm's own thoughts help it than those of the arm it is compared with help that one.
-
-    Both rewards by likelihood are measured here, on held-out windows: the information gain and the specific gain.
-    """
+    """Return how much more an arm's own thoughts help it than those of the arm it is compared with help that one."""
     over = "nats per token, paired by window; n held-out windows, bootstrap over documents"
-    measurements = recorder.difference(PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
+    measurements = recorder.difference(metrics.PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
     if SWAPPED in probed and SWAPPED in before:
-        measurements += recorder.difference(PROBE_SPECIFIC, (specific(probed), specific(before)), over)
+        measurements += recorder.difference(metrics.PROBE_SPECIFIC, (specific(probed), specific(before)), over)
     return measurements
 
 
@@ -210,10 +188,10 @@ def examples(
             "conditions": {
                 name: {
                     "thought": inserted[name][index][0].said,
-                    "prediction": result.predictions.suffixes[index][0],
-                    "score": result.predictions.scores[index][0],
+                    "prediction": one.predictions.suffixes[index][0],
+                    "score": one.predictions.scores[index][0],
                 }
-                for name, result in probed.items()
+                for name, one in probed.items()
             },
         }
         for index, window in enumerate(evaluation.windows[:count])
@@ -221,10 +199,8 @@ def examples(
 
 
 def derangement(documents: Sequence[str], key: Key) -> list[int]:
-    """Return a permutation without a fixed point, in which as few as can be meet another window of their document.
-
-    All are put into a keyed order and each takes the thoughts of the one that stands a fixed number of places later.
-    """
+    """Return a permutation without a fixed point, in which as few as can be meet another window of their document."""
+    # In a keyed order, each takes the thoughts of the one that stands a fixed number of places further on.
     count = len(documents)
     order = key.generator().permutation(count).tolist()
     met = {
@@ -232,10 +208,8 @@ def derangement(documents: Sequence[str], key: Key) -> list[int]:
         for shift in range(1, count)
     }
     best = min(met, key=lambda shift: (met[shift], shift))
-    shifted = [0] * count
-    for place, index in enumerate(order):
-        shifted[index] = order[(place + best) % count]
-    return shifted
+    other = {index: order[(place + best) % count] for place, index in enumerate(order)}
+    return [other[index] for index in range(count)]
 
 
 def nearest(windows: Sequence[Window]) -> list[int]:

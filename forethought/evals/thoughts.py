@@ -1,4 +1,4 @@
-"""Whether SFT installed the interface: NLL of thoughts, of tags and of text, and what the policy does with it.
+"""Whether SFT installed the interface: NLL of thoughts, tags and text apart, and what the policy does with it.
 
 Everything is measured on held-out rows, before and after, for every arm, paired by row; intervals are bootstrapped
 over documents.
@@ -24,16 +24,15 @@ from forethought.models.thought_tokens import ThoughtTokens, as_group, plain
 from forethought.records import Chunk, Measurement, SpanKind, ThoughtRow
 from forethought.tags import parse
 
+KindNLL = Mapping[str, NLL]
+"""NLL by kind of token, of :data:`TAGGED` and of :data:`RAW_TEXT`."""
+
 OVER_ROWS = "nats per token; n rows, bootstrap over documents"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtEval:
-    """What every arm is asked.
-
-    Raises:
-        ValueError: if there is no row.
-    """
+    """What every arm is asked."""
 
     rows: Sequence[ThoughtRow]
     """Held-out rows with the teacher's thoughts."""
@@ -60,8 +59,7 @@ class ThoughtEval:
 class Answers:
     """What one arm did."""
 
-    nll: Mapping[str, NLL]
-    """By kind of token, of :data:`TAGGED` and of :data:`RAW_TEXT`."""
+    nll: KindNLL
     opened: tuple[float, ...]
     """Per free continuation: 1 if it opens a thought."""
     closed: tuple[float, ...]
@@ -83,9 +81,9 @@ def examine(model: Model, evaluation: ThoughtEval) -> Answers:
     asked, after, thoughts = _think(model, evaluation)
     return Answers(
         nll=nll_by_kind(model, evaluation),
-        opened=tuple(float(text.opened > 0) for text in parsed),
-        closed=tuple(text.closed / text.opened if text.opened else 0.0 for text in parsed),
-        well_formed=tuple(float(text.opened > 0 and not text.faults) for text in parsed),
+        opened=tuple(float(one.opened > 0) for one in parsed),
+        closed=tuple(one.closed / one.opened if one.opened else 0.0 for one in parsed),
+        well_formed=tuple(float(one.opened > 0 and not one.faults) for one in parsed),
         closed_when_asked=asked,
         after=after,
         examples=tuple(
@@ -102,24 +100,21 @@ def nll_by_kind(model: Model, evaluation: ThoughtEval) -> dict[str, NLL]:
     augmented = [model.thoughts.tokens(row, chunk) for row, chunk in pairs]
     raw = [plain(row, chunk) for row, chunk in pairs]
     kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
-    sums = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
+    found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
     for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (RAW_TEXT,)))):
         scored = branch_logprobs(model, [as_group(row.ids, model.bos) for row in rows])
         for index, (row, logprobs) in enumerate(zip(rows, scored, strict=True)):
             for kind, logprob in zip(row.kinds[-len(logprobs) :], _floats(logprobs), strict=True):
                 for name in named[kind]:
-                    nats, tokens = sums[name]
+                    nats, tokens = found[name]
                     nats[index] -= logprob
                     tokens[index] += 1
     ids = tuple(row.id for row in evaluation.rows)
-    return {name: NLL(ids=ids, nats=tuple(nats), tokens=tuple(tokens)) for name, (nats, tokens) in sums.items()}
+    return {name: NLL(ids=ids, nats=tuple(nats), tokens=tuple(tokens)) for name, (nats, tokens) in found.items()}
 
 
 def until_close(ids: Sequence[int], tokens: ThoughtTokens) -> tuple[tuple[int, ...], bool]:
-    """Return ``ids`` up to the one that completes the closing tag, and whether there is one.
-
-    The ids are those that were drawn: nothing is decoded and encoded again.
-    """
+    """Return the drawn ``ids`` up to the one that completes the closing tag, and whether there is one."""
     for end in range(1, len(ids) + 1):
         if tokens.tags.close in tokens.tokenizer.decode(list(ids[:end])):
             return tuple(ids[:end]), True
@@ -128,30 +123,29 @@ def until_close(ids: Sequence[int], tokens: ThoughtTokens) -> tuple[tuple[int, .
 
 def figures(recorder: Recorder, answers: Answers) -> list[Measurement]:
     """Return what one arm did as figures."""
-    measurements: list[Measurement] = []
+    found: list[Measurement] = []
     for name, nll in answers.nll.items():
-        measurements += recorder.mean(metrics.NLL[name], nll.linear, OVER_ROWS, PER_TOKEN)
-        measurements += recorder.mean(metrics.NLL[name], nll.per_text, OVER_ROWS, PER_ROW)
+        found += recorder.mean(metrics.NLL[name], nll.linear, OVER_ROWS, PER_TOKEN)
+        found += recorder.mean(metrics.NLL[name], nll.per_text, OVER_ROWS, PER_ROW)
     gap = answers.nll[SpanKind.TEXT.value].paired(answers.nll[RAW_TEXT])
-    measurements += recorder.change(metrics.NLL[SpanKind.TEXT].change, gap, OVER_ROWS, metrics.AMONG_THOUGHTS)
+    found += recorder.change(metrics.NLL[SpanKind.TEXT].change, gap, OVER_ROWS, metrics.AMONG_THOUGHTS)
     free = dataclasses.replace(recorder, documents=recorder.documents[: len(answers.opened)])
     over = "bootstrap over documents"
-    measurements += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
-    rates = (
+    found += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
+    for metric, values, unit in (
         (metrics.WELL_FORMED, answers.well_formed, "share of those that open one"),
         (metrics.CLOSES, answers.closed, "share of the thoughts that they open"),
-    )
-    for metric, values, unit in rates:
+    ):
         of_openers = [value if opened else None for value, opened in zip(values, answers.opened, strict=True)]
-        measurements += free.mean(metric, of_openers, f"{unit}; {over}")
+        found += free.mean(metric, of_openers, f"{unit}; {over}")
     asked = f"share of thoughts that were opened for it; {over}"
-    measurements += recorder.mean(metrics.CLOSES_WHEN_ASKED, answers.closed_when_asked, asked)
+    found += recorder.mean(metrics.CLOSES_WHEN_ASKED, answers.closed_when_asked, asked)
     for condition, after in answers.after.items():
-        measurements += recorder.mean(metrics.NEXT_TEXT, after, OVER_ROWS, condition)
+        found += recorder.mean(metrics.NEXT_TEXT, after, OVER_ROWS, condition)
         if condition != NOTHING:
             pair, versus = (after, answers.after[NOTHING]), metrics.against_nothing(condition)
-            measurements += recorder.change(metrics.NEXT_TEXT.change, pair, OVER_ROWS, versus)
-    return measurements
+            found += recorder.change(metrics.NEXT_TEXT.change, pair, OVER_ROWS, versus)
+    return found
 
 
 def changes(recorder: Recorder, answers: Answers, before: Answers) -> list[Measurement]:
@@ -159,14 +153,14 @@ def changes(recorder: Recorder, answers: Answers, before: Answers) -> list[Measu
 
     Tags that are tokens of their own in one arm only are left out: their nats are of other tokens.
     """
-    measurements: list[Measurement] = []
+    found: list[Measurement] = []
     for name, nll in answers.nll.items():
         old = before.nll[name]
         if nll.tokens != old.tokens:
             continue
-        measurements += recorder.change(metrics.NLL[name].change, nll.paired(old), OVER_ROWS, PER_TOKEN)
-        measurements += recorder.change(metrics.NLL[name].change, (nll.per_text, old.per_text), OVER_ROWS, PER_ROW)
-    return measurements
+        found += recorder.change(metrics.NLL[name].change, nll.paired(old), OVER_ROWS, PER_TOKEN)
+        found += recorder.change(metrics.NLL[name].change, (nll.per_text, old.per_text), OVER_ROWS, PER_ROW)
+    return found
 
 
 def _continue(model: Model, evaluation: ThoughtEval) -> list[str]:
@@ -204,5 +198,6 @@ def _think(model: Model, evaluation: ThoughtEval) -> tuple[tuple[float, ...], di
 
 
 def _floats(logprobs: np.ndarray) -> list[float]:
-    floats: list[float] = logprobs.astype("float64").tolist()  # rows are summed in double precision
-    return floats
+    # Sums of rows are taken in double precision, token by token.
+    found: list[float] = logprobs.astype("float64").tolist()
+    return found

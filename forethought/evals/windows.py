@@ -24,11 +24,7 @@ Rollouts = Sequence[Sequence[Rollout]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowEval:
-    """What every arm is asked.
-
-    Raises:
-        ValueError: if there is no window.
-    """
+    """What every arm is asked."""
 
     windows: Sequence[Window]
     matcher: Matcher

@@ -52,12 +52,8 @@ class Evaluate(Stage):
         # What the base writes and its NLL serve the comparison of every arm.
         written = context.once((EVALUATE, "continuations"), lambda: Continuations(base, compared, settings))
         with StageProgress(f"{self.arm.name}: evaluate") as progress:
-            comparison = compare(
-                Continuations(policy, compared, settings),
-                written,
-                context.comparing_judges,
-                lambda note: progress(0, 0, note),
-            )
+            own, judges = Continuations(policy, compared, settings), context.comparing_judges
+            comparison = compare(own, written, judges, lambda note: progress(0, 0, note))
 
             def nll(model: Model) -> NLL:
                 note = f"{model.name}: suffix NLL"

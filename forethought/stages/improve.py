@@ -8,7 +8,7 @@ arXiv 2601.21343, section 1).  The paper's other objectives are a config word aw
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -116,26 +116,25 @@ class Improve(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        cfg = settings(at.config, arm_of(step.arm))
+        cfg, phases = settings(at.config, arm_of(step.arm)), list[Phase]()
         pools, many = cfg.steps * cfg.prefixes_per_step, at.config.candidates_per_prefix
-        phases = []
+        measured = times(cfg.monitor_every, cfg.steps)
+
+        def add(name: str, amount: str, cost: Callable[..., Cost], *arguments: Any) -> None:
+            phases.append(Phase(name=name, amount=amount, cost=known(functools.partial(cost, at, *arguments))))
+
         if cfg.rewrite is not None and cfg.rewrites:
-            cost = known(functools.partial(rewriting, at, cfg.rewrite))
-            phases.append(Phase(name="rewrite", amount=f"{pools:,} rewrites", cost=cost))
+            add("rewrite", f"{pools:,} rewrites", rewriting, cfg.rewrite)
         if cfg.ranks:
-            amount = f"{pools * cfg.rollouts:,} rollouts of {at.suffix} tokens after {pools:,} prefixes"
-            cost = known(lambda: sampling(at))
-            phases.append(Phase(name="sample", amount=amount, cost=cost))
+            add("sample", f"{pools * cfg.rollouts:,} rollouts of {at.suffix} tokens after {pools:,} prefixes", sampling)
             for name, judge in at.config.judges.items():
-                cost = known(functools.partial(judging, at, name, pools, many, at.suffix))
                 amount = f"{pools * verdicts(judge, many):,} verdicts"
-                phases.append(Phase(name=f"judge: {name}", amount=amount, cost=cost))
-        branches = (2 if cfg.compares else 1) * at.suffix
-        amount = f"{cfg.steps:,} steps, up to {pools * (at.config.chunk.prefix_tokens[1] + branches):,} tokens"
-        phases.append(Phase(name="update", amount=amount, cost=known(lambda: updates(at, cfg))))
-        count = times(cfg.monitor_every, cfg.steps)
-        amount = f"{count} times the NLL of {cfg.monitor_chunks} held-out suffixes; checkpoints"
-        return [*phases, Phase(name="monitor", amount=amount, cost=known(lambda: monitoring(at, count)))]
+                add(f"judge: {name}", amount, judging, name, pools, many, at.suffix)
+        tokens = pools * (at.config.chunk.prefix_tokens[1] + (2 if cfg.compares else 1) * at.suffix)
+        add("update", f"{cfg.steps:,} steps, up to {tokens:,} tokens", updates, cfg)
+        amount = f"{measured} times the NLL of {cfg.monitor_chunks} held-out suffixes; checkpoints"
+        add("monitor", amount, monitoring, measured)
+        return phases
 
     def teacher(self) -> Any:
         if self.cfg.rewrite is None or not self.cfg.rewrites:

@@ -93,7 +93,8 @@ class Interleave(Stage):
                     batch = some[start : start + BATCH]
                     made = self.rows(batch, split, counts)
                     folder.append(f"rows.{split}", made)
-                    rows, done = rows + made, done + len(batch)
+                    rows += made
+                    done += len(batch)
                     kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
                     progress(done, total, f"{split}: {len(rows)} rows{kept}")
                 if not rows:
@@ -105,10 +106,10 @@ class Interleave(Stage):
                 found[split] = (statistics(rows, some, counts, config.seed), counts)
                 atomic_write(folder.path / FILES[split], parquet(rows, tags))
         atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, found))
+        teacher = self.teacher
         blank = Measurement(
-            stage=self.name, arm="", metric="", judge=self.teacher.name, value=0.0, n=0, unit="",
-            subject=self.teacher.identity,
-        )  # fmt: skip
+            stage=self.name, arm="", metric="", judge=teacher.name, value=0.0, n=0, unit="", subject=teacher.identity
+        )
         self.context.measure(
             figure
             for split, (intervals, counts) in found.items()

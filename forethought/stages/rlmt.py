@@ -201,7 +201,6 @@ class RLMT(Stage):
 
 
 def untimed(phase: str, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Return ``function(*arguments, **options)``; stands for :meth:`Session.timed` outside of a step."""
     return function(*arguments, **options)
 
 

@@ -30,17 +30,8 @@ class Session:
     """Yields the optimiser steps that are left, and keeps what they leave behind.
 
     An interrupted stage goes on at its last checkpoint and ends with the same weights, bit for bit (on one machine):
-    batches and draws come from keys, and what was logged after the checkpoint is dropped and computed again.
-
-    Example::
-
-        with Session(stage, folder, cfg, model, trainer, heldout_nll, rows=["pools"]) as session:
-            for step in session:
-                chunks = session.batch(inputs, cfg.prefixes_per_step)
-                rollouts = session.timed("sample", model.sample, ...)
-                session.keep("pools", [...])
-                session.log(trainer.step(...), show=["loss"])
-            session.finish({"chunks": identity})
+    batches and draws come from keys, and what was logged after the checkpoint is dropped and computed again.  The run
+    loop of :mod:`forethought.stages.sft` is the shortest example.
     """
 
     def __init__(
@@ -61,10 +52,10 @@ class Session:
             stage: the stage, whose name stands before every metric.
             folder: where everything goes.
             cfg: how often to measure and to write checkpoints.
-            model: what is trained; its tokenizer is written beside the weights.
+            model: what is trained.
             trainer: trains it.
             monitor: measures held-out text before the first step, every `monitor_every` steps, and at the end.
-            rows: names of logs with rows for each step (``step`` counts from 0), besides the metrics.
+            rows: names of logs with rows for each step, which counts from 0.
             reference: a model whose weights move along and belong to a checkpoint, too.
         """
         self.step = 0
@@ -136,7 +127,7 @@ class Session:
         self._shown = {name: row.get(name) for name in show}
 
     def finish(self, inputs: Mapping[str, str]) -> None:
-        """Write the trained model, then the manifest; checkpoints on the way are removed."""
+        """Write the trained model and the manifest."""
         final = self._folder.checkpoints / "final"
         checkpoint.save(final, self._trainer, self._model.tokenizer, self._cfg.steps, resumable=False)
         weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}

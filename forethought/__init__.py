@@ -6,7 +6,7 @@ The names below are the library; each is imported when it is first used, so that
 ``Key``; a ``Group`` is a prefix with its branches, a ``Prompt`` a prefix with a name, a ``ModelConfig`` how to load.
 
 **Your own loop.**  ``cut_chunks`` makes ``Chunk`` records of a ``Document`` as a ``ChunkConfig`` says.
-``make_pool`` puts every ``candidate`` of a chunk, with its ``Origin``, into one pool; ``rank_pools`` has judges rank them.
+``make_pool`` puts every ``candidate`` of a chunk, with its ``Origin``, into a pool; ``rank_pools`` has judges rank it.
 ``dr_grpo`` makes advantages of rewards.  A trainer takes ``Example`` records and one of ``dpo``, ``nll`` and
 ``policy_gradient``.  ``examples/`` has the three stages on these names, a page each.
 

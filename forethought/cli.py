@@ -78,7 +78,6 @@ def run(
 
 
 def _stage_command(name: str, steps: str, text: str) -> None:
-    """Register a command that runs ``steps`` and what they need."""
 
     def choose(config: Config) -> graph.Selection:
         return graph.Selection(steps=tuple(graph.select(graph.graph(config), [steps])))
@@ -131,7 +130,7 @@ def evaluate(
 
     def choose(config: Config) -> graph.Selection:
         if reasoning:
-            return graph.Selection(steps=(graph.asked(config),), asks=True)
+            return graph.Selection(steps=tuple(graph.select(graph.graph(config), [graph.REASONING])), asks=True)
         steps = [step for step in graph.graph(config) if step.stage.startswith(("evaluate", graph.REASONING))]
         return graph.Selection(steps=tuple(step for step in steps if step.arm != graph.CONTINUED))
 
@@ -163,7 +162,7 @@ def _config(
         return choose_schedule(BudgetRequest(path=path, overrides=overrides, budget=budget, run=folder), say)
     config = load(path, overrides)
     place = folder or Path("runs") / config.name
-    started = (Run(place).config() if place.is_dir() else None) or {}
+    started = Run(place).config() or {}
     name = started.get("schedule")
     if not name or name not in config.schedules:
         return config
@@ -175,7 +174,6 @@ def _config(
 
 
 def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run: bool, force: bool) -> None:
-    """Print the plan, or run the chosen stages in the run folder and print the results."""
     from forethought.pipeline import plan
     from forethought.pipeline.runner import Lifecycle, settled
     from forethought.report.page import write_page
@@ -195,7 +193,7 @@ def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run:
         progress = RunProgress(names, STDERR, plan.estimate(config))
         try:
             with progress:
-                Lifecycle(config, opened, selection=selection, say=say, board=progress).everything()
+                Lifecycle(config, opened, selection=selection, say=say, progress=progress).everything()
         except BaseException:  # after a run that ends well, write_page writes it
             write_summary(opened)
             raise
@@ -205,7 +203,6 @@ def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run:
 
 
 def main() -> None:
-    """Entry point of the ``forethought`` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # no run ends because a terminal cannot show a character
             stream.reconfigure(errors="replace")

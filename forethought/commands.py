@@ -20,7 +20,6 @@ TASKS = typer.Option("--tasks", help="Reasoning tasks, separated by commas: gsm8
 
 
 def print_results(opened: Run, examples: int) -> None:
-    """Print the tables of a run and ``examples`` held-out continuations of each arm."""
     from forethought.report.curves import read_curves
     from forethought.report.examples import render_examples
     from forethought.report.summary import render

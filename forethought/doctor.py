@@ -26,12 +26,10 @@ OPTIONAL = {"datasets": "data sets of the Hugging Face hub", "tensorboard": "a m
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the table."""
-
     name: str
     said: str
     fault: str = ""
-    """What to do, if something essential is missing; empty otherwise."""
+    """What to do, if something essential is missing."""
 
 
 def examine(demo: Callable[[], str]) -> list[Check]:
@@ -46,7 +44,6 @@ def examine(demo: Callable[[], str]) -> list[Check]:
 
 
 def render(checks: list[Check]) -> Table:
-    """Return the checks as a table."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

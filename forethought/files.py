@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import itertools
 import json
@@ -15,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from forethought.records import Record, RecordError, from_json, to_dict
 
@@ -24,11 +23,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a disk, or of a user's share of it, that is full."""
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or this user's share of it
 
 _IN_WORDS = re.compile(r"\(os error (\d+)\)")
 
@@ -60,27 +57,18 @@ def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
         _flush(handle.fileno())
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of ``path``, none if it does not exist.
+@overload
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]: ...
+@overload
+def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]: ...
+def read_jsonl(path: Path, kind: type[R] | None = None) -> Iterator[Any]:
+    """Yield the rows of ``path``, as records of ``kind`` if it is given; none if the file does not exist.
 
     A row counts once its newline is written: a last line without one was torn by a kill and is dropped.
 
     Raises:
-        StoreError: if a whole line is not JSON, naming the file and the line.
+        StoreError: if a whole line is not JSON or not such a record, naming the file, the line and the keys.
     """
-    return _rows(path, json.loads)
-
-
-def read_records(path: Path, kind: type[R]) -> Iterator[R]:
-    """Yield the rows of ``path`` as records; see :func:`read_jsonl`.
-
-    Raises:
-        StoreError: if a whole line is not a record of this kind, naming the file, the line and the keys.
-    """
-    return _rows(path, functools.partial(from_json, kind))
-
-
-def _rows(path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
     if not path.exists():
         return
     with open(path, "rb") as handle:
@@ -88,7 +76,7 @@ def _rows(path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
             if not line.endswith(b"\n"):
                 return
             try:
-                row = decode(line)
+                row = json.loads(line) if kind is None else from_json(kind, line)
             except ValueError as error:
                 problem = error if isinstance(error, RecordError) else f"not JSON ({error})"
                 raise StoreError(
@@ -109,7 +97,6 @@ def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or ``None`` if it does not exist."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -120,8 +107,7 @@ def read_json(path: Path) -> Any:
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
     """Write a whole file or nothing: a temporary file, fsync, rename."""
-    path = Path(path)
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    path, data = Path(path), content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path, len(data)):
         try:
@@ -139,16 +125,11 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
 def publish(final_dir: str | Path) -> Iterator[Path]:
     """Fill a folder that appears under its final name whole or not at all, replacing what is there.
 
-    Example::
-
-        with publish(folder.checkpoints / "step-000020") as partial:
-            model.save_pretrained(partial)
-
     A replaced folder is put aside first and removed last, so that after a kill at any moment the old or
     the new one is whole; the next ``publish``, or :meth:`forethought.store.Run.lock`, puts it back.
     """
     final_dir = Path(final_dir)
-    partial, old = _hidden(final_dir, "tmp"), _hidden(final_dir, "old")
+    partial, old = (final_dir.with_name(f".{final_dir.name}.{suffix}") for suffix in ("tmp", "old"))
     with writing(final_dir):
         remove(partial)
         partial.mkdir(parents=True)
@@ -166,7 +147,6 @@ def publish(final_dir: str | Path) -> Iterator[Path]:
 
 
 def hash_file(path: str | Path) -> str:
-    """Return the sha256 of a file's content, in hex."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -266,23 +246,17 @@ def _whole_lines(handle: Any) -> int:
 
 
 def restore(final_dir: Path) -> None:
-    """Finish or undo a publish that was killed half-way."""
-    old = _hidden(final_dir, "old")
+    old = final_dir.with_name(f".{final_dir.name}.old")
     if old.exists() and not final_dir.exists():
         old.rename(final_dir)
     remove(old)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _hidden(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}.{suffix}")
 
 
 def flush_folder(folder: Path) -> None:

@@ -34,10 +34,6 @@ class SelectionError(ValueError):
     """A step that is asked for and that the graph of this config does not have, or that cannot run yet."""
 
 
-def _always(config: Config) -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One stage of one arm."""
@@ -45,31 +41,26 @@ class Step:
     arm: str
     """The arm, or ``shared``."""
     stage: str
-    """The stage."""
     inputs: tuple[str, ...] = ()
     """Names of the steps whose results it reads: what they make differently makes this one stale."""
     gates: tuple[str, ...] = ()
     """Names of the steps that must have passed first, and whose results do not enter."""
     table: str = ""
     """The table of the config without which there is no such step."""
-    when: Callable[[Config], bool] = _always
+    when: Callable[[Config], bool] = lambda config: True
     """Whether a config that has the table has this step, too."""
     home: str = ""
     """The module of its stage; by default the one of that name in :mod:`forethought.stages`."""
 
     @property
     def name(self) -> str:
-        """Return ``arm/stage``, which is also its folder."""
+        """``arm/stage``, which is also its folder."""
         return f"{self.arm}/{self.stage}"
 
     @property
     def module(self) -> str:
-        """Return the module whose ``STAGE`` it is."""
+        """The module whose ``STAGE`` it is."""
         return self.home or f"forethought.stages.{self.stage.replace('-', '_')}"
-
-    def of(self, config: Config) -> bool:
-        """Return whether ``config`` has this step."""
-        return (not self.table or getattr(config, self.table) is not None) and self.when(config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +68,6 @@ class Selection:
     """What one command is to run."""
 
     steps: tuple[Step, ...]
-    """In order."""
     alone: bool = False
     """Whether nothing else may be made; else what the steps need is made first."""
     force: bool = False
@@ -87,53 +77,48 @@ class Selection:
 
     @property
     def names(self) -> frozenset[str]:
-        """Return the names of the steps."""
         return frozenset(step.name for step in self.steps)
-
-
-def _audited(config: Config) -> bool:
-    return config.improve.ranks and config.audit.enabled
 
 
 def _controlled(config: Config) -> bool:
     return config.improve.control and config.improve.objective != "continued"
 
 
-def _raw(config: Config) -> bool:
-    return config.sft is not None and config.sft.control
-
-
-CHUNKS, ROWS, BAR = f"{SHARED}/chunk", f"{SHARED}/interleave", f"{SHARED}/calibrate"
+CHUNKS, ROWS, THRESHOLD = f"{SHARED}/chunk", f"{SHARED}/interleave", f"{SHARED}/calibrate"
 _START = {BASE: (), IMPROVED: (f"{IMPROVED}/improve",)}
 _TUNED = {kind: tuple(f"{lineage}-{kind}/sft" for lineage in LINEAGES) for kind in (THINK, RAW)}
 _REWARDED = tuple(f"{lineage}-{RLMT}/rlmt" for lineage in LINEAGES)
 
+
+def _sft(lineage: str, kind: str) -> Step:
+    return Step(
+        arm=f"{lineage}-{kind}",
+        stage="sft",
+        inputs=(CHUNKS, ROWS, *_START[lineage]),
+        table="sft",
+        when=lambda config: kind == THINK or (config.sft is not None and config.sft.control),
+    )
+
+
+def _rlmt(lineage: str) -> Step:
+    inputs = (CHUNKS, ROWS, THRESHOLD, f"{lineage}-{THINK}/sft")
+    return Step(arm=f"{lineage}-{RLMT}", stage="rlmt", inputs=inputs, table="rlmt")
+
+
 STEPS: tuple[Step, ...] = (
     Step(arm=SHARED, stage="chunk"),
-    Step(arm=SHARED, stage="audit", inputs=(CHUNKS,), when=_audited),
     Step(
-        arm=IMPROVED,
-        stage="improve",
+        arm=SHARED,
+        stage="audit",
         inputs=(CHUNKS,),
-        gates=(f"{SHARED}/audit",),
+        when=lambda config: config.improve.ranks and config.audit.enabled,
     ),
+    Step(arm=IMPROVED, stage="improve", inputs=(CHUNKS,), gates=(f"{SHARED}/audit",)),
     Step(arm=CONTINUED, stage="improve", inputs=(CHUNKS,), when=_controlled),
-    *(
-        Step(arm=arm, stage="evaluate", inputs=(CHUNKS, f"{arm}/improve"), when=when)
-        for arm, when in ((IMPROVED, _always), (CONTINUED, _controlled))
-    ),
+    Step(arm=IMPROVED, stage="evaluate", inputs=(CHUNKS, f"{IMPROVED}/improve")),
+    Step(arm=CONTINUED, stage="evaluate", inputs=(CHUNKS, f"{CONTINUED}/improve"), when=_controlled),
     Step(arm=SHARED, stage="interleave", inputs=(CHUNKS,), table="interleave"),
-    *(
-        Step(
-            arm=f"{lineage}-{kind}",
-            stage="sft",
-            inputs=(CHUNKS, ROWS, *_START[lineage]),
-            table="sft",
-            when=when,
-        )
-        for lineage in LINEAGES
-        for kind, when in ((THINK, _always), (RAW, _raw))
-    ),
+    *(_sft(lineage, kind) for lineage in LINEAGES for kind in (THINK, RAW)),
     Step(
         arm=SHARED,
         stage="evaluate-sft",
@@ -141,19 +126,11 @@ STEPS: tuple[Step, ...] = (
         table="sft",
     ),
     Step(arm=SHARED, stage="calibrate", inputs=(CHUNKS,), table="rlmt"),
-    *(
-        Step(
-            arm=f"{lineage}-{RLMT}",
-            stage="rlmt",
-            inputs=(CHUNKS, ROWS, BAR, f"{lineage}-{THINK}/sft"),
-            table="rlmt",
-        )
-        for lineage in LINEAGES
-    ),
+    *map(_rlmt, LINEAGES),
     Step(
         arm=SHARED,
         stage="evaluate-rlmt",
-        inputs=(CHUNKS, ROWS, BAR, *_START[IMPROVED], *_TUNED[THINK], *_REWARDED),
+        inputs=(CHUNKS, ROWS, THRESHOLD, *_START[IMPROVED], *_TUNED[THINK], *_REWARDED),
         table="rlmt",
     ),
     Step(
@@ -171,20 +148,18 @@ class Arm:
     """A model of the run: the base, or what a stage trains."""
 
     name: str
-    """Its name."""
     stage: str = ""
     """The stage that trains it; empty for the base."""
+    start: str = ""
+    """The arm whose weights it is trained from; empty for the base."""
     thinks: bool = False
     """Whether it was trained to think."""
     past: tuple[str, ...] = ()
     """What it is compared with in its own lineage: what it was trained from, and its control."""
     peer: tuple[str, ...] = ()
     """What it is compared with in the other lineage."""
-
     control: bool = False
     """Whether it is there for comparison only."""
-    start: str = ""
-    """The arm whose weights it is trained from; empty for the base."""
     lineage: str = ""
     """What it comes from: the base, stage 1, or the control of stage 1."""
     label: str = ""
@@ -196,8 +171,19 @@ class Arm:
         return f"{self.name}/{self.stage}" if self.stage else ""
 
 
-def _peer(lineage: str, kind: str) -> tuple[str, ...]:
-    return () if lineage == BASE else (f"{BASE}-{kind}",)
+def _arm(lineage: str, kind: str, stage: str, start: str, label: str, *, controls: tuple[str, ...] = ()) -> Arm:
+    thinks = kind != RAW
+    return Arm(
+        name=f"{lineage}-{kind}",
+        stage=stage,
+        start=start,
+        thinks=thinks,
+        past=(start, *controls),
+        peer=(f"{BASE}-{kind}",) if thinks and lineage != BASE else (),
+        control=not thinks,
+        lineage=lineage,
+        label=label,
+    )
 
 
 ARMS: tuple[Arm, ...] = (
@@ -212,44 +198,12 @@ ARMS: tuple[Arm, ...] = (
         lineage=CONTINUED,
         label="control: next tokens",
     ),
+    *(_arm(lineage, RAW, "sft", lineage, "control: SFT on raw text") for lineage in LINEAGES),
     *(
-        Arm(
-            name=f"{one}-{RAW}",
-            stage="sft",
-            start=one,
-            past=(one,),
-            control=True,
-            lineage=one,
-            label="control: SFT on raw text",
-        )
-        for one in LINEAGES
+        _arm(lineage, THINK, "sft", lineage, "stage 2: SFT on thoughts", controls=(f"{lineage}-{RAW}",))
+        for lineage in LINEAGES
     ),
-    *(
-        Arm(
-            name=f"{one}-{THINK}",
-            stage="sft",
-            start=one,
-            thinks=True,
-            past=(one, f"{one}-{RAW}"),
-            peer=_peer(one, THINK),
-            lineage=one,
-            label="stage 2: SFT on thoughts",
-        )
-        for one in LINEAGES
-    ),
-    *(
-        Arm(
-            name=f"{one}-{RLMT}",
-            stage=RLMT,
-            start=f"{one}-{THINK}",
-            thinks=True,
-            past=(f"{one}-{THINK}",),
-            peer=_peer(one, RLMT),
-            lineage=one,
-            label="stage 3: RL mid-training",
-        )
-        for one in LINEAGES
-    ),
+    *(_arm(lineage, RLMT, "rlmt", f"{lineage}-{THINK}", "stage 3: RL mid-training") for lineage in LINEAGES),
 )
 """Every arm there is, each after those that it is compared with."""
 
@@ -261,8 +215,8 @@ def arm_of(name: str) -> Arm:
 
 def arms(config: Config) -> list[Arm]:
     """Return the arms of ``config``, in order."""
-    made = {(step.arm, step.stage) for step in graph(config)}
-    return among([arm for arm in ARMS if not arm.stage or (arm.name, arm.stage) in made])
+    made = {step.name for step in graph(config)}
+    return among([arm for arm in ARMS if not arm.stage or arm.step in made])
 
 
 def among(taking: Sequence[Arm]) -> list[Arm]:
@@ -278,24 +232,19 @@ def among(taking: Sequence[Arm]) -> list[Arm]:
     ]
 
 
-def maker(arm: Arm) -> Step:
-    """Return the step that trains an arm other than the base."""
-    [step] = (step for step in STEPS if (step.arm, step.stage) == (arm.name, arm.stage))
-    return step
-
-
 def graph(config: Config) -> list[Step]:
-    """Return the steps of ``config``, in order."""
-    return [step for step in STEPS if step.of(config)]
+    """Return the steps of ``config``, in order; benchmarks read only the arms that the config names."""
+    present = [
+        step for step in STEPS if (not step.table or getattr(config, step.table) is not None) and step.when(config)
+    ]
+    return [_narrowed(step, config) for step in present]
 
 
-def asked(config: Config) -> Step:
-    """Return the step that answers reasoning tasks which the command line chose; it needs the arms that it names."""
-    [step] = (step for step in STEPS if step.stage == REASONING)
-    wanted = config.reasoning.arms if config.reasoning is not None else None
-    if wanted is None:
+def _narrowed(step: Step, config: Config) -> Step:
+    chosen = config.reasoning.arms if step.stage == REASONING and config.reasoning is not None else None
+    if chosen is None:
         return step
-    return dataclasses.replace(step, inputs=tuple(arm_of(name).step for name in wanted if arm_of(name).step))
+    return dataclasses.replace(step, inputs=tuple(arm_of(name).step for name in chosen if arm_of(name).step))
 
 
 def needs(steps: Sequence[Step], among: Sequence[Step]) -> list[Step]:
@@ -309,13 +258,12 @@ def needs(steps: Sequence[Step], among: Sequence[Step]) -> list[Step]:
 
 def after(name: str) -> list[Step]:
     """Return all steps that read what ``name`` made, directly or not, in order."""
-    stale = {name}
-    found = []
+    stale, late = {name}, []
     for step in STEPS:
         if stale & set(step.inputs):
             stale.add(step.name)
-            found.append(step)
-    return found
+            late.append(step)
+    return late
 
 
 def select(steps: Sequence[Step], names: Collection[str]) -> list[Step]:
@@ -337,10 +285,6 @@ def select(steps: Sequence[Step], names: Collection[str]) -> list[Step]:
 
 
 def until(steps: Sequence[Step], name: str) -> list[Step]:
-    """Return the steps up to the last one that ``name`` means.
-
-    Raises:
-        SelectionError: as :func:`select`.
-    """
+    """Return the steps up to the last one that ``name`` means; see :func:`select`."""
     last = select(steps, [name])[-1]
     return list(steps[: list(steps).index(last) + 1])

@@ -15,15 +15,10 @@ BF16_PRODUCTS = frozenset({"amx_bf16", "avx512_bf16"})
 """Features of x86 processors that multiply in bfloat16; emulation is several times slower than float32."""
 
 _HIDDEN_BY_ISA = {
-    "SSE41": ("avx2", "avx512", "amx"),
-    "AVX": ("avx2", "avx512", "amx"),
-    "AVX2": ("avx512", "amx"),
-    "AVX2_VNNI": ("avx512", "amx"),
-    "AVX2_VNNI_2": ("avx512", "amx"),
-    "AVX512_CORE": ("avx512_bf16", "amx"),
-    "AVX512_CORE_VNNI": ("avx512_bf16", "amx"),
-    "AVX512_CORE_BF16": ("amx",),
-    "AVX512_CORE_FP16": ("amx",),
+    **dict.fromkeys(("SSE41", "AVX"), ("avx2", "avx512", "amx")),
+    **dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX2_VNNI_2"), ("avx512", "amx")),
+    **dict.fromkeys(("AVX512_CORE", "AVX512_CORE_VNNI"), ("avx512_bf16", "amx")),
+    **dict.fromkeys(("AVX512_CORE_BF16", "AVX512_CORE_FP16"), ("amx",)),
 }
 """Features, by the beginnings of their names, that each value of ``ONEDNN_MAX_CPU_ISA`` hides from oneDNN."""
 
@@ -37,9 +32,7 @@ class Machine:
     """The arithmetic of a machine."""
 
     system: str
-    """``Linux``, ``Darwin`` or ``Windows``."""
     architecture: str
-    """``x86_64`` or ``arm64``."""
     processor: str
     cores: int
     """That this process may use."""
@@ -48,10 +41,8 @@ class Machine:
     bf16_fault: str = ""
     """Why oneDNN does not multiply in bfloat16; empty if a small product was right."""
     cuda: str = ""
-    """Name of the first CUDA device; empty without one."""
     cuda_bf16: bool = False
     mps: bool = False
-    """Whether there is an Apple GPU."""
 
     @property
     def kind(self) -> str:
@@ -75,13 +66,7 @@ class Machine:
 
 
 def dtype_for(wanted: str, device: str, machine: Machine) -> str:
-    """Return the compute dtype that ``wanted`` (``auto``, ``bfloat16`` or ``float32``) means on a device of this type.
-
-    ``auto`` is bfloat16 where the device multiplies in it, and float32 elsewhere.
-
-    Raises:
-        MachineError: if ``wanted`` is bfloat16 and the device does not multiply in it.
-    """
+    """Return the compute dtype that ``wanted`` means: ``auto`` is bfloat16 where the device multiplies in it."""
     lacking = machine.no_bf16(device)
     if wanted == "auto":
         return "float32" if lacking else "bfloat16"
@@ -92,15 +77,12 @@ def dtype_for(wanted: str, device: str, machine: Machine) -> str:
 
 @functools.cache
 def machine() -> Machine:
-    """Return this machine; asked once per process."""
     import torch
 
-    known = _capabilities()
+    known, architecture = _capabilities(), platform.machine().lower()
     return Machine(
         system=platform.system(),
-        architecture={"amd64": "x86_64", "aarch64": "arm64"}.get(
-            platform.machine().lower(), platform.machine().lower()
-        ),
+        architecture={"amd64": "x86_64", "aarch64": "arm64"}.get(architecture, architecture),
         processor=str(known.get("cpu_name") or platform.processor() or "unknown processor"),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         features=visible({name for name, value in known.items() if value is True}, os.environ),

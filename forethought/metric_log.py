@@ -21,7 +21,6 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 Sink = Callable[[int, Mapping[str, float]], None]
-"""Takes the step and the values that were measured."""
 
 
 def peak_memory() -> int:
@@ -35,22 +34,11 @@ def peak_memory() -> int:
 class MetricLog(contextlib.ExitStack):
     """Writes one row per step to ``metrics.jsonl`` and to the sinks of :class:`~forethought.config.LogConfig`.
 
-    Example::
-
-        with MetricLog(folder, config.log) as metrics:
-            with metrics.timer("sample"):
-                metrics.count("sample", tokens=1024)
-            metrics.log(step, {"improve/margin": 0.4})
-
-    adds ``improve/seconds_sample``, ``improve/tokens_per_second_sample`` and ``improve/peak_memory_gib`` to the row.
+    A phase that is timed and counted adds ``<stage>/seconds_<phase>`` and ``<stage>/tokens_per_second_<phase>``.
     """
 
     def __init__(self, folder: StageFolder, config: LogConfig, peak: Callable[[], int] = peak_memory) -> None:
-        """Open the sinks; ``peak`` gives peak memory in bytes, 0 if not known (``torch.cuda.max_memory_allocated``).
-
-        Raises:
-            ConfigError: if a sink's package is missing, with the command that installs it.
-        """
+        """Open the sinks; ``peak`` gives peak memory in bytes, 0 if not known (``torch.cuda.max_memory_allocated``)."""
         super().__init__()
         self._folder, self._peak = folder, peak
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -69,7 +57,6 @@ class MetricLog(contextlib.ExitStack):
             self._seconds[phase] += time.perf_counter() - start
 
     def count(self, phase: str, tokens: int) -> None:
-        """Add ``tokens`` to what ``phase`` processed in the present step."""
         self._tokens[phase] += tokens
 
     def log(self, step: int, values: Mapping[str, float | None]) -> dict[str, Any]:

@@ -26,25 +26,17 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress(Protocol):
-    """Whatever is told how far a stage is."""
+    """Takes how many units of a stage are done, of how many if that is known, and what is going on."""
 
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Take how many units are done, of how many if that is known, and what is going on."""
-        ...
-
-
-def silent(done: int, total: int | None, note: str = "") -> None:
-    """A :class:`Progress` that shows nothing."""
+    def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
 
 
 class Terminal(Console):
     """A console that falls silent when its reader is gone, where rich would end the process."""
 
     display: RunProgress | None = None
-    """What is live on it."""
 
     def on_broken_pipe(self) -> None:
-        """Print nothing from now on."""
         self.quiet = True
 
 
@@ -86,14 +78,12 @@ class RunProgress(rich.progress.Progress):
             self._terminal.display = self if self.live.is_started else None
 
     def stop(self) -> None:
-        """Leave the last picture where it is."""
         if self._terminal.display is self:
             self._terminal.display = None
             with contextlib.suppress(OSError, ValueError):
                 super().stop()
 
     def refresh(self) -> None:
-        """Draw; a terminal that is gone or cannot show the text stops no run."""
         with contextlib.suppress(OSError, ValueError):
             super().refresh()
 
@@ -107,7 +97,6 @@ class RunProgress(rich.progress.Progress):
         return f"{name} ({self._names.index(name) + 1} of {len(self._names)}{about})"
 
     def tick(self, name: str) -> None:
-        """Note that a step is done."""
         self._done.setdefault(name)
         if self._current is not None and self._current[0] == name:
             self._done[name] = self._clock() - self._current[1]
@@ -130,7 +119,6 @@ class RunProgress(rich.progress.Progress):
         return sum(left.values()) or None
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """Yield the steps, a line for each arm, then the bars."""
         if self._names:
             left = self.seconds_left()
             about = f", about {clock_time(left)} left" if left else ""
@@ -155,13 +143,7 @@ class RunProgress(rich.progress.Progress):
 
 
 class StageProgress:
-    """A :class:`Progress`: a bar on what is live on the console, or of its own, else a line now and then.
-
-    Example::
-
-        with StageProgress("improve", total=100) as progress:
-            progress.update(12, margin=0.41, selection=0.62)
-    """
+    """A :class:`Progress`: a bar on what is live on the console, or of its own, else a line now and then."""
 
     def __init__(
         self,
@@ -189,7 +171,6 @@ class StageProgress:
             self._display.remove_task(self._task.id)
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Show that ``done`` of ``total`` are done."""
         self._note = note
         if (total or None) != self._task.total:
             self._task.total = total or None
@@ -197,7 +178,6 @@ class StageProgress:
         self.update(done)
 
     def update(self, done: int, **rates: float | None) -> None:
-        """Show that ``done`` are done, and the latest ``rates`` by name."""
         self._rates |= {name: value for name, value in rates.items() if value is not None and math.isfinite(value)}
         if done < self._task.completed:
             self._display.reset(self._task.id)

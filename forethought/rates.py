@@ -7,14 +7,11 @@ with, on a model of the policy's architecture.  A kind of work then costs ``call
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -35,10 +32,8 @@ from forethought.work import Pace, Rates, decoding, scoring, training
 
 Say = Callable[[str], None]
 
-SECONDS = 30.0
-"""A measurement takes about so long at most, a third for each kind of work."""
-ROWS = 128
-"""Rows that are decoded at once, at most, while measuring."""
+SECONDS, ROWS = 30.0, 128
+"""A measurement takes about so long at most, a third for each kind of work, and decodes at most 128 rows at once."""
 TYPICAL = 0.8
 """Mean length of a prefix, as a share of the longest: a chunk's prefix takes what its place allows."""
 BUSY = 0.15
@@ -50,7 +45,6 @@ FALLBACK_BYTES = 12e9
 
 
 def prefix_tokens(config: Config) -> int:
-    """Return how long a prefix is on average, about."""
     shortest, longest = config.chunk.prefix_tokens
     return max(shortest, round(TYPICAL * longest))
 
@@ -78,7 +72,7 @@ def known(config: Config) -> Rates:
 
 
 def measure(config: Config, seconds: float = SECONDS) -> Rates:
-    """Return the rates of the policy's architecture, with random weights, in about so many seconds."""
+    """Return the rates of the policy's architecture, with random weights, in about ``seconds``."""
     device, dtype = _computes(config)
     found = architecture(config.policy)
     shape = None if found is None else shape_of(found)
@@ -89,7 +83,7 @@ def measure(config: Config, seconds: float = SECONDS) -> Rates:
         heap.keep_freed_memory()
     models.quiet()
     policy = Policy(random_model(found, 0).to(device, dtype).eval(), config.engine.backend)
-    bench = _Bench(policy=policy, shape=shape, config=config, seconds=seconds / 3)
+    bench = _Bench(policy, shape, config, seconds / 3)
     score, sample, train = bench.score(), bench.sample(), bench.train()
     took = time.perf_counter() - start
     return Rates(
@@ -108,54 +102,35 @@ def _computes(config: Config) -> tuple[torch.device, torch.dtype]:
     return device, models.resolve_dtype(config.dtype, device)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Bench:
     """Times a small and a larger amount of each kind of work; their difference is the rate."""
 
-    policy: Policy
-    shape: Shape
-    config: Config
-    seconds: float
-
-    @property
-    def prefix(self) -> int:
-        return prefix_tokens(self.config)
-
-    @property
-    def suffix(self) -> int:
-        return self.config.chunk.suffix_tokens
-
-    @property
-    def branches(self) -> int:
-        return self.config.improve.rollouts
-
-    @property
-    def prefixes(self) -> int:
-        return max(1, min(ROWS, self.config.improve.sample_rows) // self.branches)
+    def __init__(self, policy: Policy, shape: Shape, config: Config, seconds: float) -> None:
+        self.policy, self.shape, self.seconds = policy, shape, seconds
+        self.micro_tokens, self.branches = config.improve.micro_tokens, config.improve.rollouts
+        self.prefix, self.suffix = prefix_tokens(config), config.chunk.suffix_tokens
+        self.prefixes = max(1, min(ROWS, config.improve.sample_rows) // self.branches)
 
     def score(self) -> Pace:
         """Time log-probabilities of a few tokens, then of more and more groups."""
-        scorer = TorchScorer(self.policy, self.config.improve.micro_tokens)
+        scorer = TorchScorer(self.policy, self.micro_tokens)
         tiny, whole = self._group(8, 1, 8), self._group(self.prefix, self.branches + 1, self.suffix)
         scorer.logprobs([tiny])
-        scored = (self.branches + 1) * self.suffix
-        one = scoring(self.shape, whole.tokens, scored).flops
         small = scoring(self.shape, 16, 8).flops, self._time(lambda: scorer.logprobs([tiny]))
-        count, took = self._grow(lambda n: scorer.logprobs([whole] * n), self.prefixes)
-        return _pace(small, (count * one, took))
+        count, took = self._grow(lambda n: scorer.logprobs([whole] * n))
+        flops = scoring(self.shape, whole.tokens, (self.branches + 1) * self.suffix).flops
+        return _pace(small, (count * flops, took))
 
     def sample(self) -> Pace:
         """Time decode steps of few rows and of as many as a training step has."""
         few, many = min(4, self.branches), self.branches * self.prefixes
-        self._draw(1, few, 2)  # the kernels are looked at first
-        small = decoding(self.shape, few, 1).flops, self._step(1, few, self.seconds / 3)
-        large = decoding(self.shape, many, 1).flops, self._step(self.prefixes, self.branches, self.seconds)
+        small = decoding(self.shape, few, 1).flops, self._decode_step(1, few)
+        large = decoding(self.shape, many, 1).flops, self._decode_step(self.prefixes, self.branches)
         return _pace(small, large) if many > few else Pace(rate=large[0] / large[1], call=0.0)
 
     def train(self) -> Pace:
-        """Time optimiser steps on a few tokens, then on more and more pairs."""
         schedule = Schedule(peak=1e-9, warmup=0, total=1, min_ratio=1.0)
-        trainer = Trainer(self.policy, schedule, Adam(), micro_tokens=self.config.improve.micro_tokens)
+        trainer = Trainer(self.policy, schedule, Adam(), micro_tokens=self.micro_tokens)
 
         def step(group: Group, count: int) -> None:
             trainer.step([Example(group=group)] * count, nll, step=0, normaliser=1.0)
@@ -163,35 +138,34 @@ class _Bench:
         tiny, pair = self._group(8, 2, 8), self._group(self.prefix, 2, self.suffix)
         step(tiny, 1)  # makes the optimiser's moments
         small = training(self.shape, 24, 16).flops, self._time(lambda: step(tiny, 1))
-        count, took = self._grow(lambda n: step(pair, n), self.prefixes)
+        count, took = self._grow(lambda n: step(pair, n))
         return _pace(small, (count * training(self.shape, pair.tokens, 2 * self.suffix).flops, took))
 
-    def _step(self, prompts: int, branches: int, seconds: float) -> float:
+    def _decode_step(self, prompts: int, branches: int) -> float:
         """Return the seconds of one decode step, from completions of two lengths: all else they have in common."""
-        start, length, before = time.perf_counter(), 4, math.inf
-        self._draw(prompts, branches, 2)
-        while True:
-            took = self._time(functools.partial(self._draw, prompts, branches, length))
-            over = 2 * length > self.suffix or time.perf_counter() - start + 2.2 * took > seconds
-            if over and before < math.inf:
-                return max(took - before, took / 20) / (length / 2)
-            length, before = 2 * length, took
-
-    def _draw(self, prompts: int, branches: int, tokens: int) -> None:
         prefix = self._group(self.prefix, 1, 1).prefix
         asked = [Prompt(id=str(number), token_ids=prefix) for number in range(prompts)]
         sampler = TorchSampler(self.policy, prompts * branches)
-        sampler.sample(asked, branches, Sampling(max_tokens=tokens), Key(0, "rates"))
 
-    def _grow(self, work: Callable[[int], object], most: int) -> tuple[int, float]:
-        """Do more and more at once as long as there is time; return the last number and its seconds."""
+        def draw(tokens: int) -> None:
+            sampler.sample(asked, branches, Sampling(max_tokens=tokens), Key(0, "rates"))
+
+        draw(2)  # kernels for these sizes are made, and memory is taken
+        length, before, start = 4, self._time(draw, 4), time.perf_counter()
+        while True:
+            took = self._time(draw, 2 * length)
+            if 4 * length > self.suffix or time.perf_counter() - start + 2.2 * took > self.seconds:
+                return max(took - before, took / 20) / length
+            length, before = 2 * length, took
+
+    def _grow(self, work: Callable[[int], object]) -> tuple[int, float]:
         count, start = 1, time.perf_counter()
         work(1)  # kernels for these sizes are made, and memory is taken
         while True:
-            took = self._time(functools.partial(work, count))
-            if count >= most or time.perf_counter() - start + 2.2 * took > self.seconds:
+            took = self._time(work, count)
+            if count >= self.prefixes or time.perf_counter() - start + 2.2 * took > self.seconds:
                 return count, took
-            count = min(most, 2 * count)
+            count = min(self.prefixes, 2 * count)
 
     def _group(self, prefix: int, branches: int, suffix: int) -> Group:
         def ids(start: int, count: int) -> tuple[int, ...]:
@@ -199,11 +173,10 @@ class _Bench:
 
         return Group(prefix=ids(0, prefix), branches=tuple(ids(prefix + k * suffix, suffix) for k in range(branches)))
 
-    def _time(self, work: Callable[[], object]) -> float:
-        cuda = self.policy.device.type == "cuda"
+    def _time(self, work: Callable[..., object], *amount: int) -> float:
         start = time.perf_counter()
-        work()
-        if cuda:
+        work(*amount)
+        if self.policy.device.type == "cuda":
             torch.cuda.synchronize(self.policy.device)
         return time.perf_counter() - start
 
@@ -240,7 +213,6 @@ def _by_matrix(shape: Shape | None, device: torch.device, dtype: torch.dtype) ->
 
 
 def _fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether there is room to train the model for a moment."""
     needed = shape.weights * (20 + 2 * dtype.itemsize)
     if device.type == "cuda":
         return needed < torch.cuda.mem_get_info(device)[0]
@@ -262,12 +234,10 @@ def kept(config: Config, say: Say) -> Rates | None:
 
 
 def _keep(config: Config, rates: Rates, say: Say) -> None:
-    path = cache_root() / "rates.json"
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError):
-        rows = {}
-    rows = (rows if isinstance(rows, dict) else {}) | {_name(config): dataclasses.asdict(rates)}
+    path, rows = cache_root() / "rates.json", {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # what cannot be read is replaced
+        rows = dict(json.loads(path.read_text(encoding="utf-8")))
+    rows[_name(config)] = dataclasses.asdict(rates)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(rows, indent=2) + "\n")

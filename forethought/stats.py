@@ -14,10 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Z95 = 1.959963984540054
-"""97.5% quantile of the standard normal distribution."""
-Z80 = 0.8416212335729143
-"""80% quantile of the standard normal distribution."""
+# Quantiles of the standard normal distribution: 97.5% and 80%.
+Z95, Z80 = 1.959963984540054, 0.8416212335729143
 
 _BLOCK = 2_000_000
 """Indices drawn at once; limits the memory of a bootstrap and does not change its result."""
@@ -40,9 +38,6 @@ def wilson(successes: float, n: int) -> Interval:
     ``(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`` with ``p = successes / n``.  It never leaves
     [0, 1] and has a width even when every vote is the same.  ``successes`` may be fractional, so that
     ties count half; the interval is then a little too wide, never too narrow.
-
-    Raises:
-        ValueError: if ``n`` is not positive, or ``successes`` is not between 0 and ``n``.
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"no share of {successes} in {n}: there must be votes, and no more successes than votes")
@@ -92,9 +87,6 @@ def bootstrap_mean(
 
     A single cluster, or equal values, give an interval of width 0: the spread is unknown then.  Use :func:`wilson`
     for single votes, which does not have this flaw.
-
-    Raises:
-        ValueError: if there are no values, if one is not finite, or if the lengths differ.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
@@ -128,9 +120,6 @@ def paired_bootstrap(
 
     Pairing removes what both have in common (hard prefixes are hard for both), so it needs far fewer items than two
     separate means.
-
-    Raises:
-        ValueError: if the lengths differ.
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values cannot be paired: measure both on the same items")
@@ -143,13 +132,6 @@ def macro_bootstrap(strata: Sequence[Sequence[float]], seed: int, resamples: int
 
     Items are resampled within each stratum (the problems of one benchmark); the strata themselves are not resampled.
     With one stratum it is :func:`bootstrap_mean`.
-
-    Args:
-        strata: the values of each stratum.
-        seed: seed of the resampling.
-
-    Raises:
-        ValueError: if there are no strata, or one has no values or a value that is not finite.
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in strata]
     if not arrays or not all(len(array) and np.isfinite(array).all() for array in arrays):
@@ -170,9 +152,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     ``1 - C(n-c, k) / C(n, k)``, computed as ``1 - prod_{i=n-c+1..n} (1 - k/i)``, which does not
     overflow (Chen et al. 2021, "Evaluating large language models trained on code", figure 3).
-
-    Raises:
-        ValueError: unless ``0 <= c <= n`` and ``1 <= k <= n``.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@{k} cannot be estimated from {n} samples with {c} right ones: draw at least {k}")

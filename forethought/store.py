@@ -35,30 +35,13 @@ from forethought.files import (
     holder,
     keep_rows,
     locked,
-    publish,
     read_json,
     read_jsonl,
-    read_records,
     remove,
     restore,
     writing,
 )
 from forethought.records import Measurement, Record, content_id
-
-__all__ = [
-    "BASE",
-    "SHARED",
-    "ConfigChangedError",
-    "Run",
-    "RunLockedError",
-    "StageFolder",
-    "StoreError",
-    "append_jsonl",
-    "atomic_write",
-    "hash_file",
-    "publish",
-    "read_jsonl",
-]
 
 R = TypeVar("R", bound=Record)
 Config = Mapping[str, Any]
@@ -89,7 +72,7 @@ class RunLockedError(StoreError):
 
 
 class Run:
-    """A run folder, ``runs/<name>``; see :class:`forethought.lifecycle.Lifecycle` for how it is used."""
+    """A run folder, ``runs/<name>``; :class:`forethought.pipeline.runner.Lifecycle` fills it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -99,18 +82,12 @@ class Run:
 
     @classmethod
     def create_or_open(cls, path: str | Path) -> Run:
-        """Return the run at ``path``, making its folder if there is none."""
         with writing(Path(path)):
             Path(path).mkdir(parents=True, exist_ok=True)
         return cls(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Return the run at ``path``.
-
-        Raises:
-            StoreError: if there is no such folder.
-        """
         if not Path(path).is_dir():
             raise StoreError(f"{path}: no such run folder. `forethought run CONFIG` makes runs/<name>")
         return cls(path)
@@ -130,42 +107,40 @@ class Run:
         return StageFolder(self.path / arm / stage, self.machine)
 
     def stages(self) -> list[StageFolder]:
-        """Return the stage folders that exist, by path; nothing is created."""
         folders = (StageFolder(path.parent) for path in sorted(self.path.glob("*/*/config.json")))
         return [folder for folder in folders if _NAME.fullmatch(folder.arm) and _NAME.fullmatch(folder.stage)]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing to this run; what a killed one left half-done is repaired.
-
-        The kernel drops the lock with the process, so a ``kill -9`` never leaves a stale one.
-
-        Raises:
-            RunLockedError: naming the process that holds it.
-        """
+        """Keep other processes from writing to this run; what a killed one left half-done is repaired."""
         with locked(self.path / ".lock") as other:
             if other is not None:
                 raise RunLockedError(
                     f"{self.path}: process {other} is working on this run. "
                     "Wait for it, stop it, or choose another --run"
                 )
-            self._settle()
+            # Folders of which a publish was killed, then figures of stages that were being set aside.
+            for folder in (self.path, *self.path.glob("*"), *self.path.glob("*/*"), *self.path.glob("*/*/checkpoints")):
+                for left in folder.glob(".*.old"):
+                    restore(left.with_name(left.name[1 : -len(".old")]))
+                for left in folder.glob(".*.tmp"):
+                    remove(left)
+            for stage in self.stages():
+                self._give_back(stage)
             yield
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
-        """Add figures to the run's one table; a figure measured again replaces the earlier one."""
         append_jsonl(self._figures, measurements)
 
     def measurements(self) -> list[Measurement]:
         """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first."""
         latest: dict[tuple[str, ...], Measurement] = {}
-        for figure in read_records(self._figures, Measurement):
+        for figure in read_jsonl(self._figures, Measurement):
             key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
             latest[key] = figure
         return list(latest.values())
 
     def drop(self, gone: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Take figures out of the run's one table."""
         keep_rows(self._figures, lambda row: not gone(row))
 
     def set_aside(self, folder: StageFolder) -> Path:
@@ -204,12 +179,10 @@ class Run:
             atomic_write(path, data)
 
     def config(self) -> dict[str, Any] | None:
-        """Return the config that :meth:`save_config` kept, or ``None``."""
         kept = read_json(self.path / "run.json")
         return None if kept is None else dict(kept["config"])
 
     def hashes(self) -> dict[str, str]:
-        """Return the hashes that :meth:`keep_hash` kept, by name."""
         return {row["name"]: row["hash"] for row in read_jsonl(self.path / "hashes.jsonl")}
 
     def keep_hash(self, name: str, value: str) -> None:
@@ -229,36 +202,22 @@ class Run:
             append_jsonl(self._figures, read_jsonl(kept))
             remove(kept)
 
-    def _settle(self) -> None:
-        for folder in (self.path, *self.path.glob("*"), *self.path.glob("*/*"), *self.path.glob("*/*/checkpoints")):
-            for left in folder.glob(".*.old"):
-                restore(left.with_name(left.name[1 : -len(".old")]))
-            for left in folder.glob(".*.tmp"):
-                remove(left)
-        for stage in self.stages():
-            self._give_back(stage)
-
 
 class StageFolder:
-    """What one stage of one arm wrote.  Get it from :meth:`Run.stage`."""
-
     def __init__(self, path: Path, machine: Callable[[], Mapping[str, Any]] = dict) -> None:
         self.path = path
         self.machine = machine
 
     @property
     def stage(self) -> str:
-        """Name of the stage."""
         return self.path.name
 
     @property
     def arm(self) -> str:
-        """Name of the arm, or :data:`SHARED`."""
         return self.path.parent.name
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of checkpoints; made by the first :func:`publish` in it."""
         return self.path / "checkpoints"
 
     def write_config(self, config: Config) -> None:
@@ -278,11 +237,10 @@ class StageFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is anything but a config."""
         return self.path.is_dir() and any(path.name != "config.json" for path in self.path.iterdir())
 
     def changes(self, config: Config) -> list[str]:
-        """Return in which keys this config differs from the one that made what is here; empty if nothing was made."""
+        """Return the keys in which this config differs from the one that made what is here, with the values."""
         present = self.read_json("config")
         return [] if present is None or not self.begun else differences(present, _stored(config))
 
@@ -292,35 +250,27 @@ class StageFolder:
         append_jsonl(self.path / f"{name}.jsonl", [rows] if single else rows)
 
     def read(self, name: str) -> Iterator[dict[str, Any]]:
-        """Yield the rows of ``<name>.jsonl``, none if it does not exist; see :func:`read_jsonl`."""
         return read_jsonl(self.path / f"{name}.jsonl")
 
     def load(self, name: str, kind: type[R]) -> list[R]:
-        """Return the rows of ``<name>.jsonl`` as records of ``kind``: ``folder.load("chunks.heldout", Chunk)``."""
-        return list(read_records(self.path / f"{name}.jsonl", kind))
+        return list(read_jsonl(self.path / f"{name}.jsonl", kind))
 
     def truncate(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """Rewrite ``<name>.jsonl`` atomically with the rows that ``keep`` wants; return how many were dropped.
-
-        For resuming: what was logged after the last checkpoint will be computed and logged again.
-        """
+        """Keep some rows of a log: what was logged after the last checkpoint will be computed and logged again."""
         return keep_rows(self.path / f"{name}.jsonl", keep)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write ``<name>.json`` atomically; records become objects."""
         atomic_write(self.path / f"{name}.json", encode(value, indent=2))
 
     def read_json(self, name: str) -> Any:
-        """Return the content of ``<name>.json``, or ``None`` if it does not exist."""
         return read_json(self.path / f"{name}.json")
 
     def finish(self, inputs: Mapping[str, str], summary: Mapping[str, Any]) -> None:
         """Write ``manifest.json``, which says that the stage is done.
 
-        Args:
-            inputs: what the stage read, by name: the :attr:`identity` of earlier stages, hashes of files or models.
-            summary: what it made, in a few values (counts, the hash of the weights).  No durations: the
-                summary is part of :attr:`identity`, which equal runs share.
+        ``inputs``: what the stage read, by name: the :attr:`identity` of earlier stages, hashes of files or models;
+        ``summary``: what it made, in a few values.  No durations: both are part of :attr:`identity`, which equal runs
+        share.
         """
         config = self.read_json("config")
         if config is None:
@@ -339,7 +289,6 @@ class StageFolder:
         self.write_json("manifest", manifest)
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return the manifest, or ``None`` while the stage is not done."""
         return self.read_json("manifest")
 
     @property
@@ -350,11 +299,7 @@ class StageFolder:
 
     @property
     def identity(self) -> str:
-        """Hash of what the stage made and from what, without times: what later stages name as their input.
-
-        Raises:
-            StoreError: if the stage is not done.
-        """
+        """Hash of what the stage made and from what, without times: what later stages name as their input."""
         manifest = self.manifest()
         if manifest is None:
             raise StoreError(f"{self.path}: the stage is not done, so it has no identity yet. Run it first")

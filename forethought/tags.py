@@ -1,13 +1,13 @@
 """Thoughts in a text: tags, rendering, parsing.
 
-A row keeps its raw text whole and its thoughts beside it.  What is trained on is put together from slices of that
+A row keeps its raw text whole and its thoughts apart from it.  What is trained on is put together from slices of that
 text, so nothing of it can be lost.  Parsing is for what a policy writes, and for readers of rendered text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought.records import SpanKind, ThoughtRow
@@ -15,15 +15,10 @@ from forethought.records import SpanKind, ThoughtRow
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What stands before and after a thought.
-
-    Example: ``Tags("<think>", "</think>")``
-    """
+    """What stands before and after a thought, such as ``<think>`` and ``</think>``."""
 
     open: str
-    """Before."""
     close: str
-    """After."""
 
     def inside(self, text: str) -> bool:
         """Return whether ``text`` holds one of the tags: it could not be told from a rendered thought."""
@@ -35,9 +30,7 @@ class Span:
     """A piece of an augmented text."""
 
     kind: SpanKind
-    """Text or thought."""
     text: str
-    """What it says; a thought without its tags."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +40,7 @@ class Parsed:
     spans: tuple[Span, ...]
     """Text and thoughts in order; a thought that is never closed ends with the text."""
     opened: int
-    """Opening tags."""
     closed: int
-    """Thoughts that were opened and closed."""
     faults: tuple[str, ...]
     """What is wrong: ``unclosed``, ``nested``, ``stray close``, ``empty``."""
 
@@ -60,7 +51,6 @@ class Parsed:
 
     @property
     def thoughts(self) -> list[str]:
-        """The thoughts."""
         return [span.text for span in self.spans if span.kind is SpanKind.THOUGHT]
 
 
@@ -96,7 +86,7 @@ def parse(text: str, tags: Tags) -> Parsed:
     faults: list[str] = []
     opened = closed = 0
     kind, pending = SpanKind.TEXT, ""
-    for piece in _pieces(text, tags):
+    for piece in re.split(f"({re.escape(tags.open)}|{re.escape(tags.close)})", text):
         outside = kind is SpanKind.TEXT
         if piece == tags.open and outside:
             found, kind, pending, opened = [*found, Span(kind, pending)], SpanKind.THOUGHT, "", opened + 1
@@ -117,7 +107,3 @@ def parse(text: str, tags: Tags) -> Parsed:
 def strip(text: str, tags: Tags) -> str:
     """Return ``text`` without thoughts, an unclosed one included."""
     return parse(text, tags).text
-
-
-def _pieces(text: str, tags: Tags) -> Iterator[str]:
-    yield from re.split(f"({re.escape(tags.open)}|{re.escape(tags.close)})", text)

@@ -15,7 +15,6 @@ from forethought.config import ConfigError
 from forethought.progress import STDERR
 
 out = Console()
-"""For results."""
 
 _SHORT = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
 """How torch, CUDA, the system and C++ report that an allocation failed."""
@@ -26,7 +25,11 @@ _ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) ([A-Za-z]+)", re.IGN
 def guard() -> Iterator[None]:
     """End the command with one message, not with a traceback, on an error that the user can fix."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    _announce_kernels()
+    log = logging.getLogger("forethought.engine.backends")  # says which kernels are chosen
+    if not any(isinstance(handler, _OncePerLine) for handler in log.handlers):
+        log.addHandler(_OncePerLine())
+    log.setLevel(logging.INFO)
+    log.propagate = False
     try:
         yield
     except KeyboardInterrupt:
@@ -65,20 +68,10 @@ class _OncePerLine(logging.Handler):
         self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record's message, unless it was printed."""
         line = record.getMessage()
         if line not in self._printed:
             self._printed.add(line)
             say(line)
-
-
-def _announce_kernels() -> None:
-    """Print which kernels are chosen."""
-    log = logging.getLogger("forethought.engine.backends")
-    if not any(isinstance(handler, _OncePerLine) for handler in log.handlers):
-        log.addHandler(_OncePerLine())
-    log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 def _is_ours(error: Exception) -> bool:
@@ -94,20 +87,18 @@ def _failed_allocation(error: Exception) -> BaseException | None:
 
 
 def _memory_advice(error: BaseException) -> str:
-    """Return which memory was too small, and the ways out."""
+    from forethought.report.status import size
+
     text = str(error)
     gpu = type(error).__name__ == "OutOfMemoryError" or any(name in text for name in ("CUDA", "MPS", "HIP", "XPU"))
-    asked = _ASKED.search(text)
+    more, asked = "", _ASKED.search(text)
+    if asked is not None:
+        number, unit = asked.groups()
+        more = f" for {size(int(number)) if unit == 'bytes' else f'{number} {unit}'} more"
     return (
         f"the memory of {'the GPU' if gpu else 'this machine'} is too small"
-        f"{f' for {_amount(*asked.groups())} more' if asked else ''}. Lower improve.micro_tokens and "
+        f"{more}. Lower improve.micro_tokens and "
         "improve.sample_rows (in stages 2 and 3 sft.micro_tokens, rlmt.micro_tokens, rlmt.sample_rows), or take a "
         "smaller policy. Nothing is lost: run the same command again to resume; only a stage whose values changed "
         "starts over"
     )
-
-
-def _amount(number: str, unit: str) -> str:
-    from forethought.report.status import size
-
-    return size(int(number)) if unit == "bytes" else f"{number} {unit}"

@@ -57,7 +57,11 @@ def distinct_interval(sequences: Sequence[Sequence[Hashable]], n: int, clusters:
     for group in groups.values():
         total.update(group)
     value = len(total) / total.total() if total else 0.0
-    left_out = [_distinct_without(total, group) for group in groups.values()]
+    left_out = []
+    for group in groups.values():
+        lost = sum(1 for gram, count in group.items() if total[gram] == count)
+        left = total.total() - group.total()
+        left_out.append((len(total) - lost) / left if left else 0.0)
     mean = sum(left_out) / len(left_out) if left_out else 0.0
     spread = sum((value_without - mean) ** 2 for value_without in left_out)
     error = math.sqrt(spread * (len(left_out) - 1) / len(left_out)) if left_out else 0.0
@@ -70,9 +74,3 @@ def copied(text: str, source: str, n: int = 3) -> float:
     grams = ngrams(words(text), n)
     known = set(ngrams(words(source), n))
     return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
-
-
-def _distinct_without(total: Counter[tuple[Hashable, ...]], group: Counter[tuple[Hashable, ...]]) -> float:
-    lost = sum(1 for gram, count in group.items() if total[gram] == count)
-    left = total.total() - group.total()
-    return (len(total) - lost) / left if left else 0.0

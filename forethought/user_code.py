@@ -72,9 +72,7 @@ class UserObject:
 def load(path: str, section: str) -> UserObject:
     """Import ``module:attribute``; modules of the current directory can be imported.
 
-    Args:
-        path: such as ``my_judges:Fresh`` or ``package.module:function``.
-        section: the config key that holds it, for messages: ``judges.mine.path``.
+    ``section`` is the config key that holds the path, for messages: ``judges.mine.path``.
 
     Raises:
         UserCodeError: if there is no such module or attribute, if the module cannot be imported, or if the attribute
@@ -94,7 +92,10 @@ def load(path: str, section: str) -> UserObject:
     value = vars(module)[attribute]
     if not callable(value):
         raise UserCodeError(f"{key}: {attribute} in {file} is {value!r}, not a class or a function")
-    where, line = _place(value, file)
+    try:
+        where, line = inspect.getsourcefile(value) or file, inspect.getsourcelines(value)[1]
+    except (TypeError, OSError):  # an instance, or code without lines: the file of its module must do
+        where, line = file, 1
     sources = [Path(source).read_bytes() for source in dict.fromkeys([file, where])]
     digest = hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
     return UserObject(object=value, source_hash=digest, file=where, line=line, key=key)
@@ -122,7 +123,8 @@ def _import(name: str, key: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(name)
-        source = _source_hash(module)
+        file = getattr(module, "__file__", None)
+        source = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
         if _loaded.setdefault(name, source) != source:
             module = importlib.reload(module)
             _loaded[name] = source
@@ -145,20 +147,6 @@ def _import_error(name: str, key: str, error: Exception) -> UserCodeError:
     ]
     place = f"{_at(outer[0])}: " if outer else ""
     return UserCodeError(f"{key}: {place}importing {name} failed: {type(error).__name__}: {error}")
-
-
-def _source_hash(module: ModuleType) -> str:
-    file = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-
-
-def _place(value: Any, file: str) -> tuple[str, int]:
-    """Return the file and the line where ``value`` is defined; line 1 of its module, where that cannot be known."""
-    try:
-        where = inspect.getsourcefile(value) or file
-        return where, inspect.getsourcelines(value)[1]
-    except (TypeError, OSError):
-        return file, 1
 
 
 def _at(frame: traceback.FrameSummary) -> str:

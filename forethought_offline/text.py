@@ -25,18 +25,11 @@ class DataFile:
     """A data file inside an installed package."""
 
     package: str
-    """Import name of the package."""
     requirement: str
     path: str
-    """Path inside the package."""
     sha256: str
 
     def read(self) -> bytes:
-        """Return the verified content.
-
-        Raises:
-            CorpusError: if the package or the file is missing, or the checksum is wrong.
-        """
         path = installed_file(self.package, self.path)
         if path is None:
             raise CorpusError(
@@ -75,24 +68,19 @@ def rows(counts: Counter[str]) -> Iterator[Row]:
     Counts ``paragraphs_with_holes``, which :func:`clean` drops from articles; leads in which a formula or a
     foreign word was stripped have the defect ``hole``.
     """
-    leads = [(title, text, False) for title, text in _leads()]
+
+    def shuffled(item: tuple[str, str, bool]) -> tuple[bytes, bool]:
+        return hashlib.sha256(b"order\x1f" + item[0].encode()).digest(), item[2]
+
+    leads = [(entry["title"], entry["extract"], False) for entry in json.loads(LEADS.read()).values()]
     articles = [(title, text, True) for title, text in _articles()]
-    for title, text, is_wikitext in sorted(leads + articles, key=_shuffled):
+    for title, text, is_wikitext in sorted(leads + articles, key=shuffled):
         if is_wikitext:
             text, dropped = clean(text)
             counts["paragraphs_with_holes"] += dropped
             yield Row(text, title, ARTICLES.requirement)
         else:
             yield Row(text, title, LEADS.requirement, "hole" if _HOLE.search(text) else None)
-
-
-def _shuffled(item: tuple[str, str, bool]) -> tuple[bytes, bool]:
-    return hashlib.sha256(b"order\x1f" + item[0].encode()).digest(), item[2]
-
-
-def _leads() -> Iterator[tuple[str, str]]:
-    for entry in json.loads(LEADS.read()).values():
-        yield entry["title"], entry["extract"]
 
 
 def _articles() -> Iterator[tuple[str, str]]:

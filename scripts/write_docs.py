@@ -1,14 +1,17 @@
-"""Write docs/configuration.md from the config classes.
+"""Write what the docs say of the code: the keys of a config, the parts of the package, the three training loops.
 
-python scripts/write_docs.py           writes it
-python scripts/write_docs.py --check   says whether it is up to date, and exits with 1 if not
+python scripts/write_docs.py           writes docs/configuration.md, docs/loops.md and parts of docs/architecture.md
+python scripts/write_docs.py --check   says whether they are up to date, and exits with 1 if not
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -21,7 +24,9 @@ from forethought.config import Config, Section
 from forethought.config.base import OneOf
 from forethought.config.reading import section_of
 
-TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "forethought"
 
 HEADER = """\
 # Configuration
@@ -46,21 +51,164 @@ A key without a default is required. NAME stands for a name of your choice.
 """
 
 
+LOOPS = {
+    "Stage 1, self-improving pretraining": "stages/improve.py",
+    "Stage 2, SFT on thoughts": "stages/sft.py",
+    "Stage 3, RL mid-training": "stages/rlmt.py",
+}
+"""Whose ``run`` stands on the page of the loops."""
+
+LOOPS_HEADER = """\
+# The three loops
+
+<!-- Written by scripts/write_docs.py from forethought/stages/. Do not edit. -->
+
+Each stage that trains is one method, printed here as it stands in the source. What is around a step, resuming,
+batches in keyed order, timers, logs and checkpoints, is in `Session`
+([stages/session.py](../forethought/stages/session.py)). `policy` is a `Model`
+([models/model.py](../forethought/models/model.py)). The letters after `_` in a name are its shape: P prefixes or
+windows, K candidates, G rollouts of a group. In [examples](../examples) each loop is a script of one page.
+"""
+
+WALK = {
+    "Where is the reward computed?": (
+        ("stages/rlmt.py", "groups = self.rollout_groups("),
+        ("stages/rlmt.py", "rewards_PG = "),
+        ("algorithms/rewards.py", "def match("),
+    ),
+    "Where is best against worst chosen?": (
+        ("stages/improve.py", "rank_pools"),
+        ("algorithms/pools.py", "preferred = preference("),
+        ("judges/tournament.py", "def preference("),
+    ),
+    "What is never drawn?": (
+        ("models/model.py", "def forbidden("),
+        ("models/load.py", "def special_ids("),
+    ),
+    "What makes a stage start over?": (
+        ("pipeline/runner.py", "stage.depends_on()"),
+        ("stages/improve.py", "def depends_on("),
+    ),
+    "Who decides which kernels compute?": (
+        ("engine/policy.py", "return select("),
+        ("engine/backends/selection.py", "def select("),
+    ),
+}
+"""Questions of a reader, and the lines that lead to the answer."""
+
+
 def main() -> int:
-    """Write the page or compare it; return the exit code."""
+    """Write the pages or compare them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    if parser.parse_args().check:
-        if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == page():
-            return 0
-        print(f"{TARGET.name} is not what the config classes say: run python scripts/write_docs.py", file=sys.stderr)
-        return 1
-    TARGET.write_text(page(), encoding="utf-8")
-    return 0
+    check = parser.parse_args().check
+    old = []
+    for name, text in pages().items():
+        page = DOCS / name
+        if check and not (page.is_file() and page.read_text(encoding="utf-8") == text):
+            old.append(name)
+        elif not check:
+            page.write_text(text, encoding="utf-8")
+    if old:
+        print(f"{', '.join(old)}: not what the code says: run python scripts/write_docs.py", file=sys.stderr)
+    return int(bool(old))
 
 
-def page() -> str:
-    """Return the whole page: each class once, with every place where it may stand."""
+def pages() -> dict[str, str]:
+    """Return the text of every page that is written from the code, in part or whole."""
+    architecture = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for name, part in {"parts": parts_table(), "walk": walk()}.items():
+        marked = re.compile(
+            f"(<!-- {name}: written by scripts/write_docs.py -->\\n).*?(<!-- end of {name} -->)", re.DOTALL
+        )
+        architecture = marked.sub(lambda found, part=part: f"{found[1]}\n{part}\n{found[2]}", architecture)
+    return {"configuration.md": configuration(), "loops.md": loops(), "architecture.md": architecture}
+
+
+def imports() -> dict[str, set[str]]:
+    """Return, for each part of the package (a folder or module at its top), the parts that it imports, lazily too."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part in ("__init__", "__main__"):
+            continue
+        own = found.setdefault(part, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name}" for name in names]
+            own |= {name.split(".")[1] for name in names if name.startswith("forethought.")} - {part, "__version__"}
+    return found
+
+
+def layers() -> list[list[str]]:
+    """Return the parts by layer: each stands right below the lowest part that it imports.
+
+    Raises:
+        ValueError: if parts import one another in a circle.
+    """
+    waiting, found = imports(), list[list[str]]()
+    while waiting:
+        layer = sorted(part for part, needed in waiting.items() if not needed & waiting.keys())
+        if not layer:
+            raise ValueError(f"these parts import one another in a circle: {', '.join(sorted(waiting))}")
+        found.append(layer)
+        waiting = {part: needed for part, needed in waiting.items() if part not in layer}
+    return found
+
+
+def parts_table() -> str:
+    """Return what each part is and what it imports, layer by layer."""
+    needed, rows = imports(), []
+    for number, layer in enumerate(layers(), start=1):
+        for part in layer:
+            place = part if (PACKAGE / part).is_dir() else f"{part}.py"
+            module = PACKAGE / part / "__init__.py" if (PACKAGE / part).is_dir() else PACKAGE / place
+            cells = [str(number), f"[{place}](../forethought/{place})", says(module), ", ".join(sorted(needed[part]))]
+            rows.append(f"| {' | '.join(cells)} |")
+    count = f"{len(needed)} parts, {sum(map(len, needed.values()))} arrows, {len(layers())} layers."
+    return "\n".join([count, "", "| Layer | Part | What it is | Imports |", "|---|---|---|---|", *rows, ""])
+
+
+def says(module: Path) -> str:
+    """Return the first sentence of a module's docstring, as markdown."""
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    first = text.partition("\n")[0].partition(". ")[0].rstrip(".:")
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", first).replace("``", "`").replace("|", "\\|")
+
+
+def loops() -> str:
+    """Return the page with the loop of each stage that trains."""
+    lines = [LOOPS_HEADER]
+    for title, place in LOOPS.items():
+        source = (PACKAGE / place).read_text(encoding="utf-8")
+        [run] = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == "run")
+        body = textwrap.dedent("\n".join(source.splitlines()[run.lineno - 1 : run.end_lineno]))
+        lines += [f"## {title}", "", f"[{place}](../forethought/{place}#L{run.lineno})", "", f"```py\n{body}\n```", ""]
+    return "\n".join(lines)
+
+
+def walk() -> str:
+    """Return the questions with links to the lines that answer them.
+
+    Raises:
+        ValueError: if a file has no such line.
+    """
+    lines = ["| Question | From file to file |", "|---|---|"]
+    for question, steps in WALK.items():
+        links = []
+        for place, phrase in steps:
+            source = enumerate((PACKAGE / place).read_text(encoding="utf-8").splitlines(), start=1)
+            found = [n for n, text in source if phrase in text and not text.startswith("from ")]
+            if not found:
+                raise ValueError(f"{place}: no line with {phrase!r}: change WALK in {Path(__file__).name}")
+            links.append(f"[{place}](../forethought/{place}#L{found[0]}) `{phrase.rstrip('( =')}`")
+        lines.append(f"| {question} | {' → '.join(links)} |")
+    return "\n".join([*lines, ""])
+
+
+def configuration() -> str:
+    """Return the page of the config: each class once, with every place where it may stand."""
     places: dict[type[Section], list[str]] = {}
     for place, section in sections(Config, ""):
         places.setdefault(section, []).append(place)

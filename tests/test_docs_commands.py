@@ -21,6 +21,7 @@ from pages import ROOT, SPAN, blocks, shell_lines, tables
 from rich.console import Group
 from rich.table import Table
 
+from forethought import graph, stages
 from forethought.config.shipped import config_names
 from forethought.evals.reasoning.catalogue import TASKS
 from forethought.report.curves import read_curves
@@ -167,11 +168,19 @@ def test_targets_could_be_made(line: str) -> None:
 def test_every_example_runs(page: Path, place: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(place / "cache"))
+    # What an example adds is gone for the tests that follow in this process.
+    monkeypatch.setattr(graph, "STEPS", graph.STEPS)
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
     names: dict[str, object] = {}
     examples = [block.text for block in blocks("python") if block.page == page]
     for number, example in enumerate(examples):
+        file = re.match(r"# (\w+\.py)\n", example)
+        if file:  # a file that its reader writes, and that later examples import
+            (place / file[1]).write_text(example)
+            continue
         code = compile(example.replace("runs/demo/", f"{SHARED}/"), f"{page.name}, example {number + 1}", "exec")
-        with mock.patch.dict(TASKS):  # what an example adds is gone for the tests that follow in this process
+        with mock.patch.dict(TASKS):
             exec(code, names)
 
 

@@ -11,10 +11,9 @@ import pytest
 from helpers.endpoint import Server, completion, nobody
 
 from forethought.config import EndpointConfig
-from forethought.llm.endpoint import ChatOptions, Endpoint, EndpointError
+from forethought.llm.endpoint import Endpoint, EndpointError
 
 SECRET = "sk-very-secret-123"
-OPTIONS = ChatOptions(max_tokens=8)
 
 
 @pytest.fixture
@@ -34,8 +33,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Serve
         server.close()
 
 
-def ask(endpoint: Endpoint, *messages: str, options: ChatOptions = OPTIONS, seeds: list[int] | None = None):
-    return endpoint.chat([[{"role": "user", "content": message}] for message in messages], options, seeds)
+def ask(endpoint: Endpoint, *messages: str, max_tokens: int = 8, **options):
+    conversations = [[{"role": "user", "content": message}] for message in messages]
+    return endpoint.chat(conversations, max_tokens=max_tokens, **options)
 
 
 def test_replies_come_in_the_order_of_the_questions_whatever_finishes_first(serve):
@@ -51,8 +51,8 @@ def test_replies_come_in_the_order_of_the_questions_whatever_finishes_first(serv
 
 def test_the_request_says_what_was_asked_for(serve):
     server, endpoint = serve(lambda message, visit: (200, {}, completion("1", {"1": -0.1, " 2": -2.5})))
-    options = ChatOptions(max_tokens=1, temperature=0.5, top_p=0.9, top_logprobs=20)
-    [reply] = ask(endpoint, "which?", options=options, seeds=[7])
+    options = {"max_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_logprobs": 20}
+    [reply] = ask(endpoint, "which?", **options, seeds=[7])
     assert reply.top_logprobs == {"1": -0.1, " 2": -2.5}
     path, headers, body = server.requests[0]
     assert path == "/v1/chat/completions"
@@ -177,7 +177,7 @@ def test_an_address_without_a_scheme_is_explained():
 
 
 def test_no_question_no_request():
-    assert Endpoint(EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m")).chat([], OPTIONS) == []
+    assert Endpoint(EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m")).chat([], max_tokens=8) == []
 
 
 def test_a_text_that_is_no_unicode_spoils_its_own_request_only(serve):

@@ -19,7 +19,7 @@ from forethought.config import Config
 from forethought.engine import Group
 from forethought.engine.policy import Policy
 from forethought.engine.scorer import TorchScorer
-from forethought.judges.base import QuestionJudge, pointwise_questions
+from forethought.judges.base import QuestionJudge
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
 from forethought.models.model import Compute, Model
@@ -214,9 +214,6 @@ class Undecided(QuestionJudge):
     def __init__(self, interrupt_at: int) -> None:
         super().__init__("undecided", "undecided")
         self.calls, self.interrupt_at = 0, interrupt_at
-
-    def questions(self, request: JudgeRequest) -> list[tuple[int, int | None]]:
-        return pointwise_questions(request)
 
     def answer(
         self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]

@@ -153,7 +153,7 @@ def test_likelihood_under_a_real_model_tells_an_author_from_shuffled_words_and_f
 
 def test_a_judge_is_built_and_named_without_weights(pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named = build(JudgeConfig(model=TINY), pool).name
-    monkeypatch.setattr("forethought.models.model._load", lambda *arguments: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("forethought.models.model.load_parts", lambda *arguments: pytest.fail("weights were loaded"))
     monkeypatch.setattr("forethought.models.embedding._bert", lambda *arguments: pytest.fail("weights were loaded"))
     cold = ModelPool(Compute(device="cpu", dtype="float32"))
     assert build(JudgeConfig(model=TINY), cold).name == named

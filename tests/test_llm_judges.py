@@ -272,7 +272,7 @@ class FakeEndpoint:
         ).endpoint
         self.asked: list[tuple] = []
 
-    def chat(self, conversations, options, seeds=None) -> list[ServerReply]:
+    def chat(self, conversations, seeds=None, **options) -> list[ServerReply]:
         self.asked.append((conversations, options, seeds))
         return [self.rule(conversation[0]["content"]) for conversation in conversations]
 
@@ -297,7 +297,7 @@ def test_a_servers_listed_tokens_are_matched_to_the_choices(reply, probs):
     assert answer.reason.startswith(TRANSPORT) == (reply.error is not None)
     conversations, options, _ = endpoint.asked[0]
     assert conversations == [[{"role": "user", "content": "Which, 1 or 2?"}]]
-    assert (options.max_tokens, options.top_logprobs) == (1, 20)
+    assert options == {"max_tokens": 1, "top_logprobs": 20}
 
 
 def test_an_endpoint_judge_ranks_and_its_seeds_follow_the_content():

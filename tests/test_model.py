@@ -1,4 +1,4 @@
-"""``Model``: what may be drawn, how tags become ids, how a thought is cut out, and that weights come back as they were."""
+"""``Model``: what may be drawn, how tags become ids and a thought is cut out, and that saved weights come back."""
 
 from __future__ import annotations
 

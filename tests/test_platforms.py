@@ -23,8 +23,9 @@ from forethought import files, metric_log
 from forethought.config import LogConfig
 from forethought.engine import heap
 from forethought.evals.reasoning import verifier
+from forethought.files import StoreError, append_jsonl, atomic_write, publish
 from forethought.models import ModelError
-from forethought.store import Run, StoreError, append_jsonl, atomic_write, publish
+from forethought.store import Run
 from forethought.terminal import guard
 
 WITHOUT = """
@@ -52,7 +53,7 @@ def test_every_module_can_be_imported_without_fcntl_and_resource() -> None:
 def test_without_fcntl_a_run_is_read_but_not_written(tmp_path: Path) -> None:
     run = Run.create_or_open(tmp_path / "run")
     code = (
-        f"{WITHOUT}from forethought.store import Run, StoreError\n"
+        f"{WITHOUT}from forethought.files import StoreError\nfrom forethought.store import Run\n"
         "run = Run.open(sys.argv[1])\n"
         "print(run.writer())\n"
         "try:\n    with run.lock(): pass\n"

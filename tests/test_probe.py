@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from forethought import metrics
 from forethought.algorithms.windows import Window
+from forethought.config import ThinkingEvaluateConfig
 from forethought.engine import Group
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import COPIES, IGNORES, controls
@@ -67,9 +68,13 @@ def byte_model(scorer: Any = None) -> Model:
     return Model("letters", "hash", parts, THINK)
 
 
+def settings(samples: int, generic: tuple[str, ...] = ("Hm.", "So.")) -> ThinkingEvaluateConfig:
+    return ThinkingEvaluateConfig(probe_samples=samples, generic=generic)
+
+
 def probed(model: Model, samples: int = 2) -> tuple[dict[str, probe.Probed], list[Measurement]]:
     _, rollouts = think_and_predict(model, EVALUATION, samples)
-    inserted = probe.inserts(rollouts, EVALUATION, model.thoughts, samples, ("Hm.", "So."))
+    inserted = probe.inserts(rollouts, EVALUATION, model.thoughts, settings(samples))
     found = probe.probe(model, EVALUATION, inserted)
     return found, probe.figures(EVALUATION.recorder(model), found)
 
@@ -110,7 +115,7 @@ def test_the_probe_sees_no_difference_where_thoughts_are_ignored(scripted: dict[
 
 def test_what_is_inserted(scripted: dict[str, Model]) -> None:
     _, rollouts = think_and_predict(scripted[COPIES], EVALUATION, 2)
-    inserted = probe.inserts(rollouts, EVALUATION, TOKENS, 2, ("Hm.", "So."))
+    inserted = probe.inserts(rollouts, EVALUATION, TOKENS, settings(2))
     text = {name: [[bytes(one.ids).decode() for one in row] for row in rows] for name, rows in inserted.items()}
     assert text[probe.OWN][0] == ["<think>aaaa bbbb</think>"] * 2
     assert text[probe.BLANK][3] == ["<think></think>"] * 2
@@ -132,7 +137,7 @@ def test_what_is_inserted(scripted: dict[str, Model]) -> None:
 def test_without_thoughts_of_a_teacher_or_other_windows_conditions_are_left_out(scripted: dict[str, Model]) -> None:
     alone = dataclasses.replace(EVALUATION, windows=[dataclasses.replace(WINDOWS[0], thought="")])
     _, rollouts = think_and_predict(scripted[COPIES], alone, 1)
-    found = list(probe.inserts(rollouts, alone, TOKENS, 1, ()))
+    found = list(probe.inserts(rollouts, alone, TOKENS, settings(1, ())))
     assert found == [probe.OWN, probe.BLANK, probe.SHUFFLED, probe.NO_TAGS]
 
 

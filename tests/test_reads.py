@@ -34,13 +34,13 @@ class Watch:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
-    found, load = Watch(), model._load
+    found, load = Watch(), model.load_parts
 
     def loading(config: Any, *more: Any) -> Any:
         found.loaded.append(config.model)
         return load(config, *more)
 
-    monkeypatch.setattr(model, "_load", loading)
+    monkeypatch.setattr(model, "load_parts", loading)
     # The page reads on its own, for the texts that it shows.
     monkeypatch.setattr("forethought.report.page.write_page", lambda run: run.path / "report.html")
     sys.addaudithook(found)  # which nothing removes

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forethought.report.midtraining import judgement
 from helpers import records
 from helpers.records import chunk
 from helpers.smoke_runs import CONFIG, SMALL, cli, rows
@@ -23,12 +22,13 @@ from forethought.algorithms.rollouts import RolloutGroup, group_metrics
 from forethought.algorithms.windows import Window, WindowCutter, match_request
 from forethought.config import Config, ConfigError, RLMTConfig
 from forethought.engine.branches import Group
-from forethought.judges.base import QuestionJudge, pointwise_questions
+from forethought.judges.base import QuestionJudge
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
 from forethought.models.model import Model
 from forethought.records import Axis, Measurement, Place, Rollout, Split
+from forethought.report.values import judgement
 from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer
@@ -96,9 +96,6 @@ class Mute(QuestionJudge):
     def __init__(self) -> None:
         super().__init__("mute", "mute")
         self.letters = SimilarityJudge(LetterEmbedder())
-
-    def questions(self, request: Any) -> list[Any]:
-        return pointwise_questions(request)
 
     def answer(self, requests: Sequence[Any], questions: Sequence[Any]) -> list[Any]:
         rows = self.letters.answer(requests, questions)

@@ -15,18 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forethought import files, store
+from forethought import files
+from forethought.files import StoreError, atomic_write, hash_file, publish
 from forethought.records import Candidate, Chunk, Measurement, Origin, Split, to_dict
-from forethought.store import (
-    ConfigChangedError,
-    Run,
-    RunLockedError,
-    StageFolder,
-    StoreError,
-    atomic_write,
-    hash_file,
-    publish,
-)
+from forethought.store import ConfigChangedError, Run, RunLockedError, StageFolder
 
 CONFIG = {"steps": 2, "judge": {"kind": "shorter"}}
 
@@ -407,7 +399,7 @@ def test_publish_killed_between_its_renames_leaves_a_whole_folder(run: Run, fold
 
 PUBLISHER = """
 import os, pathlib, signal
-from forethought.store import publish
+from forethought.files import publish
 left, rename = [{renames}], pathlib.Path.rename
 def counted(path, target):
     if left[0] == 0:
@@ -449,12 +441,13 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path, monkeypatc
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
 def test_a_full_device_stops_an_append() -> None:
     with pytest.raises(StoreError, match="the disk is full"):
-        store.append_jsonl(Path("/dev/full"), [{"step": 1}])
+        files.append_jsonl(Path("/dev/full"), [{"step": 1}])
 
 
 WRITER = """
 import sys
-from forethought.store import Run, publish
+from forethought.files import publish
+from forethought.store import Run
 run = Run(sys.argv[1])
 with run.lock():
     folder = run.stage("base", "improve")

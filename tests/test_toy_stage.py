@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from click.testing import Result
 from helpers.smoke_runs import CONFIG, SMALL, cli
 
-from forethought import graph
+from forethought import graph, stages
 from forethought.graph import Step
 from forethought.store import Run, StageFolder
 
@@ -74,21 +73,21 @@ class Count(Stage):
 
 STAGE = Count
 '''
-STEP = Step(arm="shared", stage="count", home="toy_count", inputs=("shared/chunk", "self-improved/improve"))
+STEP = Step(arm="shared", stage="count", inputs=("shared/chunk", "self-improved/improve"))
 TABLE = "shared/count"
 
 
 @pytest.fixture(autouse=True)
 def stage_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The file on the path, and the row in the graph, as if it had been written there."""
-    (tmp_path / "toy_count.py").write_text(COUNT)
-    monkeypatch.syspath_prepend(tmp_path)
+    """The file in the folder of the stages, and the row in the graph, as if they had been written there."""
+    (tmp_path / "count.py").write_text(COUNT)
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path)])
     before = graph.STEPS
     for module in [*sys.modules.values()]:
         if vars(module).get("STEPS") is before:
             monkeypatch.setattr(module, "STEPS", (*before, STEP))
     yield
-    sys.modules.pop("toy_count", None)
+    sys.modules.pop(STEP.module, None)
 
 
 @pytest.fixture
@@ -125,7 +124,8 @@ def test_a_new_stage_is_planned_shown_resumed_and_starts_over_when_what_it_reads
 ) -> None:
     place, planned = run(config, "run", dry=True)
     words = " ".join(planned.stdout.split())
-    assert f"{TABLE} count 6 continuations" in words
+    assert f"{TABLE} load models 1 times" in words
+    assert "count 6 continuations" in words
     assert f"{TABLE} (missing)" in words
     assert not place.exists()
 
@@ -158,9 +158,6 @@ def test_a_new_stage_is_planned_shown_resumed_and_starts_over_when_what_it_reads
     assert outcome(again) == outcome(run(config, "fresh", "improve.steps=2")[0])
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("forethought.report.families") is None, reason="the report of the branch `report`"
-)
 def test_its_figures_stand_in_the_tables_and_the_step_in_the_diagram(config: Path) -> None:
     place, done = run(config, "run")
     assert done.exit_code == 0, done.output

@@ -25,15 +25,12 @@ class LossBatch:
     """What one optimiser step trains on."""
 
     examples: Sequence[Example]
-    """A prefix with its branches each, and what the loss needs per branch token."""
     loss: Loss
-    """A pure function of the branches' log-probabilities."""
     normaliser: float
     """What the summed loss is divided by: pairs, or tokens."""
 
     @property
     def groups(self) -> list[Group]:
-        """The prefixes with their branches."""
         return [example.group for example in self.examples]
 
     def with_reference(self, logprobs: Sequence[Sequence[np.ndarray]]) -> LossBatch:
@@ -61,7 +58,6 @@ def rf_nll_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: Impr
 
 
 def rewrite_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:
-    """SFT on the teacher's rewrite."""
     return nll_batch([(pool.prefix_ids(bos), c.token_ids) for pool in pools for c in pool.by_origin(Origin.REWRITE)])
 
 

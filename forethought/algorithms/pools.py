@@ -34,11 +34,9 @@ class CandidatePool:
         return bos + self.chunk.prefix_ids
 
     def score_of(self, candidate: Candidate) -> float | None:
-        """Return the combined score of one of the candidates."""
         return self.scores[self.candidates.index(candidate)]
 
     def by_origin(self, origin: Origin) -> list[Candidate]:
-        """Return the candidates that ``origin`` wrote."""
         return [candidate for candidate in self.candidates if candidate.origin is origin]
 
     def row(self, step: int) -> dict[str, Any]:

@@ -24,13 +24,11 @@ class RolloutGroup:
     rewards: tuple[float | None, ...] = ()
     """One per rollout; ``None`` is unscored."""
     advantages: tuple[float, ...] = ()
-    """One per rollout; 0 for an unscored one."""
     blank: float | None = None
     """Mean reward after a blank thought, where that is the baseline."""
 
     @property
     def thoughts(self) -> list[str]:
-        """The words of the thoughts."""
         return [rollout.thought for rollout in self.rollouts]
 
     @property
@@ -44,7 +42,6 @@ class RolloutGroup:
         return not any(self.advantages)
 
     def row(self, step: int) -> dict[str, Any]:
-        """Return what the log keeps."""
         return {
             "step": step,
             "window": self.window.id,

@@ -26,15 +26,11 @@ class Window:
     id: str
     """Content hash of the chunk's id and the place; names its random numbers."""
     document_id: str
-    """The document: the unit of resampling."""
     prefix: str
-    """What the policy and the judge read."""
     prefix_ids: tuple[int, ...]
-    """Its ids, without BOS."""
     suffix: str
     """What comes next, as long as a prediction."""
     suffix_ids: tuple[int, ...]
-    """Its ids."""
     reference: str
     """All that comes next in the chunk; begins with the suffix."""
     thought: str = ""
@@ -46,14 +42,11 @@ class WindowCutter:
     """How windows are cut."""
 
     tokenizer: Any
-    """The policy's, which cut the chunks."""
     suffix_tokens: int
     """Length of the suffix; places with less text behind them give no window."""
     cut: Cut = "place"
-    """At the rows' places, or where the chunks were cut."""
 
     def all(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk]) -> list[Window]:
-        """Return every window of ``rows``, in their order."""
         return [window for row in rows for window in self.of_row(row, chunks[row.chunk_id])]
 
     def one_each(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk], key: Key) -> list[Window]:
@@ -62,7 +55,6 @@ class WindowCutter:
         return [some[int(key.generator(row.id).integers(len(some)))] for row, some in windows if some]
 
     def of_row(self, row: ThoughtRow, chunk: Chunk) -> list[Window]:
-        """Return the windows of one row."""
         ids = chunk.prefix_ids + chunk.suffix_ids
         if self.cut == "raw":
             places = [(len(chunk.prefix), len(chunk.prefix_ids), "")]

@@ -120,7 +120,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), schedule: str = "") ->
 
 
 def build(data: dict[str, Any], where: str = "config") -> Config:
-    """Validate ``data``; see :func:`load`."""
     config = _validated(data, where)
     if not config.schedule:  # a chosen schedule was checked before
         for name in config.schedules:
@@ -129,7 +128,6 @@ def build(data: dict[str, Any], where: str = "config") -> Config:
 
 
 def dump(config: Section) -> str:
-    """Return the resolved config as JSON."""
     return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True)
 
 
@@ -150,11 +148,7 @@ def _validated(data: dict[str, Any], where: str, before: str = "") -> Config:
 
 
 def _scheduled(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
-    """Return ``data`` with the values of one of its schedules; tables are merged, except `judges`.
-
-    Raises:
-        ConfigError: if there is no such schedule, or it sets a key that a schedule may not set.
-    """
+    """Return ``data`` with the values of one of its schedules; tables are merged, except `judges`."""
     tables = data.get("schedules") or {}
     if name not in tables:
         raise ConfigError(f"{where}: no schedule {name!r}. It has {', '.join(tables) or 'none'}")
@@ -189,7 +183,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _known(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys of the section in which an unknown key stands."""
     section: type[Section] = Config
     for part in location[:-1]:
         if part in section.model_fields:

@@ -12,7 +12,6 @@ SHIPPED = "shipped:"
 
 
 def config_names() -> list[str]:
-    """Return the names of the shipped configs."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
@@ -24,7 +23,6 @@ def config_file(asked: Path) -> Path:
 
 
 def config_hint(asked: Path) -> str:
-    """Return the hint for a config that does not exist."""
     names = config_names()
     if asked.stem in names:
         return f"For the shipped config of that name write `forethought run {asked.stem}`"
@@ -34,11 +32,7 @@ def config_hint(asked: Path) -> str:
 
 
 def text_file(name: str) -> Path | None:
-    """Return the shipped file that a ``corpus.path`` names (``shipped:smoke.jsonl``), or ``None`` for another path.
-
-    Raises:
-        FileNotFoundError: if the path begins with ``shipped:`` and there is no such file; the message lists them.
-    """
+    """Return the shipped file that a ``corpus.path`` names (``shipped:smoke.jsonl``), or ``None`` for another path."""
     if not name.startswith(SHIPPED):
         return None
     texts = {f"{SHIPPED}{path.name}": path for path in sorted(FOLDER.glob("*.jsonl"))}

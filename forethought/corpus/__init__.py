@@ -1,0 +1,1 @@
+"""Text to chunks: sources, filters, and cuts that are exact in characters and in tokens."""

@@ -23,15 +23,9 @@ def chunks(
     several tokens moves left.  Text, ids and what the ids decode to always agree; no BOS or EOS is added, and text that
     looks like a special token is text.
 
-    Args:
-        tokenizer: a fast tokenizer of transformers (one that knows offsets).
-        config: lengths in tokens.
-        key: key of the random numbers, together with the document's id.
-        counts: gets ``too_few_tokens`` (documents too short for one chunk), ``inside_character`` (windows
-            without an allowed cut) and ``inexact_tokens`` (windows whose ids do not decode to their text).
-
-    Raises:
-        CorpusError: if the tokenizer is not a fast one.
+    ``counts`` gets ``too_few_tokens`` (documents too short for one chunk), ``inside_character`` (windows without an
+    allowed cut) and ``inexact_tokens`` (windows whose ids do not decode to their text).  Raises a
+    :class:`CorpusError` if the tokenizer is not a fast one, which knows offsets.
     """
     if not tokenizer.is_fast:
         raise CorpusError(
@@ -48,7 +42,11 @@ def chunks(
         verbose=False,
     )
     ids: list[int] = encoding["input_ids"]
-    cuts = _character_cuts(encoding["offset_mapping"], len(document.text))
+    # Where each place between tokens cuts the text, None inside a character: the end of the token before it, not the
+    # start of the one after, because some tokenizers leave the space before a word out of the word's offsets.
+    ends = [0, *(end for _, end in encoding["offset_mapping"])]
+    starts = [*(start for start, _ in encoding["offset_mapping"]), len(document.text)]
+    cuts = [end if end <= start else None for end, start in zip(ends, starts, strict=True)]
     places = windows(len(ids), config, key.generator(document.id))
     if not places:
         counts["too_few_tokens"] += 1
@@ -59,7 +57,10 @@ def chunks(
             counts["inside_character"] += 1
             continue
         chunk = _chunk(document, ids, cuts, cut, config)
-        decoded = [_decode(tokenizer, part) for part in (chunk.prefix_ids, chunk.suffix_ids)]
+        decoded = [
+            tokenizer.decode(list(part), clean_up_tokenization_spaces=False, skip_special_tokens=False)
+            for part in (chunk.prefix_ids, chunk.suffix_ids)
+        ]
         if decoded == [chunk.prefix, chunk.suffix]:
             cut_chunks.append(chunk)
         else:
@@ -84,17 +85,6 @@ def windows(tokens: int, config: ChunkConfig, generator: np.random.Generator) ->
     gaps = np.sort(generator.choice(slack + len(lengths), size=len(lengths), replace=False)) - np.arange(len(lengths))
     firsts = gaps + np.cumsum([0, *lengths])[:-1]
     return [(int(first), int(first) + length) for first, length in zip(firsts, lengths, strict=True)]
-
-
-def _character_cuts(offsets: list[tuple[int, int]], length: int) -> list[int | None]:
-    """Return, for each place between tokens, where it cuts the text, or ``None`` inside a character.
-
-    That is the end of the token before it, not the start of the one after: some tokenizers leave the space
-    before a word out of the word's offsets.
-    """
-    ends = [0, *(end for _, end in offsets)]
-    starts = [*(start for start, _ in offsets), length]
-    return [end if end <= start else None for end, start in zip(ends, starts, strict=True)]
 
 
 def _place(cuts: list[int | None], first: int, end: int, config: ChunkConfig) -> tuple[int, int] | None:
@@ -123,8 +113,3 @@ def _chunk(
         prefix_ids=tuple(ids[first:suffix_first]),
         suffix_ids=tuple(ids[suffix_first:end]),
     )
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
-    text = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False, skip_special_tokens=False)
-    return str(text)

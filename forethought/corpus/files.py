@@ -35,7 +35,6 @@ def parquet_rows(config: CorpusConfig) -> Iterator[Row]:
 
 
 def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
-    """Yield the rows of JSON lines files."""
     for path in find(config.path, _JSONL):
         lines = good = 0
         columns: dict[str, None] = {}
@@ -58,7 +57,6 @@ def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
 
 
 def text_rows(config: CorpusConfig) -> Iterator[Row]:
-    """Yield text files as they are, without a byte order mark."""
     for path in find(config.path, (".txt", ".md")):
         try:
             content = path.read_bytes()
@@ -76,7 +74,6 @@ def pick(entry: Mapping[str, Any], config: CorpusConfig, source: str) -> Row:
 
 
 def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
-    """Return the message about a missing column."""
     wanted = {"text_column": config.text_column, "title_column": config.title_column}
     names = sorted(columns)
     missing = " and ".join(f"corpus.{key} = {name!r}" for key, name in wanted.items() if name and name not in names)
@@ -84,11 +81,7 @@ def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
 
 
 def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files of a ``corpus.path``: a shipped file, a file, a folder (with its subfolders) or a glob.
-
-    Raises:
-        CorpusError: if there is none.
-    """
+    """Return the files of a ``corpus.path``: a shipped file, a file, a folder (with its subfolders) or a glob."""
     kinds = ", ".join(suffixes)
     if not pattern:
         raise CorpusError(f"corpus.path is empty: name a file, a folder or a glob of {kinds} files")

@@ -9,12 +9,7 @@ import unicodedata
 from forethought.config import ChunkConfig, CorpusConfig
 from forethought.records import Split
 
-MAX_BAD_CHARACTERS = 0.01
-"""Largest share of control, unassigned and replacement characters."""
-MIN_LETTERS = 0.5
-"""Smallest share of letters and combining marks among the characters that are not spaces."""
-MAX_REPEATED_LINES = 0.5
-"""Largest share of characters in lines that repeat an earlier line."""
+MAX_BAD_CHARACTERS, MIN_LETTERS, MAX_REPEATED_LINES = 0.01, 0.5, 0.5  # shares; see rejection()
 
 _WHITESPACE_CONTROLS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85")
 
@@ -31,7 +26,10 @@ def rejection(text: str, config: CorpusConfig) -> str | None:
         return "too_short"
     if _has_bad_characters(text):
         return "bad_characters"
-    if _letter_share(text) < MIN_LETTERS:
+    visible, letters = len("".join(text.split())), sum(map(str.isalpha, text))
+    if letters < MIN_LETTERS * visible:  # combining marks are counted only where they could matter: it is slow
+        letters += sum(unicodedata.category(character)[0] == "M" for character in text)
+    if letters / visible < MIN_LETTERS:
         return "not_prose"
     if _repeated_share(text) > MAX_REPEATED_LINES:
         return "repeated_lines"
@@ -73,14 +71,6 @@ def _has_bad_characters(text: str) -> bool:
                 return True
             bad += category in ("Cc", "Cn", "Co") or character == "\ufffd"
     return bad > MAX_BAD_CHARACTERS * len(text)
-
-
-def _letter_share(text: str) -> float:
-    visible = len("".join(text.split()))
-    letters = sum(map(str.isalpha, text))
-    if letters < MIN_LETTERS * visible:
-        letters += sum(unicodedata.category(character)[0] == "M" for character in text)
-    return letters / visible
 
 
 def _repeated_share(text: str) -> float:

@@ -21,12 +21,10 @@ __all__ = ["CorpusError", "documents"]
 def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
     """Yield the documents of a corpus that pass the filters, without duplicates.
 
-    Args:
-        config: where they come from.
-        counts: gets ``read`` (rows seen), ``kept``, ``shortened`` (kept, but cut at ``max_characters``),
-            ``paragraphs_with_holes`` (bundled articles) and one count per reason to skip a row: ``too_short``,
-            ``bad_characters``, ``not_prose``, ``repeated_lines`` (see :func:`rejection`), ``duplicate``, ``hole``,
-            ``not_a_string``, ``bad_utf8``, ``bad_json``, ``missing_column``.  ``read`` is ``kept`` plus these.
+    ``counts`` gets ``read`` (rows seen), ``kept``, ``shortened`` (kept, but cut at ``max_characters``),
+    ``paragraphs_with_holes`` (bundled articles) and one count per reason to skip a row: those of :func:`rejection`,
+    ``duplicate``, ``hole``, ``not_a_string``, ``bad_utf8``, ``bad_json``, ``missing_column``.  ``read`` is ``kept``
+    plus these.
 
     Raises:
         CorpusError: if something is missing or broken, or if no document is left in the end.
@@ -48,7 +46,10 @@ def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
             continue
         counts["kept"] += 1
         counts["shortened"] += len(text) < len(str(row.text))
-        yield _document(text, row)
+        identity = content_id(text)
+        titled = row.title is not None and str(row.title).strip()
+        key = title_key(str(row.title)) if titled else identity
+        yield Document(id=identity, text=text, source=row.source, split_key=key)
         if counts["kept"] == config.max_documents:
             return
     if not counts["kept"]:
@@ -59,16 +60,14 @@ def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
         )
 
 
-def _document(text: str, row: Row) -> Document:
-    identity = content_id(text)
-    key = identity if row.title is None or not str(row.title).strip() else title_key(str(row.title))
-    return Document(id=identity, text=text, source=row.source, split_key=key)
-
-
 def _rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
     match config.source:
         case "bundled":
-            return _bundled_rows(counts)
+            extra = offline()
+            if extra is None:
+                raise CorpusError(f'corpus.source = "bundled" reads text that installs as Python packages: {INSTALL}')
+            rows: Iterator[Row] = extra.rows(counts)
+            return rows
         case "hub":
             return _hub_rows(config)
         case "parquet":
@@ -77,14 +76,6 @@ def _rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
             return files.jsonl_rows(config)
         case "text":
             return files.text_rows(config)
-
-
-def _bundled_rows(counts: Counter[str]) -> Iterator[Row]:
-    extra = offline()
-    if extra is None:
-        raise CorpusError(f'corpus.source = "bundled" reads text that installs as Python packages: {INSTALL}')
-    rows: Iterator[Row] = extra.rows(counts)
-    return rows
 
 
 def _hub_rows(config: CorpusConfig) -> Iterator[Row]:

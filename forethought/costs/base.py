@@ -14,12 +14,10 @@ from forethought.work import Rates, Work, decoding, scoring, training
 
 REPLY = 0.6
 """Mean length of a reply or an answer, as a share of the longest that is allowed."""
-KEPT, THOUGHT = 0.7, 0.45
-"""Share of the thoughts that pass all checks, and their mean length as a share of the longest reply."""
-TAGS = 8
-"""Tokens of an opening and a closing tag, about."""
+KEPT, THOUGHT, TAGS = 0.7, 0.45, 8
+"""Share of thoughts that pass all checks, their mean length as a share of the longest reply, tokens of both tags."""
 PACKING = 4
-"""Copying weights into the layout for decoding, once for each batch, takes as long as so many decode steps."""
+"""Copying weights into the layout for decoding, once for each batch, takes as long as 4 decode steps."""
 SECONDS_PER_REQUEST, SECONDS_PER_TOKEN = 1.0, 0.02
 """Assumed of every server: for a request and for each token of its answer.  Nothing is sent to find out."""
 
@@ -108,11 +106,7 @@ class Setting:
         return KEPT * cfg.thoughts[1] * (THOUGHT * cfg.teacher.max_tokens + TAGS) if cfg else 0.0
 
     def chunks(self, share: float, asked: int | None) -> float:
-        """Return how many chunks a share of the documents gives, at most those that are asked for.
-
-        Raises:
-            UnknownError: if all are asked for and the text cannot be counted.
-        """
+        """Return how many chunks a share of the documents gives, at most those that are asked for."""
         counted = chunk_count(self.config, self.policy.vocabulary)
         if counted is None and asked is None:
             raise UnknownError("the text")
@@ -123,7 +117,6 @@ class Setting:
 
 
 def known(cost: Callable[[], Cost]) -> Cost | None:
-    """Return a cost, or ``None`` where it cannot be known."""
     try:
         return cost()
     except UnknownError:
@@ -142,7 +135,7 @@ def drawn(model: Shape, prompts: float, k: float, tokens: tuple[float, float], r
 
 
 def scored(model: Shape, groups: float, prefix: float, branches: float, micro_tokens: int) -> Cost:
-    """Return the cost of the log-probabilities of ``branches`` tokens behind each of so many prefixes."""
+    """Return the cost of the log-probabilities of ``branches`` tokens behind each of ``groups`` prefixes."""
     tokens = groups * (prefix + branches)
     return Cost(work=(scoring(model, tokens, groups * branches, passes(tokens, micro_tokens)),))
 
@@ -159,7 +152,6 @@ def served(requests: float, concurrency: int, tokens: float) -> Cost:
 
 
 def passes(tokens: float, micro_tokens: int) -> int:
-    """Return how many forward passes so many tokens take."""
     return max(1, math.ceil(tokens / micro_tokens))
 
 

@@ -9,7 +9,7 @@ from forethought.corpus.files import find
 from forethought.corpus.rows import CorpusError
 
 BUNDLED_CHUNKS, BUNDLED_DOCUMENTS, BUNDLED_LENGTH = 9_260, 9_236, 176
-"""What the bundled text gives: so many chunks of so many documents, with chunks of at most so many tokens."""
+"""What the bundled text gives: chunks, documents, and the longest chunk in tokens for which that holds."""
 BUNDLED_SECONDS, BYTES_PER_SECOND = 8.0, 4e6
 """Seconds that reading and cutting it takes on two cores, and bytes of other files a second."""
 BYTES_PER_TOKEN, BYTES_OF_BYTES = 4.5, 512
@@ -31,7 +31,6 @@ def chunk_count(config: Config, vocabulary: int) -> float | None:
 
 
 def reading_seconds(corpus: CorpusConfig) -> float | None:
-    """Return about how long reading and cutting takes; ``None`` for text that is not here."""
     if corpus.source == "bundled":
         return BUNDLED_SECONDS * min(BUNDLED_DOCUMENTS, corpus.max_documents or BUNDLED_DOCUMENTS) / BUNDLED_DOCUMENTS
     size = corpus_bytes(corpus)

@@ -20,7 +20,7 @@ MASTER, MOMENTS, GRADIENT = 4, 8, 4
 FILE = 2
 """Bytes of a weight in the file that a model is read from, which is mapped meanwhile."""
 WIDE, INNER = 30, 7
-"""Numbers that one token and layer leave for the way back: so many times its hidden and its inner width."""
+"""Numbers that one token and layer leave for the way back, in multiples of its hidden and its inner width."""
 PASSING_WIDE, PASSING_INNER = 8, 3
 """The same of a forward pass alone, which holds one layer's at a time."""
 LOGITS = 2**26
@@ -48,11 +48,7 @@ def largest(at: Setting) -> Footprint | None:
 
 
 def footprints(at: Setting) -> list[Footprint]:
-    """Return the memory of every step that runs models, in the order of the graph.
-
-    Raises:
-        UnknownError: if the shape of a model is not known.
-    """
+    """Return the memory of every step that runs models, in the order of the graph."""
     loads, kept, found = first_loads(at.config), list[Shape](), []
     embeds = at.config.rlmt is not None and at.config.rlmt.match.kind == "similarity"
     for step in graph(at.config):

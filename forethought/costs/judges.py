@@ -21,37 +21,37 @@ def verdicts(judge: JudgeConfig, candidates: int) -> int:
     return (candidates * (candidates - 1) if full else 2 * (candidates - 1)) * judge.repeats
 
 
-def judging(at: Setting, name: str, contests: float, candidates: int, tokens: float) -> Cost:
-    """Return the cost of one judge's verdicts on ``contests`` pools of so many texts, each of so many tokens."""
+def judging(at: Setting, name: str, pools: float, candidates: int, tokens: float) -> Cost:
+    """Return the cost of one judge's verdicts on pools of ``candidates`` texts of ``tokens`` tokens each."""
     judge = {**at.config.judges, **at.config.evaluate.judges}[name]
     if judge.kind in ("shorter", "custom"):  # what code of the user's own costs is not known
         return Cost()
     if judge.kind == "likelihood":
         roles = [f"judge {name}", *([f"judge {name}, contrast"] if judge.contrast else [])]
         micro = at.config.improve.micro_tokens
-        scores = (scored(at.shape(role), contests, at.prefix, candidates * tokens, micro) for role in roles)
+        scores = (scored(at.shape(role), pools, at.prefix, candidates * tokens, micro) for role in roles)
         return sum(scores, Cost())
-    asked = contests * verdicts(judge, candidates)
+    asked = pools * verdicts(judge, candidates)
     # All that are compared with one text are branches behind it; who grades reads one text at a time.
     told = INSTRUCTIONS + at.prefix
-    shared = contests * (candidates * (told + tokens) if judge.kind == "pairwise" else told)
+    shared = pools * (candidates * (told + tokens) if judge.kind == "pairwise" else told)
     return _asking(at, judge, f"judge {name}", (asked, shared, told + tokens, tokens))
 
 
-def matching(at: Setting, contests: float, predictions: float) -> Cost:
-    """Return the cost of comparing so many predictions with each of ``contests`` true suffixes."""
+def matching(at: Setting, windows: float, predictions: float) -> Cost:
+    """Return the cost of comparing ``predictions`` suffixes with the true one of each window."""
     assert at.config.rlmt is not None
     match, tokens = at.config.rlmt.match, at.config.rlmt.suffix_tokens
-    asked = contests * predictions
+    asked = windows * predictions
     if match.kind == "custom":
         return Cost()
     if match.kind == "similarity":
-        return Cost(seconds=0.0 if match.embedder == "letters" else (contests + asked) * SECONDS_PER_EMBEDDING)
+        return Cost(seconds=0.0 if match.embedder == "letters" else (windows + asked) * SECONDS_PER_EMBEDDING)
     if match.kind == "likelihood-gain":
         micro = at.config.improve.micro_tokens
-        return scored(at.shape("match judge"), contests + asked, at.prefix + tokens, tokens, micro)
+        return scored(at.shape("match judge"), windows + asked, at.prefix + tokens, tokens, micro)
     told = INSTRUCTIONS + at.prefix + 2 * tokens
-    return _asking(at, match, "match judge", (asked * match.repeats, contests * told, told, tokens))
+    return _asking(at, match, "match judge", (asked * match.repeats, windows * told, told, tokens))
 
 
 def _asking(

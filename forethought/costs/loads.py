@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from forethought.config import Config, ModelConfig
 from forethought.costs.base import Cost, Phase, Setting, known
-from forethought.graph import Step, graph
+from forethought.graph import Step, arm_of, graph
 from forethought.models import Shape
 from forethought.store import SHARED
 
@@ -53,9 +53,10 @@ def _stages(config: Config, role: str) -> tuple[str, ...]:
 def loading(at: Setting, step: Step) -> list[Phase]:
     """Return the models that a step loads: policies, and the judges and teachers that it is the first to use."""
     steps = {one.name for one in graph(at.config)}
-    # Evaluations load what earlier steps trained; who compares with a reference loads the same weights twice.
+    compares = at.config.improve.compares and not arm_of(step.arm).control
+    # Evaluations load what earlier steps trained; what compares with a reference loads the same weights twice.
     trained = sum(name in steps and not name.startswith(f"{SHARED}/") for name in step.inputs)
-    policies = max(trained, {"audit": 1, "improve": 2, "sft": 1, "rlmt": 2}.get(step.stage, 0))
+    policies = max(trained, {"audit": 1, "improve": 1 + int(compares), "sft": 1, "rlmt": 2}.get(step.stage, 0))
     roles = ["policy"] * policies + first_loads(at.config)[step.name]
     cost = known(
         lambda: Cost(seconds=sum(LOAD_SECONDS + at.shape(role).weights * at.itemsize / LOAD_BYTES for role in roles))

@@ -1,4 +1,4 @@
-"""The shared-prefix engine: tensors only.  Three small interfaces, each implemented on torch and by a test stub."""
+"""The shared-prefix engine: tensors only.  Its interfaces are implemented on torch and by a test stub."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ __all__ = ["Group", "Prompt", "Sampler", "Sampling", "Scorer", "Thinking", "Thin
 
 
 class Sampler(Protocol):
-    """Continues prompts."""
-
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
         """Return ``k`` completions of each prompt; a draw depends on ``(key, prompt id, k)`` only."""
         ...
 
 
 class ThinkingSampler(Sampler, Protocol):
-    """Writes a thought before the suffix."""
-
     def think(
         self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
     ) -> list[list[Rollout]]:
@@ -33,15 +29,10 @@ class ThinkingSampler(Sampler, Protocol):
 
 
 class Scorer(Protocol):
-    """Says how likely text is."""
-
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
         """Return, by group and branch, the log-probability of each branch token: float32 ``(len(branch),)``, nats."""
         ...
 
     def choices(self, groups: Sequence[Group], choice_ids: Sequence[int]) -> list[np.ndarray]:
-        """Return, by group, the log-probabilities of ``choice_ids`` as the next token after each branch.
-
-        Shape per group: ``(branches, choices)``, float32, nats.
-        """
+        """Return, by group, ``choice_ids``' log-probabilities after each branch: float32 ``(branches, choices)``."""
         ...

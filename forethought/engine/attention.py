@@ -32,7 +32,7 @@ class AttentionLayout(Protocol):
     """Knows which tokens see which."""
 
     def attend(self, layer: int, qkv: QKV, scaling: float, window: int | None) -> Tensor:
-        """Return the attention output ``(T, heads * D)`` of a row of T tokens; ``window`` is a sliding layer's."""
+        """Return the attention output of a row of T tokens, ``(T, heads * D)``; ``window`` is a sliding layer's."""
         ...
 
 
@@ -66,30 +66,20 @@ class PackedAttention:
         bias = layout.padding
         if bias is not None:
             bias = torch.zeros_like(bias, dtype=q.dtype).masked_fill_(bias, MASKED)
-        own, own_lse = attend_part(_batch(q, rows_MS), _batch(k, rows_MS), _batch(v, rows_MS), scaling, causal=True)
-        prefix, prefix_lse = attend_part(
-            _batch(q, layout.queries), _batch(k, layout.keys), _batch(v, layout.keys), scaling, bias
-        )
-        own_A, prefix_A = layout.in_branches, layout.in_queries
-        return merge_parts(
-            _flat(own)[own_A], _flat(own_lse)[own_A], _flat(prefix)[prefix_A], _flat(prefix_lse)[prefix_A]
-        )
+        own = attend_part(_batch(q, rows_MS), _batch(k, rows_MS), _batch(v, rows_MS), scaling, causal=True)
+        prefix = attend_part(_batch(q, layout.queries), _batch(k, layout.keys), _batch(v, layout.keys), scaling, bias)
+        own_A = (_flat(part)[layout.in_branches] for part in own)
+        prefix_A = (_flat(part)[layout.in_queries] for part in prefix)
+        return merge_parts(*own_A, *prefix_A)
 
 
 def _attend_block(block: Block, qkv: QKV, scaling: float, window: int | None) -> Tensor:
     """Return the attention output of a block's padded rows, ``(M * S, heads, D)``."""
-    q, k, v = qkv
-    mask = block.mask(window)
-    out = scaled_dot_product_attention(
-        _batch(q, block.queries),
-        _batch(k, block.keys),
-        _batch(v, block.keys),
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scaling,
-        enable_gqa=q.shape[1] != k.shape[1],
+    q, k, v = _batch(qkv[0], block.queries), _batch(qkv[1], block.keys), _batch(qkv[2], block.keys)
+    mask, grouped = block.mask(window), q.shape[1] != k.shape[1]
+    return _flat(
+        scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped)
     )
-    return _flat(out)
 
 
 def _batch(tokens: Tensor, rows_MS: Tensor) -> Tensor:

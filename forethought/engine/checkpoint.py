@@ -6,15 +6,11 @@ optimiser's moments and the step.  It is written under another name and then ren
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,9 +31,9 @@ def save(
     weights are needed to resume (a reference that was synced), else ``None``.
 
     Raises:
-        forethought.store.StoreError: naming the folder, when the disk is full.
+        forethought.files.StoreError: naming the folder, when the disk is full.
     """
-    with publish(folder) as partial, _system_errors():
+    with publish(folder) as partial:
         save_model(partial, trainer.policy.model, tokenizer, trainer)
         (partial / STATE).parent.mkdir()
         (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
@@ -70,7 +66,6 @@ def save_model(folder: Path, model: Any, tokenizer: Any, trainer: Trainer | None
 
 def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
     """Restore masters, working copy and optimiser from a resumable checkpoint; return its step."""
-    state = json.loads((folder / STATE).read_text())
     stored: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         stored.update(load_file(path))
@@ -78,30 +73,13 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
         for name, master in trainer.masters.items():
             master.copy_(stored[name])
     trainer.publish()
-    with safe_open(folder / MOMENTS, framework="pt") as moments:
-        known = set(moments.keys())  # empty until the first step that had anything to train on
-        for name, master in trainer.masters.items():
-            if f"{name}.step" not in known:
-                continue
-            trainer.optimizer.state[master] = {
-                moment: moments.get_tensor(f"{name}.{moment}").to(master.device)
-                for moment in ("step", "exp_avg", "exp_avg_sq")
-            }
+    for key, value in load_file(folder / MOMENTS).items():  # none before the first step that had anything to train on
+        name, _, moment = key.rpartition(".")
+        master = trainer.masters[name]
+        trainer.optimizer.state[master][moment] = value.to(master.device)
     if reference is not None and (folder / REFERENCE).exists():
         reference.load_state_dict(load_file(folder / REFERENCE), strict=False)
-    return int(state["step"])
-
-
-@contextlib.contextmanager
-def _system_errors() -> Iterator[None]:
-    """Raise safetensors' error about a full disk as an ``OSError``, whose number is in its text."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), str(error)) from error
+    return int(json.loads((folder / STATE).read_text())["step"])
 
 
 def _tied(model: Any, masters: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,20 +16,15 @@ class Decoding:
     """The keys and values of rows that are decoded; an :class:`~forethought.engine.attention.AttentionLayout`."""
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, branches: int, capacity: int) -> None:
-        self.prompts = prompts
-        """Per layer, keys and values of the prompts: ``(G, H, P, D)``."""
-        self.prompt_lengths = lengths
-        """``(G,)``."""
-        self.prompt_of_row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(branches)
-        """``(R,)``, ascending."""
-        self.length = 0
-        """Branch tokens stored so far; the same number for every row."""
+        self.prompts = prompts  # per layer, keys and values (G, H, P, D)
+        self.prompt_lengths = lengths  # (G,)
+        self.prompt_of_row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(branches)  # ascending
+        self.length = 0  # branch tokens stored so far; the same number for every row
         rows = len(self.prompt_of_row)
-        self.branches = [
+        self.branches = [  # per layer, keys and values (R, H, capacity, D)
             (k.new_empty(rows, k.shape[1], capacity, k.shape[3]), v.new_empty(rows, k.shape[1], capacity, k.shape[3]))
             for k, v in prompts
         ]
-        """Per layer, keys and values of the branches: ``(R, H, capacity, D)``, preallocated."""
         self._padded = bool((lengths != lengths[0]).any())
         self._slots: tuple[int, Tensor, Tensor] | None = None
         self._biases: dict[int | None, tuple[int, Tensor | None]] = {}

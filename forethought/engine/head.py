@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 CPU_LOGITS, GPU_LOGITS = 2**21, 2**27
 """Logits of a slice, by device: 8 MiB in float32, which fit a core's own cache; 512 MiB."""
-
 BLOCK = 512
 """Vocabulary entries of one block of the two-level draw; slices are multiples of it."""
 
@@ -28,12 +27,9 @@ BLOCK = 512
 class Head:
     """The projection from hidden states to logits."""
 
-    weight: Tensor
-    """``(V, H)``, tied to the embedding or not."""
-    softcap: float | None = None
-    """``logits = softcap * tanh(logits / softcap)``, as Gemma 2 does."""
-    forbidden: Tensor | None = None
-    """``(V,)`` booleans: tokens whose probability is zero."""
+    weight: Tensor  # (V, H), tied to the embedding or not
+    softcap: float | None = None  # logits = softcap * tanh(logits / softcap), as Gemma 2 does
+    forbidden: Tensor | None = None  # (V,) booleans: tokens whose probability is zero
 
     def float_logits(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield every slice of the vocabulary with its logits, float32 ``(A, slice)``."""
@@ -61,8 +57,7 @@ class Head:
 
     def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
         """Return ``log p(target)``, float32 ``(A,)``, with gradients to ``hidden_AH`` and the weight."""
-        result: Tensor = _Logprobs.apply(hidden_AH, self.weight, targets_A, self)
-        return result
+        return cast(Tensor, _Logprobs.apply(hidden_AH, self.weight, targets_A, self))
 
     def choices(self, hidden_AH: Tensor, choice_ids: Tensor) -> Tensor:
         """Return the log-probabilities ``(A, choices)`` of a few tokens, float32.
@@ -141,8 +136,7 @@ def widest(device: torch.device) -> torch.dtype:
 
 
 def _block_sums(weights: Tensor) -> Tensor:
-    """Return the sums over blocks of :data:`BLOCK` columns; the last block may be shorter."""
-    whole = weights.shape[1] // BLOCK * BLOCK
+    whole = weights.shape[1] // BLOCK * BLOCK  # the last block may be shorter
     sums = weights[:, :whole].reshape(len(weights), -1, BLOCK).sum(-1)
     return sums if whole == weights.shape[1] else torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
 
@@ -175,21 +169,18 @@ class _Logprobs(torch.autograd.Function):
         return target_logits - logsumexp
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        (gradient,) = gradients
-        hidden, weight, targets, logsumexp = ctx.saved_tensors
-        head: Head = ctx.head
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        head, (hidden, weight, targets, logsumexp) = ctx.head, ctx.saved_tensors
         hidden_gradient = torch.zeros_like(hidden, dtype=torch.float32)
         weight_gradient = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for vocab, logits in head.float_logits(hidden):
-            # Derivative of the softcap, 1 - tanh^2; forbidden logits of -inf are clamped to its range.
-            cap_slope = None
             if head.softcap is not None:
+                # Derivative of the softcap, 1 - tanh^2; forbidden logits of -inf are clamped to its range.
                 cap_slope = 1 - torch.square(logits.clamp_min(-head.softcap) / head.softcap)
             slope = logits.sub_(logsumexp[:, None]).exp_().mul_(-gradient[:, None])
             rows, columns = _targets_in(vocab, targets)
             slope[rows, columns] += gradient[rows]
-            if cap_slope is not None:
+            if head.softcap is not None:
                 slope.mul_(cap_slope)
             slope = slope.to(hidden.dtype)
             hidden_gradient += slope @ weight[vocab]

@@ -10,18 +10,13 @@ import ctypes
 import gc
 from typing import Any
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Parameters of mallopt(3)."""
-_MAX_FREE_BYTES = 2**31 - 1
-"""Free bytes that the heap keeps; the largest value that the parameter can have."""
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt(3)
 
 
 def keep_freed_memory() -> bool:
     """Have glibc keep up to 2 GiB of freed memory for this process; return whether this is glibc."""
     mallopt = _glibc("mallopt")
-    return mallopt is not None and all(
-        mallopt(name, value) for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _MAX_FREE_BYTES))
-    )
+    return mallopt is not None and bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def release() -> None:

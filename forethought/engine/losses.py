@@ -21,20 +21,13 @@ from torch.nn.functional import logsigmoid
 class LossInputs:
     """A tokens of M branches."""
 
-    logprobs: Tensor
-    """``(A,)`` log-probabilities under the policy, with gradients."""
-    branch: Tensor
-    """``(A,)`` number of the branch, 0 to M-1, that each token belongs to."""
-    branches: int
-    """M."""
-    weights: Tensor
-    """``(A,)`` weight of each token; 0 masks it."""
-    reference: Tensor | None = None
-    """``(A,)`` log-probabilities under the reference."""
-    old: Tensor | None = None
-    """``(A,)`` log-probabilities under the policy that sampled the tokens; ``None``: this very policy."""
-    advantages: Tensor | None = None
-    """``(M,)``."""
+    logprobs: Tensor  # (A,) under the policy, with gradients
+    branch: Tensor  # (A,) number of the branch, 0 to M-1, that each token belongs to
+    branches: int  # M
+    weights: Tensor  # (A,); 0 masks a token
+    reference: Tensor | None = None  # (A,) log-probabilities under the reference
+    old: Tensor | None = None  # (A,) log-probabilities under the policy that sampled the tokens; None: this very policy
+    advantages: Tensor | None = None  # (M,)
 
     def per_branch(self, values_A: Tensor) -> Tensor:
         """Return the weighted sum of token values in each branch, ``(M,)``."""

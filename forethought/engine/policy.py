@@ -27,11 +27,10 @@ class Policy:
 
     Constructing one switches the model's attention implementation and checks, on a few tokens, that
     the engine's log-probabilities are the model's own: an architecture that the engine does not know is
-    refused instead of trained wrongly.
+    refused instead of trained wrongly.  ``backend``: see :func:`forethought.engine.backends.select`.
     """
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
-        """``backend``: the kernels for what needs no gradient; see :func:`forethought.engine.backends.select`."""
         self.model = model
         parameter = next(model.parameters())
         self.device: torch.device = parameter.device
@@ -40,7 +39,21 @@ class Policy:
         if model.config._attn_implementation != attention.NAME:
             expected = _plain_logprobs(model)
             model.set_attn_implementation(attention.NAME)
-            self._verify(expected)
+            prefix, branch = probe(model)
+            with torch.no_grad():
+                ours = self.logprobs(pack([Group(prefix=prefix, branches=(branch,))], self.device))
+            # Random tokens have log-probabilities near -17, where bf16 alone makes a difference of half a percent.
+            tolerance = 1e-4 if self.dtype == torch.float32 else 0.03
+            difference = float((ours - expected).abs().mean() / expected.abs().mean())
+            if not difference < tolerance:  # so that NaN is refused, too
+                raise UnsupportedModelError(
+                    f"{type(model).__name__}: the engine's log-probabilities differ from the model's own "
+                    f"by {difference:.1%}. Supported and tested: Llama, Qwen2, Qwen3, Gemma3"
+                )
+
+    @cached_property
+    def _selected(self) -> tuple[TorchBackend, Choice]:
+        return select(self.model, self._wanted)
 
     @property
     def backend(self) -> TorchBackend:
@@ -49,12 +62,7 @@ class Policy:
 
     @property
     def kernels(self) -> Choice:
-        """Which backend that is, and why."""
         return self._selected[1]
-
-    @cached_property
-    def _selected(self) -> tuple[TorchBackend, Choice]:
-        return select(self.model, self._wanted)
 
     def weights_changed(self) -> None:
         """Tell the backend that the model's weights have changed; whoever changes them calls this."""
@@ -73,20 +81,6 @@ class Policy:
         """Return the log-probability of every branch token, float32 ``(A,)``, with gradients if they are enabled."""
         hidden_AH = self.packed_hidden(packed)[packed.sources]
         return self.head(forbidden_ids).logprobs(hidden_AH, packed.targets)
-
-    @torch.no_grad()
-    def _verify(self, expected: Tensor) -> None:
-        prefix, branch = probe(self.model)
-        packed = pack([Group(prefix=prefix, branches=(branch,))], self.device)
-        ours = self.logprobs(packed)
-        # Random tokens have log-probabilities near -17, where bf16 alone makes a difference of half a percent.
-        tolerance = 1e-4 if self.dtype == torch.float32 else 0.03
-        difference = float((ours - expected).abs().mean() / expected.abs().mean())
-        if not difference < tolerance:  # so that NaN is refused, too
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}: the engine's log-probabilities differ from the model's own "
-                f"by {difference:.1%}. Supported and tested: Llama, Qwen2, Qwen3, Gemma3"
-            )
 
 
 @torch.no_grad()

@@ -34,9 +34,7 @@ class TorchSampler:
     def __init__(
         self, policy: Policy, rows: int = 256, on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> None:
-        self.policy = policy
-        self.rows = rows
-        self.on_progress = on_progress
+        self.policy, self.rows, self.on_progress = policy, rows, on_progress
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
         return self._by_batch(prompts, k, sampling, key, lambda rows: CompletionRule(sampling, rows))
@@ -109,24 +107,20 @@ class TorchSampler:
 class Rule(Protocol[Output]):
     """What an output consists of, and when it ends."""
 
-    max_tokens: int
-    """Of a row, at most."""
+    max_tokens: int  # of a row, at most
 
     def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens that the unfinished ``rows`` get, and whether each row ends with its token."""
         ...
 
-    def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Output:
-        """Return the finished output of ``row``."""
-        ...
+    def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Output: ...
 
 
 class CompletionRule:
     """A row gets what was drawn, until a stop token, a text that ends it, or the cap."""
 
     def __init__(self, sampling: Sampling, rows: int) -> None:
-        self.max_tokens = sampling.max_tokens
-        self.sampling = sampling
+        self.sampling, self.max_tokens = sampling, sampling.max_tokens
         self.stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.long)
         self._written: list[list[int]] = [[] for _ in range(rows)]
 
@@ -155,8 +149,8 @@ class ThoughtRule:
         self._closed = [False] * rows  # by the policy itself
 
     def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        accepted = [self._accept(row, token) for row, token in zip(rows.tolist(), drawn.tolist(), strict=True)]
-        return torch.tensor([token for token, _ in accepted]), torch.tensor([ended for _, ended in accepted])
+        tokens, ended = zip(*map(self._accept, rows.tolist(), drawn.tolist()), strict=True)
+        return torch.tensor(tokens), torch.tensor(ended)
 
     def _accept(self, row: int, token: int) -> tuple[int, bool]:
         written, cap, close_ids = self._written[row], self.thinking.max_tokens, self.thinking.close_ids
@@ -174,16 +168,15 @@ class ThoughtRule:
         return token, False
 
     def output(self, row: int, tokens: list[int], logprobs: list[float]) -> Rollout:
-        thought = self._thought[row]
+        thought, closed = self._thought[row], self._closed[row]
         assert thought is not None
-        inserted = 0 if self._closed[row] else len(self.thinking.close_ids)
-        drawn = [not thought - inserted <= place < thought for place in range(len(tokens))]
+        inserted = 0 if closed else len(self.thinking.close_ids)
         return Rollout(
             token_ids=tuple(tokens),
             logprobs=tuple(logprobs),
-            drawn=tuple(drawn),
+            drawn=tuple(not thought - inserted <= place < thought for place in range(len(tokens))),
             thought_tokens=thought,
-            closed=self._closed[row],
+            closed=closed,
         )
 
 

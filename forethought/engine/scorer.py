@@ -20,10 +20,8 @@ class TorchScorer:
     ) -> None:
         """``as_trained``: round as the training forward of the same groups does, so that the difference between a
         policy and its reference has no rounding error; a little slower."""
-        self.policy = policy
-        self.micro_tokens = micro_tokens
-        self.forbidden_ids = tuple(forbidden_ids)
-        self.as_trained = as_trained
+        self.policy, self.micro_tokens = policy, micro_tokens
+        self.forbidden_ids, self.as_trained = tuple(forbidden_ids), as_trained
 
     @torch.inference_mode()
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:

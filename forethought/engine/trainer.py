@@ -7,7 +7,7 @@ learning rates of this field (1e-7 to 1e-5) pure bf16 weights would round every 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,30 +23,22 @@ from forethought.engine.policy import Policy
 class Example:
     """A group to train on, with what its loss needs for each branch token."""
 
-    group: Group
-    """The prefix and its branches; the prefix itself is never trained."""
-    reference: tuple[np.ndarray, ...] | None = None
-    """Per branch, log-probabilities under the reference, float32."""
-    weights: tuple[np.ndarray, ...] | None = None
-    """Per branch, token weights, float32; default: 1 everywhere."""
-    old: tuple[np.ndarray, ...] | None = None
-    """Per branch, log-probabilities under the policy that sampled its tokens, float32."""
-    advantages: tuple[float, ...] | None = None
-    """One per branch."""
+    group: Group  # its branches are trained, its prefix never
+    # By branch, float32 of one number per token:
+    reference: tuple[np.ndarray, ...] | None = None  # log-probabilities under the reference
+    weights: tuple[np.ndarray, ...] | None = None  # default: 1 everywhere
+    old: tuple[np.ndarray, ...] | None = None  # log-probabilities under the policy that sampled the tokens
+    advantages: tuple[float, ...] | None = None  # one per branch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """Learning rate as a pure function of the step: linear warm-up, then a cosine to a share of the peak."""
 
-    peak: float
-    """Learning rate at the end of the warm-up."""
-    warmup: int
-    """Steps."""
-    total: int
-    """Steps, warm-up included."""
-    min_ratio: float
-    """The cosine ends at this share of the peak."""
+    peak: float  # learning rate at the end of the warm-up
+    warmup: int  # steps
+    total: int  # steps, warm-up included
+    min_ratio: float  # the cosine ends at this share of the peak
 
     def rate(self, step: int) -> float:
         """Return the learning rate of ``step``, counted from 0."""
@@ -63,10 +55,8 @@ class Adam:
 
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    weight_decay: float = 0.0
-    """Decoupled; not applied to vectors (norms, biases), as is usual."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient of all weights together."""
+    weight_decay: float = 0.0  # decoupled; not applied to vectors (norms, biases), as is usual
+    clip_norm: float = 1.0  # largest norm of the gradient of all weights together
 
 
 class Trainer:
@@ -75,16 +65,12 @@ class Trainer:
     def __init__(
         self, policy: Policy, schedule: Schedule, adam: Adam, *, micro_tokens: int, forbidden_ids: Sequence[int] = ()
     ) -> None:
-        self.policy = policy
-        self.schedule = schedule
-        self.adam = adam
-        self.micro_tokens = micro_tokens
-        self.forbidden_ids = tuple(forbidden_ids)
+        self.policy, self.schedule, self.adam = policy, schedule, adam
+        self.micro_tokens, self.forbidden_ids = micro_tokens, tuple(forbidden_ids)
         self.masters: dict[str, Tensor] = {}
         for name, parameter in policy.model.named_parameters():
+            self.masters[name] = master = parameter.detach().float().clone()
             parameter.requires_grad_(True)
-            master = parameter.detach().float().clone()
-            self.masters[name] = master
             parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
         matrices = [master for master in self.masters.values() if master.ndim > 1]
         vectors = [master for master in self.masters.values() if master.ndim <= 1]
@@ -136,25 +122,24 @@ class Trainer:
     def _loss_inputs(self, examples: Sequence[Example]) -> LossInputs:
         packed = pack([example.group for example in examples], self.policy.device)
         logprobs_A = self.policy.logprobs(packed, self.forbidden_ids)
-        weights = [
-            values
+
+        def tensor(values: Iterable[Iterable[np.ndarray] | None]) -> Tensor | None:
+            arrays = [array for of_example in values for array in of_example or ()]
+            return torch.from_numpy(np.concatenate(arrays)).to(logprobs_A.device) if arrays else None
+
+        weights_A = tensor(
+            example.weights or [np.ones(len(branch), np.float32) for branch in example.group.branches]
             for example in examples
-            for values in example.weights or [np.ones(len(b), np.float32) for b in example.group.branches]
-        ]
-
-        def tensor(values: list[np.ndarray]) -> Tensor | None:
-            return torch.from_numpy(np.concatenate(values)).to(logprobs_A.device) if values else None
-
-        weights_A = tensor(weights)
+        )
         assert weights_A is not None
         return LossInputs(
             logprobs=logprobs_A,
             branch=packed.branch,
             branches=len(packed.branch_lengths),
             weights=weights_A,
-            reference=tensor([values for example in examples for values in example.reference or ()]),
-            old=tensor([values for example in examples for values in example.old or ()]),
-            advantages=tensor([np.array(example.advantages, np.float32) for example in examples if example.advantages]),
+            reference=tensor(example.reference for example in examples),
+            old=tensor(example.old for example in examples),
+            advantages=tensor([np.array(e.advantages, np.float32)] if e.advantages else None for e in examples),
         )
 
 

@@ -1,9 +1,9 @@
 """Held-out comparison of two policies by their continuations, three ways.
 
-Sharpening alone wins at temperature 1: a policy that has merely lost entropy writes safer text than
-its base, and judges like that.  So every win rate is given ``sampled`` (both at T = 1), ``greedy``
-(both at T = 0) and ``entropy-matched`` (the policy at T = 1, the base at the temperature at which it
-has the policy's entropy), with entropy, repetition, diversity and length of both.
+Sharpening alone wins at temperature 1: a policy that has merely lost entropy writes safer text than its base, and
+judges like that.  So every win rate is given ``sampled`` (both at T = 1), ``greedy`` (both at T = 0) and
+``entropy-matched`` (the policy at T = 1, the base at the temperature at which it has the policy's entropy), with
+entropy, repetition, diversity and length of both sides.
 """
 
 from __future__ import annotations
@@ -22,11 +22,8 @@ from forethought.judges.tournament import scores
 from forethought.keys import Key
 from forethought.metrics import EVALUATE, GREEDY, MATCHED, SAMPLED
 from forethought.models.model import Model
-from forethought.records import Chunk, JudgeRequest, Measurement, Outcome, Verdict
+from forethought.records import Chunk, JudgeRequest, Measurement, Outcome
 from forethought.stats import Interval, bootstrap_mean, sign_test, wilson
-
-Texts = tuple[Sequence[str], Sequence[str]]
-"""The policy's and the base's text of each chunk."""
 
 MATCHING_RANGE = 4.0
 """The matching temperature is sought between 1 / 4 and 4."""
@@ -40,16 +37,10 @@ class ComparisonSettings:
 
     conditions: tuple[str, ...] = (SAMPLED, GREEDY, MATCHED)
     new_tokens: int
-    """Length of every continuation, in tokens."""
+    """Length of every continuation."""
     entropy_tolerance: float = 0.02
     """Nats per token within which the base's entropy matches the policy's."""
     seed: int = 0
-    """Seed of sampling, of the order in a request and of the bootstrap."""
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.conditions) - {SAMPLED, GREEDY, MATCHED})
-        if unknown:
-            raise ValueError(f"unknown conditions {unknown}: known are {SAMPLED}, {GREEDY} and {MATCHED}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +49,6 @@ class Samples:
 
     temperature: float
     texts: tuple[str, ...]
-    """What a judge reads."""
     surprise: tuple[float, ...]
     """Mean over a continuation's tokens of ``-log p`` under the distribution it was drawn from, in nats."""
 
@@ -72,30 +62,27 @@ class Samples:
 class Continuations:
     """One policy's continuations of the held-out chunks, drawn once per temperature and kept.
 
-    Make one for the base and give it to the comparison of every arm: nothing is drawn twice, and the
-    bisections of several arms share their first temperatures.
+    Make one for the base and give it to the comparison of every arm: nothing is drawn twice, and the bisections of
+    several arms share their first temperatures.
     """
 
     model: Model
     chunks: Sequence[Chunk]
     settings: ComparisonSettings
     samples: dict[float, Samples] = field(default_factory=dict)
-    """What was drawn so far, by temperature."""
 
     def at(self, temperature: float) -> Samples:
-        """Return the continuations at ``temperature``.  The keys are the same at every temperature and for every
-        policy, so that two policies that agree write the same text, and entropy is smooth in the temperature.
+        """Return the continuations at ``temperature``.
 
         Raises:
             ValueError: if a continuation is shorter than asked for, which would mix length into the comparison.
         """
-        if temperature not in self.samples:
-            self.samples[temperature] = self._draw(temperature)
-        return self.samples[temperature]
-
-    def _draw(self, temperature: float) -> Samples:
+        if temperature in self.samples:
+            return self.samples[temperature]
         size = self.settings.new_tokens
         prompts = [Prompt(id=chunk.id, token_ids=self.model.bos + chunk.prefix_ids) for chunk in self.chunks]
+        # One key for every temperature and policy: policies that agree write the same text, and entropy is smooth in
+        # the temperature.
         key = Key(seed=self.settings.seed, purpose="held-out continuations")
         drawn = self.model.sample(prompts, max_tokens=size, temperature=temperature, key=key)
         for chunk, [completion] in zip(self.chunks, drawn, strict=True):
@@ -104,11 +91,12 @@ class Continuations:
                     f"{self.model.name} wrote {len(completion.token_ids)} of {size} tokens after chunk {chunk.id}: "
                     "forbid its stop tokens, or the comparison would measure length"
                 )
-        return Samples(
+        self.samples[temperature] = Samples(
             temperature=temperature,
             texts=tuple(completion.text for [completion] in drawn),
             surprise=tuple(-sum(completion.logprobs) / size for [completion] in drawn),
         )
+        return self.samples[temperature]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,18 +105,15 @@ class PairResult:
 
     points: float | None
     """The policy's: 1 for a win, 0.5 for a tie, 0 for a loss; ``None`` if unscored."""
-    policy_score: float | None = None
+    policy: float | None = None
     """The judge's score, or the share of votes, of the policy's text."""
-    base_score: float | None = None
-    """The same of the base's."""
+    base: float | None = None
     reason: str = ""
     """Why it is unscored, or a tie without a vote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Figures and examples of a comparison."""
-
     measurements: tuple[Measurement, ...]
     examples: tuple[dict[str, Any], ...]
     """One row per prefix: prefix, original suffix and, by condition, both texts and every judge's scores."""
@@ -143,8 +128,7 @@ def compare(
 ) -> Comparison:
     """Compare ``policy`` with ``base`` in every condition by every judge.
 
-    ``judges`` are named as the measurements shall name them.  All text is drawn before the first judge
-    is asked for.  ``progress`` is called with what is about to be done; ``stage`` is what the figures belong to.
+    ``judges`` are named as the measurements shall name them; ``progress`` is called with what is about to be done.
 
     Raises:
         ValueError: if there is no chunk, or the two do not share chunks and settings.
@@ -155,6 +139,7 @@ def compare(
         raise ValueError("nothing to compare: no held-out prefix. Raise chunk.heldout_share or add documents")
     if [chunk.id for chunk in chunks] != [chunk.id for chunk in base.chunks] or settings != base.settings:
         raise ValueError(f"{names[0]} and {names[1]} must continue the same chunks with the same settings")
+    # All text is drawn before the first judge is asked: policy and judges need not be in memory together.
     pairs: dict[str, tuple[Samples, Samples]] = {}
     for condition in settings.conditions:
         progress(f"{names[0]} and {names[1]} write: {condition}")
@@ -162,32 +147,23 @@ def compare(
     documents = [chunk.document_id for chunk in chunks]
     own, other = (Recorder.of(side.model, stage, documents, settings.seed) for side in (policy, base))
     recorders = own.versus(names[1]), other.versus(names[0])
-    measurements: list[Measurement] = []
-    for condition, pair in pairs.items():
-        measurements += _describe(condition, pair, recorders)
+    measurements = [figure for condition, pair in pairs.items() for figure in _describe(condition, pair, recorders)]
     examples = [_example(chunk, pairs, index) for index, chunk in enumerate(chunks)]
-    texts = {condition: (pair[0].texts, pair[1].texts) for condition, pair in pairs.items()}
     for name, judge in judges.items():
         progress(f"{name} judges {names[0]} against {names[1]}")
         recorder = dataclasses.replace(recorders[0], judge=name)
-        for condition, results in judge_pairs(judge, chunks, texts, settings.seed).items():
+        for condition, results in judge_pairs(judge, chunks, pairs, settings.seed).items():
             measurements += count(results, recorder, condition)
             for row, result in zip(examples, results, strict=True):
-                row["conditions"][condition]["judges"][name] = {
-                    "judge": judge.name,
-                    "points": result.points,
-                    "policy": result.policy_score,
-                    "base": result.base_score,
-                    "reason": result.reason,
-                }
+                row["conditions"][condition]["judges"][name] = {"judge": judge.name, **dataclasses.asdict(result)}
     return Comparison(measurements=tuple(measurements), examples=tuple(examples))
 
 
 def match_temperature(target: float, entropy_at: Callable[[float], float], tolerance: float) -> float:
     """Return a temperature at which ``entropy_at`` is within ``tolerance`` of ``target`` (nats per token).
 
-    Bisection in log-temperature on the side of 1 on which the target lies.  If nothing within
-    ``MATCHING_RANGE`` and ``MATCHING_STEPS`` matches, the closest temperature that was tried.
+    Bisection in log-temperature on the side of 1 on which the target lies; if nothing matches, the closest
+    temperature that was tried.
     """
     gaps = {1.0: entropy_at(1.0) - target}
     low, high = (0.0, math.log(MATCHING_RANGE)) if gaps[1.0] < 0 else (-math.log(MATCHING_RANGE), 0.0)
@@ -202,29 +178,34 @@ def match_temperature(target: float, entropy_at: Callable[[float], float], toler
 
 
 def judge_pairs(
-    judge: Judge, chunks: Sequence[Chunk], texts: Mapping[str, Texts], seed: int
+    judge: Judge, chunks: Sequence[Chunk], pairs: Mapping[str, tuple[Samples, Samples]], seed: int
 ) -> dict[str, list[PairResult]]:
-    """Have ``judge`` compare two texts per chunk and condition, blind: a keyed draw says which comes first.
+    """Have ``judge`` compare the policy's and the base's text of each chunk, by condition.
 
-    ``texts`` holds, per condition, the policy's and the base's text of each chunk.  The requests of a chunk stand
-    together, so that a judge which shares prefixes computes each once.  A pairwise judge wins only if both
-    orders agree on it; a pointwise one by the higher score.  Texts that are equal tie without being shown, since
-    rounding must not choose between them.
+    A pairwise judge wins only if both orders agree on it; a pointwise one by the higher score.
     """
     order = Key(seed=seed, purpose="contest order")
-    results = {condition: [PairResult(points=0.5, reason="the same text")] * len(chunks) for condition in texts}
+    # Equal texts tie without being shown, since rounding must not choose between them.
+    results = {condition: [PairResult(points=0.5, reason="the same text")] * len(chunks) for condition in pairs}
     places: list[tuple[str, int, int]] = []
     requests: list[JudgeRequest] = []
+    # The requests of a chunk stand together, so that a judge which shares prefixes computes each once.
     for index, chunk in enumerate(chunks):
-        swapped = bool(order.uniforms(chunk.id, 0, 1)[0] < 0.5)
-        for condition, (policy, base) in texts.items():
-            pair = (policy[index], base[index])
-            if pair[0] != pair[1]:
-                candidates = pair[::-1] if swapped else pair
+        swapped = bool(order.uniforms(chunk.id, 0, 1)[0] < 0.5)  # blind: a keyed draw says which comes first
+        for condition, (policy, base) in pairs.items():
+            texts = (policy.texts[index], base.texts[index])
+            if texts[0] != texts[1]:
+                candidates = texts[::-1] if swapped else texts
                 requests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix))
                 places.append((condition, index, int(swapped)))
     for (condition, index, place), verdicts in zip(places, judge.rank(requests) if requests else [], strict=True):
-        results[condition][index] = _decide(verdicts, policy=place)
+        own, other = (scores(2, verdicts)[side] for side in (place, 1 - place))
+        if own is None or other is None:
+            reasons = sorted({verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNSCORED})
+            result = PairResult(points=None, reason="; ".join(reasons) or "the judge said nothing")
+        else:
+            result = PairResult(points=0.5 if own == other else float(own > other), policy=own, base=other)
+        results[condition][index] = result
     return results
 
 
@@ -232,23 +213,21 @@ def count(results: Sequence[PairResult], recorder: Recorder, condition: str) -> 
     """Return ``win_rate``, ``tie_rate``, ``sign_test_p`` and ``unscored_rate`` of pairs of texts.
 
     Unscored pairs are in the denominator of ``unscored_rate`` only; if all are, that is all there is.
-    The sign test counts documents, which are independent, and leaves ties out.
     """
-    documents, seed = recorder.documents, recorder.seed
 
     def share(metric: str, points: Sequence[float], owners: Sequence[str]) -> list[Measurement]:
-        return recorder.interval(metric, *rate(points, owners, seed), condition)
+        return recorder.interval(metric, *rate(points, owners, recorder.seed), condition)
 
-    given = [result.points for result in results]
-    unscored = share(metrics.UNSCORED_RATE, [float(point is None) for point in given], documents)
-    scored = [(point, owner) for point, owner in zip(given, documents, strict=True) if point is not None]
+    unscored = share(metrics.UNSCORED_RATE, [float(r.points is None) for r in results], recorder.documents)
+    scored = [(r.points, owner) for r, owner in zip(results, recorder.documents, strict=True) if r.points is not None]
     if not scored:
         return unscored
     points, owners = [point for point, _ in scored], [owner for _, owner in scored]
+    # The sign test counts documents, which are independent, and leaves ties out.
     balance = dict.fromkeys(owners, 0.0)
     for point, owner in scored:
         balance[owner] += point - 0.5
-    wins, losses = (sum(sign * lead > 0 for lead in balance.values()) for sign in (1, -1))
+    wins, losses = (sum(sign * value > 0 for value in balance.values()) for sign in (1, -1))
     unit = "p, exact and two-sided; n documents without ties"
     return [
         *share(metrics.WIN_RATE, points, owners),
@@ -261,10 +240,10 @@ def count(results: Sequence[PairResult], recorder: Recorder, condition: str) -> 
 def rate(points: Sequence[float], documents: Sequence[str], seed: int) -> tuple[Interval, str]:
     """Return the mean of ``points`` in [0, 1] with its 95% interval, and its unit.
 
-    Wilson if every point is a single vote (0 or 1) and every document has one; else a bootstrap over
-    documents.  All wins or all losses bootstrap to a point, so they take Wilson over documents.
+    Wilson if every point is a single vote (0 or 1) and every document has one; else a bootstrap over documents.
     """
     mean, owners = sum(points) / len(points), len(set(documents))
+    # All wins or all losses bootstrap to a point, so they take Wilson over documents.
     if mean in (0.0, 1.0) or (owners == len(points) and set(points) <= {0.0, 1.0}):
         single = wilson(round(mean * owners), owners)
         return single, "share of prefixes; Wilson" if owners == len(points) else "share of documents; Wilson"
@@ -272,48 +251,31 @@ def rate(points: Sequence[float], documents: Sequence[str], seed: int) -> tuple[
 
 
 def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[Samples, Samples]:
-    if condition == GREEDY:
-        return policy.at(0.0), base.at(0.0)
-    if condition == SAMPLED:
-        return policy.at(1.0), base.at(1.0)
-    target = policy.at(1.0)
-    tolerance = policy.settings.entropy_tolerance
-    temperature = match_temperature(target.entropy, lambda tried: base.at(tried).entropy, tolerance)
-    return target, base.at(temperature)
-
-
-def _decide(verdicts: Sequence[Verdict], policy: int) -> PairResult:
-    """Turn the verdicts on two texts into a result; ``policy`` is the index of the policy's text."""
-    given = scores(2, verdicts)
-    own, other = given[policy], given[1 - policy]
-    if own is None or other is None:
-        reasons = sorted({verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNSCORED})
-        return PairResult(points=None, reason="; ".join(reasons) or "the judge said nothing")
-    return PairResult(points=0.5 if own == other else float(own > other), policy_score=own, base_score=other)
+    if condition in (GREEDY, SAMPLED):
+        temperature = 0.0 if condition == GREEDY else 1.0
+        return policy.at(temperature), base.at(temperature)
+    target, tolerance = policy.at(1.0), policy.settings.entropy_tolerance
+    return target, base.at(match_temperature(target.entropy, lambda tried: base.at(tried).entropy, tolerance))
 
 
 def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Recorder, Recorder]) -> list[Measurement]:
     """Return entropy, repetition, distinct-2 and length of both policies, and how well their entropies match."""
     figures: list[Measurement] = []
+    over = "n texts, bootstrap over documents"
     for samples, recorder in zip(pair, recorders, strict=True):
-        words = [text.words(written) for written in samples.texts]
-        per_text = [
-            (metrics.REPETITION, [text.repetition(row) for row in words], "share of a text's word 4-grams; n texts"),
-            (metrics.CHARACTERS, [float(len(written)) for written in samples.texts], "characters; n texts"),
-        ]
+        words, lengths = [text.words(one) for one in samples.texts], [float(len(one)) for one in samples.texts]
+        repeated, of = [text.repetition(one) for one in words], "share of a text's word 4-grams"
+        figures += recorder.mean(metrics.REPETITION, repeated, f"{of}; {over}", condition)
+        figures += recorder.mean(metrics.CHARACTERS, lengths, f"characters; {over}", condition)
         if condition != GREEDY:  # Greedy text is not drawn: it has no entropy.
-            per_text.append((metrics.ENTROPY, list(samples.surprise), "nats per token; n texts"))
-        for metric, values, unit in per_text:
-            figures += recorder.mean(metric, values, f"{unit}, bootstrap over documents", condition)
-        distinct = text.distinct_interval(words, 2, recorder.documents)
-        figures += recorder.interval(
-            metrics.DISTINCT, distinct, "share of all word 2-grams; n texts, jackknife", condition
-        )
+            figures += recorder.mean(metrics.ENTROPY, samples.surprise, f"nats per token; {over}", condition)
+        distinct, unit = text.distinct_interval(words, 2, recorder.documents), "share of all word 2-grams; n texts"
+        figures += recorder.interval(metrics.DISTINCT, distinct, f"{unit}, jackknife", condition)
     if condition == MATCHED:
         own, unit = recorders[0], "temperature of the base; n texts"
         figures += own.value(metrics.MATCHING_TEMPERATURE, pair[1].temperature, len(own.documents), unit, condition)
-        gap, unit = (pair[0].surprise, pair[1].surprise), "nats per token; n texts, bootstrap over documents"
-        figures += own.change(metrics.ENTROPY_GAP, gap, unit, condition)
+        gap = pair[0].surprise, pair[1].surprise
+        figures += own.change(metrics.ENTROPY_GAP, gap, f"nats per token; {over}", condition)
     return figures
 
 

@@ -28,13 +28,12 @@ class ScriptedThinker:
     def think(
         self, prompts: Sequence[Prompt], k: int, thinking: Thinking, sampling: Sampling, key: Key
     ) -> list[list[Rollout]]:
-        """Return rollouts whose thought is the true suffix."""
-        rollouts = []
+        found = []
         for prompt in prompts:
             thought = self.windows[prompt.id].suffix_ids[: thinking.max_tokens] + self.tokens.close
             texts = [self._write(f"{prompt.id}/{branch}", prompt.token_ids + thought, key) for branch in range(k)]
             rows = [thought + text[: sampling.max_tokens] for text in texts]
-            rollouts.append(
+            found.append(
                 [
                     Rollout(
                         token_ids=row,
@@ -46,18 +45,17 @@ class ScriptedThinker:
                     for row in rows
                 ]
             )
-        return rollouts
+        return found
 
     def sample(self, prompts: Sequence[Prompt], k: int, sampling: Sampling, key: Key) -> list[list[Completion]]:
-        """Return predictions after what stands behind the prefix."""
-        completions = []
+        found = []
         for prompt in prompts:
             names = [prompt.id] if k == 1 else [f"{prompt.id}/{branch}" for branch in range(k)]
             rows = [self._write(name, prompt.token_ids, key)[: sampling.max_tokens] for name in names]
-            completions.append(
+            found.append(
                 [Completion(token_ids=row, logprobs=(0.0,) * len(row), stop=StopReason.LENGTH) for row in rows]
             )
-        return completions
+        return found
 
     def _write(self, name: str, ids: tuple[int, ...], key: Key) -> tuple[int, ...]:
         window = self.windows[name.partition("/")[0]]
@@ -70,9 +68,9 @@ class ScriptedThinker:
 
 def controls(windows: Sequence[Window], model: Model) -> list[Model]:
     """Return both controls, with tokenizer, tags and BOS of ``model``."""
-    models = []
+    found = []
     for name in (COPIES, IGNORES):
         sampler = ScriptedThinker(windows, model, copies=name == COPIES)
         parts = Parts(tokenizer=model.tokenizer, sampler=sampler, scorer=UniformScorer(), bos=model.bos)
-        models.append(Model(name, "scripted", parts, model.tags))
-    return models
+        found.append(Model(name, "scripted", parts, model.tags))
+    return found

@@ -21,7 +21,6 @@ class NLL:
     """NLL of one model on a list of texts, such as the suffixes of chunks; the tuples run in the order of the list."""
 
     ids: tuple[str, ...]
-    """What was scored."""
     nats: tuple[float, ...]
     """Sum over the tokens of a text of ``-log p(token | earlier tokens)``."""
     tokens: tuple[int, ...]
@@ -39,8 +38,7 @@ class NLL:
         The ratio of two sums is resampled through its linear form ``R + (nats - R tokens) / mean(tokens)``, whose mean
         is the ratio R itself; with equal lengths it is each text's own nats per token.
         """
-        ratio = self.per_token
-        mean_tokens = sum(self.tokens) / len(self.tokens)
+        ratio, mean_tokens = self.per_token, sum(self.tokens) / len(self.tokens)
         return [ratio + (n - ratio * t) / mean_tokens for n, t in zip(self.nats, self.tokens, strict=True)]
 
     @property
@@ -65,13 +63,7 @@ class NLL:
 def suffix_nll(
     model: Model, chunks: Sequence[Chunk], progress: Callable[[int, int], None] = lambda done, total: None
 ) -> NLL:
-    """Score the true suffix of each chunk after its prefix.
-
-    ``progress`` is called with (chunks done, chunks in all).
-
-    Raises:
-        ValueError: if there is no chunk.
-    """
+    """Score the true suffix of each chunk after its prefix; ``progress`` is called with chunks done and in all."""
     if not chunks:
         raise ValueError("suffix NLL needs at least one held-out chunk: raise chunk.heldout_share or add documents")
     groups = [Group(prefix=model.bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in chunks]
@@ -93,8 +85,8 @@ def branch_logprobs(model: Model, groups: Sequence[Group]) -> Iterator[np.ndarra
 def nll_figures(recorder: Recorder, nll: NLL, before: tuple[str, NLL] | None = None) -> list[Measurement]:
     """Return the suffix NLL of an arm and, given ``(name, nll)`` of another, its change against that one."""
     unit = "nats per token; n suffixes, bootstrap over documents"
-    measurements = recorder.mean(SUFFIX_NLL, nll.linear, unit)
+    figures = recorder.mean(SUFFIX_NLL, nll.linear, unit)
     if before is not None:
         name, earlier = before
-        measurements += recorder.versus(name).change(SUFFIX_NLL_CHANGE, nll.paired(earlier), unit)
-    return measurements
+        figures += recorder.versus(name).change(SUFFIX_NLL_CHANGE, nll.paired(earlier), unit)
+    return figures

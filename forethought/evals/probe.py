@@ -65,15 +65,12 @@ class Probed:
     """What came of one condition, per window."""
 
     rewards: list[float | None]
-    """Mean reward."""
     scores: list[float | None]
-    """Mean score."""
     gains: list[float | None]
     """Mean gain in the true suffix's log-probability, nats per token."""
     copied: list[float | None]
     """Mean share of the prediction's word 3-grams that stand in the thought."""
     predictions: Scored
-    """All of it."""
 
 
 def inserts(
@@ -257,6 +254,5 @@ def nearest(windows: Sequence[Window]) -> list[int]:
 
 
 def shuffled(text: str, key: Key, item: str) -> str:
-    """Return the words of ``text`` in another order."""
     said = text.split()
     return " ".join(said[place] for place in key.generator(item).permutation(len(said)).tolist())

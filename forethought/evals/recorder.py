@@ -90,7 +90,7 @@ class Recorder:
     def needed(
         self, metric: Metric, units: str, measured: tuple[float, float, int], condition: str
     ) -> list[Measurement]:
-        """Return how many units would resolve a ``(difference, standard deviation, n)`` as large as the measured one."""
+        """Return how many units would resolve the measured (difference, standard deviation, n), if it is not zero."""
         difference, spread, n = measured
         if not (difference and spread):
             return []

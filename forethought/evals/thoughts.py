@@ -38,9 +38,7 @@ class ThoughtEval:
     rows: Sequence[ThoughtRow]
     """Held-out rows with the teacher's thoughts."""
     chunks: Mapping[str, Chunk]
-    """Their chunks by id."""
     free_tokens: int
-    """Length of a free continuation."""
     thought_tokens: int
     """Longest thought that is asked for."""
     text_tokens: int
@@ -48,14 +46,12 @@ class ThoughtEval:
     prefixes: int
     """Prefixes that are continued freely."""
     seed: int
-    """Seed of sampling and of the bootstrap."""
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ValueError("thoughts cannot be evaluated without held-out rows: raise interleave.heldout_rows")
 
     def recorder(self, model: Model) -> Recorder:
-        """Return what makes figures of numbers per row."""
         documents = [row.document_id for row in self.rows]
         return Recorder.of(model, metrics.EVALUATE_SFT, documents, self.seed)
 
@@ -77,7 +73,6 @@ class Answers:
     after: Mapping[str, tuple[float, ...]]
     """Per row: nats per token of the text after a place, given nothing, the own thought, the teacher's."""
     examples: tuple[dict[str, Any], ...] = ()
-    """What it wrote."""
 
 
 def examine(model: Model, evaluation: ThoughtEval) -> Answers:

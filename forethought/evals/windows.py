@@ -32,15 +32,11 @@ class WindowEval:
 
     windows: Sequence[Window]
     matcher: Matcher
-    """Scores predictions; never sees a thought."""
     longer: bool
     """Whether it is shown more true text than was predicted."""
     thought_tokens: int
-    """Longest thought."""
     suffix_tokens: int
-    """Length of a prediction."""
     seed: int
-    """Seed of sampling and of the bootstrap."""
 
     def __post_init__(self) -> None:
         if not self.windows:
@@ -51,11 +47,9 @@ class WindowEval:
 
     @property
     def documents(self) -> list[str]:
-        """The document of each window."""
         return [window.document_id for window in self.windows]
 
     def recorder(self, model: Model) -> Recorder:
-        """Return what makes figures of numbers per window."""
         return Recorder.of(model, EVALUATE_RLMT, self.documents, self.seed, self.matcher.name)
 
 
@@ -66,7 +60,6 @@ class Scored:
     suffixes: list[list[str]]
     """What was predicted, without any thought in it."""
     scores: Cells
-    """What the judge said."""
     rewards: Cells
     """1 where the score reaches the threshold."""
 

@@ -51,24 +51,16 @@ def arms(run: Run, config: Config) -> dict[str, Trained]:
     folders = {f"{folder.arm}/{folder.stage}": folder for folder in run.stages()}
     for step in STEPS:
         folder = folders.get(step.name)
-        if step.stage not in TRAINS or folder is None or not folder.done:
-            continue
-        made = folder.read_json("config")
-        done[step.arm] = Trained(
-            name=step.arm,
-            model=ModelConfig(model=str((folder.checkpoints / "final").resolve())),
-            thinks=step.stage == "rlmt" or bool(made.get("thoughts")),
-            folder=folder,
-        )
+        if step.stage in TRAINS and folder is not None and folder.done:
+            weights = (folder.checkpoints / "final").resolve()
+            thinks = step.stage == "rlmt" or bool(folder.read_json("config").get("thoughts"))
+            model = ModelConfig(model=str(weights))
+            done[step.arm] = Trained(name=step.arm, model=model, thinks=thinks, folder=folder)
     return done
 
 
 def find(run: Run, config: Config, name: str) -> Trained:
-    """Return the arm ``name``.
-
-    Raises:
-        ExportError: if it is not there, with the arms that are.
-    """
+    """Return the arm ``name``; an :class:`ExportError` names the arms that are there."""
     done = arms(run, config)
     if name not in done:
         raise ExportError(f"{name}: {run.path} has no such arm, or it is not done. Done: {', '.join(done)}")

@@ -7,14 +7,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from forethought.config import Config
 from forethought.export.arms import ExportError, config_of, tags_of
@@ -24,7 +22,7 @@ from forethought.graph import IMPROVED
 from forethought.records import Split, ThoughtRow
 from forethought.store import SHARED, Run
 from forethought.tags import Tags, render, spans
-from forethought.thoughts.export import card_header
+from forethought.thoughts.export import card_header, encode
 
 Kind = Literal["parquet", "jsonl"]
 Rows = list[dict[str, Any]]
@@ -38,11 +36,7 @@ ABOUT = {
 
 
 def export_data(run: Run, target: Path, kind: Kind = "parquet") -> dict[str, int]:
-    """Write every data set that the run has to ``target`` with a card; return their rows by ``name/split``.
-
-    Raises:
-        ExportError: if ``target`` holds something, or the run has no data yet.
-    """
+    """Write every data set that the run has to ``target`` with a card; return their rows by ``name/split``."""
     demand_empty(target)
     config = config_of(run)
     sets = {name: rows for name, rows in data(run, config).items() if rows}
@@ -52,13 +46,16 @@ def export_data(run: Run, target: Path, kind: Kind = "parquet") -> dict[str, int
         for (name, split), rows in sets.items():
             path = partial / name / f"{split}.{kind}"
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(_encoded(rows, kind))
+            if kind == "parquet":
+                path.write_bytes(encode(pa.Table.from_pylist(rows)))
+            else:
+                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                path.write_text(lines, encoding="utf-8", newline="\n")
         (partial / "README.md").write_text(_card(config, sets, kind), encoding="utf-8")
     return {f"{name}/{split}": len(rows) for (name, split), rows in sets.items()}
 
 
 def data(run: Run, config: Config) -> dict[tuple[str, str], Rows]:
-    """Return the rows by data set and split."""
     tags = Tags(*tags_of(config))
     return {
         ("preference", "train"): list(_preferences(run)),
@@ -72,10 +69,10 @@ def data(run: Run, config: Config) -> dict[tuple[str, str], Rows]:
 def _preferences(run: Run) -> Iterator[dict[str, Any]]:
     chunks = {row["id"]: row for row in run.look(SHARED, "chunk").read(f"chunks.{Split.IMPROVE}")}
     for pool in run.look(IMPROVED, "improve").read("pools"):
-        texts = {candidate["id"]: candidate for candidate in pool["candidates"]}
         if pool.get("chosen") is None or pool.get("rejected") is None:
             continue  # tied or unscored: no preference
-        chosen, rejected = texts[pool["chosen"]], texts[pool["rejected"]]
+        candidates = {candidate["id"]: candidate for candidate in pool["candidates"]}
+        chosen, rejected = candidates[pool["chosen"]], candidates[pool["rejected"]]
         yield {
             "prompt": chunks[pool["chunk_id"]]["prefix"],
             "chosen": chosen["text"],
@@ -98,18 +95,8 @@ def _augmented(row: ThoughtRow, tags: Tags) -> dict[str, Any]:
 
 def _prompts(rows: Sequence[ThoughtRow]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        for place in row.places:
-            if 0 < place.position < len(row.text):
-                start = row.text[: place.position]
-                yield {"prompt": start, "suffix": row.text[place.position :], "row_id": row.id}
-
-
-def _encoded(rows: Rows, kind: Kind) -> bytes:
-    if kind == "jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
-    return buffer.getvalue()
+        for cut in (place.position for place in row.places):
+            yield {"prompt": row.text[:cut], "suffix": row.text[cut:], "row_id": row.id}
 
 
 def _card(config: Config, sets: Mapping[tuple[str, str], Rows], kind: Kind) -> str:

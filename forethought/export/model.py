@@ -26,11 +26,7 @@ CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
 
 
 def export(run: Run, name: str, target: Path, say: Callable[[str], None]) -> None:
-    """Write arm ``name`` to ``target``: weights, tokenizer, card, generate.py, and the config of the run.
-
-    Raises:
-        ExportError: if there is no such arm, or if ``target`` holds something.
-    """
+    """Write arm ``name`` to ``target``: weights, tokenizer, card, generate.py, and the config of the run."""
     demand_empty(target)
     models.quiet()
     config = config_of(run)
@@ -51,16 +47,10 @@ def demand_empty(target: Path) -> None:
 
 
 def converter(given: Path | None) -> Path:
-    """Return llama.cpp's converter.
-
-    Raises:
-        ExportError: if it is not at ``given``, or not on the PATH.
-    """
-    if given is not None:
-        if not given.is_file():
-            raise ExportError(f"--converter {given}: no such file")
-        return given
-    program = next(filter(None, map(shutil.which, CONVERTERS)), None)
+    """Return llama.cpp's converter: ``given``, or the one on the PATH."""
+    if given is not None and not given.is_file():
+        raise ExportError(f"--converter {given}: no such file")
+    program = given or next(filter(None, map(shutil.which, CONVERTERS)), None)
     if program is None:
         raise ExportError(
             f"--gguf: {CONVERTERS[0]} is not on the PATH. It comes with llama.cpp; put it there, or name it with "
@@ -70,11 +60,7 @@ def converter(given: Path | None) -> Path:
 
 
 def to_gguf(folder: Path, program: Path, name: str) -> Path:
-    """Convert an exported folder with llama.cpp's converter and return the file.
-
-    Raises:
-        ExportError: if the converter fails, with the end of its output.
-    """
+    """Convert an exported folder with llama.cpp's converter and return the file."""
     target = folder / f"{name}.gguf"
     interpreter = [sys.executable] if program.suffix == ".py" else []
     command = [*interpreter, str(program), str(folder), "--outfile", str(target)]
@@ -98,9 +84,9 @@ def interface_of(config: Config, arm: Trained, folder: Path) -> dict[str, Any]:
     return {
         "thinks": arm.thinks,
         "tags": [tags.open, tags.close],
-        "open": list(opened),
-        "close": list(closed),
-        "bos": list(models.bos_ids(tokenizer)),
+        "open": opened,
+        "close": closed,
+        "bos": models.bos_ids(tokenizer),
         "never": sorted(set(models.special_ids(tokenizer, vocabulary)) - {*opened, *closed}),
         "thought_tokens": thought_tokens,
         "suffix_tokens": suffix_tokens,

@@ -28,16 +28,12 @@ DEFAULT_ARMS = (f"{BASE}-{RLMT}", f"{IMPROVED}-{RLMT}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """How texts are drawn."""
+    """How texts are drawn; ``None`` is the length in the run, temperature 0 is greedy."""
 
     temperature: float = 1.0
-    """0 is greedy."""
     tokens: int | None = None
-    """Length of a continuation; by default that of a suffix in the run."""
     thought_tokens: int | None = None
-    """Longest thought; by default that of the run."""
     samples: int = 1
-    """Texts of each arm."""
     seed: int = 0
 
 
@@ -64,16 +60,15 @@ def render(text: str, samples: dict[str, Sequence[Sample]], tags: Sequence[str])
     """Return the samples side by side, one column for each arm; thoughts are dim and keep their tags."""
     table = Table(*samples, title=text, title_justify="left", title_style="bold", show_lines=True, expand=True)
     for row in zip(*samples.values(), strict=True):
-        table.add_row(*(_cell(sample, tags) for sample in row))
+        cells = []
+        for sample in row:
+            cell = Text()
+            if isinstance(sample, Rollout):
+                end = tags[1] if sample.closed else f"{tags[1]} (cut)"
+                cell.append(f"{tags[0]}{sample.thought}{end}\n", style="dim italic")
+            cells.append(cell.append(sample.text))
+        table.add_row(*cells)
     return table
-
-
-def _cell(sample: Sample, tags: Sequence[str]) -> Text:
-    cell = Text()
-    if isinstance(sample, Rollout):
-        end = tags[1] if sample.closed else f"{tags[1]} (cut)"
-        cell.append(f"{tags[0]}{sample.thought}{end}\n", style="dim italic")
-    return cell.append(sample.text)
 
 
 def _draw(

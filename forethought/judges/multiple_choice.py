@@ -105,7 +105,7 @@ class EndpointChoiceModel:
 
     def ask(self, requests: Sequence[ChoiceRequest], choices: Sequence[str]) -> list[list[ChoiceProbs]]:
         chats = [[{"role": "user", "content": item.shared + branch}] for item in requests for branch in item.branches]
-        replies = iter(self.endpoint.chat(chats, server.ChatOptions(max_tokens=1, top_logprobs=TOP_LOGPROBS)))
+        replies = iter(self.endpoint.chat(chats, max_tokens=1, top_logprobs=TOP_LOGPROBS))
         return [[_from_server(next(replies), choices) for _ in item.branches] for item in requests]
 
 

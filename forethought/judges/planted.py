@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -100,23 +101,23 @@ def _worse(kind: Kind, chunk: Chunk, chunks: Sequence[Chunk], key: Key) -> str |
 
 def shuffled(text: str, generator: np.random.Generator) -> str | None:
     """Return ``text`` with its words in another order and its white space where it was; ``None`` if all are alike."""
-    places = list(WORD.finditer(text))
-    words = [place.group() for place in places]
+    words = WORD.findall(text)
     if len(set(words)) < 2:
         return None
     order = words
     while order == words:
         order = [words[i] for i in generator.permutation(len(words))]
-    return _replace(text, [Span(*place.span(), word) for place, word in zip(places, order, strict=True)])
+    others = iter(order)
+    return WORD.sub(lambda match: next(others), text)
 
 
 def repeated(text: str) -> str | None:
     """Return the first quarter of ``text``'s words over and over, until it is as long; ``None`` if too short."""
-    places = list(WORD.finditer(text))
-    if len(places) < 8:
+    words = WORD.findall(text)
+    if len(words) < 8:
         return None
-    count = max(4, len(places) // 4)
-    return _replace(text, [Span(*place.span(), places[i % count].group()) for i, place in enumerate(places)])
+    loop = itertools.cycle(words[: max(4, len(words) // 4)])
+    return WORD.sub(lambda match: next(loop), text)
 
 
 def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.random.Generator) -> str | None:
@@ -129,7 +130,11 @@ def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.ran
         *_swap(_numbers(suffix), [span.text for text in others for span in _numbers(text)], generator),
         *_swap(_names(prefix, suffix), [span.text for text in others for span in _names("", text)], generator),
     ]
-    return _replace(suffix, sorted(changes)) if changes else None
+    pieces, end = [], 0
+    for change in sorted(changes):
+        pieces += [suffix[end : change.start], change.text]
+        end = change.end
+    return "".join([*pieces, suffix[end:]]) if changes else None
 
 
 def _numbers(text: str) -> list[Span]:
@@ -164,11 +169,3 @@ def _swap(spans: Sequence[Span], foreign: Sequence[str], generator: np.random.Ge
         same_length = [text for text in others if len(text) == len(own[0])] or others
         exchange = {own[0]: same_length[int(generator.integers(len(same_length)))]}
     return [span._replace(text=exchange[span.text]) for span in spans]
-
-
-def _replace(text: str, changes: Sequence[Span]) -> str:
-    pieces, end = [], 0
-    for change in changes:
-        pieces += [text[end : change.start], change.text]
-        end = change.end
-    return "".join([*pieces, text[end:]])

@@ -7,6 +7,7 @@ import email.utils
 import os
 import random
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,29 +33,6 @@ class EndpointError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatOptions:
-    """How a reply is drawn."""
-
-    max_tokens: int
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    top_logprobs: int = 0
-    """How many of the likeliest first tokens are returned with their log-probabilities."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextOptions:
-    """How a text is continued."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    """0 is greedy."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a continuation and are not part of it; servers accept at most four."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A server's answer to one request, or why there is none."""
 
@@ -70,11 +48,10 @@ class Reply:
 
 
 class _RequestError(Exception):
-    """One request that failed."""
+    """One request that failed; ``again``: whether a retry may help, ``wait``: seconds before it, at least."""
 
     def __init__(self, reason: str, *, again: bool, fatal: bool = False, wait: float = 0.0) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.again = again
         self.fatal = fatal
         self.wait = wait
@@ -93,27 +70,51 @@ class Endpoint:
         return f"Endpoint({self.config.base_url!r}, model={self.config.model!r})"
 
     def chat(
-        self, conversations: Sequence[Sequence[Message]], options: ChatOptions, seeds: Sequence[int] | None = None
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_logprobs: int = 0,
+        seeds: Sequence[int] | None = None,
     ) -> list[Reply]:
         """Return one reply per conversation, in order; a request whose retries all fail gives a reply with an error.
+
+        ``top_logprobs`` is how many of the likeliest first tokens are returned; temperature 0 is greedy.
 
         Raises:
             EndpointError: if no request was answered, and at least one error concerns the whole server.
         """
-        return self._send_all("/chat/completions", [self._body(messages, options) for messages in conversations], seeds)
+        shared: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+        if top_logprobs:
+            shared |= {"logprobs": True, "top_logprobs": top_logprobs}
+        bodies = [{**shared, "messages": [dict(message) for message in messages]} for messages in conversations]
+        return self._send_all("/chat/completions", bodies, seeds)
 
-    def complete(self, texts: Sequence[str], options: TextOptions, seeds: Sequence[int] | None = None) -> list[Reply]:
-        """Return one continuation per text, in order, from `/completions`; errors are as in :meth:`chat`."""
-        shared = {"model": self.config.model, "max_tokens": options.max_tokens, "temperature": options.temperature}
-        if options.stop:
-            shared["stop"] = list(options.stop)
+    def complete(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        stop: Sequence[str] = (),
+        seeds: Sequence[int] | None = None,
+    ) -> list[Reply]:
+        """Return one continuation per text, in order, from `/completions`; errors are as in :meth:`chat`.
+
+        A text of ``stop`` ends a continuation and is not part of it; servers accept at most four.
+        """
+        shared = {"max_tokens": max_tokens, "temperature": temperature} | ({"stop": list(stop)} if stop else {})
         return self._send_all("/completions", [{**shared, "prompt": text} for text in texts], seeds)
 
     def _send_all(self, path: str, bodies: list[dict[str, Any]], seeds: Sequence[int] | None) -> list[Reply]:
-        for body, seed in zip(bodies, seeds or (), strict=seeds is not None):
-            body["seed"] = seed
         if not bodies:
             return []
+        for body in bodies:
+            body["model"] = self.config.model
+        for body, seed in zip(bodies, seeds or (), strict=seeds is not None):
+            body["seed"] = seed
         stop = threading.Event()
         with (
             httpx.Client(timeout=self.config.timeout) as client,
@@ -129,38 +130,32 @@ class Endpoint:
         # Nothing was answered, and a reason concerns the whole server: other requests may have failed in other ways.
         fatal = [reply.error for reply in replies if reply.fatal]
         if fatal and all(reply.error is not None for reply in replies):
-            raise EndpointError(self._no_answer_message(fatal[0] or ""))
+            config, key = self.config, "is set" if self._key() else "is not set"
+            raise EndpointError(
+                f"{config.base_url}: no request was answered: {fatal[0]}. Check that the server runs and that base_url "
+                f"ends in /v1 (curl {self._base}/models), that it serves the model {config.model!r}, and the API key "
+                f"(environment variable {config.api_key_env} {key})"
+            )
         return replies
-
-    def _body(self, messages: Sequence[Message], options: ChatOptions) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self.config.model,
-            "messages": [dict(message) for message in messages],
-            "max_tokens": options.max_tokens,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-        }
-        if options.top_logprobs:
-            body |= {"logprobs": True, "top_logprobs": options.top_logprobs}
-        return body
 
     def _with_retries(self, client: httpx.Client, path: str, body: dict[str, Any], stop: threading.Event) -> Reply:
         """Retry until it works, the retries are used up, or another request could not reach the server."""
-        # Jitter spreads the retries over time; it touches no result, so it needs no key.
-        jitter = random.Random()
-        tries = self.config.retries + 1
-        for number in range(tries):
+        number = 0
+        while True:
             try:
                 return self._post(client, path, body)
             except _RequestError as failure:
-                last = number + 1 == tries or not failure.again
-                pause = max(failure.wait, self.backoff * 2**number * jitter.uniform(0.75, 1.25))
+                # Jitter spreads the retries over time; it touches no result, so it needs no key.
+                pause = max(failure.wait, self.backoff * 2**number * random.Random().uniform(0.75, 1.25))
+                last = number == self.config.retries or not failure.again
                 if last or stop.wait(min(pause, MAX_WAIT)):
                     if failure.fatal:
                         stop.set()
                     after = f" (after {number + 1} tries)" if number else ""
-                    return Reply(error=self._redact(failure.reason) + after, fatal=failure.fatal)
-        raise AssertionError("unreachable: the last try returns")
+                    reason, key = str(failure), self._key()
+                    reason = reason.replace(key, "[key]") if key else reason  # servers quote what they refuse
+                    return Reply(error=reason + after, fatal=failure.fatal)
+            number += 1
 
     def _post(self, client: httpx.Client, path: str, body: dict[str, Any]) -> Reply:
         key = self._key()
@@ -177,32 +172,15 @@ class Endpoint:
             raise _RequestError(f"connection lost: {error}", again=True) from None
         except UnicodeEncodeError as error:
             raise _RequestError(f"request cannot be written as UTF-8: {error.reason}", again=False) from None
-        if response.status_code != 200:
-            raise _refusal(response)
+        status = response.status_code
+        if status != 200:
+            again = status in (408, 425, 429) or status >= 500
+            reason = f"status {status}: {response.text[:ERROR_CHARACTERS]}"
+            raise _RequestError(reason, again=again, fatal=status in FATAL_STATUSES, wait=_retry_after(response))
         return _read(response)
 
     def _key(self) -> str:
         return os.environ.get(self.config.api_key_env, "").strip()
-
-    def _redact(self, text: str) -> str:
-        key = self._key()
-        return text.replace(key, "[key]") if key else text
-
-    def _no_answer_message(self, reason: str) -> str:
-        config = self.config
-        key = "is set" if self._key() else "is not set"
-        return (
-            f"{config.base_url}: no request was answered: {reason}. Check that the server runs and that base_url ends "
-            f"in /v1 (curl {config.base_url.rstrip('/')}/models), that it serves the model {config.model!r}, and the "
-            f"API key (environment variable {config.api_key_env} {key})"
-        )
-
-
-def _refusal(response: httpx.Response) -> _RequestError:
-    status = response.status_code
-    again = status in (408, 425, 429) or status >= 500
-    reason = f"status {status}: {response.text[:ERROR_CHARACTERS]}"
-    return _RequestError(reason, again=again, fatal=status in FATAL_STATUSES, wait=_retry_after(response))
 
 
 def _retry_after(response: httpx.Response) -> float:
@@ -214,11 +192,9 @@ def _retry_after(response: httpx.Response) -> float:
         pass
     try:
         moment = email.utils.parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+    except ValueError:
         return 0.0
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
+    return max(0.0, moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp() - time.time())
 
 
 def _read(response: httpx.Response) -> Reply:

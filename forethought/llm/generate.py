@@ -10,7 +10,7 @@ from forethought.config.sources import PromptedConfig
 from forethought.engine import Prompt, Sampling
 from forethought.keys import Key
 from forethought.llm import TRANSPORT, LanguageError
-from forethought.llm.endpoint import ChatOptions, Endpoint
+from forethought.llm.endpoint import Endpoint
 from forethought.models.model import Model, ModelPool
 from forethought.records import content_id
 
@@ -97,11 +97,10 @@ class EndpointGenerator:
         seeds = None
         if config.temperature > 0:  # servers take 32-bit seeds at least
             seeds = [self.key.integer(content_id(request), k) >> 32 for request in requests for k in range(repeats)]
-        options = ChatOptions(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p)
-        replies = [
-            Reply(answer.text) if answer.error is None else Reply(None, TRANSPORT + answer.error)
-            for answer in self.endpoint.chat(chats, options, seeds)
-        ]
+        answers = self.endpoint.chat(
+            chats, max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p, seeds=seeds
+        )
+        replies = [Reply(a.text) if a.error is None else Reply(None, TRANSPORT + a.error) for a in answers]
         return [replies[start : start + repeats] for start in range(0, len(replies), repeats)]
 
 

@@ -245,18 +245,17 @@ class Model:
         thought_tokens: int,
         max_tokens: int,
         key: Key = SAMPLE,
-        temperature: float = 1.0,
-        stop_ids: tuple[int, ...] = (),
-        ended: Ended | None = None,
+        **how: Any,
     ) -> list[list[Rollout]]:
         """Return ``k`` rollouts of each prefix: a thought of at most ``thought_tokens``, then a suffix.
 
         The opening tag is put after the prefix, and a thought that reaches its limit is closed; both are marked as
-        not drawn, and are never trained.  For the other arguments see :meth:`sample`.
+        not drawn, and are never trained.  The other arguments are those of :meth:`sample`, ``how``: `temperature`,
+        `stop_ids` and `ended`.
         """
         tokens = self.thoughts
         thinking = Thinking(max_tokens=thought_tokens, close_ids=tokens.close, closed=tokens.closed)
-        sampling = self._sampling(max_tokens, temperature, stop_ids, ended)
+        sampling = self._sampling(max_tokens, **how)
         drawn = self.sampler.think(self._prompts(prefixes, tokens.open), k, thinking, sampling, key)
         return [[self._read_rollout(rollout) for rollout in row] for row in drawn]
 
@@ -331,7 +330,11 @@ class Model:
         return place
 
     def _sampling(
-        self, max_tokens: int, temperature: float, stop_ids: tuple[int, ...], ended: Ended | None
+        self,
+        max_tokens: int,
+        temperature: float = 1.0,
+        stop_ids: tuple[int, ...] = (),
+        ended: Ended | None = None,
     ) -> Sampling:
         forbidden = tuple(index for index in self.forbidden if index not in stop_ids)
         return Sampling(

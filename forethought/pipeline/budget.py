@@ -47,11 +47,7 @@ class BudgetRequest:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that ``25m``, ``90s``, ``2h`` or ``1h30m`` mean.
-
-    Raises:
-        BudgetError: if it is none of these.
-    """
+    """Return the seconds that ``25m``, ``90s``, ``2h`` or ``1h30m`` mean."""
     match = _TIME.fullmatch(text.strip())
     parts = match.groups(default="0") if match else ()
     total = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
@@ -61,18 +57,13 @@ def seconds(text: str) -> float:
 
 
 def choose_schedule(request: BudgetRequest, say: Say) -> Config:
-    """Return the config with the schedule that fits the budget, or that the run was started with.
-
-    Raises:
-        BudgetError: if the config has no schedules, or the run was started with another budget.
-    """
+    """Return the config with the schedule that fits the budget, or that the run was started with."""
     wanted, config = seconds(request.budget), request.load()
     if not config.schedules:
         raise BudgetError(
             f"{request.path}: no [schedules.NAME] table for --budget to choose from: add some, or leave --budget out"
         )
-    place = request.place(config)
-    started = Run(place).config() if place.is_dir() else None
+    started = Run(request.place(config)).config()
     if started is not None:
         return _resumed(request, config, started, say)
     name, line = _fitting(request, config, wanted, functools.partial(rates.here, say=say))
@@ -81,7 +72,6 @@ def choose_schedule(request: BudgetRequest, say: Say) -> Config:
 
 
 def demo() -> str:
-    """Say what `make demo` would do here, by what is known of this machine without measuring."""
     request = BudgetRequest(path=Path("demo"), overrides=(), budget="25m", run=None)
     config = request.load()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from forethought import machine, models, rates
@@ -30,13 +30,7 @@ DAY = 86_400.0
 def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: None) -> RenderableType:
     """Check all that can be checked without training, and return the plan; measures this machine if it was not yet.
 
-    Args:
-        config: the settings; its dtype is settled.
-        place: the run folder.
-        say: called with a line about what takes long.
-
-    Raises:
-        ConfigError, ModelError, CorpusError: naming what is wrong with a model or the corpus.
+    The dtype of ``config`` is settled; ``say`` is told what takes long.
     """
     next(sources.documents(config.corpus, Counter()))
     if config.rlmt is not None and config.rlmt.match.kind == "similarity":
@@ -87,11 +81,7 @@ def total(config: Config, pace: Rates) -> float:
 
 
 def setting(config: Config) -> Setting:
-    """Return ``config`` with the shapes of its models.
-
-    Raises:
-        ModelError: naming what is wrong with a model.
-    """
+    """Return ``config`` with the shapes of its models."""
     device = models.resolve_device(config.device)
     dtype = str(models.resolve_dtype(config.dtype, device)).removeprefix("torch.")
     known = {model: models.shape(model) for model in dict.fromkeys(models_of(config).values())}
@@ -150,7 +140,7 @@ def _listing(config: Config) -> Table:
 
 
 def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
-    work = Table("step", "phase", "amount", "about", box=None)
+    work = Table(Column("step", no_wrap=True), "phase", "amount", "about", box=None)
     before = ""
     for step, phase in found:
         seconds = phase.seconds(pace)

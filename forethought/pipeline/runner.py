@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from forethought import models
 from forethought.config import Config
 from forethought.engine import heap
 from forethought.engine.backends.selection import decided
+from forethought.files import StoreError
 from forethought.graph import Selection, Step, after, graph, needs
 from forethought.machine import MachineError, dtype_for, machine
 from forethought.metric_log import peak_memory
@@ -23,7 +25,7 @@ from forethought.progress import RunProgress
 from forethought.records import Measurement
 from forethought.stages.base import Context, Stage
 from forethought.stages.session import remove_checkpoints
-from forethought.store import Run, StageFolder, StoreError
+from forethought.store import Run, StageFolder
 
 
 class NotMadeError(StoreError):
@@ -49,7 +51,6 @@ def settled(config: Config, place: Path) -> Config:
 
 
 def stage_class(step: Step) -> type[Stage]:
-    """Return the class of a step's stage: ``STAGE`` of the module that the step names."""
     stage: type[Stage] = importlib.import_module(step.module).STAGE
     return stage
 
@@ -64,21 +65,16 @@ class Lifecycle:
         *,
         selection: Selection | None = None,
         say: Callable[[str], None] = print,
-        board: RunProgress | None = None,
+        progress: RunProgress | None = None,
     ) -> None:
-        """Make a lifecycle of ``config`` in ``run``.
+        """Make a lifecycle; whoever calls this holds the lock of ``run``.
 
-        Args:
-            config: the settings.
-            run: the folder; whoever calls this holds its lock.
-            selection: the steps of :meth:`everything`, by default the whole graph.
-            say: told what happens.
-            board: shows it.
+        ``selection``: the steps of :meth:`everything`, by default the whole graph; ``say`` is told what happens.
         """
         self.config = settled(config, run.path)
         self.run = run
         self.say = say
-        self.board = board
+        self.progress = progress
         self.selection = selection or Selection(steps=tuple(graph(config)))
         self.device = models.resolve_device(config.device)
         self.context = Context(self.config, run, say, folder=self._folder)
@@ -87,19 +83,14 @@ class Lifecycle:
         run.machine = self.machine
 
     def everything(self) -> None:
-        """Run the selected steps, by default the whole graph.
-
-        Raises:
-            NotMadeError: if they run alone and something that they need is not there.
-        """
         if self.selection.alone:
             done = {f"{folder.arm}/{folder.stage}" for folder in self.run.stages() if folder.done}
-            missing = [step.name for step in needs(self.selection.steps, graph(self.config)) if step.name not in done]
+            needed = needs(self.selection.steps, graph(self.config))
+            missing = ",".join(step.name for step in needed if step.name not in done)
             if missing:
-                names = ",".join(missing)
                 raise NotMadeError(
-                    f"these steps are needed and not done: {names}. Do them first: `forethought run "
-                    f"CONFIG --only {names}`"
+                    f"these steps are needed and not done: {missing}. "
+                    f"Do them first: `forethought run CONFIG --only {missing}`"
                 )
         self.run.save_config(self.config.model_dump(mode="json"))
         for step in self.selection.steps:
@@ -125,6 +116,7 @@ class Lifecycle:
         self._make_needed(step)
         stage = stage_class(step)(self.context, step)
         stage.check()
+        stage.prepare()
         folder = self._folder(step.arm, step.stage, stage.depends_on(), step.name)
         if not folder.done:
             with self._measured(step):
@@ -136,18 +128,12 @@ class Lifecycle:
         return folder
 
     def step(self, name: str) -> Step:
-        """Return a step of this config by its name, ``arm/stage``.
-
-        Raises:
-            KeyError: if there is none, with those there are.
-        """
         steps = {step.name: step for step in graph(self.config)}
         if name not in steps:
             raise KeyError(f"{name}: no such step in this config. There are {', '.join(steps)}")
         return steps[name]
 
     def machine(self) -> dict[str, Any]:
-        """Return what computes here: what manifests record."""
         here, cpu = machine(), self.device.type == "cpu"
         return {
             "processor": here.processor if cpu else here.cuda or self.device.type,
@@ -181,8 +167,8 @@ class Lifecycle:
         if not forced and not folder.begun and self.run.bring_back(folder, depends_on):
             self.say(f"{name} comes back: this config had made it before")
         folder.write_config(depends_on)
-        if self.board is not None and folder.done:
-            self.board.tick(name)
+        if self.progress is not None and folder.done:
+            self.progress.tick(name)
         return folder
 
     def _start_over(self, folder: StageFolder, changes: list[str]) -> None:
@@ -199,7 +185,7 @@ class Lifecycle:
     @contextmanager
     def _measured(self, step: Step) -> Iterator[None]:
         """Record how long a stage took since it was last started, and this process's peak memory."""
-        self.say(self.board.begin(step.name) if self.board is not None else step.name)
+        self.say(self.progress.begin(step.name) if self.progress is not None else step.name)
         models.quiet()
         cuda = self.device.type == "cuda"
         if not cuda:
@@ -208,22 +194,13 @@ class Lifecycle:
         start = time.perf_counter()
         yield
         peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
-        figures = {
-            STAGE_SECONDS: (time.perf_counter() - start, "seconds since the stage was last started"),
-            PEAK_MEMORY: (float(peak), "bytes; of the GPU" if cuda else "bytes; of the process so far"),
-        }
+        figure = functools.partial(Measurement, stage=RUN, arm=step.arm, condition=step.stage, n=1, subject=step.name)
+        took, of = time.perf_counter() - start, "the GPU" if cuda else "the process so far"
         self.run.measure(
-            Measurement(
-                stage=RUN,
-                arm=step.arm,
-                metric=metric,
-                condition=step.stage,
-                value=value,
-                n=1,
-                unit=unit,
-                subject=step.name,
-            )
-            for metric, (value, unit) in figures.items()
+            [
+                figure(metric=STAGE_SECONDS, value=took, unit="seconds since the stage was last started"),
+                figure(metric=PEAK_MEMORY, value=float(peak), unit=f"bytes; of {of}"),
+            ]
         )
-        if self.board is not None:
-            self.board.tick(step.name)
+        if self.progress is not None:
+            self.progress.tick(step.name)

@@ -9,7 +9,7 @@ from forethought.costs.base import Cost, Phase, Setting, drawn, known
 from forethought.costs.judges import judging
 from forethought.engine import Prompt
 from forethought.graph import Step
-from forethought.judges.audit import AuditReport, audit
+from forethought.judges.audit import audit
 from forethought.judges.planted import plant
 from forethought.keys import Key
 from forethought.records import Chunk, Split
@@ -23,7 +23,6 @@ class Audit(Stage):
     name = "audit"
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the audit depends on; whether a failure is tolerated is not part of it."""
         return {
             "seed": self.config.seed,
             "chunks": self.context.chunk_ids(Split.IMPROVE, self.config.audit.prefixes),
@@ -32,18 +31,29 @@ class Audit(Stage):
             "audit": self.config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
         }
 
+    def validate(self) -> None:
+        """Make the judges, so that one of the user's own that cannot be loaded is refused before the run begins."""
+        _ = self.context.judges
+
     @cached_property
     def chunks(self) -> list[Chunk]:
-        """What the pairs are planted in."""
         return self.context.chunks(Split.IMPROVE)[: self.config.audit.prefixes]
 
     def run(self, folder: StageFolder) -> None:
-        """Write ``planted.jsonl`` and ``reports.jsonl``, one row per judge."""
         planting = plant(self.chunks, self.rollouts(), Key(self.config.seed, "audit"))
         judges = self.context.judges
         reports = {name: audit(judge, planting.pairs, self.config.audit) for name, judge in judges.items()}
-        rows = {"planted": planting.pairs, "reports": [_row(name, report) for name, report in reports.items()]}
-        for log, content in rows.items():
+        rows = [
+            {
+                "name": name,
+                "judge": report.judge,
+                "failures": list(report.failures),
+                "notes": list(report.notes),
+                "unscored_pairs": dict(report.unscored_pairs),
+            }
+            for name, report in reports.items()
+        ]
+        for log, content in {"planted": planting.pairs, "reports": rows}.items():
             folder.truncate(log, lambda row: False)
             folder.append(log, content)
         self.context.measure(figure for report in reports.values() for figure in report.measurements())
@@ -60,7 +70,6 @@ class Audit(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the rollouts of the untrained policy, and the verdicts on planted pairs."""
         cfg, kinds = at.config.audit, len(at.config.audit.min_accuracy)
 
         def cost() -> Cost:
@@ -75,19 +84,8 @@ class Audit(Stage):
         return [Phase(name="audit", amount=amount, cost=known(cost))]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return what each judge missed."""
         failures = (folder.manifest() or {})["summary"]["failures"]
         return [f"audit: {name}: {sentence}" for name, sentences in failures.items() for sentence in sentences]
-
-
-def _row(name: str, report: AuditReport) -> dict[str, Any]:
-    return {
-        "name": name,
-        "judge": report.judge,
-        "failures": list(report.failures),
-        "notes": list(report.notes),
-        "unscored_pairs": dict(report.unscored_pairs),
-    }
 
 
 STAGE = Audit

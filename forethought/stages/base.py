@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import Config, ModelConfig, TrainingConfig
 from forethought.costs.base import Phase, Setting
+from forethought.files import StoreError
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
 from forethought.judges.build import build, build_matcher
@@ -24,24 +25,24 @@ from forethought.keys import Key
 from forethought.models import load_tokenizer
 from forethought.models.model import Compute, Model, ModelPool
 from forethought.records import Chunk, Measurement, Split, ThoughtRow, content_id
-from forethought.store import BASE, SHARED, Run, StageFolder, StoreError
+from forethought.store import BASE, SHARED, Run, StageFolder
 from forethought.tags import Tags
 
 T = TypeVar("T")
 
 Say = Callable[[str], None]
+FolderOf = Callable[[str, str, Mapping[str, Any], str], StageFolder]
+"""(arm, stage, depends_on, step) -> a folder that belongs to the step and is none of the graph; see the runner."""
+
+
+def required(table: T | None) -> T:
+    """Return a table of the config without which the graph has no such stage."""
+    assert table is not None
+    return table
 
 
 class StageError(ValueError):
     """A stage that cannot run as its config is; the message says why, and the way out."""
-
-
-class FolderOf(Protocol):
-    """Gives a stage a folder beside its own; see :meth:`Context.folder`."""
-
-    def __call__(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
-        """Return the folder, made with ``depends_on``; what another config made is archived."""
-        ...
 
 
 class Context:
@@ -51,13 +52,11 @@ class Context:
     """
 
     def __init__(self, config: Config, run: Run, say: Say = print, folder: FolderOf | None = None) -> None:
-        """``folder`` makes folders of stages that keep more than one; the runner gives it."""
         self.config = config
         self.run = run
         self.say = say
         self._folder = folder
         self._kept: dict[Any, Any] = {}
-
         self.pool = ModelPool(Compute.of(config), say)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
@@ -80,16 +79,12 @@ class Context:
         return known[name]
 
     def folder(self, arm: str, stage: str, depends_on: Mapping[str, Any], part_of: str) -> StageFolder:
-        """Return a folder of ``stage`` of ``arm`` that belongs to the step ``part_of`` and is none of the graph."""
-        assert self._folder is not None
-        return self._folder(arm, stage, depends_on, part_of)
+        """Return a folder, beside a stage's own, that belongs to the step ``part_of``; what another config made in it
+        is archived."""
+        return required(self._folder)(arm, stage, depends_on, part_of)
 
     def done(self, step: str) -> StageFolder:
-        """Return the folder of a finished step, ``arm/stage``.
-
-        Raises:
-            StoreError: if it is not done.
-        """
+        """Return the folder of a finished step, ``arm/stage``."""
         folder = self.run.look(*step.split("/"))
         if folder.manifest() is None:
             raise StoreError(f"{folder.path}: {step} is not done. `forethought run CONFIG --until {step}` does it")
@@ -103,11 +98,18 @@ class Context:
         """Return the chunks of a split in a keyed order, one of every document before a second of any.
 
         The first n of them are then a fair sample, and independent as long as there are n documents.
-
-        Raises:
-            StageError: if there is none, because the config gives the split no share.
         """
-        return self.once(("chunks", split), lambda: self._chunks(split))
+
+        def load() -> list[Chunk]:
+            chunks = self.done(f"{SHARED}/chunk").load(f"chunks.{split}", Chunk)
+            if not chunks:
+                raise StageError(
+                    f"{split} has no chunks, and they are needed: sft_share + rlmt_share + heldout_share must leave "
+                    "something for improve, and [chunk] heldout_share must not be 0"
+                )
+            return spread(chunks, Key(self.config.seed, f"{split} order"))
+
+        return self.once(("chunks", split), load)
 
     def chunk_ids(self, split: Split, count: int | None = None) -> str:
         """Return a hash of the ids of the first ``count`` chunks of a split."""
@@ -115,20 +117,15 @@ class Context:
         return self.remembered(key, lambda: content_id([chunk.id for chunk in self.chunks(split)[:count]]))
 
     def chunks_by_id(self, *splits: Split) -> dict[str, Chunk]:
-        """Return the chunks of some splits by their ids."""
         return {chunk.id: chunk for split in splits for chunk in self.chunks(split)}
 
     def rows(self, split: Split) -> list[ThoughtRow]:
-        """Return the rows with thoughts (of the `rlmt` split, with places only) that interleaving made."""
+        """Return the rows that interleaving made, with thoughts; of the `rlmt` split with places only."""
         return self.once(("rows", split), lambda: self.done(f"{SHARED}/interleave").load(f"rows.{split}", ThoughtRow))
 
     @cached_property
     def rlmt_windows(self) -> list[Window]:
-        """Every window of the `rlmt` split.
-
-        Raises:
-            StageError: if there is none.
-        """
+        """Every window of the `rlmt` split."""
         windows = self._cutter.all(self.rows(Split.RLMT), self.chunks_by_id(Split.RLMT))
         if not windows:
             raise StageError(
@@ -145,34 +142,34 @@ class Context:
 
     def window_ids(self, windows: str, count: int | None = None) -> str:
         """Return a hash of the ids of ``rlmt`` and ``heldout`` windows, or of the first ``count`` ``heldout`` ones."""
-        assert self.config.rlmt is not None
+        rlmt = required(self.config.rlmt)
         key = {
             "windows": windows,
             "count": count,
             "rows": self.identity(f"{SHARED}/interleave"),
             "seed": self.config.seed,
-            "suffix_tokens": self.config.rlmt.suffix_tokens,
-            "cut": self.config.rlmt.cut,
+            "suffix_tokens": rlmt.suffix_tokens,
+            "cut": rlmt.cut,
         }
-        if windows == "heldout":
-            return self.remembered(key, lambda: content_id([w.id for w in self.heldout_windows[:count]]))
-        both = lambda: [[w.id for w in some] for some in (self.rlmt_windows, self.heldout_windows)]  # noqa: E731
-        return self.remembered(key, lambda: content_id(both()))
+
+        def ids() -> str:
+            if windows == "heldout":
+                return content_id([window.id for window in self.heldout_windows[:count]])
+            return content_id([[window.id for window in of] for of in (self.rlmt_windows, self.heldout_windows)])
+
+        return self.remembered(key, ids)
 
     @cached_property
     def _cutter(self) -> WindowCutter:
-        assert self.config.rlmt is not None
-        rlmt = self.config.rlmt
+        rlmt = required(self.config.rlmt)
         return WindowCutter(tokenizer=self.tokenizer, suffix_tokens=rlmt.suffix_tokens, cut=rlmt.cut)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The policy's tokenizer, without its weights."""
         return load_tokenizer(self.config.policy, self.say)
 
     @property
     def tags(self) -> Tags:
-        """What surrounds a thought."""
         interleave = self.config.interleave
         return Tags(*interleave.tags) if interleave is not None else Tags("<think>", "</think>")
 
@@ -187,16 +184,14 @@ class Context:
 
     def load(self, name: str, section: TrainingConfig | None = None, tags: Tags | None = None) -> Model:
         """Return a fresh model with the weights of an arm, computing in batches as a training section says."""
-        step = arm_of(name).step
-        identity = self.identity(step) if step else ""
-        place = ModelConfig(model=str(checkpoint_of(self.run, step))) if step else self.config.policy
-        return Model.named(
-            place, Compute.of(self.config, section), name=name, identity=identity, tags=tags, progress=self.say
-        )
+        step, place, identity = arm_of(name).step, self.config.policy, ""
+        if step:
+            place, identity = ModelConfig(model=str(checkpoint_of(self.run, step))), self.identity(step)
+        compute = Compute.of(self.config, section)
+        return Model.named(place, compute, name=name, identity=identity, tags=tags, progress=self.say)
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
-        """The judges that train, by their names in the config."""
         return {name: self._judge(name) for name in self.config.judges}
 
     @cached_property
@@ -208,33 +203,21 @@ class Context:
     @cached_property
     def match_judge(self) -> Matcher:
         """The match judge of stage 3, without the calibrated threshold."""
-        assert self.config.rlmt is not None
-        return build_matcher(self.config.rlmt.match, self.pool, self.run.path / "verdicts.sqlite")
+        return build_matcher(required(self.config.rlmt).match, self.pool, self.run.path / "verdicts.sqlite")
 
     @cached_property
     def matcher(self) -> Matcher:
         """The match judge with its calibrated threshold."""
-        manifest = self.done(f"{SHARED}/calibrate").manifest()
-        assert manifest is not None
-        return Matcher(judge=self.match_judge.judge, threshold=float(manifest["summary"]["threshold"]))
+        threshold = (self.done(f"{SHARED}/calibrate").manifest() or {})["summary"]["threshold"]
+        return Matcher(judge=self.match_judge.judge, threshold=float(threshold))
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
-        """Put figures into the run's one table."""
         self.run.measure(measurements)
 
     def _judge(self, name: str) -> Judge:
         config = self.config.judges.get(name) or self.config.evaluate.judges[name]
         key = f"judges.{name}" if name in self.config.judges else f"evaluate.judges.{name}"
         return build(config, self.pool, self.run.path / "verdicts.sqlite", key)
-
-    def _chunks(self, split: Split) -> list[Chunk]:
-        chunks = self.done(f"{SHARED}/chunk").load(f"chunks.{split}", Chunk)
-        if not chunks:
-            raise StageError(
-                f"{split} has no chunks, and they are needed: sft_share + rlmt_share + heldout_share must leave "
-                "something for improve, and [chunk] heldout_share must not be 0"
-            )
-        return spread(chunks, Key(self.config.seed, f"{split} order"))
 
 
 class Stage(ABC):
@@ -249,7 +232,6 @@ class Stage(ABC):
 
     @property
     def arm(self) -> Arm:
-        """The arm that this stage makes or examines; the base, if it is shared by all."""
         return arm_of(self.step.arm)
 
     @abstractmethod
@@ -266,6 +248,9 @@ class Stage(ABC):
     def validate(self) -> None:  # noqa: B027  most stages have nothing to validate
         """Refuse what the config alone shows to be impossible, before any stage of the run begins."""
 
+    def prepare(self) -> None:  # noqa: B027  most stages keep one folder
+        """Make the folders that this stage keeps besides its own; see :meth:`Context.folder`."""
+
     def check(self) -> None:  # noqa: B027  most stages have nothing to check
         """Refuse what earlier steps show to be wrong, before this stage begins."""
 
@@ -280,7 +265,6 @@ class Stage(ABC):
 
 
 def checkpoint_of(run: Run, step: str) -> Path:
-    """Return the folder of the model that a finished step trained."""
     return run.look(*step.split("/")).checkpoints / "final"
 
 

@@ -13,14 +13,15 @@ from forethought.config import RLMTConfig
 from forethought.costs.base import Phase, Setting, drawn, known
 from forethought.costs.judges import matching
 from forethought.engine import Prompt
+from forethought.evals.recorder import Recorder
 from forethought.graph import Step
 from forethought.judges.match import calibrate
 from forethought.keys import Key
 from forethought.metrics import BASE_PASSES, THRESHOLD, UNRELATED_PASSES
-from forethought.records import Chunk, JudgeRequest, Measurement, Split
-from forethought.stages.base import Stage, StageError
+from forethought.records import Chunk, JudgeRequest, Split
+from forethought.stages.base import Stage, required
 from forethought.stats import Interval, bootstrap_mean
-from forethought.store import BASE, StageFolder
+from forethought.store import StageFolder
 
 OTHERS = 16
 """Rollouts of other documents that each suffix is compared with."""
@@ -33,13 +34,9 @@ class Calibrate(Stage):
 
     @property
     def cfg(self) -> RLMTConfig:
-        """The settings of stage 3."""
-        if self.config.rlmt is None:
-            raise StageError("there is no [rlmt] table in the config: add it, with [sft] and [interleave]")
-        return self.config.rlmt
+        return required(self.config.rlmt)
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the threshold depends on."""
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -56,12 +53,9 @@ class Calibrate(Stage):
         return self.context.chunks(Split.IMPROVE)[: self.cfg.match.calibration_chunks]
 
     def run(self, folder: StageFolder) -> None:
-        """Find the threshold, and record what passes it."""
         match, matcher = self.cfg.match, self.context.match_judge
         related, unrelated = self.scores()
-        threshold = match.threshold
-        if threshold is None and match.kind == "llm":
-            threshold = matcher.threshold
+        threshold = matcher.threshold if match.threshold is None and match.kind == "llm" else match.threshold
         if threshold is None:
             flat = [score for row in unrelated for score in row]
             threshold = calibrate(flat, related, match.max_unrelated, match.base_rate)
@@ -69,13 +63,14 @@ class Calibrate(Stage):
             BASE_PASSES: [float(score >= threshold) for score in related],
             UNRELATED_PASSES: [sum(score >= threshold for score in row) / len(row) for row in unrelated if row],
         }
-        unit = "share; n chunks of the improve split, bootstrap over them"
+        recorder = Recorder.of(self.context.base, self.name, (), self.config.seed, matcher.judge.name)
         known = Interval(value=threshold, low=threshold, high=threshold, n=len(self.chunks))
-        figures = [(THRESHOLD, known, "score")]
-        figures += [
-            (name, bootstrap_mean(values, self.config.seed), unit) for name, values in passing.items() if values
-        ]
-        self.context.measure(self._measurement(*figure) for figure in figures)
+        figures = recorder.interval(THRESHOLD, known, "score")
+        unit = "share; n chunks of the improve split, bootstrap over them"
+        for metric, values in passing.items():
+            if values:
+                figures += recorder.interval(metric, bootstrap_mean(values, self.config.seed), unit)
+        self.context.measure(figures)
         folder.finish({"policy": self.context.base.identity}, {"threshold": threshold, "judge": matcher.judge.name})
 
     def scores(self) -> tuple[list[float], list[list[float]]]:
@@ -97,9 +92,7 @@ class Calibrate(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the continuations of the untrained policy, and their comparison with true suffixes."""
-        cfg = at.config.rlmt
-        assert cfg is not None
+        cfg = required(at.config.rlmt)
         chunks = cfg.match.calibration_chunks
         # An embedder reads every text once; who compares two texts sees each with each.
         compared = 1 if cfg.match.kind == "similarity" else 1 + OTHERS
@@ -108,23 +101,8 @@ class Calibrate(Stage):
         return [Phase(name="calibrate", amount=f"{chunks:,} suffixes against those of {OTHERS} others", cost=cost)]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return the threshold."""
         found = (folder.manifest() or {})["summary"]
         return [f"calibrate: a suffix matches from a score of {found['threshold']:.3f} on ({found['judge']})"]
-
-    def _measurement(self, metric: str, interval: Interval, unit: str) -> Measurement:
-        return Measurement(
-            stage=self.name,
-            arm=BASE,
-            metric=metric,
-            judge=self.context.match_judge.judge.name,
-            value=interval.value,
-            low=interval.low,
-            high=interval.high,
-            n=interval.n,
-            unit=unit,
-            subject=self.context.base.identity,
-        )
 
 
 STAGE = Calibrate

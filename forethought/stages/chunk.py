@@ -24,7 +24,6 @@ from forethought.store import StageFolder
 log = logging.getLogger(__name__)
 
 BATCH = 1000
-"""Chunks that are written at once."""
 
 
 class EmptySplitError(StageError):
@@ -37,7 +36,6 @@ class ChunkStage(Stage):
     name = "chunk"
 
     def depends_on(self) -> dict[str, Any]:
-        """Return the part of the config on which chunks depend."""
         policy = self.config.policy
         return {
             "seed": self.config.seed,
@@ -47,12 +45,7 @@ class ChunkStage(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Write ``chunks.<split>.jsonl``; what a killed process left is discarded.
-
-        Raises:
-            CorpusError: if the corpus cannot be read, or nothing is left of it.
-            EmptySplitError: if a split with a share of the documents has no chunk.
-        """
+        """Write ``chunks.<split>.jsonl``; what a killed process left is discarded."""
         depends_on = self.depends_on()
         folder.reset()
         folder.write_config(depends_on)
@@ -90,12 +83,10 @@ class ChunkStage(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the reading and cutting of the corpus."""
         seconds = reading_seconds(at.config.corpus)
         return [Phase(name="chunk", amount="the text, once", cost=None if seconds is None else Cost(seconds=seconds))]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return what was read, skipped and made, a line each."""
         summary = (folder.manifest() or {})["summary"]
         counts = {split: f"{row['chunks']} of {row['documents']} documents" for split, row in summary["splits"].items()}
         return [
@@ -106,11 +97,7 @@ class ChunkStage(Stage):
 
     def _check_splits(self, summary: dict[str, Any]) -> None:
         config = self.config.chunk
-        shares = {
-            Split.SFT: config.sft_share,
-            Split.RLMT: config.rlmt_share,
-            Split.HELDOUT: config.heldout_share,
-        }
+        shares = {Split.SFT: config.sft_share, Split.RLMT: config.rlmt_share, Split.HELDOUT: config.heldout_share}
         shares[Split.IMPROVE] = round(1 - sum(shares.values()), 9)
         empty = [split for split, share in shares.items() if share and not summary["splits"][split]["chunks"]]
         if empty:

@@ -29,7 +29,6 @@ class Evaluate(Stage):
     name = EVALUATE
 
     def depends_on(self) -> dict[str, Any]:
-        """Return the arm's weights, the judges, the held-out chunks and the settings."""
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -40,7 +39,6 @@ class Evaluate(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Write ``examples.jsonl`` and the figures."""
         config, cfg, context = self.config, self.config.evaluate, self.context
         chunks = context.chunks(Split.HELDOUT)
         policy, base = context.load(self.arm.name), context.base
@@ -81,7 +79,6 @@ class Evaluate(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the comparison of one arm with the base, whose own text is drawn once, for the first arm."""
         cfg, arms = at.config.evaluate, 2 if step.arm == IMPROVED else 1
 
         def cost() -> Cost:

@@ -9,7 +9,6 @@ from forethought.config import Config
 from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored
 from forethought.costs.judges import matching
 from forethought.evals import probe, reward_gate
-from forethought.evals.arms import EvalArm
 from forethought.evals.controls import controls
 from forethought.evals.windows import Rollouts, Scored, WindowEval, predict_at_once, think_and_predict
 from forethought.graph import Arm, Step, among, arms
@@ -17,7 +16,7 @@ from forethought.metrics import EVALUATE_RLMT, PROBE
 from forethought.models.model import Model
 from forethought.progress import StageProgress
 from forethought.records import Measurement
-from forethought.stages.base import Stage
+from forethought.stages.base import Stage, required
 from forethought.store import StageFolder
 
 
@@ -27,14 +26,12 @@ class EvaluateRLMT(Stage):
     name = EVALUATE_RLMT
 
     def depends_on(self) -> dict[str, Any]:
-        """Return the arms' weights, the match judge, the held-out windows and the settings."""
-        cfg, count = self.config.rlmt, self.config.thinking.windows
-        assert cfg is not None
+        cfg, count = required(self.config.rlmt), self.config.thinking.windows
         sources = {name: source for name, (_, source) in self.conditions.items()}
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
-            "arms": {arm.model.name: arm.model.identity for arm in self.arms()},
+            "arms": {model.name: model.identity for model in self.models().values()},
             "judge": self.context.matcher.name,
             "windows": self.context.window_ids("heldout", count),
             "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
@@ -44,64 +41,55 @@ class EvaluateRLMT(Stage):
 
     @cached_property
     def conditions(self) -> dict[str, tuple[probe.Condition, str]]:
-        """The user's own conditions of the probe, with hashes of their sources."""
         return {name: probe.user_condition(name, path) for name, path in self.config.thinking.conditions.items()}
 
-    def arms(self) -> list[EvalArm]:
-        """Return the arms of both lineages, each compared with its past and with the other lineage."""
-        return [
-            EvalArm(model=self.context.arm(arm.name, self.context.tags), against=arm.past + arm.peer, thinks=arm.thinks)
-            for arm in taking_part(self.config)
-        ]
+    def models(self) -> dict[Arm, Model]:
+        """Return the arms of both lineages; weights are loaded when their turn comes."""
+        return {arm: self.context.arm(arm.name, self.context.tags) for arm in taking_part(self.config)}
 
     def run(self, folder: StageFolder) -> None:
-        """Let all arms predict, probe those that think; write ``examples.jsonl`` and the figures."""
-        evaluation, cfg = self._evaluation(), self.config.thinking
+        cfg, rlmt = self.config.thinking, required(self.config.rlmt)
+        evaluation = WindowEval(
+            windows=self.context.heldout_windows[: cfg.windows],
+            matcher=self.context.matcher,
+            longer=rlmt.match.kind == "llm",
+            thought_tokens=rlmt.thought_tokens,
+            suffix_tokens=rlmt.suffix_tokens,
+            seed=self.config.seed,
+        )
         measurements: list[Measurement] = []
         gates: dict[str, Scored] = {}
         probes: dict[str, dict[str, probe.Probed]] = {}
-        taking = self.arms()
+        models = self.models()
         folder.truncate("examples", lambda row: False)
         with StageProgress(EVALUATE_RLMT) as progress:
-            for number, arm in enumerate(taking):
-                model, recorder = arm.model, evaluation.recorder(arm.model)
-                progress(number, len(taking), f"{model.name}: gate")
+            for number, (arm, model) in enumerate(models.items()):
+                recorder, against = evaluation.recorder(model), arm.past + arm.peer
+                progress(number, len(models), f"{model.name}: gate")
                 rollouts: Rollouts | None = None
                 if arm.thinks:
                     gates[model.name], rollouts = think_and_predict(model, evaluation, cfg.samples)
                 else:
                     gates[model.name] = predict_at_once(model, evaluation, cfg.samples)
                 measurements += reward_gate.figures(recorder, gates[model.name], rollouts)
-                for other in arm.against:
+                for other in against:
                     measurements += reward_gate.compare(recorder.versus(other), gates[model.name], gates[other])
                 if rollouts is not None:
-                    progress(number, len(taking), f"{model.name}: probe")
+                    progress(number, len(models), f"{model.name}: probe")
                     probes[model.name] = probed = self._probe(folder, model, evaluation, rollouts)
                     measurements += probe.figures(recorder, probed)
-                    for other in arm.against:
+                    for other in against:
                         if other in probes:
                             measurements += probe.compare(recorder.versus(other), probed, probes[other])
-                if arm is not taking[-1]:  # the controls take its tokenizer
+                if number < len(models) - 1:  # the controls take the last one's tokenizer
                     model.release()
             if cfg.controls:
-                for control in controls(evaluation.windows, taking[-1].model):
+                for control in controls(evaluation.windows, model):
                     _, rollouts = think_and_predict(control, evaluation, cfg.probe_samples)
                     probed = self._probe(folder, control, evaluation, rollouts)
                     measurements += probe.figures(evaluation.recorder(control), probed)
         self.context.measure(measurements)
-        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(measurements)})
-
-    def _evaluation(self) -> WindowEval:
-        cfg = self.config.rlmt
-        assert cfg is not None
-        return WindowEval(
-            windows=self.context.heldout_windows[: self.config.thinking.windows],
-            matcher=self.context.matcher,
-            longer=cfg.match.kind == "llm",
-            thought_tokens=cfg.thought_tokens,
-            suffix_tokens=cfg.suffix_tokens,
-            seed=self.config.seed,
-        )
+        folder.finish({model.name: model.identity for model in models.values()}, {"figures": len(measurements)})
 
     def _probe(
         self, folder: StageFolder, model: Model, evaluation: WindowEval, rollouts: Rollouts
@@ -116,9 +104,7 @@ class EvaluateRLMT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the reward gate of all arms, and the probe of those that think."""
-        cfg, own = at.config.rlmt, at.config.thinking
-        assert cfg is not None
+        cfg, own = required(at.config.rlmt), at.config.thinking
         taking = taking_part(at.config)
         thinking = sum(arm.thinks for arm in taking)
         rows = at.config.interleave.heldout_rows if at.config.interleave is not None else own.windows
@@ -135,11 +121,8 @@ class EvaluateRLMT(Stage):
             gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)
             sizes = at.prefix + inserted, cfg.suffix_tokens
             predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(conditions)
-            gate = (
-                plain.times(len(taking) - thinking)
-                + thought.times(thinking)
-                + matching(at, windows, own.samples).times(len(taking))
-            )
+            gate = plain.times(len(taking) - thinking) + thought.times(thinking)
+            gate += matching(at, windows, own.samples).times(len(taking))
             scripted = 2 if own.controls else 0
             probed = (gains + predicted).times(thinking) + matching(at, windows, shown).times(thinking + scripted)
             return gate + probed

@@ -8,7 +8,6 @@ from typing import Any
 from forethought.config import Config
 from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored
 from forethought.costs.judges import judging
-from forethought.evals.arms import EvalArm
 from forethought.evals.continuation import ComparisonSettings, Continuations, compare
 from forethought.evals.thoughts import Answers, ThoughtEval, changes, examine, figures
 from forethought.graph import CONTINUED, RLMT, Arm, Step, among, arms
@@ -16,7 +15,7 @@ from forethought.metrics import EVALUATE_SFT
 from forethought.models.model import Model
 from forethought.progress import StageProgress
 from forethought.records import Measurement, Split, content_id
-from forethought.stages.base import Stage
+from forethought.stages.base import Stage, required
 from forethought.store import SHARED, StageFolder
 
 
@@ -26,29 +25,24 @@ class EvaluateSFT(Stage):
     name = EVALUATE_SFT
 
     def depends_on(self) -> dict[str, Any]:
-        """Return the arms' weights, the judges, the held-out rows and the settings."""
         evaluate, context = self.config.evaluate, self.context
         made_by = {"rows": Split.HELDOUT, "interleave": context.identity(f"{SHARED}/interleave")}
         rows = context.remembered(made_by, lambda: content_id([row.id for row in context.rows(Split.HELDOUT)]))
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
-            "arms": {arm.model.name: arm.model.identity for arm in self.arms()},
+            "arms": {model.name: model.identity for model in self.models().values()},
             "judges": {name: judge.name for name, judge in context.comparing_judges.items()},
             "rows": rows,
             "thoughts": evaluate.thoughts.model_dump(mode="json"),
             "entropy_tolerance": evaluate.entropy_tolerance,
         }
 
-    def arms(self) -> list[EvalArm]:
-        """Return the arms of stage 2 and their starts, each compared with its past."""
-        return [
-            EvalArm(model=self.context.arm(arm.name, self.context.tags), against=arm.past, thinks=arm.thinks)
-            for arm in taking_part(self.config)
-        ]
+    def models(self) -> dict[Arm, Model]:
+        """Return the arms of stage 2 and their starts; weights are loaded when their turn comes."""
+        return {arm: self.context.arm(arm.name, self.context.tags) for arm in taking_part(self.config)}
 
     def run(self, folder: StageFolder) -> None:
-        """Examine all arms and compare the thinking ones; write ``examples.jsonl`` and the figures."""
         context, cfg = self.context, self.config.evaluate
         evaluation = ThoughtEval(
             rows=context.rows(Split.HELDOUT),
@@ -61,25 +55,25 @@ class EvaluateSFT(Stage):
         )
         measurements: list[Measurement] = []
         answers: dict[str, Answers] = {}
-        taking = self.arms()
+        models = self.models()
         folder.truncate("examples", lambda row: False)
         with StageProgress(EVALUATE_SFT) as progress:
-            for number, arm in enumerate(taking):
-                name, recorder = arm.model.name, evaluation.recorder(arm.model)
-                progress(number, len(taking), f"{name}: thoughts")
-                answers[name] = examine(arm.model, evaluation)
+            for number, (arm, model) in enumerate(models.items()):
+                name, recorder = model.name, evaluation.recorder(model)
+                progress(number, len(models), f"{name}: thoughts")
+                answers[name] = examine(model, evaluation)
                 measurements += figures(recorder, answers[name])
-                for other in arm.against:
+                for other in arm.past:
                     measurements += changes(recorder.versus(other), answers[name], answers[other])
                 folder.append("examples", [{"arm": name, **row} for row in answers[name].examples[: cfg.examples]])
                 if not arm.thinks:  # the others are compared below
-                    arm.model.release()
-            thinking = [arm.model for arm in taking if arm.thinks]
+                    model.release()
+            thinking = [model for arm, model in models.items() if arm.thinks]
             if len(thinking) == 2 and context.comparing_judges:
                 base, improved = thinking
                 measurements += self._compare(improved, base, lambda note: progress(0, 0, note))
         context.measure(measurements)
-        folder.finish({arm.model.name: arm.model.identity for arm in taking}, {"figures": len(measurements)})
+        folder.finish({model.name: model.identity for model in models.values()}, {"figures": len(measurements)})
 
     def _compare(self, policy: Model, base: Model, progress: Callable[[str], None]) -> tuple[Measurement, ...]:
         """Compare two thinking arms by their text: thoughts are taken out before a judge reads it."""
@@ -96,9 +90,7 @@ class EvaluateSFT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the questions to all arms of stage 2 and their starts, and the comparison of the two that think."""
-        cfg, own = at.config.interleave, at.config.evaluate.thoughts
-        assert cfg is not None
+        cfg, own = required(at.config.interleave), at.config.evaluate.thoughts
         taking = len(taking_part(at.config))
 
         def cost() -> Cost:
@@ -115,7 +107,6 @@ class EvaluateSFT(Stage):
 
 
 def taking_part(config: Config) -> list[Arm]:
-    """Return the arms of stage 2 and their starts."""
     return among([arm for arm in arms(config) if arm.stage != RLMT and arm.name != CONTINUED])
 
 
@@ -123,11 +114,11 @@ def _compared(at: Setting) -> Cost:
     own = at.config.evaluate.thoughts
     ways, rows = len(own.conditions), at.config.improve.sample_rows
     prefixes = at.heldout(own.prefixes)
-    total = drawn(at.policy, prefixes, 1, (at.prefix, own.free_tokens), rows).times(2 * ways)
+    measurements = drawn(at.policy, prefixes, 1, (at.prefix, own.free_tokens), rows).times(2 * ways)
     for name, judge in {**at.config.judges, **at.config.evaluate.judges}.items():
         shown = (1, 2 * ways) if judge.kind == "likelihood" else (ways, 2)
-        total += judging(at, name, prefixes * shown[0], shown[1], own.free_tokens)
-    return total
+        measurements += judging(at, name, prefixes * shown[0], shown[1], own.free_tokens)
+    return measurements
 
 
 STAGE = EvaluateSFT

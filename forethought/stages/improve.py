@@ -32,7 +32,7 @@ CHUNKS, AUDIT = f"{SHARED}/chunk", f"{SHARED}/audit"
 
 
 class JudgeFailedError(StageError):
-    """A judge that must not train anything."""
+    """A judge failed its audit."""
 
 
 class Improve(Stage):
@@ -42,16 +42,13 @@ class Improve(Stage):
 
     @cached_property
     def cfg(self) -> ImproveConfig:
-        """The settings of this arm."""
         return settings(self.config, self.arm)
 
     @cached_property
     def objective(self) -> tuple[MakeBatch, dict[str, str]]:
-        """What a step learns from its pools, and what that depends on."""
         return objective_of(self.cfg.objective)
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the weights depend on."""
         return {
             "policy": self.config.policy.model_dump(mode="json"),
             "improve": self.cfg.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
@@ -63,11 +60,7 @@ class Improve(Stage):
         }
 
     def check(self) -> None:
-        """Refuse to train with a judge that failed its audit.
-
-        Raises:
-            JudgeFailedError: naming the judge, what it missed, and the ways out.
-        """
+        """Refuse to train with a judge that failed its audit."""
         if self.cfg.ranks and self.config.audit.enabled and not self.config.audit.allow_failing:
             failures = (self.context.done(AUDIT).manifest() or {})["summary"]["failures"]
             sentences = [f"{name}: {sentence}" for name, row in failures.items() for sentence in row]
@@ -79,7 +72,6 @@ class Improve(Stage):
                 )
 
     def run(self, folder: StageFolder) -> None:
-        """Train the arm."""
         cfg, context, (make_batch, _) = self.cfg, self.context, self.objective
         policy = context.load(self.arm.start, cfg)
         reference = context.load(self.arm.start, cfg) if cfg.compares else None
@@ -124,7 +116,6 @@ class Improve(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return rollouts, rewrites, verdicts, updates and measurements of one arm."""
         cfg = settings(at.config, arm_of(step.arm))
         pools, many = cfg.steps * cfg.prefixes_per_step, at.config.candidates_per_prefix
         phases = []
@@ -147,7 +138,6 @@ class Improve(Stage):
         return [*phases, Phase(name="monitor", amount=amount, cost=known(lambda: monitoring(at, count)))]
 
     def teacher(self) -> Any:
-        """Return who rewrites suffixes, or ``None``."""
         if self.cfg.rewrite is None or not self.cfg.rewrites:
             return None
         return build_rewriter(self.cfg.rewrite, self.context.pool, self.context.tokenizer)
@@ -211,14 +201,12 @@ def suffix_nll(model: Model, chunks: Sequence[Chunk]) -> dict[str, float | None]
 
 
 def rewriting(at: Setting, teacher: RewriteConfig) -> Cost:
-    """Return the cost of one rewrite of each suffix."""
     cfg, sizes = at.config.improve, (INSTRUCTIONS + FRAME + at.chunk, 1.5 * at.suffix)
     once = written(at, "rewrite teacher", teacher, cfg.prefixes_per_step, sizes, cfg.sample_rows)
     return once.times(cfg.steps)
 
 
 def sampling(at: Setting) -> Cost:
-    """Return the cost of all rollouts."""
     cfg, sizes = at.config.improve, (at.prefix, at.suffix)
     return drawn(at.policy, cfg.prefixes_per_step, cfg.rollouts, sizes, cfg.sample_rows).times(cfg.steps)
 

@@ -6,20 +6,22 @@ arXiv 2601.21343, section 2).  The teacher's replies are cached: an interrupted 
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from forethought.config import InterleaveConfig
 from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored
 from forethought.costs.judges import FRAME, written
+from forethought.files import atomic_write
 from forethought.graph import Step
 from forethought.progress import StageProgress
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
-from forethought.stages.base import Stage, StageError
+from forethought.stages.base import Stage, StageError, required
 from forethought.stats import Interval
-from forethought.store import SHARED, StageFolder, atomic_write
+from forethought.store import SHARED, StageFolder
 from forethought.thoughts.dataset import (
     FEW_PLACES,
     ThoughtCounts,
@@ -35,9 +37,6 @@ from forethought.thoughts.places import by_surprise, candidates, spaced
 from forethought.thoughts.teacher import ChunkTeacher, Draft, Teacher, build_teacher
 
 BATCH = 16
-"""Chunks that are worked on at once."""
-
-
 AGAIN = 0.4
 """Share of the places for which a teacher is asked once more; an estimate for the plan."""
 TOLD = 100
@@ -55,14 +54,10 @@ class Interleave(Stage):
 
     @property
     def cfg(self) -> InterleaveConfig:
-        """The settings."""
-        if self.config.interleave is None:
-            raise NoThoughtsError("there is no [interleave] table in the config: add it, with [interleave.teacher]")
-        return self.config.interleave
+        return required(self.config.interleave)
 
     @cached_property
     def teacher(self) -> Teacher:
-        """Who writes thoughts."""
         return build_teacher(self.cfg, self.context.pool, self.context.run.path / "replies.sqlite")
 
     @property
@@ -74,7 +69,6 @@ class Interleave(Stage):
         return counts
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the rows depend on."""
         left_out = {"teacher", "rows", "heldout_rows", "rlmt_rows"}
         return {
             "seed": self.config.seed,
@@ -86,11 +80,7 @@ class Interleave(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Write a log and a parquet file of rows for every split, and the dataset card.
-
-        Raises:
-            NoThoughtsError: if no row of a split is left, with the counted reasons.
-        """
+        """Write a log and a parquet file of rows for every split, and the dataset card."""
         tags, config = self.context.tags, self.config
         chunks = {split: self.context.chunks(split)[:count] for split, count in self.counts.items()}
         found: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
@@ -100,10 +90,10 @@ class Interleave(Stage):
                 counts, rows = ThoughtCounts(), list[ThoughtRow]()
                 folder.truncate(f"rows.{split}", lambda row: False)
                 for start in range(0, len(some), BATCH):
-                    made = self.rows(some[start : start + BATCH], split, counts)
+                    batch = some[start : start + BATCH]
+                    made = self.rows(batch, split, counts)
                     folder.append(f"rows.{split}", made)
-                    rows += made
-                    done += len(some[start : start + BATCH])
+                    rows, done = rows + made, done + len(batch)
                     kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
                     progress(done, total, f"{split}: {len(rows)} rows{kept}")
                 if not rows:
@@ -115,7 +105,15 @@ class Interleave(Stage):
                 found[split] = (statistics(rows, some, counts, config.seed), counts)
                 atomic_write(folder.path / FILES[split], parquet(rows, tags))
         atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, found))
-        self.context.measure(self._figures(found))
+        blank = Measurement(
+            stage=self.name, arm="", metric="", judge=self.teacher.name, value=0.0, n=0, unit="",
+            subject=self.teacher.identity,
+        )  # fmt: skip
+        self.context.measure(
+            figure
+            for split, (intervals, counts) in found.items()
+            for figure in measurements(intervals, counts, dataclasses.replace(blank, arm=split.value))
+        )
         by_split = {split.value: counts.to_dict() for split, (_, counts) in found.items()}
         inputs = {"chunks": self.context.identity(f"{SHARED}/chunk"), "policy": self.context.base.identity}
         folder.finish(inputs, {"ledgers": by_split})
@@ -139,15 +137,12 @@ class Interleave(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the places in the text, and the teacher's thoughts at them."""
-        cfg = at.config.interleave
-        assert cfg is not None
+        cfg = required(at.config.interleave)
         rows = None if cfg.rows is None else cfg.rows + cfg.heldout_rows
         amount = f"up to {cfg.thoughts[1]} thoughts for {'every chunk' if rows is None else f'{rows:,} chunks'}"
         return [Phase(name="interleave", amount=amount, cost=known(lambda: thoughts(at, cfg)))]
 
     def report(self, folder: StageFolder) -> list[str]:
-        """Return, per split, what became of the chunks and of the thoughts, a line each."""
         lines = []
         for split, counts in (folder.manifest() or {})["summary"]["ledgers"].items():
             line = f"{split}: {counts['chunks']} chunks, left out: {_line(counts['dropped'])}"
@@ -170,23 +165,8 @@ class Interleave(Stage):
                 counts.dropped[FEW_PLACES] += 1
         return rows
 
-    def _figures(self, found: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]]) -> Iterable[Measurement]:
-        for split, (figures, counts) in found.items():
-            blank = Measurement(
-                stage=self.name,
-                arm=split.value,
-                metric="",
-                judge=self.teacher.name,
-                value=0.0,
-                n=0,
-                unit="",
-                subject=self.teacher.identity,
-            )
-            yield from measurements(figures, counts, blank)
-
 
 def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
-    """Return the cost of all places and thoughts."""
     share, improve = at.config.chunk, at.config.improve
     chunks = at.chunks(share.sft_share, cfg.rows) + at.heldout(cfg.heldout_rows)
     placed = chunks + (at.chunks(share.rlmt_share, cfg.rlmt_rows) if share.rlmt_share else 0)

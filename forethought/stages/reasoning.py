@@ -24,7 +24,7 @@ from forethought.metrics import MACRO, PLAIN, THOUGHT
 from forethought.models.model import Compute, Model
 from forethought.progress import StageProgress
 from forethought.records import Measurement, content_id
-from forethought.stages.base import Stage
+from forethought.stages.base import Stage, required
 from forethought.store import StageFolder
 
 ENDPOINT = "endpoint"
@@ -41,37 +41,29 @@ class Reasoning(Stage):
     name = REASONING
 
     def validate(self) -> None:
-        """See :meth:`Stage.validate`.
-
-        Raises:
-            TaskError: if there is no such task or arm, or a task's problems could not be read.
-        """
         self._chosen()
         for task in self._tasks:
             task.some(self._settings.source, 1)
 
+    def prepare(self) -> None:
+        """Find the answers that each arm gave before; what another config made is archived."""
+        self._folders  # noqa: B018  made when first read
+
     def depends_on(self) -> dict[str, Any]:
-        """See :meth:`Stage.depends_on`."""
         return self._answers_depend_on() | {"k": list(self._settings.passes)}
 
     def run(self, folder: StageFolder) -> None:
-        """See :meth:`Stage.run`."""
         figures = self.ask()
         folder.finish({arm.name: arm.identity for arm in self._arms}, {"figures": figures})
 
     @property
     def pending(self) -> bool:
-        """Whether anything is still to be answered."""
         return any(not folder.done for folders in self._folders.values() for folder in folders.values())
 
     def ask(self) -> int:
         """Have what is missing answered, publish the figures, and return how many there are.
 
-        Alone it serves tasks, arms and models that the command line chose: they stand in the run's table beside
-        those of its config, and finish no stage of it.
-
-        Raises:
-            TaskError: if problems could not be read, or a server left some unanswered.
+        Called alone, for what the command line chose, it adds to the run's table and finishes no stage.
         """
         rows = {}
         for arm in self._arms:
@@ -88,9 +80,7 @@ class Reasoning(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """See :meth:`Stage.cost`."""
-        cfg = at.config.reasoning
-        assert cfg is not None
+        cfg = required(at.config.reasoning)
         taking = [arm for arm in arms(at.config) if cfg.arms is None or arm.name in cfg.arms]
         thinking = {"trained": sum(arm.thinks for arm in taking), "all": len(taking), "none": 0}[cfg.thoughts]
         problems = sum(cfg.count(task_of(name).name) or ALL for name in cfg.tasks)
@@ -157,7 +147,6 @@ class Reasoning(Stage):
         }
 
     def _answers_depend_on(self) -> dict[str, Any]:
-        """Return what each arm's answers to each task depend on."""
         cfg = self._settings
         fields = {"samples", "temperature", "max_tokens", "thought_tokens", "shots", "gold", "source"}
         return {

@@ -27,7 +27,7 @@ from forethought.engine.trainer import Example
 from forethought.graph import Step
 from forethought.keys import Key
 from forethought.models.model import Model
-from forethought.stages.base import Stage, StageError
+from forethought.stages.base import Stage, required
 from forethought.stages.session import Session
 from forethought.store import SHARED, StageFolder
 
@@ -46,18 +46,13 @@ class RLMT(Stage):
 
     @property
     def cfg(self) -> RLMTConfig:
-        """The settings."""
-        if self.config.rlmt is None:
-            raise StageError("there is no [rlmt] table in the config: add it, with [sft] and [interleave]")
-        return self.config.rlmt
+        return required(self.config.rlmt)
 
     @cached_property
     def reward(self) -> tuple[RewardFunction, dict[str, str]]:
-        """What a rollout earns, and what that depends on."""
         return reward_of(self.cfg.reward)
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the weights depend on."""
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -70,7 +65,6 @@ class RLMT(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Train the arm."""
         cfg, context = self.cfg, self.context
         policy, reference = (context.load(self.arm.start, cfg, context.tags) for _ in range(2))
         train, heldout = context.rlmt_windows, list(context.heldout_windows[: cfg.monitor_windows])
@@ -114,9 +108,7 @@ class RLMT(Stage):
     ) -> list[RolloutGroup]:
         """Return ``k`` rollouts (default: G) of each window with rewards and advantages; seconds go to ``session``."""
         cfg, (reward, _), k = self.cfg, self.reward, k or self.cfg.rollouts
-        timed = (
-            session.timed if session is not None else lambda phase, function, *given, **more: function(*given, **more)
-        )
+        timed = session.timed if session is not None else untimed
         task = MatchTask(matcher=self.context.matcher, whole_rest=cfg.match.kind == "llm")
         prompts = [Prompt(id=window.id, token_ids=policy.bos + window.prefix_ids) for window in windows]
         # At temperature 1, without top-p: what is drawn has the probability that the trainer computes.  Where no suffix
@@ -160,7 +152,6 @@ class RLMT(Stage):
         return examples
 
     def example(self, policy: Model, group: RolloutGroup) -> Example:
-        """Return the scored rollouts of a group on their one prefix."""
         return group.example(
             policy.bos + group.window.prefix_ids + policy.thoughts.open,
             thought_only=self.cfg.thought_only,
@@ -189,9 +180,7 @@ class RLMT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return rollouts, rewards, updates and measurements of one arm."""
-        cfg = at.config.rlmt
-        assert cfg is not None
+        cfg = required(at.config.rlmt)
         windows, monitored = cfg.steps * cfg.windows_per_step, times(cfg.monitor_every, cfg.steps)
         thoughts, batch = windows * cfg.rollouts, (cfg.windows_per_step, cfg.rollouts)
         thought_only = cfg.thought_only

@@ -13,12 +13,13 @@ import torch
 from forethought.config import TrainingConfig
 from forethought.engine import checkpoint
 from forethought.engine.trainer import Trainer
+from forethought.files import hash_file
 from forethought.keys import Key
 from forethought.metric_log import MetricLog, peak_memory
 from forethought.models.model import Model
 from forethought.progress import StageProgress
 from forethought.stages.base import Stage
-from forethought.store import StageFolder, hash_file
+from forethought.store import StageFolder
 
 T = TypeVar("T")
 
@@ -104,7 +105,6 @@ class Session:
         return done == self._cfg.steps or (every > 0 and done % every == 0)
 
     def timer(self, phase: str) -> AbstractContextManager[None]:
-        """Add the seconds spent inside to ``phase`` of this step."""
         return self._metrics.timer(phase)
 
     def timed(self, phase: str, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
@@ -118,11 +118,9 @@ class Session:
             self._metrics.count(phase, count)
 
     def key(self, purpose: str) -> Key:
-        """Return the key of this step's random numbers for one purpose."""
         return Key(self._stage.config.seed, purpose).at(self.step)
 
     def batch(self, items: Sequence[T], size: int) -> list[T]:
-        """Return the items of this step; see :func:`batch`."""
         return batch(items, size, self.step, self._stage.config.seed)
 
     def keep(self, log: str, rows: Sequence[Any]) -> None:
@@ -179,11 +177,9 @@ def batch(items: Sequence[T], size: int, step: int, seed: int) -> list[T]:
 
 
 def checkpoints(folder: StageFolder) -> list[Path]:
-    """Return the checkpoints on the way of a stage, the last one last."""
     return sorted(folder.checkpoints.glob("step_*"))
 
 
 def remove_checkpoints(folder: StageFolder) -> None:
-    """Remove the checkpoints that a finished stage no longer needs."""
     for path in checkpoints(folder):
         shutil.rmtree(path)

@@ -20,7 +20,7 @@ from forethought.graph import Step, arm_of
 from forethought.models.model import Model
 from forethought.models.thought_tokens import Tokens, add_tags, as_group, plain
 from forethought.records import SpanKind, Split
-from forethought.stages.base import Stage, StageError
+from forethought.stages.base import Stage, required
 from forethought.stages.session import Session
 from forethought.store import SHARED, StageFolder
 
@@ -34,15 +34,9 @@ class SFT(Stage):
 
     @property
     def cfg(self) -> SFTConfig:
-        """The settings."""
-        if self.config.sft is None:
-            raise StageError(
-                "there is no [sft] table in the config: add it, with [interleave] and [interleave.teacher]"
-            )
-        return self.config.sft
+        return required(self.config.sft)
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the weights depend on."""
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
@@ -53,7 +47,6 @@ class SFT(Stage):
         }
 
     def run(self, folder: StageFolder) -> None:
-        """Train the arm."""
         cfg, context = self.cfg, self.context
         policy = context.load(self.arm.start, cfg, context.tags)
         if cfg.tags_as_tokens:
@@ -79,10 +72,7 @@ class SFT(Stage):
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
-        """Return the training of one arm; with thoughts there is more to learn than without."""
-        cfg, interleave = at.config.sft, at.config.interleave
-        assert cfg is not None
-        assert interleave is not None
+        cfg, interleave = required(at.config.sft), required(at.config.interleave)
         rows, thinks, with_thoughts = cfg.steps * cfg.rows_per_step, arm_of(step.arm).thinks, at.chunk + at.thoughts
         monitored = times(cfg.monitor_every, cfg.steps)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought.config import InterleaveConfig
+from forethought.records import Place
 from forethought.tags import Tags
 from forethought.text import ngrams, words
 
@@ -35,12 +36,15 @@ class Rejection(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """What surrounds a place."""
+    """What surrounds a place, and the other thoughts of its row."""
 
     before: str
     after: str
     others: Sequence[str] = ()
-    """Thoughts that the row already has."""
+
+    @classmethod
+    def at(cls, place: Place, text: str, others: Sequence[str] = ()) -> Passage:
+        return cls(before=text[: place.position], after=text[place.position :], others=others)
 
 
 _BOILERPLATE = re.compile(
@@ -65,18 +69,19 @@ _AROUND = 400
 
 
 def clean(reply: str, tags: Tags) -> str | Rejection:
-    """Return the thought that ``reply`` holds, on one line and without quotation marks, or why it holds none.
-
-    A teacher's own reasoning, closed by ``</think>``, is not part of its reply.
-    """
-    text = reply.rpartition("</think>")[2] if reply.lstrip().startswith("<think>") else reply
-    thought = " ".join(text.split()).strip(_QUOTES)
+    """Return the thought that ``reply`` holds, on one line and without quotation marks, or why it holds none."""
+    thought = " ".join(without_reasoning(reply).split()).strip(_QUOTES)
     if not thought:
         return Rejection.EMPTY
     odd = any(unicodedata.category(letter) in _UNSEEN or letter in _OVERRIDES for letter in thought)
     if odd or tags.inside(thought) or re.search(r"</?think\b", thought) or thought[0] in "[{":
         return Rejection.MALFORMED
     return thought
+
+
+def without_reasoning(reply: str) -> str:
+    """Return ``reply`` without the teacher's own reasoning before ``</think>``."""
+    return reply.rpartition("</think>")[2] if reply.lstrip().startswith("<think>") else reply
 
 
 def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection | None:
@@ -92,12 +97,12 @@ def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection
         return Rejection.LANGUAGE
     if leak(thought, passage) > config.max_leak:
         return Rejection.LEAK
-    if any(_say_the_same(own, words(other)) for other in passage.others):
+    distinct = set(own)
+    others = [set(words(other)) for other in passage.others]
+    if any(len(distinct & other) >= _SAME_WORDS * min(len(distinct), len(other)) for other in others):
         return Rejection.REPEAT
     around = passage.before[-_AROUND:] + passage.after[:_AROUND]
-    if not _stems(own) & _stems(words(around)):
-        return Rejection.OFF
-    return None
+    return None if _stems(own) & _stems(words(around)) else Rejection.OFF
 
 
 def leak(thought: str, passage: Passage) -> float:
@@ -107,16 +112,11 @@ def leak(thought: str, passage: Passage) -> float:
     """
     own = words(thought)
     size = min(3, len(own))
-    grams = ngrams(own, size)
     if size < 3:
-        coming = words(passage.after[:200])[:size]
-        return float(bool(own) and own == coming)
-    known, coming_grams = set(ngrams(words(passage.before), size)), set(ngrams(words(passage.after), size))
-    return sum(gram in coming_grams and gram not in known for gram in grams) / len(grams)
-
-
-def _say_the_same(own: Sequence[str], other: Sequence[str]) -> bool:
-    return len({*own} & {*other}) >= _SAME_WORDS * min(len({*own}), len({*other}))
+        return float(bool(own) and own == words(passage.after[:200])[:size])
+    grams = ngrams(own, size)
+    coming = set(ngrams(words(passage.after), size)) - set(ngrams(words(passage.before), size))
+    return sum(gram in coming for gram in grams) / len(grams)
 
 
 def _stems(own: Sequence[str]) -> set[str]:

@@ -16,7 +16,7 @@ from forethought.records import Chunk, Measurement, Place, ThoughtRow, content_i
 from forethought.stats import Interval, bootstrap_mean, wilson
 from forethought.tags import Tags, raw, spans
 from forethought.thoughts.checks import Passage, Rejection, check, leak
-from forethought.thoughts.teacher import Draft, Proposal, Teacher
+from forethought.thoughts.teacher import Draft, Teacher
 
 HOLDS_TAGS, FEW_PLACES, FEW_THOUGHTS = "the text holds a tag", "too few places", "too few thoughts"
 """Why a chunk gives no row."""
@@ -24,7 +24,7 @@ HOLDS_TAGS, FEW_PLACES, FEW_THOUGHTS = "the text holds a tag", "too few places",
 
 @dataclass(slots=True)
 class ThoughtCounts:
-    """What became of every thought that a teacher proposed, and of every chunk."""
+    """What became of every thought that a teacher proposed, and of every chunk that was tried."""
 
     offered: int = 0
     """Thoughts that the teacher proposed, and replies that held none."""
@@ -32,14 +32,12 @@ class ThoughtCounts:
     rejected: Counter[str] = field(default_factory=Counter)
     """The others, by reason."""
     chunks: int = 0
-    """Chunks that were tried."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Chunks that gave no row, by reason."""
     lost: int = 0
     """Accepted thoughts of dropped chunks."""
 
     def to_dict(self) -> dict[str, object]:
-        """Return the counts as builtins."""
         return {
             "offered": self.offered,
             metrics.ACCEPTED: self.accepted,
@@ -56,11 +54,9 @@ def usable(chunk: Chunk, places: Sequence[Place], config: InterleaveConfig, coun
     A text that spells a tag itself could not be told from a thought once it is rendered: it is left alone.
     """
     counts.chunks += 1
-    if Tags(*config.tags).inside(chunk.prefix + chunk.suffix):
-        counts.dropped[HOLDS_TAGS] += 1
-        return False
-    if len(places) < config.thoughts[0]:
-        counts.dropped[FEW_PLACES] += 1
+    holds_tags = Tags(*config.tags).inside(chunk.prefix + chunk.suffix)
+    if holds_tags or len(places) < config.thoughts[0]:
+        counts.dropped[HOLDS_TAGS if holds_tags else FEW_PLACES] += 1
         return False
     return True
 
@@ -72,19 +68,23 @@ def augment(drafts: Sequence[Draft], teacher: Teacher, config: InterleaveConfig,
         if not unfinished:
             break
         for draft, proposals in zip(unfinished, teacher.ask(unfinished, attempt), strict=True):
-            for proposal in proposals:
-                accept_or_reject(draft, proposal, config, counts)
+            for proposal in proposals:  # a proposal is checked against those that were kept before it
+                counts.offered += 1
+                reason = proposal.rejection or _objection(draft, proposal.place, proposal.thought, config)
+                if reason is None and proposal.place is not None:
+                    draft.thoughts[proposal.place] = proposal.thought
+                    counts.accepted += 1
+                else:
+                    counts.rejected[str(reason)] += 1
 
 
-def accept_or_reject(draft: Draft, proposal: Proposal, config: InterleaveConfig, counts: ThoughtCounts) -> None:
-    """Keep a proposed thought or reject it for one reason, and count it either way."""
-    counts.offered += 1
-    reason = proposal.rejection or _objection(draft, proposal, config)
-    if reason is None and proposal.place is not None:
-        draft.thoughts[proposal.place] = proposal.thought
-        counts.accepted += 1
-    else:
-        counts.rejected[str(reason or Rejection.NO_PLACE)] += 1
+def _objection(draft: Draft, place: Place | None, thought: str, config: InterleaveConfig) -> Rejection | None:
+    kept = draft.thoughts
+    if place is None or place in kept:
+        return Rejection.NO_PLACE
+    if len(kept) >= config.thoughts[1] or any(abs(place.position - other.position) < config.gap for other in kept):
+        return Rejection.SURPLUS
+    return check(thought, Passage.at(place, draft.text, list(kept.values())), config)
 
 
 def finished_row(draft: Draft, config: InterleaveConfig, counts: ThoughtCounts) -> ThoughtRow | None:
@@ -98,7 +98,6 @@ def finished_row(draft: Draft, config: InterleaveConfig, counts: ThoughtCounts) 
 
 
 def make_row(chunk: Chunk, places: Sequence[Place], thoughts: Sequence[str] = ()) -> ThoughtRow:
-    """Return the row of a chunk, with its text as it is."""
     return ThoughtRow(
         id=content_id(chunk.id, [place.position for place in places], list(thoughts)),
         chunk_id=chunk.id,
@@ -117,23 +116,23 @@ def statistics(
 
     ``exact_preservation`` joins every row's text spans and compares them with the chunk that the row came from.
     """
-    texts = {chunk.id: chunk.prefix + chunk.suffix for chunk in chunks}
-    exact = sum(raw(spans(row)) == texts[row.chunk_id] for row in rows)
-    kept = float(len(rows))
-    figures: dict[str, Interval] = {metrics.ROWS: Interval(value=kept, low=kept, high=kept, n=counts.chunks)}
+    figures: dict[str, Interval] = {}
 
     def mean(name: str, values: Sequence[tuple[float, ThoughtRow]]) -> None:
         documents = [row.document_id for _, row in values]
         figures[name] = bootstrap_mean([value for value, _ in values], seed, clusters=documents)
 
+    kept = float(len(rows))
+    figures[metrics.ROWS] = Interval(value=kept, low=kept, high=kept, n=counts.chunks)
     if rows:
-        figures[metrics.EXACT] = wilson(exact, len(rows))
+        texts = {chunk.id: chunk.prefix + chunk.suffix for chunk in chunks}
+        figures[metrics.EXACT] = wilson(sum(raw(spans(row)) == texts[row.chunk_id] for row in rows), len(rows))
         mean(metrics.PLACES, [(float(len(row.places)), row) for row in rows])
         mean(metrics.POSITION, [(place.position / len(row.text), row) for row in rows for place in row.places])
     thoughts = [(text, row, place) for row in rows for text, place in zip(row.thoughts, row.places, strict=False)]
     if thoughts:
         mean(metrics.WORDS, [(float(len(text.split())), row) for text, row, _ in thoughts])
-        mean(metrics.KEPT_LEAK, [(leak(text, _passage(row.text, place)), row) for text, row, place in thoughts])
+        mean(metrics.KEPT_LEAK, [(leak(text, Passage.at(place, row.text)), row) for text, row, place in thoughts])
     if counts.offered:
         figures[metrics.ACCEPTED] = wilson(counts.accepted, counts.offered)
         figures[metrics.LEAK_RATE] = wilson(counts.rejected[str(Rejection.LEAK)], counts.offered)
@@ -165,16 +164,3 @@ def measurements(figures: dict[str, Interval], counts: ThoughtCounts, blank: Mea
         dataclasses.replace(blank, metric=metric, condition=reason, unit=unit, **dataclasses.asdict(interval))
         for metric, reason, interval, unit in rows
     ]
-
-
-def _objection(draft: Draft, proposal: Proposal, config: InterleaveConfig) -> Rejection | None:
-    place, kept = proposal.place, draft.thoughts
-    if place is None or place in kept:
-        return Rejection.NO_PLACE
-    if len(kept) >= config.thoughts[1] or any(abs(place.position - other.position) < config.gap for other in kept):
-        return Rejection.SURPLUS
-    return check(proposal.thought, _passage(draft.text, place, list(kept.values())), config)
-
-
-def _passage(text: str, place: Place, others: Sequence[str] = ()) -> Passage:
-    return Passage(before=text[: place.position], after=text[place.position :], others=others)

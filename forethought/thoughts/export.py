@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,21 +32,38 @@ SCHEMA = pa.schema(
 """``text`` is the raw chunk; ``positions`` are characters of it, ``tokens`` the policy's tokens before them."""
 
 FILES = {Split.SFT: "sft.parquet", Split.HELDOUT: "heldout.parquet", Split.RLMT: "rlmt.parquet"}
-"""One file per split."""
 CONFIGS = {"thoughts": ((Split.SFT, "train"), (Split.HELDOUT, "test")), "places": ((Split.RLMT, "train"),)}
 """What ``datasets.load_dataset`` calls them: configuration, then split."""
 
 
 def parquet(rows: Sequence[ThoughtRow], tags: Tags) -> bytes:
     """Return the content of a parquet file with one row for each of ``rows``."""
-    table = pa.Table.from_pylist([_plain(row, tags) for row in rows], schema=SCHEMA)
+
+    def columns(row: ThoughtRow) -> dict[str, Any]:
+        pieces = spans(row)
+        return {
+            "id": row.id,
+            "chunk_id": row.chunk_id,
+            "document_id": row.document_id,
+            "text": row.text,
+            "augmented": render(pieces, tags),
+            "positions": [place.position for place in row.places],
+            "tokens": [place.token for place in row.places],
+            "thoughts": list(row.thoughts),
+            "spans": [{"kind": piece.kind.value, "text": piece.text} for piece in pieces],
+        }
+
+    return encode(pa.Table.from_pylist([columns(row) for row in rows], schema=SCHEMA))
+
+
+def encode(table: pa.Table) -> bytes:
+    """Return the content of a parquet file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
 
 
 def card(name: str, teacher: str, tags: Tags, made: Mapping[Split, tuple[dict[str, Interval], ThoughtCounts]]) -> str:
-    """Return the dataset card, as the Hugging Face hub reads it."""
     files = {(name, part): FILES[split] for name, parts in CONFIGS.items() for split, part in parts if split in made}
     lines = [
         *card_header(files),
@@ -73,26 +91,11 @@ def card(name: str, teacher: str, tags: Tags, made: Mapping[Split, tuple[dict[st
 def card_header(files: Mapping[tuple[str, str], str]) -> list[str]:
     """Return the lines from which the hub and ``datasets`` learn the file of each (configuration, split)."""
     lines = ["---", "configs:"]
-    for config in dict.fromkeys(config for config, _ in files):
+    for config, parts in itertools.groupby(files.items(), key=lambda item: item[0][0]):
         lines += [f"  - config_name: {config}", "    data_files:"]
-        for split, path in ((split, path) for (name, split), path in files.items() if name == config):
+        for (_, split), path in parts:
             lines += [f"      - split: {split}", f"        path: {path}"]
     return [*lines, "---"]
-
-
-def _plain(row: ThoughtRow, tags: Tags) -> dict[str, Any]:
-    pieces = spans(row)
-    return {
-        "id": row.id,
-        "chunk_id": row.chunk_id,
-        "document_id": row.document_id,
-        "text": row.text,
-        "augmented": render(pieces, tags),
-        "positions": [place.position for place in row.places],
-        "tokens": [place.token for place in row.places],
-        "thoughts": list(row.thoughts),
-        "spans": [{"kind": piece.kind.value, "text": piece.text} for piece in pieces],
-    }
 
 
 def _cell(metric: str, figure: Interval | None) -> str:
@@ -100,9 +103,8 @@ def _cell(metric: str, figure: Interval | None) -> str:
         return ""
     if metric == "rows":
         return f"{figure.value:.0f} of {figure.n} chunks"
-    share = metric not in ("places_per_row", "words_per_thought")
-    ends = (figure.value, figure.low, figure.high)
-    value, low, high = (f"{100 * end:.1f}%" if share else f"{end:.2f}" for end in ends)
+    form = "{:.2f}" if metric in ("places_per_row", "words_per_thought") else "{:.1%}"
+    value, low, high = map(form.format, (figure.value, figure.low, figure.high))
     return f"{value} [{low}, {high}] of {figure.n}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -39,14 +38,12 @@ def boundaries(ids: Sequence[int], text: str, tokenizer: Any) -> dict[int, int]:
 def candidates(chunk: Chunk, tokenizer: Any, gap: int, clauses: bool = True) -> list[Place]:
     """Return the sentence and clause ends of a chunk that lie between tokens, ``gap`` characters from both its ends.
 
-    Args:
-        chunk: its prefix and suffix are one text here.
-        tokenizer: the policy's.
-        gap: fewer characters before the first place, or after the last, say too little.
-        clauses: whether clause ends count, too.
+    Prefix and suffix are one text here, and ``tokenizer`` is the policy's.
     """
     text = chunk.prefix + chunk.suffix
-    ends = {match.end() for match in SENTENCE_END.finditer(text) if not _abbreviated(text, match.end())}
+    ends = {match.end() for match in SENTENCE_END.finditer(text)}
+    # Only 12 characters are looked at: no abbreviation is longer, and a long text is not searched at every full stop.
+    ends -= {end for end in ends if text[end - 1] == "." and ABBREVIATION.search(text[max(0, end - 12) : end])}
     if clauses:
         ends |= {match.end() for match in CLAUSE_END.finditer(text)}
     inside = boundaries(chunk.prefix_ids + chunk.suffix_ids, text, tokenizer)
@@ -77,13 +74,3 @@ def by_surprise(
         nll = {p: -float(np.mean(logprobs[p.token + first : p.token + first + WINDOW])) for p in chunk_places}
         ranked.append(sorted(chunk_places, key=lambda place: (-nll[place], place.position)))
     return ranked
-
-
-def pieces(text: str, places: Sequence[Place]) -> list[str]:
-    """Return ``text`` cut at ``places``."""
-    cuts = [0, *(place.position for place in places), len(text)]
-    return [text[start:end] for start, end in itertools.pairwise(cuts)]
-
-
-def _abbreviated(text: str, end: int) -> bool:
-    return text[end - 1 : end] == "." and ABBREVIATION.search(text[max(0, end - 12) : end]) is not None

@@ -23,8 +23,7 @@ from forethought.models.model import ModelPool
 from forethought.records import Chunk, Place, content_id
 from forethought.tags import Tags
 from forethought.text import words
-from forethought.thoughts.checks import Rejection, clean
-from forethought.thoughts.places import pieces
+from forethought.thoughts.checks import Rejection, clean, without_reasoning
 
 HOME = "forethought.thoughts"
 BY_PLACE, BY_CHUNK = ("before", "after", "words"), ("text", "count", "words")
@@ -51,12 +50,10 @@ class Draft:
 
     @property
     def text(self) -> str:
-        """The raw text."""
         return self.chunk.prefix + self.chunk.suffix
 
     @property
     def open(self) -> list[Place]:
-        """Places without a thought."""
         return [place for place in self.places if place not in self.thoughts]
 
 
@@ -71,10 +68,9 @@ class Proposal:
 
 
 class Teacher(Protocol):
-    """Something that proposes thoughts."""
+    """Proposes thoughts."""
 
     name: str
-    """Short name for tables."""
     identity: str
     """Hash of the model and of how it is asked."""
 
@@ -102,36 +98,27 @@ class StubTeacher:
     identity = content_id("stand-in", STUB_THOUGHTS)
 
     def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
-        """See :class:`Teacher`."""
-        return [[self._propose(draft, place, n) for n, place in enumerate(draft.open)] for draft in drafts]
+        def propose(text: str, place: Place, number: int) -> Proposal:
+            word = max(words(text[: place.position])[-12:], key=len)
+            return Proposal(place=place, thought=STUB_THOUGHTS[number % len(STUB_THOUGHTS)].format(word=word))
 
-    def _propose(self, draft: Draft, place: Place, number: int) -> Proposal:
-        word = max(words(draft.text[: place.position])[-12:], key=len)
-        return Proposal(place=place, thought=STUB_THOUGHTS[number % len(STUB_THOUGHTS)].format(word=word))
+        return [[propose(draft.text, place, number) for number, place in enumerate(draft.open)] for draft in drafts]
 
 
 class _ModelTeacher:
     """What both ways of asking a language model share."""
 
     def __init__(self, generators: Sequence[Generator], config: InterleaveConfig, longest: int) -> None:
-        """Make a teacher.
-
-        Args:
-            generators: one for each attempt: the same model with other random numbers.
-            config: how it is asked.
-            longest: thoughts in a reply.
-        """
-        teacher = config.teacher
+        """``generators`` are one model with other random numbers for each attempt; a reply has ``longest`` thoughts."""
+        teacher, most = config.teacher, config.teacher.max_tokens * longest
         self.generators = generators
-        self.sampling = GenerationConfig(
-            max_tokens=teacher.max_tokens * longest, temperature=teacher.temperature, top_p=teacher.top_p
-        )
+        self.sampling = GenerationConfig(max_tokens=most, temperature=teacher.temperature, top_p=teacher.top_p)
         self.words, self.tags = config.max_words, Tags(*config.tags)
         self.name = generators[0].name
 
-    def _identity(self, *more: object) -> str:
+    def _identity(self, *prompts: object) -> str:
         models = (generator.identity for generator in self.generators)
-        return content_id(*models, self.sampling.identity, self.words, *more)
+        return content_id(*models, self.sampling.identity, self.words, *prompts)
 
     def _replies(self, requests: Sequence[str], attempt: int) -> list[Reply]:
         return [reply for [reply] in self.generators[attempt].generate(requests, 1, self.sampling)]
@@ -146,17 +133,13 @@ class PlaceTeacher(_ModelTeacher):
         self.identity = self._identity("by place", self.prompt.text)
 
     def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
-        """See :class:`Teacher`."""
-        asked = [(index, place) for index, draft in enumerate(drafts) for place in draft.open]
-        replies = self._replies([self._request(drafts[index].text, place) for index, place in asked], attempt)
-        proposals: list[list[Proposal]] = [[] for _ in drafts]
-        for (index, place), reply in zip(asked, replies, strict=True):
-            proposals[index].append(_proposal(place, reply, self.tags))
-        return proposals
+        def request(text: str, place: Place) -> str:
+            values = {"before": text[: place.position], "after": text[place.position :], "words": str(self.words)}
+            return self.prompt.fill(values)
 
-    def _request(self, text: str, place: Place) -> str:
-        values = {"before": text[: place.position], "after": text[place.position :], "words": str(self.words)}
-        return self.prompt.fill(values)
+        requests = [request(draft.text, place) for draft in drafts for place in draft.open]
+        replies = iter(self._replies(requests, attempt))
+        return [[_proposal(place, next(replies), self.tags) for place in draft.open] for draft in drafts]
 
 
 class ChunkTeacher(_ModelTeacher):
@@ -170,7 +153,6 @@ class ChunkTeacher(_ModelTeacher):
         self.identity = self._identity("by chunk", self.prompt.text, self.places.text, self.count)
 
     def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
-        """See :class:`Teacher`."""
         replies = self._replies(self._requests(self.prompt, drafts), attempt)
         return [_read(draft, reply, self.tags) for draft, reply in zip(drafts, replies, strict=True)]
 
@@ -189,11 +171,13 @@ class ChunkTeacher(_ModelTeacher):
 
 def _numbered(draft: Draft) -> str:
     """Return the text with ``[n]`` at place n; a copy for the teacher's eyes, which nothing is taken from."""
-    first, *rest = pieces(draft.text, draft.places)
-    return first + "".join(f" [{number}]{piece}" for number, piece in enumerate(rest, start=1))
+    text = draft.text
+    for number, place in reversed(list(enumerate(draft.places, start=1))):  # from behind: positions before stay true
+        text = f"{text[: place.position]} [{number}]{text[place.position :]}"
+    return text
 
 
-def _proposal(place: Place | None, reply: Reply, tags: Tags) -> Proposal:
+def _proposal(place: Place, reply: Reply, tags: Tags) -> Proposal:
     thought = Rejection.NO_REPLY if reply.text is None else clean(reply.text, tags)
     if isinstance(thought, Rejection):
         return Proposal(place=place, rejection=thought)
@@ -204,20 +188,18 @@ def _read(draft: Draft, reply: Reply, tags: Tags) -> list[Proposal]:
     """Return one proposal for each line of a reply; a reply without any is one proposal, rejected."""
     if reply.text is None:
         return [Proposal(rejection=Rejection.NO_REPLY)]
-    text = reply.text.rpartition("</think>")[2] if reply.text.lstrip().startswith("<think>") else reply.text
+    text = without_reasoning(reply.text)
     if not text.strip():
         return [Proposal(rejection=Rejection.EMPTY)]
+    open_places = {number: place for number, place in enumerate(draft.places, 1) if place not in draft.thoughts}
     proposals = []
     for line in _lines(text):
         if line is None:
             proposals.append(Proposal(rejection=Rejection.MALFORMED))
-            continue
-        number, thought = line
-        place = draft.places[number - 1] if 1 <= number <= len(draft.places) else None
-        if place is None or place in draft.thoughts:
+        elif line[0] not in open_places:
             proposals.append(Proposal(rejection=Rejection.NO_PLACE))
         else:
-            proposals.append(_proposal(place, Reply(thought), tags))
+            proposals.append(_proposal(open_places[line[0]], Reply(line[1]), tags))
     return proposals
 
 

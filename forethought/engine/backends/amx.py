@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -56,8 +56,7 @@ class TiledDecoding(Decoding):
         super().keep(rows)
         self._index_rows()
 
-    def branch_cache(self, layer: int, window: int | None) -> structures.BranchCache:
-        """Return the keys and values of a layer as its kernel takes them."""
+    def branch_cache(self, layer: int, window: int | None) -> ctypes.Structure:
         (prompt_keys, prompt_values), (keys, values) = self.prompts[layer], self.branches[layer]
         return structures.BranchCache(
             **addresses(prompt_keys=prompt_keys, prompt_values=prompt_values, keys=keys, values=values),
@@ -83,7 +82,7 @@ class Scratch:
         self._layer = layer
         self._buffers: dict[str, Tensor] = {}
         self._sizes = 0, 0
-        self._sequences: tuple[Packed, structures.Sequences, dict[str, Tensor]] | None = None
+        self._sequences: tuple[Packed, ctypes.Structure, dict[str, Tensor]] | None = None
 
     def buffers(self, rows: int, block: int) -> dict[str, Tensor]:
         """Return buffers for ``rows`` rows, of which ``block`` pass through products together."""
@@ -99,22 +98,21 @@ class Scratch:
             self._sizes = rows, block
         return self._buffers
 
-    def sequences(self, packed: Packed) -> structures.Sequences:
+    def sequences(self, packed: Packed) -> ctypes.Structure:
         """Return the sequences of ``packed``, with memory for their keys and values in panels."""
         if self._sequences is None or self._sequences[0] is not packed:
             first, length, parent = (column.contiguous() for column in packed.sequences.unbind(1))
             padded = _padded(length)
-            padded_first = (padded.cumsum(0) - padded).int()
             size = int(padded.sum()) * self._layer.kv_heads * self._layer.width
             keys, values = torch.empty(2, size, dtype=torch.bfloat16)
-            tensors = {"first": first, "length": length, "parent": parent, "padded_first": padded_first}
-            tensors |= {"keys": keys, "values": values}
+            tensors = {"first": first, "length": length, "parent": parent, "keys": keys, "values": values}
+            tensors["padded_first"] = (padded.cumsum(0) - padded).int()
             self._sequences = packed, structures.Sequences(**addresses(**tensors), count=len(first)), tensors
         return self._sequences[1]
 
 
 class NativeLayer:
-    """The forward of one decoder layer on ``(1, R, hidden)``; its input becomes its output."""
+    """The forward of one decoder layer on ``(1, R, hidden)``; the output takes the memory of the input."""
 
     def __init__(self, layer: FusedLayer, scratch: Scratch) -> None:
         self.plain, self.scratch = layer, scratch
@@ -146,7 +144,6 @@ class NativeLayer:
     def __call__(
         self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], attention_layout: Any, **_: Any
     ) -> Tensor:
-        """Return the layer's output ``(1, R, hidden)``, in the memory of ``hidden_states``."""
         layer, scratch, hidden_states = self.plain, self.scratch, hidden_states.contiguous()
         count, (cos, sin) = hidden_states.shape[1], (tensor.contiguous() for tensor in position_embeddings)
         decodes = isinstance(attention_layout, TiledDecoding)
@@ -171,9 +168,8 @@ class NativeHead:
     """Tokens from hidden states, drawn or scored, panel by panel of the vocabulary; logits are never stored."""
 
     def __init__(self, head: Head, packed: Tensor) -> None:
-        """``packed``: the head's weight in panels."""
         self.vocabulary, self.width = head.weight.shape
-        self.softcap, self.packed = head.softcap, packed
+        self.softcap, self.packed = head.softcap, packed  # the weight in panels
         panel = constant("panel_width")
         masked_V = torch.arange(_padded(self.vocabulary)) >= self.vocabulary
         if head.forbidden is not None:
@@ -187,7 +183,7 @@ class NativeHead:
         """Draw tokens; without uniform numbers, take the likeliest."""
         ids_R = torch.empty(len(hidden_RH), dtype=torch.long)
         scratch = torch.empty(2, len(hidden_RH), len(self.masked_ids))
-        uniforms_R = None if uniforms_R is None else uniforms_R.double()
+        uniforms_R = None if uniforms_R is None else uniforms_R.double()  # a name of its own: it must stay alive
         fields = addresses(uniforms=uniforms_R)
         return ids_R, self._run("draw", hidden_RH, ids_R, scratch, scale=1 / temperature, **fields)
 
@@ -212,8 +208,6 @@ class NativeHead:
 
 
 class AMXBackend(OneDNNBackend):
-    """Computes with the kernels of ``amx.cpp``."""
-
     name: ClassVar[str] = "amx"
     decoding: ClassVar[type[Decoding]] = TiledDecoding
 
@@ -247,8 +241,7 @@ class AMXBackend(OneDNNBackend):
             scratch = Scratch(next(iter(fused.values())))
             return {module: NativeLayer(layer, scratch) for module, layer in fused.items()}
 
-        layers: Layers = self._once("layers", native)
-        return layers
+        return cast(Layers, self._once("layers", native))
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
         if rows is None and not self._keeps:

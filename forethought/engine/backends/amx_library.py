@@ -25,7 +25,6 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
 )
 NEEDED = frozenset({"amx_tile", "amx_bf16", "avx512_bf16", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-"""Features of the processor that the kernels need."""
 
 
 @functools.cache
@@ -40,7 +39,7 @@ def kernels() -> ctypes.CDLL | str:
         return "there is no C++ compiler (g++)"
     try:
         library = ctypes.CDLL(str(_built(compiler)))
-    except (OSError, _UntrustedError) as error:
+    except OSError as error:
         return f"its kernels cannot be stored or loaded: {error}"
     except subprocess.CalledProcessError as error:
         lines = error.stderr.splitlines() or [str(error)]
@@ -74,16 +73,8 @@ def _number(library: Any, name: str) -> int:
     return ctypes.c_int32.in_dll(library, name).value
 
 
-class _UntrustedError(Exception):
-    """A folder or file that others may write to."""
-
-
 def _built(compiler: str) -> Path:
-    """Return the shared library; it is compiled on first use with this source, compiler and processor.
-
-    Raises:
-        _UntrustedError: if others can write to the library or its folder: loading it would run whatever is in it.
-    """
+    """Return the shared library; it is compiled on first use with this source, compiler and processor."""
     version = _run(compiler, "--version")
     parts = (version, *FLAGS, machine().processor, *sorted(machine().features))
     name = hashlib.sha256(SOURCE.read_bytes() + " ".join(parts).encode()).hexdigest()[:12]
@@ -101,50 +92,36 @@ def _built(compiler: str) -> Path:
 
 
 def _require_private(path: Path) -> None:
+    """Refuse a path that others can write to: loading the library would run whatever is in it."""
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _UntrustedError(
-            f"{path} must be owned by you and writable by nobody else: run chmod go-w on it, or delete it"
-        )
+        raise PermissionError(f"{path} must be owned by you and writable by nobody else: chmod go-w, or delete it")
 
 
 def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-class _Structure(ctypes.Structure):
-    """A structure of amx.cpp, where its fields are explained: pointers, then 32-bit integers, then floats."""
-
-
-def _fields(pointers: str, integers: str, floats: str = "") -> list[tuple[str, Any]]:
+def _structure(name: str, pointers: str, integers: str, floats: str = "") -> type[ctypes.Structure]:
+    """Return a structure of amx.cpp, where its fields are explained: pointers, then 32-bit integers, then floats."""
     kinds = ((pointers, ctypes.c_void_p), (integers, ctypes.c_int32), (floats, ctypes.c_float))
-    return [(name, kind) for names, kind in kinds for name in names.split()]
+    fields = [(field, kind) for fields, kind in kinds for field in fields.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-class Layer(_Structure):
-    _fields_ = _fields(
-        "qkv out gated down qkv_bias out_bias before_attention after_attention before_mlp after_mlp q_norm k_norm",
-        "hidden inner heads kv_heads width gelu",
-        "scaling eps",
-    )
-
-
-class RowBuffers(_Structure):
-    _fields_ = _fields("x cos sin heads attended normed inner added", "count")
-
-
-class BranchCache(_Structure):
-    _fields_ = _fields(
-        "prompt_keys prompt_values keys values prompt_lengths first_rows",
-        "prompts prompt_width capacity length window",
-    )
-
-
-class Sequences(_Structure):
-    _fields_ = _fields("first length parent padded_first keys values", "count window")
-
-
-class Head(_Structure):
-    _fields_ = _fields(
-        "weight hidden masked_ids uniforms ids logprobs peaks sums", "rows vocabulary width", "softcap scale"
-    )
+Layer = _structure(
+    "Layer",
+    "qkv out gated down qkv_bias out_bias before_attention after_attention before_mlp after_mlp q_norm k_norm",
+    "hidden inner heads kv_heads width gelu",
+    "scaling eps",
+)
+RowBuffers = _structure("RowBuffers", "x cos sin heads attended normed inner added", "count")
+BranchCache = _structure(
+    "BranchCache",
+    "prompt_keys prompt_values keys values prompt_lengths first_rows",
+    "prompts prompt_width capacity length window",
+)
+Sequences = _structure("Sequences", "first length parent padded_first keys values", "count window")
+Head = _structure(
+    "Head", "weight hidden masked_ids uniforms ids logprobs peaks sums", "rows vocabulary width", "softcap scale"
+)

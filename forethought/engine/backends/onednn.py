@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,6 @@ _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class OneDNNBackend(TorchBackend):
-    """Computes with fused layers and packed weights."""
-
     name: ClassVar[str] = "onednn"
 
     @classmethod
@@ -69,7 +67,10 @@ class OneDNNBackend(TorchBackend):
 
     def head(self, forbidden_ids: Sequence[int] = (), rows: int | None = None) -> InferenceHead:
         head = head_of(self.model, forbidden_ids)
-        return head if rows is None else PackedHead.of(head, rows)
+        if rows is None:
+            return head
+        packed = tuple((vocab, _pack(head.weight[vocab], rows)) for vocab in head.slices(DECODE_LOGITS, rows))
+        return PackedHead(weight=head.weight, softcap=head.softcap, forbidden=head.forbidden, packed=packed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +78,6 @@ class PackedHead(Head):
     """The projection to the vocabulary with its weight packed, slice by slice, to draw tokens for some rows."""
 
     packed: tuple[tuple[slice, Tensor], ...]
-
-    @classmethod
-    def of(cls, head: Head, rows: int) -> PackedHead:
-        """Return ``head`` with its weight packed for products with ``rows`` hidden states."""
-        packed = tuple((vocab, _pack(head.weight[vocab], rows)) for vocab in head.slices(DECODE_LOGITS, rows))
-        return cls(weight=head.weight, softcap=head.softcap, forbidden=head.forbidden, packed=packed)
 
     def _products(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield from ((vocab, _multiply(hidden_AH, weight)) for vocab, weight in self.packed)
@@ -141,7 +136,6 @@ class FusedLayer:
     def __call__(
         self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], attention_layout: Any, **_: Any
     ) -> Tensor:
-        """Return the layer's output ``(1, R, hidden)``."""
         x, (cos, sin) = hidden_states[0], position_embeddings
         rotations = cos[0, :, None].split(ROW_BLOCK), sin[0, :, None].split(ROW_BLOCK)
         heads = _cat(list(map(self._heads, x.split(ROW_BLOCK), *rotations)))
@@ -207,34 +201,32 @@ def _activation(decoder: Any) -> str:
 
 def _is_fusable(layer: Any) -> bool:
     """Return whether a layer consists of exactly the parts that a fused one computes."""
-    if {child for child, _ in layer.named_children()} not in (_PLAIN, _SANDWICH):
+
+    def parts(module: Any) -> set[str]:
+        return {name for name, _ in module.named_children()}
+
+    if parts(layer) not in (_PLAIN, _SANDWICH):
         return False
     attention, mlp = layer.self_attn, layer.mlp
-    parts = {child for child, _ in attention.named_children()}
-    if parts not in (_ATTENTION, _ATTENTION | {"q_norm", "k_norm"}):
+    if parts(attention) not in (_ATTENTION, _ATTENTION | {"q_norm", "k_norm"}) or parts(mlp) != _MLP:
         return False
-    if {child for child, _ in mlp.named_children()} != _MLP:
-        return False
-    linears = [getattr(attention, part) for part in _ATTENTION] + [getattr(mlp, p) for p in _MLP - {"act_fn"}]
-    plain = all(type(linear) is nn.Linear for linear in linears)
-    return plain and all(linear.bias is None for linear in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    of_mlp = [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    linears = [*of_mlp, *(getattr(attention, name) for name in _ATTENTION)]
+    return all(type(linear) is nn.Linear for linear in linears) and all(linear.bias is None for linear in of_mlp)
 
 
 def _cat(parts: list[Tensor], dim: int = 0) -> Tensor:
-    """Concatenate; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _fused(operation: str, other: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``x W^T + bias`` with ``other`` added or multiplied inside the kernel; ``W`` may be packed."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, operation)
-    return out
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(x, other, weight, bias, operation))
 
 
 def _pack(weight: Tensor, rows: int) -> Tensor:
     """Return ``weight (N, H)`` packed for products with about ``rows`` rows."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
-    return packed
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
 
 
 def _multiply(
@@ -242,5 +234,4 @@ def _multiply(
 ) -> Tensor:
     """Return ``activation(x W^T + bias)`` for a ``W`` that is packed or not."""
     name, algorithm = activation
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-    return out
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm))

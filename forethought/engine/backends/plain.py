@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +25,13 @@ Layers = Mapping[nn.Module, Callable[..., Tensor]]
 
 
 class InferenceHead(Protocol):
-    """The projection to the vocabulary without gradients; see :class:`forethought.engine.head.Head`."""
+    """What :class:`forethought.engine.head.Head` does, without gradients."""
 
-    def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the likeliest token of each row and its log-probability, both ``(R,)``."""
-        ...
+    def greedy(self, hidden_RH: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Return a token drawn for each row and its log-probability at ``temperature``, both ``(R,)``."""
-        ...
+    def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]: ...
 
-    def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor:
-        """Return the log-probability of each target, float32 ``(A,)``, in nats."""
-        ...
+    def logprobs(self, hidden_AH: Tensor, targets_A: Tensor) -> Tensor: ...
 
 
 class TorchBackend:
@@ -61,8 +55,7 @@ class TorchBackend:
         return ""
 
     def layers(self, rows: int | None) -> Layers:
-        """Return replacements of the decoder's layers, to decode ``rows`` rows, or for ``None`` for long rows of
-        tokens."""
+        """Return replacements of the decoder's layers: to decode ``rows`` rows, or with ``None`` for packed rows."""
         return {}
 
     def hidden(self, packed: Packed) -> Tensor:
@@ -113,8 +106,8 @@ class TorchDecoder:
     """Branches of prompts that are decoded together, one token of each at a time."""
 
     def __init__(self, model: Any, layers: Layers, state: Decoding, hidden_RH: Tensor) -> None:
-        """``hidden_RH``: the last hidden state of each row's prompt."""
-        self.model, self.layers, self.state, self.hidden = model, layers, state, hidden_RH
+        self.model, self.layers, self.state = model, layers, state
+        self.hidden = hidden_RH  # the last hidden state of each row's prompt
 
     def step(self, tokens_R: Tensor) -> Tensor:
         """Take one token per row and return the hidden states ``(R, H)`` after it."""
@@ -124,15 +117,13 @@ class TorchDecoder:
         return hidden_RH
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but ``rows``, ascending indices on the device."""
         self.state.keep(rows)
 
 
 def forward(model: Any, tokens: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
     """Return the last hidden states ``(T, H)`` of one packed row ``(1, T)``."""
     output = model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=False, attention_layout=layout)
-    hidden_TH: Tensor = output.last_hidden_state[0]
-    return hidden_TH
+    return cast(Tensor, output.last_hidden_state[0])
 
 
 @contextmanager

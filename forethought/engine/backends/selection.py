@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -40,40 +39,35 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What :func:`select` decided."""
+    """Which backend :func:`select` chose."""
 
     name: str
-    """The backend."""
     error: float
     """Largest relative difference from the model's own modules, over layers and head, on a few tokens."""
-    reasons: dict[str, str]
-    """By name, why a better backend is not used."""
+    reasons: dict[str, str]  # by name, why a better backend is not used
 
     def __str__(self) -> str:
-        """Return the line that users see."""
         return "; ".join([f"kernels: {self.name}", *(f"{name} not used: {why}" for name, why in self.reasons.items())])
 
 
-_decided: dict[str, Choice] = {}
+_decided: dict[tuple[Any, ...], Choice] = {}
 """Choices of this process, by what they depend on: models of the same shape share one."""
 
 
 def select(model: Any, wanted: str = "auto") -> tuple[TorchBackend, Choice]:
     """Return the best backend that computes what the modules of ``model`` do, and why it was chosen.
 
-    Args:
-        model: a transformers causal LM whose attention is :mod:`forethought.engine.attention`'s.
-        wanted: ``auto``, or the name of a backend, which is then used or refused.
-
-    Raises:
-        BackendError: if ``wanted`` is not known, or cannot compute this model on this machine.
+    ``model`` is a transformers causal LM whose attention is :mod:`forethought.engine.attention`'s; ``wanted`` is
+    ``auto``, or the name of a backend, which is used or refused with a :class:`BackendError`.
     """
     if wanted == "auto":
         wanted = os.environ.get(VARIABLE) or "auto"
     kinds = {kind.name: kind for kind in BEST_FIRST}
     if wanted not in {"auto", *kinds}:
         raise BackendError(f"engine.backend = {wanted!r}: choose one of auto, {', '.join(kinds)}")
-    key = _key(model, wanted)
+    shape = {k: value for k, value in model.config.to_dict().items() if not k.startswith(("_", "transformers"))}
+    parameter = next(model.parameters())
+    key = (json.dumps(shape, sort_keys=True, default=str), parameter.dtype, parameter.device, wanted)
     if key not in _decided:
         _decided[key] = _decide(model, wanted)
         _log.info("%s", _decided[key])
@@ -89,15 +83,6 @@ def decided() -> list[str]:
 def forget() -> None:
     """Forget all choices; for tests, which change what can be chosen."""
     _decided.clear()
-
-
-def _key(model: Any, wanted: str) -> str:
-    shape = {
-        name: value for name, value in model.config.to_dict().items() if not name.startswith(("_", "transformers"))
-    }
-    parameter = next(model.parameters())
-    parts = (json.dumps(shape, sort_keys=True, default=str), str(parameter.dtype), str(parameter.device), wanted)
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _decide(model: Any, wanted: str) -> Choice:

@@ -14,7 +14,7 @@ from forethought.config import ReasoningConfig
 from forethought.engine import Group, Prompt
 from forethought.evals.reasoning.task import Grade, Problem, Task, TaskError
 from forethought.keys import Key
-from forethought.llm.endpoint import Endpoint, Reply, TextOptions
+from forethought.llm.endpoint import Endpoint, Reply
 from forethought.metrics import PLAIN, THOUGHT
 from forethought.models.model import Ended, Model
 from forethought.tags import Tags, strip
@@ -96,8 +96,9 @@ class EndpointAnswerer:
         seeds = [key.integer(question.id, k) % 2**31 for question in questions for k in range(n)]
 
         def complete(max_tokens: int, stops: tuple[str, ...]) -> list[Reply]:
-            options = TextOptions(max_tokens=max_tokens, temperature=config.temperature, stop=stops)
-            replies = self.endpoint.complete(texts, options, seeds)
+            replies = self.endpoint.complete(
+                texts, max_tokens=max_tokens, temperature=config.temperature, stop=stops, seeds=seeds
+            )
             errors = [reply.error for reply in replies if reply.error is not None]
             if errors:
                 reason = "its words are left out, for they may quote a problem" if task.private else errors[0]

@@ -12,6 +12,7 @@ from forethought.export.arms import TRAINS, Trained
 from forethought.graph import STEPS, Step, needs
 from forethought.metrics import RUN
 from forethought.models import TINY_PARAMETERS, packages
+from forethought.report.page import fill
 from forethought.report.tables import build
 from forethought.store import SHARED, Run
 
@@ -24,35 +25,22 @@ SETTINGS = (
 
 def card(run: Run, config: Config, arm: Trained, interface: Mapping[str, Any]) -> str:
     """Return README.md of an exported arm, as the Hugging Face hub reads it."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("forethought.report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     base = config.policy.model
     known = {name: model.licence for name, model in packages().items()} | dict.fromkeys(TINY_PARAMETERS, "none needed")
     licence = known.get(base)
-    figures = [one for one in run.measurements() if one.arm == arm.name and one.stage != RUN]
-    return environment.get_template("card.md.j2").render(
+    figures = [figure for figure in run.measurements() if figure.arm == arm.name and figure.stage != RUN]
+    own = [step for step in STEPS if arm.folder and (step.arm, step.stage) == (arm.name, arm.folder.stage)]
+    return fill(
+        "card.md.j2",
         config=config,
         arm=arm,
         interface=interface,
         splits=((run.look(SHARED, "chunk").manifest() or {}).get("summary", {})).get("splits", {}),
-        steps=[(step, *_made(run, step)) for step in lineage(arm)],
+        steps=[(step, *_made(run, step)) for step in (*needs(own, STEPS), *own) if step.stage in TRAINS],
         tables=list(itertools.chain.from_iterable(build(figures).values())),
         licence=f"`{base}`: {licence}" if licence else f"see the licence of `{base}`",
         version=__version__,
     )
-
-
-def lineage(arm: Trained) -> list[Step]:
-    """Return the training steps that led to an arm, the last one included."""
-    own = [step for step in STEPS if arm.folder and (step.arm, step.stage) == (arm.name, arm.folder.stage)]
-    return [step for step in (*needs(own, STEPS), *own) if step.stage in TRAINS]
 
 
 def _made(run: Run, step: Step) -> tuple[str, str]:

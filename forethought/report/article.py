@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from forethought import metrics as m
 from forethought.graph import ARMS, CONTINUED, IMPROVED
-from forethought.records import Measurement, Split
+from forethought.records import Measurement, Split, to_dict
 from forethought.report.curves import CURVES, Curves, Rows, trend
 from forethought.report.families import Column
 from forethought.report.values import Figures, Value
@@ -70,10 +70,7 @@ class Row:
                 arm=arm,
                 metric=metric,
                 condition=f"{name} steps",
-                value=end.value,
-                low=end.low,
-                high=end.high,
-                n=end.n,
+                **to_dict(end),
                 unit="steps; bootstrap over steps",
                 subject=f"{arm}/{stage}/metrics.jsonl",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,13 +123,10 @@ def phase_seconds(rows: Rows) -> dict[str, float]:
     return {name: phase["seconds"] for name, phase in phases_of(rows).items()}
 
 
-def section_of(stage: str) -> str:
+def section_of(keys: Iterable[str]) -> str:
+    """Return the section of what a training stage logged: ``improve`` of ``improve/margin``."""
+    stage = next((key.partition("/")[0] for key in keys if "/" in key), "")
     return stage if stage in STAGES else OTHER
-
-
-def stage_of(rows: Rows) -> str:
-    """Return the training stage that wrote these metrics."""
-    return next((key.partition("/")[0] for row in rows for key in row if "/" in key), "")
 
 
 def curve_table(arm: str, rows: Rows) -> Table:

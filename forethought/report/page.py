@@ -6,10 +6,9 @@ are JSON in a script element that is not executed.
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from forethought.files import atomic_write
 from forethought.graph import arm_of
 from forethought.metrics import clock_time
 from forethought.report import answer, article, drawing, tables, texts
-from forethought.report.curves import Curves, chosen, read_curves, section_of, stage_of
+from forethought.report.curves import Curves, chosen, read_curves, section_of
 from forethought.report.diagram import boxes
 from forethought.report.facts import machines, schedule_line
 from forethought.report.status import states
@@ -32,7 +31,6 @@ NAME = "report.html"
 
 _ORDER = "sample judge reference update monitor checkpoint"
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?\d|–$")
-_SAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def write_page(run: Run) -> Path:
@@ -45,19 +43,9 @@ def write_page(run: Run) -> Path:
 
 def render(run: Run, summary: Mapping[str, Any]) -> str:
     """Return the page; every figure on it is in ``summary``."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("forethought.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests["number"] = lambda cell: bool(_NUMBER.match(cell))
     figures, curves = Figures(run.measurements()), read_curves(run)
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        "page.html.j2",
         about=about(run, summary),
         sentences=answer.answer(figures),
         article=[(row, row.values(figures, curves)) for row in article.ROWS],
@@ -66,10 +54,25 @@ def render(run: Run, summary: Mapping[str, Any]) -> str:
         sections=sections(figures, curves),
         cost=[*cost_tables(summary["cost"]), *tables_by_section(figures.all, {}).get("run", [])],
         elsewhere=summary["cost"]["elsewhere"],
-        css=Markup(_asset("page.css")),
-        script=Markup(_asset("page.js")),
-        data=Markup(_embedded(texts.collect(run))),
+        data=texts.collect(run),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a template with ``values`` in it, which are escaped in HTML."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("forethought.report"),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests["number"] = lambda cell: bool(_NUMBER.match(cell))
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template(template).render(values)
 
 
 def sections(figures: Figures, curves: Curves) -> dict[str, dict[str, Any]]:
@@ -80,12 +83,14 @@ def sections(figures: Figures, curves: Curves) -> dict[str, dict[str, Any]]:
             "curves": [
                 image
                 for curve in chosen(curves)
-                if curve.plot and section_of(curve.key.partition("/")[0]) == name
+                if curve.plot and section_of([curve.key]) == name
                 if (image := drawing.curve(curve, curves)) is not None
             ],
             "plots": [drawing.intervals(series) for series in tables.plots(figures, name)],
             "lineages": dict.fromkeys(
-                arm_of(arm).lineage or "other" for arm, rows in curves.items() if section_of(stage_of(rows)) == name
+                arm_of(arm).lineage or "other"
+                for arm, rows in curves.items()
+                if section_of(itertools.chain.from_iterable(rows)) == name
             ),
         }
         for name, section in tables_by_section(figures.all, curves).items()
@@ -128,12 +133,3 @@ def cost_tables(cost: Mapping[str, Any]) -> list[Table]:
         seconds = {"here, measured": cost["elsewhere"]["seconds_here"], **cost["elsewhere"]["seconds"]}
         elsewhere.rows = [(name, clock_time(taken)) for name, taken in seconds.items()]
     return [table for table in (table, elsewhere) if table.rows]
-
-
-def _embedded(value: Any) -> str:
-    """Return ``value`` as JSON that cannot end a script element, whatever it holds."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_SAFE)
-
-
-def _asset(name: str) -> str:
-    return (resources.files("forethought.report") / "templates" / name).read_text(encoding="utf-8")

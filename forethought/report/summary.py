@@ -20,7 +20,6 @@ from forethought.report.curves import (
     phase_table,
     read_curves,
     section_of,
-    stage_of,
     trend,
 )
 from forethought.report.facts import facts
@@ -56,7 +55,7 @@ def tables_by_section(measurements: Iterable[Measurement], curves: Curves) -> di
     """Return all tables, those of training after those of what it came to."""
     tables = build(measurements)
     for arm, rows in curves.items():
-        tables.setdefault(section_of(stage_of(rows)), []).append(curve_table(arm, rows))
+        tables.setdefault(section_of(itertools.chain.from_iterable(rows)), []).append(curve_table(arm, rows))
     tables.setdefault("run", []).append(phase_table(curves))
     return {name: shown for name, section in tables.items() if (shown := [table for table in section if table.rows])}
 

@@ -99,13 +99,17 @@ def reward_of(name: str) -> tuple[RewardFunction, dict[str, str]]:
     user.takes("groups", "model", "task")
 
     def reward(groups: Sequence[RolloutGroup], model: Model, task: MatchTask) -> RewardsPG:
-        rewards_PG: RewardsPG = call(user, user.object, groups, model, task)
-        sizes = [len(row) for row in rewards_PG] if isinstance(rewards_PG, Sequence) else None
-        if sizes != [len(group.rollouts) for group in groups]:
+        rewards_PG = call(user, user.object, groups, model, task)
+        try:
+            rows = [[None if reward is None else float(reward) for reward in row] for row in rewards_PG]
+        except (TypeError, ValueError):
+            rows = []
+        if [len(row) for row in rows] != [len(group.rollouts) for group in groups]:
+            sizes = ", ".join(str(len(group.rollouts)) for group in groups)
             raise user.error(
-                f"it returned rows of {sizes} rewards; expected one row per group, and in it a number or None for each "
-                f"of {len(groups[0].rollouts)} rollouts"
+                f"it returned {str(rewards_PG)[:200]}; expected a row per group of {sizes} rollouts, and in it a number "
+                "or None for each rollout"
             )
-        return rewards_PG
+        return rows
 
     return reward, {"reward source": user.source_hash}

@@ -25,6 +25,9 @@ class EvaluateRLMT(Stage):
 
     name = EVALUATE_RLMT
 
+    def validate(self) -> None:
+        self.conditions  # noqa: B018  the user's own code is loaded, so that what is wrong with it is said at once
+
     def depends_on(self) -> dict[str, Any]:
         cfg, count = required(self.config.rlmt), self.config.thinking.windows
         sources = {name: source for name, (_, source) in self.conditions.items()}

@@ -23,8 +23,8 @@ from forethought.graph import Arm, Step, arm_of
 from forethought.judges.build import build_rewriter
 from forethought.models.model import Model
 from forethought.records import Candidate, Chunk, Completion, Origin, Split
-from forethought.stages.base import Stage, StageError
-from forethought.stages.session import Session
+from forethought.stages.base import StageError
+from forethought.stages.session import Session, TrainingStage
 from forethought.store import SHARED, StageFolder
 from forethought.text import distinct_n, repetition, words
 
@@ -35,7 +35,7 @@ class JudgeFailedError(StageError):
     """A judge failed its audit."""
 
 
-class Improve(Stage):
+class Improve(TrainingStage):
     """Trains one arm: by its objective, or as the control by plain next-token prediction on the same chunks."""
 
     name = "improve"
@@ -59,6 +59,9 @@ class Improve(Stage):
             **self.objective[1],
         }
 
+    def validate(self) -> None:
+        self.objective  # noqa: B018  the user's own code is loaded, so that what is wrong with it is said at once
+
     def check(self) -> None:
         """Refuse to train with a judge that failed its audit."""
         if self.cfg.ranks and self.config.audit.enabled and not self.config.audit.allow_failing:
@@ -79,7 +82,7 @@ class Improve(Stage):
         train, heldout = context.chunks(Split.IMPROVE), context.chunks(Split.HELDOUT)[: cfg.monitor_chunks]
         synced = reference if cfg.sync_reference_every else None
         monitor = functools.partial(suffix_nll, policy, heldout)
-        with Session(self, folder, cfg, policy, trainer, monitor, rows=["pools"], reference=synced) as session:
+        with Session(self, folder, policy, trainer, monitor, rows=["pools"], reference=synced) as session:
             for step in session:
                 chunks = session.batch(train, cfg.prefixes_per_step)
                 rollouts_PK: Sequence[Sequence[Completion]] = [()] * len(chunks)

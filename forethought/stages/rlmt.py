@@ -27,8 +27,8 @@ from forethought.engine.trainer import Example
 from forethought.graph import Step
 from forethought.keys import Key
 from forethought.models.model import Model
-from forethought.stages.base import Stage, required
-from forethought.stages.session import Session
+from forethought.stages.base import required
+from forethought.stages.session import Session, TrainingStage
 from forethought.store import SHARED, StageFolder
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ VARYING = 0.6
 """Share of the groups whose rewards differ where a reward is 0 or 1; an estimate for the plan."""
 
 
-class RLMT(Stage):
+class RLMT(TrainingStage):
     """Trains one arm of stage 3."""
 
     name = "rlmt"
@@ -51,6 +51,9 @@ class RLMT(Stage):
     @cached_property
     def reward(self) -> tuple[RewardFunction, dict[str, str]]:
         return reward_of(self.cfg.reward)
+
+    def validate(self) -> None:
+        self.reward  # noqa: B018  the user's own code is loaded, so that what is wrong with it is said at once
 
     def depends_on(self) -> dict[str, Any]:
         return {
@@ -70,7 +73,7 @@ class RLMT(Stage):
         train, heldout = context.rlmt_windows, list(context.heldout_windows[: cfg.monitor_windows])
         trainer, monitor = policy.trainer(cfg), partial(self.heldout_reward, policy, heldout)
         loss = partial(policy_gradient, clip=cfg.clip if cfg.updates > 1 else None, kl_weight=cfg.kl_weight)
-        with Session(self, folder, cfg, policy, trainer, monitor, rows=["groups"]) as session:
+        with Session(self, folder, policy, trainer, monitor, rows=["groups"]) as session:
             for step in session:
                 windows = session.batch(train, cfg.windows_per_step)
                 # G thoughts with suffixes of each prefix by the present policy, rewarded, and measured from their mean.

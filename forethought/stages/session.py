@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -26,6 +27,15 @@ T = TypeVar("T")
 Metric = float | None
 
 
+class TrainingStage(Stage):
+    """A stage that trains."""
+
+    @property
+    @abstractmethod
+    def cfg(self) -> TrainingConfig:
+        """The settings of the training."""
+
+
 class Session:
     """Yields the optimiser steps that are left, and keeps what they leave behind.
 
@@ -36,9 +46,8 @@ class Session:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: TrainingStage,
         folder: StageFolder,
-        cfg: TrainingConfig,
         model: Model,
         trainer: Trainer,
         monitor: Callable[[], Mapping[str, Metric]],
@@ -49,9 +58,9 @@ class Session:
         """Restore the last checkpoint, if there is one.
 
         Args:
-            stage: the stage, whose name stands before every metric.
+            stage: the stage, whose name stands before every metric, and whose settings say how often to measure and to
+                write checkpoints.
             folder: where everything goes.
-            cfg: how often to measure and to write checkpoints.
             model: what is trained.
             trainer: trains it.
             monitor: measures held-out text before the first step, every `monitor_every` steps, and at the end.
@@ -59,13 +68,13 @@ class Session:
             reference: a model whose weights move along and belong to a checkpoint, too.
         """
         self.step = 0
-        self._stage, self._folder, self._cfg = stage, folder, cfg
+        self._stage, self._folder, self._cfg = stage, folder, stage.cfg
         self._model, self._trainer, self._monitor = model, trainer, monitor
         self._reference = reference.policy.model if reference is not None else None
         self._shown: dict[str, Metric] = {}
         cuda = trainer.policy.device.type == "cuda"
         self._metrics = MetricLog(folder, stage.config.log, torch.cuda.max_memory_allocated if cuda else peak_memory)
-        self._progress = StageProgress(f"{folder.arm}: {folder.stage}", cfg.steps)
+        self._progress = StageProgress(f"{folder.arm}: {folder.stage}", self._cfg.steps)
         self._open = ExitStack()
         self._first = self._resume(rows)
 

@@ -20,14 +20,14 @@ from forethought.graph import Step, arm_of
 from forethought.models.model import Model
 from forethought.models.thought_tokens import Tokens, add_tags, as_group, plain
 from forethought.records import SpanKind, Split
-from forethought.stages.base import Stage, required
-from forethought.stages.session import Session
+from forethought.stages.base import required
+from forethought.stages.session import Session, TrainingStage
 from forethought.store import SHARED, StageFolder
 
 ROWS = f"{SHARED}/interleave"
 
 
-class SFT(Stage):
+class SFT(TrainingStage):
     """Trains one arm of stage 2: on rows with thoughts, or as the raw control without."""
 
     name = "sft"
@@ -58,7 +58,7 @@ class SFT(Stage):
         # Both arms are measured on held-out text with its thoughts.
         heldout = [with_thoughts(row, chunks[row.chunk_id]) for row in context.rows(Split.HELDOUT)[: cfg.monitor_rows]]
         trainer = policy.trainer(cfg, as_drawn=False)
-        with Session(self, folder, cfg, policy, trainer, partial(nll_by_kind, policy, heldout)) as session:
+        with Session(self, folder, policy, trainer, partial(nll_by_kind, policy, heldout)) as session:
             for step in session:
                 # A row is a branch of its first token, which nothing predicts.
                 groups = [as_group(row.ids, policy.bos) for row in session.batch(rows, cfg.rows_per_step)]

@@ -72,10 +72,6 @@ def byte_model(scorer: Any = None) -> Model:
     return Model("letters", "hash", parts, THINK)
 
 
-def settings(samples: int, generic: tuple[str, ...] = ("Hm.", "So.")) -> ThinkingEvaluateConfig:
-    return ThinkingEvaluateConfig(probe_samples=samples, generic=generic)
-
-
 def probed(model: Model, samples: int = 2) -> tuple[dict[str, probe.Probed], list[Measurement]]:
     _, rollouts = think_and_predict(model, EVALUATION, samples)
     inserted = probe.inserts(rollouts, EVALUATION, model.thoughts, settings(samples))

@@ -107,8 +107,8 @@ def reward_of(name: str) -> tuple[RewardFunction, dict[str, str]]:
         if [len(row) for row in rows] != [len(group.rollouts) for group in groups]:
             sizes = ", ".join(str(len(group.rollouts)) for group in groups)
             raise user.error(
-                f"it returned {str(rewards_PG)[:200]}; expected a row per group of {sizes} rollouts, and in it a number "
-                "or None for each rollout"
+                f"it returned {str(rewards_PG)[:200]}; expected one row per group, of {sizes} rollouts, and in it a "
+                "number or None for each rollout"
             )
         return rows
 

@@ -140,14 +140,14 @@ def _listing(config: Config) -> Table:
 
 
 def _table(found: Iterable[tuple[str, Phase]], pace: Rates) -> Table:
-    work = Table(Column("step", no_wrap=True), "phase", "amount", "about", box=None)
+    work = Table(Column("step, and its phases", no_wrap=True), "amount", "about", box=None)
     before = ""
     for step, phase in found:
-        seconds = phase.seconds(pace)
+        if step != before:
+            work.add_row(step)
+        before, seconds = step, phase.seconds(pace)
         assumed = " (assumed)" if phase.cost is not None and phase.cost.requests else ""
-        about = "unknown" if seconds is None else clock(seconds) + assumed
-        work.add_row(step if step != before else "", phase.name, phase.amount, about)
-        before = step
+        work.add_row(f"  {phase.name}", phase.amount, "unknown" if seconds is None else clock(seconds) + assumed)
     return work
 
 

@@ -21,10 +21,10 @@ from benchmarks.measure import ROOT, Options
 from benchmarks.results import latest, line
 from forethought.engine.backends.selection import decided
 from forethought.engine.heap import keep_freed_memory
-from forethought.files import atomic_write
 from forethought.machine import machine as processor
 from forethought.models import resolve_device
-from forethought.store import Run
+from forethought.run.files import atomic_write
+from forethought.run.store import Run
 
 DOCS = ROOT / "docs"
 

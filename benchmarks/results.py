@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.measure import Options, Pairs, spread
-from forethought.files import atomic_write
+from forethought.run.files import atomic_write
 
 GIB = 2**30
 

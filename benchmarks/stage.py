@@ -77,13 +77,13 @@ class OurStep:
 
     @contextlib.contextmanager
     def timer(self, phase: str) -> Iterator[None]:
-        """See :meth:`forethought.metric_log.MetricLog.timer`."""
+        """See :meth:`forethought.run.metric_log.MetricLog.timer`."""
         start = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - start
 
     def count(self, phase: str, tokens: int) -> None:
-        """See :meth:`forethought.metric_log.MetricLog.count`."""
+        """See :meth:`forethought.run.metric_log.MetricLog.count`."""
 
     def step(self) -> None:
         """Take one step."""

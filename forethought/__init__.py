@@ -44,7 +44,7 @@ _HOMES = {
     "Origin": "records:Origin",
     "Prompt": "engine:Prompt",
     "QuestionJudge": "judges.base:QuestionJudge",
-    "Run": "store:Run",
+    "Run": "run.store:Run",
     "ShorterJudge": "judges.shorter:ShorterJudge",
     "SimilarityJudge": "judges.match:SimilarityJudge",
     "Verdict": "records:Verdict",

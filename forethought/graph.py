@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from forethought.config import Config
-from forethought.store import BASE, SHARED
+from forethought.run.store import BASE, SHARED
 
 IMPROVED, CONTINUED = "self-improved", "continued"
 THINK, RAW, RLMT = "think", "raw", "rlmt"

@@ -22,8 +22,8 @@ from forethought.evals.reasoning.catalogue import TASKS
 from forethought.evals.reasoning.grading import number
 from forethought.evals.reasoning.task import Problem
 from forethought.metrics import PLAIN
+from forethought.run.store import Run
 from forethought.stages.reasoning import ANSWERS
-from forethought.store import Run
 
 TASK = TASKS["gsm8k"]
 PERTURBED = 60

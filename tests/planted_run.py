@@ -8,7 +8,7 @@ from typing import Any
 
 from forethought import graph
 from forethought.records import Measurement, content_id
-from forethought.store import Run
+from forethought.run.store import Run
 
 EVIL = (
     "</script><script>window.ran=1</script><img src=x onerror=window.ran=2><svg onload=window.ran=3>"

@@ -11,8 +11,8 @@ from click.testing import Result
 from helpers.planted_rates import plant
 from helpers.smoke_runs import SMALL, cli
 
-from forethought import rates
 from forethought.config import ConfigError, ModelConfig, build, load, shipped
+from forethought.costs import rates
 from forethought.pipeline import budget, plan
 from forethought.pipeline.budget import BudgetError, BudgetRequest, seconds
 from forethought.stats import resolvable, wilson

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, assert_same, cli, lifecycle, made, smoke
 
-from forethought.store import Run
+from forethought.run.store import Run
 
 FEWER = ("improve.steps=4", "improve.control=false", "sft.control=false")
 LATE = "self-improved/evaluate, self-improved-think/sft, shared/evaluate-sft, "

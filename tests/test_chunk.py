@@ -22,13 +22,13 @@ from transformers import PreTrainedTokenizerFast
 from forethought.config import ChunkConfig, Config, build
 from forethought.corpus.chunker import chunks, windows
 from forethought.corpus.rows import CorpusError
-from forethought.files import StoreError
 from forethought.keys import Key
 from forethought.pipeline.runner import Lifecycle
 from forethought.records import Chunk, Document, Split, content_id
+from forethought.run.files import StoreError
+from forethought.run.store import Run
 from forethought.stages.base import Context, spread
 from forethought.stages.chunk import EmptySplitError
-from forethought.store import Run
 
 PROSE = (
     "The whale is a marine mammal. It breathes air, and it feeds its young with milk; "

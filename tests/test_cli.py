@@ -16,10 +16,10 @@ from helpers.smoke_runs import CONFIG, SMALL, Finished, cli, rows, smoke
 from rich.console import Console
 
 from forethought import __version__
-from forethought.cli import app
+from forethought.cli.app import app
 from forethought.report.curves import read_curves
 from forethought.report.summary import render
-from forethought.store import Run
+from forethought.run.store import Run
 from forethought_offline import MODELS
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -115,7 +115,7 @@ def test_show_prints_the_table_of_a_run(done: Path) -> None:
 
 
 def test_a_terminal_that_cannot_show_it_gets_question_marks(done: Path) -> None:
-    command = [sys.executable, "-m", "forethought.cli", "show", str(done)]
+    command = [sys.executable, "-m", "forethought", "show", str(done)]
     shown = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
     assert shown.returncode == 0, shown.stderr
     assert b"self-improved" in shown.stdout

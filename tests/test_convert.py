@@ -222,7 +222,7 @@ CONVERT = """
 import os, signal, sys
 from pathlib import Path
 from forethought.models import gguf as convert, quiet
-from forethought.terminal import guard
+from forethought.cli.terminal import guard
 quiet()
 def die(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)

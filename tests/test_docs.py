@@ -16,7 +16,7 @@ from pages import LINK, PAGES, PRESENT, ROOT, SPAN, Block, blocks, name_of, shel
 from typer.testing import CliRunner
 
 from forethought import config
-from forethought.cli import app
+from forethought.cli.app import app
 from forethought.models.resolve import TINY
 from forethought_offline import MODELS
 

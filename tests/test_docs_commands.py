@@ -26,7 +26,7 @@ from forethought.config.shipped import config_names
 from forethought.evals.reasoning.catalogue import TASKS
 from forethought.report.curves import read_curves
 from forethought.report.summary import render
-from forethought.store import Run
+from forethought.run.store import Run
 
 SHARED = "runs/smoke"
 """The run of the shipped configs: all of them are stand-ins for one, so that it is made once."""

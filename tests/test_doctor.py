@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from forethought import doctor
-from forethought.cli import app
-from forethought.doctor import Check, examine
+from forethought.cli import doctor
+from forethought.cli.app import app
+from forethought.cli.doctor import Check, examine
 from forethought.machine import machine
 
 

@@ -30,8 +30,9 @@ def test_every_public_name_is_there_and_explained() -> None:
 
 
 def test_a_public_name_is_the_thing_itself() -> None:
-    from forethought import config, store
+    from forethought import config
     from forethought.models import model
+    from forethought.run import store
 
     assert forethought.load_config is config.load
     assert forethought.Run is store.Run

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from forethought.export import arms, try_arms
 from forethought.records import Completion, Rollout, Split, ThoughtRow, from_dict
 from forethought.report.values import text as reading
-from forethought.store import Run
+from forethought.run.store import Run
 from forethought.testing import byte_tokenizer, tiny_model
 
 FEWER = (*SMALL, "improve.control=false", "sft.control=false")

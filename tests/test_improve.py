@@ -25,8 +25,8 @@ from forethought.judges.shorter import ShorterJudge
 from forethought.models.model import Compute, Model
 from forethought.pipeline.runner import Lifecycle
 from forethought.records import Axis, Chunk, JudgeRequest, Split, Verdict
+from forethought.run.store import Run, StageFolder
 from forethought.stages.session import batch
-from forethought.store import Run, StageFolder
 from forethought.testing import byte_tokenizer
 
 TINY = (

@@ -20,7 +20,7 @@ from helpers.endpoint import Server, completion, nobody
 from helpers.smoke_runs import CONFIG, SMALL, Finished, Kill, assert_same, lifecycle, made, rows, smoke
 
 from forethought.keys import Key
-from forethought.store import Run
+from forethought.run.store import Run
 
 LONGEST_LIFE = 300
 """Events on disk after which a run of the chain is killed at the latest; a whole run has 666."""
@@ -161,7 +161,7 @@ def test_learning_is_visible_on_held_out_text(tmp_path: Path) -> None:
 def test_the_command_is_stopped_from_outside(
     sent: signal.Signals, code: int, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "forethought.cli", "run", str(CONFIG), "--run", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "forethought", "run", str(CONFIG), "--run", str(tmp_path / "run")]
     command += [f"--set={item}" for item in SMALL]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

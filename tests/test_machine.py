@@ -14,7 +14,7 @@ from forethought.machine import Machine, MachineError, dtype_for, machine, visib
 from forethought.models import ModelError, resolve_device, resolve_dtype
 from forethought.pipeline import runner
 from forethought.pipeline.runner import settled
-from forethought.store import Run
+from forethought.run.store import Run
 
 AVX2 = frozenset({"avx", "avx2", "fma3"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from forethought.config import ConfigError, LogConfig
-from forethought.metric_log import MetricLog, peak_memory
-from forethought.store import Run, StageFolder
+from forethought.run.metric_log import MetricLog, peak_memory
+from forethought.run.store import Run, StageFolder
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.keys import Key
-from forethought.store import Run
+from forethought.run.store import Run
 
 pytestmark = pytest.mark.model
 

@@ -35,7 +35,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_forethought_imports_nothing_of_the_second_package() -> None:
     code = (
-        "import sys, forethought.cli, forethought.models.load, forethought.models.embedding\n"
+        "import sys, forethought.cli.app, forethought.models.load, forethought.models.embedding\n"
         "import forethought.corpus.sources\n"
         "print([name for name in sys.modules if name.startswith('forethought_offline')])"
     )

@@ -12,10 +12,10 @@ from helpers.planted_rates import PLANTED, plant
 from helpers.smoke_runs import CONFIG
 from rich.console import Console
 
-from forethought import config, machine, rates
+from forethought import config, machine
 from forethought.config import JudgeConfig, ModelConfig
 from forethought.corpus.rows import CorpusError
-from forethought.costs import judges
+from forethought.costs import judges, rates
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
 from forethought.costs.footprint import footprints
 from forethought.models import ModelError

@@ -19,14 +19,14 @@ from helpers.small_disk import on_small_disk
 from helpers.smoke_runs import CONFIG, ROOT, cli
 from safetensors import SafetensorError
 
-from forethought import files, metric_log
+from forethought.cli.terminal import guard
 from forethought.config import LogConfig
 from forethought.engine import heap
 from forethought.evals.reasoning import verifier
-from forethought.files import StoreError, append_jsonl, atomic_write, publish
 from forethought.models import ModelError
-from forethought.store import Run
-from forethought.terminal import guard
+from forethought.run import files, metric_log
+from forethought.run.files import StoreError, append_jsonl, atomic_write, publish
+from forethought.run.store import Run
 
 WITHOUT = """
 import builtins, sys
@@ -53,7 +53,7 @@ def test_every_module_can_be_imported_without_fcntl_and_resource() -> None:
 def test_without_fcntl_a_run_is_read_but_not_written(tmp_path: Path) -> None:
     run = Run.create_or_open(tmp_path / "run")
     code = (
-        f"{WITHOUT}from forethought.files import StoreError\nfrom forethought.store import Run\n"
+        f"{WITHOUT}from forethought.run.files import StoreError\nfrom forethought.run.store import Run\n"
         "run = Run.open(sys.argv[1])\n"
         "print(run.writer())\n"
         "try:\n    with run.lock(): pass\n"
@@ -84,8 +84,8 @@ def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
 LOCKS = """
 import sys
 from pathlib import Path
-from forethought.store import Run
-from forethought.terminal import guard
+from forethought.run.store import Run
+from forethought.cli.terminal import guard
 def work():
     run = Run.create_or_open(sys.argv[1])
     Path(sys.argv[1], "filler").write_bytes(bytes(4096))

@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from forethought.progress import RunProgress, StageProgress, Terminal, clock_time
+from forethought.run.progress import RunProgress, StageProgress, Terminal, clock_time
 
 NAMES = ["shared/chunk", "self-improved/improve", "self-improved/evaluate"]
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 from helpers.planted_rates import PLANTED, plant
 
-from forethought import config, machine, models, rates
+from forethought import config, machine, models
 from forethought.config import ModelConfig
-from forethought.files import cache_root
+from forethought.costs import rates
+from forethought.costs.work import Pace, decoding, scoring, training
 from forethought.models import Shape
-from forethought.work import Pace, decoding, scoring, training
+from forethought.run.files import cache_root
 
 TINY = ModelConfig(model="tiny-llama")
 SMOKE = config.load("smoke")

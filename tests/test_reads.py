@@ -14,7 +14,7 @@ import pytest
 from helpers.smoke_runs import Finished, smoke
 
 from forethought.models import model
-from forethought.store import Run
+from forethought.run.store import Run
 
 LONG = re.compile(r"/shared/(?:chunk|interleave)/((?:chunks|rows)\.\w+\.jsonl)$")
 

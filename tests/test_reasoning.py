@@ -40,8 +40,8 @@ from forethought.models.model import Model, Parts
 from forethought.records import Measurement
 from forethought.report import tables
 from forethought.report.values import resolution
+from forethought.run.store import Run
 from forethought.stats import bootstrap_mean, macro_bootstrap
-from forethought.store import Run
 from forethought.tags import Tags
 from forethought.testing import ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
 
@@ -56,7 +56,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 def _killed(folder: Path, kill: Kill) -> None:
-    from forethought.cli import app
+    from forethought.cli.app import app
 
     kill.plant(folder)
     app(arguments(folder))

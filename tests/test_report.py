@@ -20,12 +20,12 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from forethought import graph, metrics
-from forethought.cli import app
+from forethought.cli.app import app
 from forethought.records import Measurement
 from forethought.report import answer, article, compare, facts, page, status, summary, tables, texts
 from forethought.report.diagram import boxes
 from forethought.report.values import Figures
-from forethought.store import Run
+from forethought.run.store import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -353,7 +353,7 @@ def test_what_follows_from_others_is_left_out_and_boxes_stand_right_of_what_they
 def test_the_command_writes_the_page_without_torch_and_says_where(tmp_path: Path) -> None:
     plant(tmp_path / "run")
     code = (
-        "import sys\nfrom forethought.cli import main\n"
+        "import sys\nfrom forethought.cli.app import main\n"
         f"sys.argv = ['forethought', 'report', {str(tmp_path / 'run')!r}]\n"
         "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
     )

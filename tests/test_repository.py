@@ -21,30 +21,27 @@ BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
 LAYERS = [
-    {"config", "differences", "keys", "machine", "offline", "records", "stats", "user_code"},
-    {"corpus", "files", "metrics", "tags", "text"},
-    {"engine", "progress", "store"},
-    {"graph", "metric_log", "models"},
-    {"doctor", "llm", "testing", "work"},
-    {"judges", "rates", "thoughts"},
+    {"config", "keys", "machine", "offline", "records", "stats", "user_code"},
+    {"corpus", "metrics", "tags", "text"},
+    {"run"},
+    {"engine", "graph"},
+    {"models"},
+    {"llm", "testing"},
+    {"judges", "thoughts"},
     {"algorithms", "costs"},
     {"evals"},
     {"report", "stages"},
-    {"export", "pipeline", "terminal"},
-    {"commands"},
+    {"export", "pipeline"},
     {"cli"},
     {"__main__"},
 ]
 """A module imports from the layers above it in this list and from its own part, never from a sibling."""
 
-LIGHT = {
-    *("config", "records", "keys", "files", "differences", "store", "graph", "stats", "metric_log", "progress"),
-    *("report", "text", "user_code", "terminal", "commands", "cli", "__main__"),
-}
+LIGHT = {"config", "records", "keys", "run", "graph", "stats", "report", "text", "user_code", "cli", "__main__"}
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 8
-COMMANDS = ("forethought/cli.py", "forethought/commands.py")
+COMMANDS = ("forethought/cli/app.py", "forethought/cli/commands.py")
 """Where a function may have any number of parameters: each is an option of a command."""
 LONG_FILE, LONG_FUNCTION = 300, 40
 LONG_FILES, LONG_FUNCTIONS = 0.15, 0.03
@@ -114,11 +111,7 @@ def test_production_imports_no_stand_ins_and_the_second_package_only_models_and_
 
 def test_the_package_itself_exposes_only_what_is_below_the_command_line() -> None:
     homes = {home.partition(":")[0].partition(".")[0] for home in forethought._HOMES.values()}
-    assert homes <= set().union(*LAYERS) - {"cli", "commands", "__main__"}
-
-
-COMMANDS = ("forethought/cli.py", "forethought/commands.py")
-"""Where a function may have any number of parameters: each is an option of a command."""
+    assert homes <= set().union(*LAYERS) - {"cli", "__main__"}
 
 
 def functions_of(path: Path) -> Iterator[tuple[str, int, int]]:
@@ -164,7 +157,7 @@ def test_wrong_imports_and_what_is_over_a_budget_are_found(tmp_path: Path, monke
     path.parent.mkdir(parents=True)
     path.write_text(
         "from forethought.stages.improve import x\nfrom forethought.stages import rlmt, base\n"
-        "import forethought.records\nfrom forethought import cli, store\nfrom forethought.report.page import y\n"
+        "import forethought.records\nfrom forethought import cli, run\nfrom forethought.report.page import y\n"
         "def lazy():\n    from forethought.pipeline import z\n"
         "def wide(self, a, b, c, *, d, e, f, g, h): pass\n"
         "def tall():\n" + "    pass\n" * 60 + "\n" * 400
@@ -219,7 +212,7 @@ def test_light_modules_import_nothing_heavy() -> None:
 
 
 def test_help_answers_at_once_and_without_torch() -> None:
-    code = "import sys\nfrom forethought.cli import main\nsys.argv = ['forethought', '--help']\n"
+    code = "import sys\nfrom forethought.cli.app import main\nsys.argv = ['forethought', '--help']\n"
     code += f"try:\n    main()\nfinally:\n    print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = python("-c", code)

@@ -29,7 +29,7 @@ from forethought.models.embedding import LetterEmbedder
 from forethought.models.model import Model
 from forethought.records import Axis, Measurement, Place, Rollout, Split
 from forethought.report.values import judgement
-from forethought.store import Run
+from forethought.run.store import Run
 from forethought.tags import Tags
 from forethought.testing import byte_tokenizer
 from forethought.thoughts.dataset import make_row

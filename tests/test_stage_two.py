@@ -23,8 +23,8 @@ from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.models.model import Compute, Model
 from forethought.models.thought_tokens import ThoughtTokens, add_tags, as_group
 from forethought.records import Chunk, Place, SpanKind, Split, ThoughtRow, from_dict
+from forethought.run.store import Run
 from forethought.stages.sft import nll_by_kind
-from forethought.store import Run
 from forethought.tags import Tags, raw, render, spans, strip
 from forethought.testing import byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import make_row

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from forethought.records import Measurement
 from forethought.report import compare, status
-from forethought.store import Run
+from forethought.run.store import Run
 
 FEWER = (*SMALL, "improve.control=false", "sft.control=false")
 
@@ -68,7 +68,7 @@ def test_a_finished_run_says_what_it_cost(done: Path) -> None:
 
 def test_status_changes_nothing_and_needs_no_torch(done: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
-    code = "import sys\nfrom forethought.cli import main\n"
+    code = "import sys\nfrom forethought.cli.app import main\n"
     code += f"sys.argv = ['forethought', 'status', {str(done)!r}]\n"
     code += "try:\n    main()\nfinally:\n    print('heavy:', 'torch' in sys.modules, 'transformers' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

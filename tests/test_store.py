@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forethought import files
-from forethought.files import StoreError, atomic_write, hash_file, publish
 from forethought.records import Candidate, Chunk, Measurement, Origin, Split, to_dict
-from forethought.store import ConfigChangedError, Run, RunLockedError, StageFolder
+from forethought.run import files
+from forethought.run.files import StoreError, atomic_write, hash_file, publish
+from forethought.run.store import ConfigChangedError, Run, RunLockedError, StageFolder
 
 CONFIG = {"steps": 2, "judge": {"kind": "shorter"}}
 
@@ -343,7 +343,7 @@ def test_who_writes_is_told_without_touching_anything(run: Run) -> None:
 
 
 def test_a_second_process_is_told_who_holds_the_run(run: Run) -> None:
-    attempt = f"from forethought.store import Run\nwith Run({str(run.path)!r}).lock(): print('got it')"
+    attempt = f"from forethought.run.store import Run\nwith Run({str(run.path)!r}).lock(): print('got it')"
     with run.lock():
         with pytest.raises(RunLockedError, match=f"process {os.getpid()} is working on this run"), run.lock():
             pass
@@ -399,7 +399,7 @@ def test_publish_killed_between_its_renames_leaves_a_whole_folder(run: Run, fold
 
 PUBLISHER = """
 import os, pathlib, signal
-from forethought.files import publish
+from forethought.run.files import publish
 left, rename = [{renames}], pathlib.Path.rename
 def counted(path, target):
     if left[0] == 0:
@@ -446,8 +446,8 @@ def test_a_full_device_stops_an_append() -> None:
 
 WRITER = """
 import sys
-from forethought.files import publish
-from forethought.store import Run
+from forethought.run.files import publish
+from forethought.run.store import Run
 run = Run(sys.argv[1])
 with run.lock():
     folder = run.stage("base", "improve")

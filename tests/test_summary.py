@@ -15,7 +15,7 @@ from rich.console import Console
 from forethought.records import Measurement, from_dict
 from forethought.report.curves import phase_seconds, read_curves, trend
 from forethought.report.summary import render, summarise, write_summary
-from forethought.store import Run
+from forethought.run.store import Run
 
 
 def measured(metric: str, value: float, n: int = 64, **fields: Any) -> Measurement:

@@ -13,7 +13,7 @@ from helpers.smoke_runs import CONFIG, SMALL, cli
 
 from forethought import graph, stages
 from forethought.graph import Step
-from forethought.store import Run, StageFolder
+from forethought.run.store import Run, StageFolder
 
 COUNT = '''"""How many words each arm writes after held-out prefixes."""
 

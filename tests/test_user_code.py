@@ -15,7 +15,7 @@ from forethought import config
 from forethought.algorithms.rollouts import RolloutGroup
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.models.embedding import LetterEmbedder
-from forethought.store import Run
+from forethought.run.store import Run
 from forethought.user_code import UserCodeError, call, load
 
 GOOD = '''"""A module of a user's."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from forethought.config import Config
 from forethought.costs.corpus import chunk_count
+from forethought.costs.rates import prefix_tokens
+from forethought.costs.work import Rates, Work, decoding, scoring, training
 from forethought.models import Shape
-from forethought.rates import prefix_tokens
-from forethought.work import Rates, Work, decoding, scoring, training
 
 REPLY = 0.6
 """Mean length of a reply or an answer, as a share of the longest that is allowed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
 from forethought.config.stages import TeacherConfig
 from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served
-from forethought.work import scoring
+from forethought.costs.work import scoring
 
 INSTRUCTIONS, FRAME = 200, 30
 """Tokens of what a judge or teacher is told, and of the turn markers and the question behind what it reads; about."""

@@ -8,7 +8,7 @@ from forethought.config import Config, ModelConfig
 from forethought.costs.base import Cost, Phase, Setting, known
 from forethought.graph import Step, arm_of, graph
 from forethought.models import Shape
-from forethought.store import SHARED
+from forethought.run.store import SHARED
 
 LOAD_SECONDS, LOAD_BYTES = 1.5, 5e8
 """Loading a model and checking the engine on it, and bytes of weights a second besides."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from forethought.engine.trainer import Trainer
-from forethought.files import publish
+from forethought.run.files import publish
 
 STATE = Path("trainer") / "state.json"
 MOMENTS = Path("trainer") / "moments.safetensors"
@@ -31,7 +31,7 @@ def save(
     weights are needed to resume (a reference that was synced), else ``None``.
 
     Raises:
-        forethought.files.StoreError: naming the folder, when the disk is full.
+        forethought.run.files.StoreError: naming the folder, when the disk is full.
     """
     with publish(folder) as partial:
         save_model(partial, trainer.policy.model, tokenizer, trainer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from forethought import config as settings
 from forethought.config import Config, ModelConfig
 from forethought.graph import STEPS
-from forethought.store import BASE, Run, StageFolder
+from forethought.run.store import BASE, Run, StageFolder
 
 TRAINS = ("improve", "sft", "rlmt")
 """Stages that end with a model."""

@@ -14,7 +14,7 @@ from forethought.metrics import RUN
 from forethought.models import TINY_PARAMETERS, packages
 from forethought.report.page import fill
 from forethought.report.tables import build
-from forethought.store import SHARED, Run
+from forethought.run.store import SHARED, Run
 
 SETTINGS = (
     *("objective", "reward", "advantage", "steps", "prefixes_per_step", "rows_per_step", "windows_per_step"),

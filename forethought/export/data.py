@@ -17,10 +17,10 @@ import pyarrow as pa
 from forethought.config import Config
 from forethought.export.arms import ExportError, config_of, tags_of
 from forethought.export.model import demand_empty
-from forethought.files import publish
 from forethought.graph import IMPROVED
 from forethought.records import Split, ThoughtRow
-from forethought.store import SHARED, Run
+from forethought.run.files import publish
+from forethought.run.store import SHARED, Run
 from forethought.tags import Tags, render, spans
 from forethought.thoughts.export import card_header, encode
 

@@ -16,9 +16,9 @@ from forethought import models
 from forethought.config import Config
 from forethought.export.arms import ExportError, Trained, config_of, find, lengths_of, tags_of
 from forethought.export.card import card
-from forethought.files import publish
 from forethought.models.thought_tokens import ThoughtTokens
-from forethought.store import Run
+from forethought.run.files import publish
+from forethought.run.store import Run
 from forethought.tags import Tags
 
 CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")

@@ -18,7 +18,7 @@ from forethought.graph import IMPROVED, RLMT
 from forethought.keys import Key
 from forethought.models.model import Compute, Model
 from forethought.records import Completion, Rollout
-from forethought.store import BASE, Run
+from forethought.run.store import BASE, Run
 from forethought.tags import Tags
 
 Sample = Completion | Rollout

@@ -19,8 +19,8 @@ from gguf import GGUFReader
 from tokenizers import decoders, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
-from forethought.files import FULL, flush_folder, system_error
 from forethought.models.resolve import ModelError, cache_folder, sha256_of
+from forethought.run.files import FULL, flush_folder, system_error
 
 _BYTES_PER_WEIGHT = 2
 # Errors of a cache that cannot be written to, or is not a folder.

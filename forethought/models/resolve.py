@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import huggingface_hub
 
 from forethought.config import ModelConfig
-from forethought.files import cache_root
 from forethought.offline import INSTALL, offline
+from forethought.run.files import cache_root
 
 if TYPE_CHECKING:
     from forethought_offline import PackagedModel

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought import rates
 from forethought.config import Config, load
+from forethought.costs import rates
+from forethought.costs.work import Rates
 from forethought.models import ModelError
 from forethought.pipeline import plan
 from forethought.pipeline.runner import settled
-from forethought.store import Run
-from forethought.work import Rates
+from forethought.run.store import Run
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 

@@ -12,17 +12,18 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from forethought import machine, models, rates
+from forethought import machine, models
 from forethought.config import Config, ModelConfig
 from forethought.corpus import sources
+from forethought.costs import rates
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN, Phase, Setting
 from forethought.costs.footprint import largest
 from forethought.costs.loads import converting, loading, models_of
+from forethought.costs.work import Rates
 from forethought.graph import arms, graph
 from forethought.models import embedding
 from forethought.pipeline.runner import stage_class
-from forethought.store import Run
-from forethought.work import Rates
+from forethought.run.store import Run
 
 DAY = 86_400.0
 

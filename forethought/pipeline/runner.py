@@ -16,16 +16,16 @@ from forethought import models
 from forethought.config import Config
 from forethought.engine import heap
 from forethought.engine.backends.selection import decided
-from forethought.files import StoreError
 from forethought.graph import Selection, Step, after, graph, needs
 from forethought.machine import MachineError, dtype_for, machine
-from forethought.metric_log import peak_memory
 from forethought.metrics import PEAK_MEMORY, RUN, STAGE_SECONDS
-from forethought.progress import RunProgress
 from forethought.records import Measurement
+from forethought.run.files import StoreError
+from forethought.run.metric_log import peak_memory
+from forethought.run.progress import RunProgress
+from forethought.run.store import Run, StageFolder
 from forethought.stages.base import Context, Stage
 from forethought.stages.session import remove_checkpoints
-from forethought.store import Run, StageFolder
 
 
 class NotMadeError(StoreError):

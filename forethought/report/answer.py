@@ -9,7 +9,7 @@ from forethought import metrics as m
 from forethought.graph import ARMS, CONTINUED, IMPROVED, LINEAGES, Arm
 from forethought.records import Measurement
 from forethought.report.values import FEWEST, Figures, Value, judgement, sign, trained
-from forethought.store import BASE
+from forethought.run.store import BASE
 
 Part = str | Value
 

@@ -15,7 +15,7 @@ from forethought.records import Measurement, Split, to_dict
 from forethought.report.curves import CURVES, Curves, Rows, trend
 from forethought.report.families import Column
 from forethought.report.values import Figures, Value
-from forethought.store import BASE
+from forethought.run.store import BASE
 
 SOURCES = {
     "P": "Tan et al. 2026, Self-Improving Pretraining, arXiv 2601.21343 v3: Llama-2-style 1.4B (stage 1) and "

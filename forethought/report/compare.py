@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from forethought.differences import changed, shown
 from forethought.metrics import RUN, STAGE_SECONDS, UNKNOWN, clock_time
 from forethought.records import Measurement
 from forethought.report.tables import Table
 from forethought.report.values import Figures, name, text
-from forethought.store import Run
+from forethought.run.differences import changed, shown
+from forethought.run.store import Run
 
 SIGNIFICANT = "≠"
 """Marks two intervals that do not overlap."""

@@ -13,8 +13,8 @@ from forethought.metrics import UNKNOWN, Format, clock_time, percent, plain, sho
 from forethought.report.facts import phases_of
 from forethought.report.tables import OTHER, Table
 from forethought.report.values import interval
+from forethought.run.store import Run
 from forethought.stats import Interval, bootstrap_mean
-from forethought.store import Run
 
 Rows = Sequence[Mapping[str, Any]]
 Curves = Mapping[str, Rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from forethought import graph, metrics
 from forethought.graph import arm_of
 from forethought.report.values import Figures, Value
-from forethought.store import BASE, SHARED
+from forethought.run.store import BASE, SHARED
 
 
 @dataclass(slots=True, kw_only=True)

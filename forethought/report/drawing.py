@@ -18,7 +18,7 @@ from forethought.metrics import Format, percent, points
 from forethought.report.curves import Curve, Curves, Rows
 from forethought.report.tables import Series
 from forethought.report.values import trained
-from forethought.store import BASE
+from forethought.run.store import BASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from forethought.metrics import EVALUATE, EVALUATE_RLMT, GREEDY
 from forethought.report.texts import DIM, THOUGHT, Item, makers
-from forethought.store import Run
+from forethought.run.store import Run
 
 _PREFIX_END = 160
 """Characters of the prefix that are shown."""

@@ -11,8 +11,8 @@ from importlib import metadata
 from typing import Any
 
 from forethought import __version__
+from forethought.run.store import Run, StageFolder
 from forethought.stats import resolvable
-from forethought.store import Run, StageFolder
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 """Whose versions a result may depend on."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from forethought import __version__
-from forethought.files import atomic_write
 from forethought.graph import arm_of
 from forethought.metrics import clock_time
 from forethought.report import answer, article, drawing, tables, texts
@@ -24,7 +23,8 @@ from forethought.report.status import states
 from forethought.report.summary import tables_by_section, write_summary
 from forethought.report.tables import Table
 from forethought.report.values import Figures
-from forethought.store import Run
+from forethought.run.files import atomic_write
+from forethought.run.store import Run
 
 NAME = "report.html"
 """Its file in the run folder."""

@@ -15,7 +15,7 @@ from forethought.metrics import AUDIT_UNSCORED, GATE_UNSCORED, STAGE_SECONDS, UN
 from forethought.records import Measurement
 from forethought.report.facts import machines, phases_of, schedule_line, verdicts
 from forethought.report.tables import OTHER, Table, build
-from forethought.store import REPLACED, SHARED, Run, StageFolder
+from forethought.run.store import REPLACED, SHARED, Run, StageFolder
 
 DONE, BEGUN, MISSING = "done", "begun", "missing"
 
@@ -43,7 +43,7 @@ class StepStatus:
 def states(run: Run) -> dict[str, str]:
     """Return where every step of a run stands, in the order of the graph, steps that the graph does not have last.
 
-    Without a kept config (:meth:`forethought.store.Run.config`) what is missing is not known; then it is what is there.
+    Without a kept config (:meth:`Run.config`) what is missing is not known; then it is what is there.
     """
     config = run.config()
     wanted = [] if config is None else graph.graph(settings.build(config, where=str(run.path / "run.json")))

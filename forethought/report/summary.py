@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from forethought.files import atomic_write
 from forethought.records import Measurement, to_dict
 from forethought.report.curves import (
     Curves,
@@ -24,7 +23,8 @@ from forethought.report.curves import (
 )
 from forethought.report.facts import facts
 from forethought.report.tables import Table, build
-from forethought.store import Run
+from forethought.run.files import atomic_write
+from forethought.run.store import Run
 
 
 def summarise(measurements: Iterable[Measurement], curves: Curves) -> dict[str, Any]:

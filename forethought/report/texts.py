@@ -14,7 +14,7 @@ from typing import Any
 
 from forethought import metrics as m
 from forethought.records import Origin, SpanKind, Split, ThoughtRow, content_id, from_dict
-from forethought.store import SHARED, Run
+from forethought.run.store import SHARED, Run
 from forethought.tags import spans
 
 Row = Mapping[str, Any]

@@ -13,8 +13,8 @@ from forethought.judges.audit import audit
 from forethought.judges.planted import plant
 from forethought.keys import Key
 from forethought.records import Chunk, Split
+from forethought.run.store import StageFolder
 from forethought.stages.base import Stage
-from forethought.store import StageFolder
 
 
 class Audit(Stage):

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, TypeVar
 from forethought.algorithms.windows import Window, WindowCutter
 from forethought.config import Config, ModelConfig, TrainingConfig
 from forethought.costs.base import Phase, Setting
-from forethought.files import StoreError
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
 from forethought.judges.build import build, build_matcher
@@ -25,7 +24,8 @@ from forethought.keys import Key
 from forethought.models import load_tokenizer
 from forethought.models.model import Compute, Model, ModelPool
 from forethought.records import Chunk, Measurement, Split, ThoughtRow, content_id
-from forethought.store import BASE, SHARED, Run, StageFolder
+from forethought.run.files import StoreError
+from forethought.run.store import BASE, SHARED, Run, StageFolder
 from forethought.tags import Tags
 
 T = TypeVar("T")

@@ -19,9 +19,9 @@ from forethought.judges.match import calibrate
 from forethought.keys import Key
 from forethought.metrics import BASE_PASSES, THRESHOLD, UNRELATED_PASSES
 from forethought.records import Chunk, JudgeRequest, Split
+from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, required
 from forethought.stats import Interval, bootstrap_mean
-from forethought.store import StageFolder
 
 OTHERS = 16
 """Rollouts of other documents that each suffix is compared with."""

@@ -16,10 +16,10 @@ from forethought.costs.base import Cost, Phase, Setting
 from forethought.costs.corpus import reading_seconds
 from forethought.graph import Step
 from forethought.keys import Key
-from forethought.progress import StageProgress
 from forethought.records import Chunk, Document, Split, content_id
+from forethought.run.progress import StageProgress
+from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, StageError
-from forethought.store import StageFolder
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from forethought.evals.recorder import Recorder
 from forethought.graph import IMPROVED, Step
 from forethought.metrics import EVALUATE, GREEDY, MATCHED, SAMPLED
 from forethought.models.model import Model
-from forethought.progress import StageProgress
 from forethought.records import Measurement, Split, content_id
+from forethought.run.progress import StageProgress
+from forethought.run.store import StageFolder
 from forethought.stages.base import Stage
-from forethought.store import StageFolder
 
 ENTROPY_GAP = 0.4
 """Nats per token by which the entropies of policy and base differ at first, about; each temperature that is tried

@@ -14,10 +14,10 @@ from forethought.evals.windows import Rollouts, Scored, WindowEval, predict_at_o
 from forethought.graph import Arm, Step, among, arms
 from forethought.metrics import EVALUATE_RLMT, PROBE
 from forethought.models.model import Model
-from forethought.progress import StageProgress
 from forethought.records import Measurement
+from forethought.run.progress import StageProgress
+from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, required
-from forethought.store import StageFolder
 
 
 class EvaluateRLMT(Stage):

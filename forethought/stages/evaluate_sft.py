@@ -13,10 +13,10 @@ from forethought.evals.thoughts import Answers, ThoughtEval, changes, examine, f
 from forethought.graph import CONTINUED, RLMT, Arm, Step, among, arms
 from forethought.metrics import EVALUATE_SFT
 from forethought.models.model import Model
-from forethought.progress import StageProgress
 from forethought.records import Measurement, Split, content_id
+from forethought.run.progress import StageProgress
+from forethought.run.store import SHARED, StageFolder
 from forethought.stages.base import Stage, required
-from forethought.store import SHARED, StageFolder
 
 
 class EvaluateSFT(Stage):

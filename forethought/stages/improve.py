@@ -23,9 +23,9 @@ from forethought.graph import Arm, Step, arm_of
 from forethought.judges.build import build_rewriter
 from forethought.models.model import Model
 from forethought.records import Candidate, Chunk, Completion, Origin, Split
+from forethought.run.store import SHARED, StageFolder
 from forethought.stages.base import StageError
 from forethought.stages.session import Session, TrainingStage
-from forethought.store import SHARED, StageFolder
 from forethought.text import distinct_n, repetition, words
 
 CHUNKS, AUDIT = f"{SHARED}/chunk", f"{SHARED}/audit"

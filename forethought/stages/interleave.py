@@ -15,13 +15,13 @@ from typing import Any
 from forethought.config import InterleaveConfig
 from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored
 from forethought.costs.judges import FRAME, written
-from forethought.files import atomic_write
 from forethought.graph import Step
-from forethought.progress import StageProgress
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
+from forethought.run.files import atomic_write
+from forethought.run.progress import StageProgress
+from forethought.run.store import SHARED, StageFolder
 from forethought.stages.base import Stage, StageError, required
 from forethought.stats import Interval
-from forethought.store import SHARED, StageFolder
 from forethought.thoughts.dataset import (
     FEW_PLACES,
     ThoughtCounts,

@@ -22,10 +22,10 @@ from forethought.keys import Key
 from forethought.llm.endpoint import Endpoint
 from forethought.metrics import MACRO, PLAIN, THOUGHT
 from forethought.models.model import Compute, Model
-from forethought.progress import StageProgress
 from forethought.records import Measurement, content_id
+from forethought.run.progress import StageProgress
+from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, required
-from forethought.store import StageFolder
 
 ENDPOINT = "endpoint"
 """The arm that is a server."""

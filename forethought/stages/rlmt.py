@@ -27,9 +27,9 @@ from forethought.engine.trainer import Example
 from forethought.graph import Step
 from forethought.keys import Key
 from forethought.models.model import Model
+from forethought.run.store import SHARED, StageFolder
 from forethought.stages.base import required
 from forethought.stages.session import Session, TrainingStage
-from forethought.store import SHARED, StageFolder
 
 T = TypeVar("T")
 

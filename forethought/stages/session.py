@@ -14,13 +14,13 @@ import torch
 from forethought.config import TrainingConfig
 from forethought.engine import checkpoint
 from forethought.engine.trainer import Trainer
-from forethought.files import hash_file
 from forethought.keys import Key
-from forethought.metric_log import MetricLog, peak_memory
 from forethought.models.model import Model
-from forethought.progress import StageProgress
+from forethought.run.files import hash_file
+from forethought.run.metric_log import MetricLog, peak_memory
+from forethought.run.progress import StageProgress
+from forethought.run.store import StageFolder
 from forethought.stages.base import Stage
-from forethought.store import StageFolder
 
 T = TypeVar("T")
 

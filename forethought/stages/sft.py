@@ -20,9 +20,9 @@ from forethought.graph import Step, arm_of
 from forethought.models.model import Model
 from forethought.models.thought_tokens import Tokens, add_tags, as_group, plain
 from forethought.records import SpanKind, Split
+from forethought.run.store import SHARED, StageFolder
 from forethought.stages.base import required
 from forethought.stages.session import Session, TrainingStage
-from forethought.store import SHARED, StageFolder
 
 ROWS = f"{SHARED}/interleave"
 

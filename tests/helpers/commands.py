@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from forethought.cli import app
+from forethought.cli.app import app
 
 UsageError = typer.BadParameter.__mro__[1]
 """Typer's own copy of click's class, which has no public name."""

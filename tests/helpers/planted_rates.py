@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from forethought import rates
 from forethought.config import Config
-from forethought.work import Pace, Rates
+from forethought.costs import rates
+from forethought.costs.work import Pace, Rates
 
 PLANTED = Rates(
     sample=Pace(rate=1e9, call=1e-3),

@@ -21,7 +21,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from forethought import stages
-from forethought.cli import app
+from forethought.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "forethought" / "configs" / "smoke.toml"
@@ -70,7 +70,7 @@ Finished = Callable[..., Path]
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
     [
-        "forethought.cli",
+        "forethought.cli.app",
         "forethought.pipeline.plan",
         "forethought.report.examples",
         "forethought.report.page",

@@ -14,8 +14,8 @@ from forethought.graph import STEPS
 from forethought.models.model import Model
 from forethought.pipeline.runner import stage_class
 from forethought.records import Chunk, Split, ThoughtRow
+from forethought.run.store import BASE, Run, StageFolder
 from forethought.stages.base import Context
-from forethought.store import BASE, Run, StageFolder
 from forethought.tags import Tags
 
 

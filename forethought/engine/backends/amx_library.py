@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forethought.files import cache_root
 from forethought.machine import machine
+from forethought.run.files import cache_root
 
 SOURCE = Path(__file__).with_name("amx.cpp")
 FLAGS = (

@@ -17,18 +17,18 @@ import torch
 
 from forethought import __version__, machine, models
 from forethought.config import Config
+from forethought.costs.work import Pace, Rates, decoding, scoring, training
 from forethought.engine import Group, Prompt, Sampling, heap
 from forethought.engine.losses import nll
 from forethought.engine.policy import Policy
 from forethought.engine.sampler import TorchSampler
 from forethought.engine.scorer import TorchScorer
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
-from forethought.files import StoreError, atomic_write, cache_root
 from forethought.keys import Key
 from forethought.models.size import Shape, architecture, shape_of
 from forethought.models.tiny import random_model
 from forethought.records import content_id
-from forethought.work import Pace, Rates, decoding, scoring, training
+from forethought.run.files import StoreError, atomic_write, cache_root
 
 Say = Callable[[str], None]
 

@@ -11,12 +11,13 @@ from typing import Annotated
 
 import typer
 
-from forethought import __version__, commands, graph
+from forethought import __version__, graph
+from forethought.cli import commands
+from forethought.cli.terminal import guard, out, refuse_windows, say
 from forethought.config import Config, load, reasoning_overrides
 from forethought.config.shipped import config_names
-from forethought.progress import STDERR, RunProgress
-from forethought.store import Run
-from forethought.terminal import guard, out, refuse_windows, say
+from forethought.run.progress import STDERR, RunProgress
+from forethought.run.store import Run
 
 app = typer.Typer(
     name="forethought",

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from forethought import __version__
-from forethought.differences import differences
-from forethought.files import (
+from forethought.records import Measurement, Record, content_id
+from forethought.run.differences import differences
+from forethought.run.files import (
     StoreError,
     append_jsonl,
     atomic_write,
@@ -41,7 +42,6 @@ from forethought.files import (
     restore,
     writing,
 )
-from forethought.records import Measurement, Record, content_id
 
 R = TypeVar("R", bound=Record)
 Config = Mapping[str, Any]

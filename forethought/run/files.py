@@ -126,7 +126,7 @@ def publish(final_dir: str | Path) -> Iterator[Path]:
     """Fill a folder that appears under its final name whole or not at all, replacing what is there.
 
     A replaced folder is put aside first and removed last, so that after a kill at any moment the old or
-    the new one is whole; the next ``publish``, or :meth:`forethought.store.Run.lock`, puts it back.
+    the new one is whole; the next ``publish``, or :meth:`forethought.run.store.Run.lock`, puts it back.
     """
     final_dir = Path(final_dir)
     partial, old = (final_dir.with_name(f".{final_dir.name}.{suffix}") for suffix in ("tmp", "old"))

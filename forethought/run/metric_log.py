@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from forethought.config import ConfigError, LogConfig
-from forethought.store import StageFolder
+from forethought.run.store import StageFolder
 
 try:
     import resource

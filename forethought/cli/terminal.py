@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from forethought.config import ConfigError
-from forethought.progress import STDERR
+from forethought.run.progress import STDERR
 
 out = Console()
 

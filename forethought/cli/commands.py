@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from forethought.store import Run
-from forethought.terminal import guard, out, say
+from forethought.cli.terminal import guard, out, say
+from forethought.run.store import Run
 
 app = typer.Typer()
 
@@ -139,7 +139,7 @@ def try_(
 @guard()
 def doctor() -> None:
     """Check this machine: arithmetic, kernels, memory, packages, models. Exit code 1 if something is missing."""
-    from forethought.doctor import examine, render
+    from forethought.cli.doctor import examine, render
     from forethought.pipeline.budget import demo
 
     logging.getLogger("forethought.engine.backends").setLevel(logging.WARNING)  # the table says it

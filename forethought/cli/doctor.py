@@ -14,8 +14,8 @@ from importlib import metadata
 
 from rich.table import Table
 
-from forethought.files import cache_root
 from forethought.machine import machine, memory
+from forethought.run.files import cache_root
 
 SMALLEST_MEMORY, SMALLEST_DISK = 4 * 2**30, 5 * 2**30
 """Bytes that a demo needs: of memory, and of the disk that keeps converted models."""

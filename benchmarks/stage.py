@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,18 @@ from benchmarks.measure import Options, interleave, require, seconds
 from benchmarks.peers import GenerateSampler, RowScorer, fastest_rows
 from benchmarks.results import Row, compared
 from forethought import config as configs
-from forethought.algorithms.pools import CandidatePool
+from forethought.algorithms.objectives import dpo_batch
+from forethought.algorithms.pools import CandidatePool, candidate, make_pool, rank_pools
 from forethought.corpus.chunker import chunks
 from forethought.corpus.sources import documents
+from forethought.engine import Prompt, Sampler, Sampling
 from forethought.engine.scorer import TorchScorer
+from forethought.engine.trainer import Trainer
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.keys import Key
-from forethought.records import Chunk, JudgeRequest
-from forethought.stages import improve
+from forethought.models.model import Compute, Model
+from forethought.records import Chunk, JudgeRequest, Origin
+from forethought.stages.session import batch
 
 QUICK = {
     "name": "quick",
@@ -44,7 +48,7 @@ def run(options: Options) -> Iterator[Row]:
     config = config.model_copy(update={"device": options.device})
     cfg, (judge_config,) = config.improve, config.judges.values()
     ours, judges = our_side(config, options)
-    peer = Assembled.of(ours.shop, config, options, judges)
+    peer = Assembled.of(ours, options, judges)
     checked = same_scores(ours, peer, judges)
     pairs = interleave(ours.step, peer.step, options.at_most(3))
     for side, phases in (("ours", ours.seconds), ("peer", peer.seconds)):
@@ -65,10 +69,15 @@ def run(options: Options) -> Iterator[Row]:
 
 
 @dataclass(slots=True, kw_only=True)
-class OurStep:
-    """Our step of stage 1, as the stage itself takes it."""
+class Step:
+    """A step of stage 1, with the calls of :meth:`forethought.stages.improve.Improve.run` in its order."""
 
-    shop: improve.Workshop
+    config: configs.Config
+    chunks: Sequence[Chunk]
+    sampler: Sampler
+    judge: LikelihoodJudge
+    policy: Model
+    """What is trained; of the peer its tokenizer and its ids before every text."""
     steps: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     """Of each phase of the last step."""
@@ -77,29 +86,54 @@ class OurStep:
 
     @contextlib.contextmanager
     def timer(self, phase: str) -> Iterator[None]:
-        """See :meth:`forethought.run.metric_log.MetricLog.timer`."""
+        """Add the seconds spent inside to ``phase``."""
         start = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - start
 
-    def count(self, phase: str, tokens: int) -> None:
-        """See :meth:`forethought.run.metric_log.MetricLog.count`."""
-
     def step(self) -> None:
         """Take one step."""
+        cfg, bos = self.config.improve, self.policy.bos
         self.seconds.clear()
-        self.pools = improve.make_pools(self.shop, self.steps, self)  # type: ignore[arg-type]  # timer and count suffice
+        chunks = batch(self.chunks, cfg.prefixes_per_step, self.steps, SEED)
+        prompts = [Prompt(id=chunk.id, token_ids=bos + chunk.prefix_ids) for chunk in chunks]
+        longest = max(len(chunk.suffix_ids) for chunk in chunks)
+        sampling = Sampling(max_tokens=longest, temperature=cfg.temperature, forbidden_ids=self.policy.forbidden)
+        with self.timer("sample"):
+            rollouts_PK = self.sampler.sample(prompts, cfg.rollouts, sampling, Key(SEED, "rollouts").at(self.steps))
+        pools = []
+        for chunk, row in zip(chunks, rollouts_PK, strict=True):
+            texts = [(self.policy.decode(rollout.token_ids), rollout.token_ids) for rollout in row]
+            candidates = [candidate(chunk, Origin.CORPUS, chunk.suffix, chunk.suffix_ids)]
+            candidates += [candidate(chunk, Origin.ROLLOUT, text, ids, k) for k, (text, ids) in enumerate(texts)]
+            pools.append(make_pool(chunk, candidates, Key(SEED, "pool order").at(self.steps)))
+        with self.timer("judge"):
+            self.pools = rank_pools(pools, [self.judge], Key(SEED, "ties").at(self.steps))
         with self.timer("reference and update"):
             self.update()
         self.steps += 1
 
     def update(self) -> None:
         """Learn from the pools."""
-        self.shop.learn(improve.learn_preferences(self.shop, self.pools, self.steps), self.steps)
+        raise NotImplementedError
 
 
 @dataclass(slots=True, kw_only=True)
-class Assembled(OurStep):
+class OurStep(Step):
+    """The step on our engine."""
+
+    reference: Model
+    trainer: Trainer
+
+    def update(self) -> None:
+        """Learn from the pools: the reference's log-probabilities, then a step of DPO."""
+        learnt = dpo_batch(self.pools, self.policy.bos, self.config.improve)
+        learnt = learnt.with_reference(self.reference.logprobs(learnt.groups, as_trained=True))
+        self.trainer.step(learnt.examples, learnt.loss, step=self.steps, normaliser=learnt.normaliser)
+
+
+@dataclass(slots=True, kw_only=True)
+class Assembled(Step):
     """The same step with ``generate``, separate judge rows and TRL's DPO trainer."""
 
     stepper: trl_side.Stepper
@@ -107,27 +141,32 @@ class Assembled(OurStep):
     """The policy in the compute dtype, which generates: faster than float32 weights under autocast."""
 
     @classmethod
-    def of(cls, shop: improve.Workshop, config: configs.Config, options: Options, judges: Judges) -> Assembled:
-        """Return the peer of ``shop``."""
-        policy = subject(config.policy.model, options)
+    def of(cls, ours: OurStep, options: Options, judges: Judges) -> Assembled:
+        """Return the peer of ``ours``."""
+        name = ours.config.policy.model
+        policy = subject(name, options)
         variant = trl_side.FP32 if options.quick else trl_side.AUTOCAST
-        material = replace(shop.material, judges=[judges.peer])
-        sampler = GenerateSampler(policy.plain, policy.eos)
-        some = list(material.chunks[: config.improve.prefixes_per_step])
-        stepper = trl_side.Stepper(trl_side.dpo(config.policy.model, options, variant, some))
-        shop = replace(shop, material=material, sampler=sampler)
-        return cls(shop=shop, stepper=stepper, copy=policy.plain)
+        some = list(ours.chunks[: ours.config.improve.prefixes_per_step])
+        return cls(
+            config=ours.config,
+            chunks=ours.chunks,
+            sampler=GenerateSampler(policy.plain, policy.eos),
+            judge=judges.peer,
+            policy=ours.policy,
+            stepper=trl_side.Stepper(trl_side.dpo(name, options, variant, some)),
+            copy=policy.plain,
+        )
 
     def update(self) -> None:
         """Learn from the pools: TRL's step, then the new weights for ``generate``."""
         rows = [
             {
-                "prompt_ids": list(self.shop.prefix(one.chunk)),
-                "chosen_ids": list(one.preferred.chosen.token_ids),
-                "rejected_ids": list(one.preferred.rejected.token_ids),
+                "prompt_ids": list(pool.prefix_ids(self.policy.bos)),
+                "chosen_ids": list(pool.preferred.chosen.token_ids),
+                "rejected_ids": list(pool.preferred.rejected.token_ids),
             }
-            for one in self.pools
-            if one.preferred is not None
+            for pool in self.pools
+            if pool.preferred is not None
         ]
         trainer = self.stepper.trainer
         self.stepper.step(trainer.data_collator(rows))
@@ -159,10 +198,17 @@ def our_side(config: configs.Config, options: Options) -> tuple[OurStep, Judges]
         for scorer in (noted, RowScorer(found.plain, 16))
     )
     judges = Judges(ours=ours, peer=peer, model=found.plain, noted=noted)
-    material = improve.Material(chunks=(), heldout=(), identity="benchmark", judges=[judges.ours])
-    shop, _ = improve.open_workshop(config, material)
-    shop.material = replace(material, chunks=laptop_chunks(config, shop.tokenizer, options))
-    return OurStep(shop=shop), judges
+    policy, reference = (Model.load(config.policy, Compute.of(config), tags=None) for _ in range(2))
+    step = OurStep(
+        config=config,
+        chunks=laptop_chunks(config, policy.tokenizer, options),
+        sampler=policy.sampler,
+        judge=judges.ours,
+        policy=policy,
+        reference=reference,
+        trainer=policy.trainer(config.improve),
+    )
+    return step, judges
 
 
 def laptop_chunks(config: configs.Config, tokenizer: Any, options: Options) -> list[Chunk]:
@@ -202,8 +248,8 @@ def same_scores(ours: OurStep, peer: Assembled, judges: Judges) -> str:
 
 def limit_of(ours: OurStep, judges: Judges) -> float:
     """Return the seconds that the machine needs at least for our last step."""
-    cfg, policy = ours.shop.config, ours.shop.trainer.policy.model
-    lengths = [len(ours.shop.prefix(one.chunk)) for one in ours.pools]
+    cfg, policy = ours.config.improve, ours.policy.policy.model
+    lengths = [len(pool.prefix_ids(ours.policy.bos)) for pool in ours.pools]
     total = machine.decoding_limit(
         policy,
         prompts=len(lengths),
@@ -212,5 +258,5 @@ def limit_of(ours: OurStep, judges: Judges) -> float:
         steps=max(len(one.chunk.suffix_ids) for one in ours.pools),
     )
     total += machine.forward_limit(judges.model, judges.noted.groups)
-    groups = [example.group for example in improve.learn_preferences(ours.shop, ours.pools, 0).examples]
+    groups = dpo_batch(ours.pools, ours.policy.bos, cfg).groups
     return total + machine.forward_limit(policy, groups) + machine.update_limit(policy, groups)

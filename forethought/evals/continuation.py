@@ -162,6 +162,7 @@ def match_temperature(target: float, entropy_at: Callable[[float], float], toler
     temperature that was tried.
     """
     gaps = {1.0: entropy_at(1.0) - target}
+    # Entropy rises with the temperature: too little of it means searching above 1.
     low, high = (0.0, math.log(MATCHING_RANGE)) if gaps[1.0] < 0 else (-math.log(MATCHING_RANGE), 0.0)
     for _ in range(MATCHING_STEPS):
         if min(map(abs, gaps.values())) <= tolerance:
@@ -265,6 +266,7 @@ def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Re
         figures += recorder.mean(metrics.CHARACTERS, lengths, f"characters; {over}", condition)
         if condition != GREEDY:  # Greedy text is not drawn: it has no entropy.
             figures += recorder.mean(metrics.ENTROPY, samples.surprise, f"nats per token; {over}", condition)
+        # Over all texts together, not a mean over texts: so it takes another interval.
         distinct, unit = text.distinct_interval(words, 2, recorder.documents), "share of all word 2-grams; n texts"
         figures += recorder.interval(metrics.DISTINCT, distinct, f"{unit}, jackknife", condition)
     if condition == MATCHED:

@@ -91,13 +91,16 @@ def inserts(
     }
     if fixed:
         inserted[GENERIC] = each(lambda index, k: fixed[(index + k) % len(fixed)])
+    # A single window has no other whose thought it could be given.
     if len(own) > 1:
         others = derangement(evaluation.documents, Key(evaluation.seed, "swapped thoughts"))
         inserted[SWAPPED] = [own[other] for other in others]
         inserted[NEAR] = [own[other] for other in nearest(windows)]
+    # With thoughts missing, the condition would be compared on other windows than the rest.
     if all(window.thought for window in windows):
         inserted[TEACHER] = saying(lambda index, k: windows[index].thought)
     written = {
+        # write=write: a closure would see the loop's last function.
         name: saying(lambda index, k, write=write: write(own[index][k].said, windows[index]))  # type: ignore[misc]
         for name, write in conditions.items()
     }
@@ -203,6 +206,7 @@ def derangement(documents: Sequence[str], key: Key) -> list[int]:
     # In a keyed order, each takes the thoughts of the one that stands a fixed number of places further on.
     count = len(documents)
     order = key.generator().permutation(count).tolist()
+    # By shift: how many windows would meet one of their own document.
     met = {
         shift: sum(documents[order[i]] == documents[order[(i + shift) % count]] for i in range(count))
         for shift in range(1, count)
@@ -215,12 +219,14 @@ def derangement(documents: Sequence[str], key: Key) -> list[int]:
 def nearest(windows: Sequence[Window]) -> list[int]:
     """Return, for each window, another one of its document, or else the one whose prefix has the likest words."""
     bags = [Counter(words(window.prefix)) for window in windows]
+    # Weighted by rarity: a word that every prefix has says nothing of likeness.
     spread = Counter(word for bag in bags for word in bag)
     rows = [{word: n * math.log(len(bags) / spread[word]) for word, n in bag.items()} for bag in bags]
     norms = [math.sqrt(sum(value**2 for value in row.values())) or 1.0 for row in rows]
 
     def likeness(a: int, b: int) -> tuple[bool, float]:
         dot = sum(value * rows[b].get(word, 0.0) for word, value in rows[a].items())
+        # As a tuple: the same document wins over any likeness of words.
         return windows[a].document_id == windows[b].document_id, dot / (norms[a] * norms[b])
 
     every = range(len(windows))

@@ -14,6 +14,7 @@ from forethought.records import Measurement
 def figures(recorder: Recorder, scored: Scored, rollouts: Rollouts | None) -> list[Measurement]:
     """Return one arm's figures; ``rollouts``: of an arm that thinks."""
     samples = len(scored.rewards[0])
+    # A window counts if any sample of it was scored.
     best = [max(known) if (known := [one for one in row if one is not None]) else None for row in scored.rewards]
     unscored = [sum(one is None for one in row) / len(row) for row in scored.rewards]
     over = f"n held-out windows, {samples} samples each, bootstrap over documents"

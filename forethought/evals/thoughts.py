@@ -88,6 +88,7 @@ def examine(model: Model, evaluation: ThoughtEval) -> Answers:
         after=after,
         examples=tuple(
             {"row": row.id, "prefix": evaluation.chunks[row.chunk_id].prefix, "continuation": text, "thought": thought}
+            # Not strict: only the first rows are continued freely.
             for row, text, thought in zip(evaluation.rows, continuations, thoughts, strict=False)
         ),
     )
@@ -99,6 +100,7 @@ def nll_by_kind(model: Model, evaluation: ThoughtEval) -> dict[str, NLL]:
     pairs = list(zip(evaluation.rows, chunks, strict=True))
     augmented = [model.thoughts.tokens(row, chunk) for row, chunk in pairs]
     raw = [plain(row, chunk) for row, chunk in pairs]
+    # Under which names a token of each kind counts.
     kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
     found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
     for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (RAW_TEXT,)))):
@@ -115,6 +117,7 @@ def nll_by_kind(model: Model, evaluation: ThoughtEval) -> dict[str, NLL]:
 
 def until_close(ids: Sequence[int], tokens: ThoughtTokens) -> tuple[tuple[int, ...], bool]:
     """Return the drawn ``ids`` up to the one that completes the closing tag, and whether there is one."""
+    # Id by id: tokens may spell a tag in several ways, and end within or after it.
     for end in range(1, len(ids) + 1):
         if tokens.tags.close in tokens.tokenizer.decode(list(ids[:end])):
             return tuple(ids[:end]), True
@@ -136,6 +139,7 @@ def figures(recorder: Recorder, answers: Answers) -> list[Measurement]:
         (metrics.WELL_FORMED, answers.well_formed, "share of those that open one"),
         (metrics.CLOSES, answers.closed, "share of the thoughts that they open"),
     ):
+        # A continuation without a thought is not badly formed: it is left out.
         of_openers = [value if opened else None for value, opened in zip(values, answers.opened, strict=True)]
         found += free.mean(metric, of_openers, f"{unit}; {over}")
     asked = f"share of thoughts that were opened for it; {over}"
@@ -187,6 +191,7 @@ def _think(model: Model, evaluation: ThoughtEval) -> tuple[tuple[float, ...], di
         prompts.append(Prompt(id=row.id, token_ids=heads[-1] + tokens.open))
     drawn = model.sample(prompts, max_tokens=evaluation.thought_tokens, key=Key(evaluation.seed, "asked thoughts"))
     cut = [until_close(completion.token_ids, tokens) for [completion] in drawn]
+    # A thought that ran out of tokens is closed for the policy, so that text follows in every row.
     own = [tokens.open + ids + (() if closed else tokens.close) for ids, closed in cut]
     inserts: dict[str, list[tuple[int, ...]]] = {NOTHING: [()] * len(own), OWN: own, TEACHER: taught}
     after = {}

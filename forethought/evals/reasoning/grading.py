@@ -54,6 +54,7 @@ def same_number(gold: str, answer: str) -> bool:
 
 def read_number(text: str) -> Reading:
     """Return the number after ``####``, else after "the answer is" (both in form), else the last number."""
+    # The first one: a model that runs on writes further problems, with answers of their own.
     hashes = _HASHES.search(text)
     if hashes:
         return Reading(answer=hashes[1], formatted=True)
@@ -94,6 +95,7 @@ def same_maths(gold: str, answer: str) -> bool:
     """Return whether two expressions are equal: as written, as numbers, or as Math-Verify says."""
     if normalise(gold) == normalise(answer):
         return True
+    # Plain numbers are compared here: asking the other process takes far longer.
     if number(gold) is not None and number(answer) is not None:
         return same_number(gold, answer)
     return _verified(gold, answer)

@@ -260,8 +260,11 @@ def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Re
     figures: list[Measurement] = []
     over = "n texts, bootstrap over documents"
     for samples, recorder in zip(pair, recorders, strict=True):
-        words, lengths = [text.words(one) for one in samples.texts], [float(len(one)) for one in samples.texts]
-        repeated, of = [text.repetition(one) for one in words], "share of a text's word 4-grams"
+        words, lengths = (
+            [text.words(sample) for sample in samples.texts],
+            [float(len(sample)) for sample in samples.texts],
+        )
+        repeated, of = [text.repetition(own) for own in words], "share of a text's word 4-grams"
         figures += recorder.mean(metrics.REPETITION, repeated, f"{of}; {over}", condition)
         figures += recorder.mean(metrics.CHARACTERS, lengths, f"characters; {over}", condition)
         if condition != GREEDY:  # Greedy text is not drawn: it has no entropy.

@@ -61,9 +61,9 @@ class ScriptedThinker:
 
 def controls(windows: Sequence[Window], model: Model) -> list[Model]:
     """Return both controls, with tokenizer, tags and BOS of ``model``."""
-    found = []
+    models = []
     for name in (COPIES, IGNORES):
         sampler = ScriptedThinker(windows, model, copies=name == COPIES)
         parts = Parts(tokenizer=model.tokenizer, sampler=sampler, scorer=UniformScorer(), bos=model.bos)
-        found.append(Model(name, "scripted", parts, model.tags))
-    return found
+        models.append(Model(name, "scripted", parts, model.tags))
+    return models

@@ -149,16 +149,16 @@ def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
     """Return every condition's figures, and how the own thoughts differ from each other condition."""
     over = "n held-out windows, bootstrap over documents"
     figures: list[Measurement] = []
-    for name, one in probed.items():
-        figures += recorder.mean(metrics.PROBE_REWARD, one.rewards, f"share of predictions that match; {over}", name)
-        figures += recorder.mean(metrics.PROBE_SCORE, one.scores, f"mean score; {over}", name)
-        figures += recorder.mean(metrics.PROBE_GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
-        figures += recorder.mean(metrics.PROBE_COPIED, one.copied, f"share of word 3-grams; {over}", name)
+    for name, result in probed.items():
+        figures += recorder.mean(metrics.PROBE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
+        figures += recorder.mean(metrics.PROBE_SCORE, result.scores, f"mean score; {over}", name)
+        figures += recorder.mean(metrics.PROBE_GAIN, result.gains, f"nats per token of the true suffix; {over}", name)
+        figures += recorder.mean(metrics.PROBE_COPIED, result.copied, f"share of word 3-grams; {over}", name)
         if name != OWN:
             for metric, pair, unit in (
-                (metrics.PROBE_REWARD, (probed[OWN].rewards, one.rewards), "share, paired by window"),
-                (metrics.PROBE_SCORE, (probed[OWN].scores, one.scores), "score, paired by window"),
-                (metrics.PROBE_GAIN, (probed[OWN].gains, one.gains), "nats per token, paired"),
+                (metrics.PROBE_REWARD, (probed[OWN].rewards, result.rewards), "share, paired by window"),
+                (metrics.PROBE_SCORE, (probed[OWN].scores, result.scores), "score, paired by window"),
+                (metrics.PROBE_GAIN, (probed[OWN].gains, result.gains), "nats per token, paired"),
             ):
                 figures += recorder.difference(metric, pair, f"{unit}; {over}", own_against(name))
     return figures
@@ -191,10 +191,10 @@ def examples(
             "conditions": {
                 name: {
                     "thought": inserted[name][index][0].said,
-                    "prediction": one.predictions.suffixes[index][0],
-                    "score": one.predictions.scores[index][0],
+                    "prediction": result.predictions.suffixes[index][0],
+                    "score": result.predictions.scores[index][0],
                 }
-                for name, one in probed.items()
+                for name, result in probed.items()
             },
         }
         for index, window in enumerate(evaluation.windows[:count])

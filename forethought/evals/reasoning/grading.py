@@ -26,8 +26,8 @@ _DROPPED = re.compile(r"\\(?:left|right|displaystyle|,|!|;|:|quad|\s)|\^\{?\\cir
 
 def last_box(text: str) -> str | None:
     """Return what the last whole ``\\boxed{...}`` holds, matched brace by brace; ``None`` if there is none."""
-    for found in reversed(list(_BOX.finditer(text))):
-        start = found.end()
+    for box in reversed(list(_BOX.finditer(text))):
+        start = box.end()
         if text[start] != "{":
             return text[start]
         depth = 0
@@ -61,8 +61,8 @@ def read_number(text: str) -> Reading:
     said = _ANSWER_IS.search(text)
     if said and (inside := _NUMBERS.search(said["answer"])):
         return Reading(answer=inside[0], formatted=True)
-    found = _NUMBERS.findall(text)
-    return Reading(answer=found[-1] if found else None)
+    numbers = _NUMBERS.findall(text)
+    return Reading(answer=numbers[-1] if numbers else None)
 
 
 def read_maths(text: str) -> Reading:

@@ -36,6 +36,7 @@ def dr_grpo(rewards: Rewards, baseline: float | None) -> tuple[float, ...]:
     the mean: a constant that is subtracted from all rewards before their mean is subtracted cancels.
     """
     known = [reward for reward in rewards if reward is not None]
+    # A lone reward is its own mean; equal ones would leave rounding errors that pass for advantages.
     if len(known) < 2 or (baseline is None and max(known) == min(known)):
         return (0.0,) * len(rewards)
     middle = sum(known) / len(known) if baseline is None else baseline
@@ -45,6 +46,7 @@ def dr_grpo(rewards: Rewards, baseline: float | None) -> tuple[float, ...]:
 def grpo(rewards: Rewards, baseline: float | None) -> tuple[float, ...]:
     """``A_i = (r_i - mean(r)) / (std(r) + eps)``: GRPO (Shao et al. 2024, arXiv 2402.03300, section 4.1.2)."""
     known = [reward for reward in rewards if reward is not None]
+    # One known reward has no spread, and its advantage is 0 whatever it is divided by.
     spread = float(np.std(known, ddof=1)) + STD_EPS if len(known) > 1 else 1.0
     return tuple(advantage / spread for advantage in dr_grpo(rewards, baseline))
 
@@ -61,4 +63,5 @@ def normaliser(cfg: RLMTConfig) -> float:
     rollouts = float(cfg.windows_per_step * cfg.rollouts)
     if ADVANTAGES[cfg.advantage].per_rollout_mean:
         return rollouts
+    # The longest length, not the drawn one: else tokens of short rollouts would weigh more.
     return rollouts * (cfg.thought_tokens + (0 if cfg.thought_only else cfg.suffix_tokens))

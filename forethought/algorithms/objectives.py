@@ -45,6 +45,7 @@ MakeBatch = Callable[[Sequence[CandidatePool], tuple[int, ...], ImproveConfig], 
 
 def dpo_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:
     """Online DPO (Tan et al. 2026, arXiv 2601.21343, section 1.2): best against worst of every pool that has both."""
+    # A pool in which no two scores differ has no pair: it is left out, not trained on by lot.
     pairs = [(pool.prefix_ids(bos), pool.preferred) for pool in pools if pool.preferred is not None]
     groups = [Group(prefix=prefix, branches=(pair.chosen.token_ids, pair.rejected.token_ids)) for prefix, pair in pairs]
     loss = functools.partial(dpo, beta=cfg.beta, nll_weight=cfg.nll_weight)
@@ -64,12 +65,14 @@ def rewrite_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: Imp
 def continued_batch(pools: Sequence[CandidatePool], bos: tuple[int, ...], cfg: ImproveConfig) -> LossBatch:
     """Continued pretraining: next-token loss on every token of the chunk, prefix included."""
     texts = [pool.prefix_ids(bos) + pool.chunk.suffix_ids for pool in pools]
+    # The first id has nothing before it to be predicted from.
     return nll_batch([(ids[:1], ids[1:]) for ids in texts])
 
 
 def nll_batch(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> LossBatch:
     """Return the next-token loss of (prefix, continuation) rows, as a mean over the continuations' tokens."""
     examples = [Example(group=Group(prefix=prefix, branches=(ids,))) for prefix, ids in rows]
+    # Over tokens, not rows: a short continuation must not weigh as much as a long one.
     return LossBatch(examples=examples, loss=nll, normaliser=sum(len(ids) for _, ids in rows))
 
 
@@ -95,4 +98,5 @@ def objective_of(name: str) -> tuple[MakeBatch, dict[str, str]]:
             raise user.error(f"it returned {type(made).__name__}; expected a LossBatch")
         return made
 
+    # The path of the user's file says nothing of its content: an edit must start the stage over.
     return batch, {"objective source": user.source_hash}

@@ -61,6 +61,7 @@ def candidate(chunk: Chunk, origin: Origin, text: str, token_ids: Sequence[int],
 
 def make_pool(chunk: Chunk, candidates: Sequence[Candidate], key: Key) -> CandidatePool:
     """Return the unjudged pool of ``chunk``, shuffled by ``key``."""
+    # Keyed by the chunk: a pool's order does not depend on what else is in the batch.
     order = key.generator(chunk.id).permutation(len(candidates))
     return CandidatePool(chunk=chunk, candidates=tuple(candidates[i] for i in order), verdicts={})
 
@@ -70,6 +71,7 @@ def rank_pools(pools: Sequence[CandidatePool], judges: Sequence[Judge], ties: Ke
 
     ``ties`` picks among equals at either extreme.
     """
+    # No origin in a request: a judge must not know the author's text by its label.
     requests = [
         JudgeRequest(
             prefix=pool.chunk.prefix, candidates=tuple(c.text for c in pool.candidates), original=pool.chunk.suffix
@@ -92,13 +94,16 @@ def pool_metrics(pools: Sequence[CandidatePool]) -> dict[str, float]:
     ``selection_rate`` is the share of decided pools whose chosen candidate is a rollout, ``selection_null`` what it
     would be if judgments were random: the rollouts' share of the pool, K/(K+1) next to the original alone.
     """
+    # An undecided pool has no chosen candidate: it is in the tie rate, in no share of the decided.
     decided = [pool.preferred for pool in pools if pool.preferred is not None]
     metrics = {"decided": float(len(decided)), "tie_rate": 1 - len(decided) / len(pools)}
     for name in pools[0].verdicts:
         counts = statistics([pool.verdicts[name] for pool in pools])
+        # The worst judge's, since any judge that leaves a candidate unscored leaves it without a score.
         metrics["unscored_rate"] = max(metrics.get("unscored_rate", 0.0), counts.unscored_rate or 0.0)
     rollouts = sum(len(pool.by_origin(Origin.ROLLOUT)) for pool in pools)
     metrics["selection_null"] = rollouts / sum(len(pool.candidates) for pool in pools)
+    # Without a decided pool there is no rate: a zero would read as "never a rollout".
     if not decided:
         return metrics
     for origin, name in ((Origin.ROLLOUT, "selection_rate"), (Origin.CORPUS, "chosen_original")):

@@ -30,6 +30,7 @@ class MatchTask:
     def rewards(self, windows: Sequence[Window], suffixes: Sequence[Sequence[str]]) -> RewardsPG:
         """Return 1 for each suffix that matches, 0 for another, ``None`` where the judge did not say."""
         requests = [match_request(w, row, self.whole_rest) for w, row in zip(windows, suffixes, strict=True)]
+        # Unscored stays None: as a zero, a rollout would be punished for the judge's failure.
         return [[self.matcher.passes(score) for score in row] for row in self.matcher.scores(requests)]
 
 
@@ -58,6 +59,7 @@ def specific_gain(groups: Sequence[RolloutGroup], model: Model, task: MatchTask)
     1807.03748) with one negative.
     """
     windows = [group.window for group in groups]
+    # Turned by one place, which needs no draw; a batch of one window meets itself and earns 0.
     own, other = (gains(groups, some, model) for some in (windows, windows[1:] + windows[:1]))
     return [[a - b for a, b in zip(*rows, strict=True)] for rows in zip(own, other, strict=True)]
 
@@ -67,6 +69,7 @@ def gains(groups: Sequence[RolloutGroup], windows: Sequence[Window], model: Mode
 
     Group by group, thoughts stand between prefix and suffix of the window at the same place in ``windows``.
     """
+    # A thought's ids end with its closing tag; what was predicted after it gives way to the true suffix.
     with_thought = [
         Group(
             prefix=model.bos + window.prefix_ids + model.thoughts.open,
@@ -77,6 +80,7 @@ def gains(groups: Sequence[RolloutGroup], windows: Sequence[Window], model: Mode
     without = [Group(prefix=model.bos + window.prefix_ids, branches=(window.suffix_ids,)) for window in windows]
     thought_PG, bare_P1 = model.logprobs(with_thought, as_drawn=True), model.logprobs(without, as_drawn=True)
     return [
+        # Over the suffix only: how likely the thought itself is, is no gain. One entry per rollout.
         [float(branch[-len(window.suffix_ids) :].mean() - bare.mean()) for branch in row]
         for window, row, [bare] in zip(windows, thought_PG, bare_P1, strict=True)
     ]
@@ -104,6 +108,7 @@ def reward_of(name: str) -> tuple[RewardFunction, dict[str, str]]:
             rows = [[None if reward is None else float(reward) for reward in row] for row in rewards_PG]
         except (TypeError, ValueError):
             rows = []
+        # Checked here, where the user's file can be named; later it would be an error of zip.
         if [len(row) for row in rows] != [len(group.rollouts) for group in groups]:
             sizes = ", ".join(str(len(group.rollouts)) for group in groups)
             raise user.error(

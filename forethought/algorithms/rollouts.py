@@ -60,6 +60,7 @@ class RolloutGroup:
         """
         branches, weights, advantages = [], [], []
         for rollout, advantage, reward in zip(self.rollouts, self.advantages, self.rewards, strict=True):
+            # Unscored is not zero: without an advantage, its tokens need not be computed at all.
             if reward is None:
                 continue
             end = rollout.thought_tokens if thought_only else len(rollout.token_ids)
@@ -76,12 +77,16 @@ def group_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float | None]:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rewards = [reward for group in groups for reward in group.rewards]
     known = [[reward for reward in group.rewards if reward is not None] for group in groups]
+    # Inserted tags were not drawn, so they say nothing of the policy's entropy.
     drawn = [p for r in rollouts for p, own in zip(r.logprobs, r.drawn, strict=True) if own]
+    # Of thoughts that were cut off at the cap.
     truncated = [reward for r, reward in zip(rollouts, rewards, strict=True) if reward is not None and not r.closed]
     return {
         "reward": mean(rewards),
+        # Within groups: how windows differ from each other is no signal for advantages.
         "reward_variance": mean([float(np.var(row)) for row in known if row]),
         "blank_reward": mean([group.blank for group in groups if group.blank is not None]),
+        # Groups that cost time and teach nothing.
         "dead_rate": mean([float(group.zero_variance) for group in groups]),
         "unscored_rate": mean([float(reward is None) for reward in rewards]),
         "thought_tokens": mean([float(rollout.thought_tokens) for rollout in rollouts]),

@@ -49,6 +49,7 @@ class WindowCutter:
     def one_each(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk], key: Key) -> list[Window]:
         """Return one window of each row that has any, chosen by ``key``."""
         by_row = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
+        # Each draw is keyed by its row, so a row without windows moves no other row's choice.
         return [some[int(key.generator(row.id).integers(len(some)))] for row, some in by_row if some]
 
     def of_row(self, row: ThoughtRow, chunk: Chunk) -> list[Window]:
@@ -56,11 +57,13 @@ class WindowCutter:
         if self.cut == "raw":
             places = [(len(chunk.prefix), len(chunk.prefix_ids), "")]
         else:
+            # Rows for RL have places without thoughts.
             thoughts = row.thoughts or ("",) * len(row.places)
             places = [(p.position, p.token, thought) for p, thought in zip(row.places, thoughts, strict=True)]
         windows = []
         for position, token, thought in places:
             suffix_ids = ids[token : token + self.suffix_tokens]
+            # A shorter suffix would be an easier task, and at token 0 there is no prefix to think about.
             if len(suffix_ids) < self.suffix_tokens or not token:
                 continue
             windows.append(
@@ -69,6 +72,7 @@ class WindowCutter:
                     document_id=chunk.document_id,
                     prefix=row.text[:position],
                     prefix_ids=ids[:token],
+                    # From ids, not cut from the text: it must end where a prediction of as many tokens ends.
                     suffix=self.tokenizer.decode(list(suffix_ids)),
                     suffix_ids=suffix_ids,
                     reference=row.text[position:],

@@ -80,8 +80,10 @@ def windows(tokens: int, config: ChunkConfig, generator: np.random.Generator) ->
     rest = tokens - sum(lengths)
     if len(lengths) < limit and rest >= shortest:
         lengths.append(min(rest, longest))
+        # Or the shorter window would always be the document's end.
         generator.shuffle(lengths)
     slack = tokens - sum(lengths)
+    # Sorted distinct draws less their ranks: every arrangement of the gaps is equally likely.
     gaps = np.sort(generator.choice(slack + len(lengths), size=len(lengths), replace=False)) - np.arange(len(lengths))
     firsts = gaps + np.cumsum([0, *lengths])[:-1]
     return [(int(first), int(first) + length) for first, length in zip(firsts, lengths, strict=True)]

@@ -47,6 +47,7 @@ def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
             row = pick(entry, config, path.name)
             columns.update(dict.fromkeys(entry))
             good += row.defect is None
+            # A wrong column shows early: gigabytes need not be read for it.
             if not good and lines >= _PATIENCE:
                 break
             yield row
@@ -92,6 +93,7 @@ def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
+        # File systems list in any order, and a run may read only the first documents.
         inside = sorted(file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file())
         if not inside:
             raise CorpusError(f"{path}: a folder without {kinds} files. Check corpus.path and corpus.source")
@@ -139,6 +141,7 @@ def _raw(column: Any) -> Any:
 
 def _decode(content: bytes) -> tuple[str | None, str | None]:
     try:
+        # A byte order mark is no text.
         return content.decode("utf-8-sig"), None
     except UnicodeDecodeError:
         return None, "bad_utf8"

@@ -61,6 +61,7 @@ def split_of(split_key: str, config: ChunkConfig) -> Split:
 
 
 def _has_bad_characters(text: str) -> bool:
+    # The fast way for many texts: printable text has no control or unassigned character.
     if text.isprintable():
         return "\ufffd" in text and text.count("\ufffd") > MAX_BAD_CHARACTERS * len(text)
     bad = 0

@@ -48,6 +48,7 @@ def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
         counts["shortened"] += len(text) < len(str(row.text))
         identity = content_id(text)
         titled = row.title is not None and str(row.title).strip()
+        # Texts with one title go to one split: they may share passages.
         key = title_key(str(row.title)) if titled else identity
         yield Document(id=identity, text=text, source=row.source, split_key=key)
         if counts["kept"] == config.max_documents:

@@ -162,6 +162,7 @@ def match_temperature(target: float, entropy_at: Callable[[float], float], toler
     temperature that was tried.
     """
     gaps = {1.0: entropy_at(1.0) - target}
+    # Entropy rises with the temperature: too little of it means searching above 1.
     low, high = (0.0, math.log(MATCHING_RANGE)) if gaps[1.0] < 0 else (-math.log(MATCHING_RANGE), 0.0)
     for _ in range(MATCHING_STEPS):
         if min(map(abs, gaps.values())) <= tolerance:
@@ -259,12 +260,16 @@ def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Re
     figures: list[Measurement] = []
     over = "n texts, bootstrap over documents"
     for samples, recorder in zip(pair, recorders, strict=True):
-        words, lengths = [text.words(one) for one in samples.texts], [float(len(one)) for one in samples.texts]
-        repeated, of = [text.repetition(one) for one in words], "share of a text's word 4-grams"
+        words, lengths = (
+            [text.words(sample) for sample in samples.texts],
+            [float(len(sample)) for sample in samples.texts],
+        )
+        repeated, of = [text.repetition(own) for own in words], "share of a text's word 4-grams"
         figures += recorder.mean(metrics.REPETITION, repeated, f"{of}; {over}", condition)
         figures += recorder.mean(metrics.CHARACTERS, lengths, f"characters; {over}", condition)
         if condition != GREEDY:  # Greedy text is not drawn: it has no entropy.
             figures += recorder.mean(metrics.ENTROPY, samples.surprise, f"nats per token; {over}", condition)
+        # Over all texts together, not a mean over texts: so it takes another interval.
         distinct, unit = text.distinct_interval(words, 2, recorder.documents), "share of all word 2-grams; n texts"
         figures += recorder.interval(metrics.DISTINCT, distinct, f"{unit}, jackknife", condition)
     if condition == MATCHED:

@@ -22,6 +22,7 @@ class ScriptedThinker:
 
     def __init__(self, windows: Sequence[Window], model: Model, *, copies: bool) -> None:
         self.windows = {window.id: window for window in windows}
+        # The wrong answer to a window is the suffix of the next one.
         self.others = {a.id: b for a, b in zip(windows, [*windows[1:], *windows[:1]], strict=True)}
         self.tokens, self.bos, self.copies = model.thoughts, model.bos, copies
 
@@ -33,6 +34,7 @@ class ScriptedThinker:
             thought = self.windows[prompt.id].suffix_ids[: thinking.max_tokens] + self.tokens.close
             text = self._write(f"{prompt.id}/{branch}", prompt.token_ids + thought, key)
             ids = thought + text[: sampling.max_tokens]
+            # Scripted text has no probabilities; nothing that is measured here reads them.
             flat, drawn = (0.0,) * len(ids), (True,) * len(ids)
             return Rollout(token_ids=ids, logprobs=flat, drawn=drawn, thought_tokens=len(thought), closed=True)
 
@@ -48,6 +50,7 @@ class ScriptedThinker:
         return [[completion(prompt, prompt.id + branch) for branch in branches] for prompt in prompts]
 
     def _write(self, name: str, ids: tuple[int, ...], key: Key) -> tuple[int, ...]:
+        # The probe names its prompts "window/sample".
         window = self.windows[name.partition("/")[0]]
         thought = ids[len(self.bos) + len(window.prefix_ids) :][len(self.tokens.open) : -len(self.tokens.close)]
         if self.copies:
@@ -58,9 +61,9 @@ class ScriptedThinker:
 
 def controls(windows: Sequence[Window], model: Model) -> list[Model]:
     """Return both controls, with tokenizer, tags and BOS of ``model``."""
-    found = []
+    models = []
     for name in (COPIES, IGNORES):
         sampler = ScriptedThinker(windows, model, copies=name == COPIES)
         parts = Parts(tokenizer=model.tokenizer, sampler=sampler, scorer=UniformScorer(), bos=model.bos)
-        found.append(Model(name, "scripted", parts, model.tags))
-    return found
+        models.append(Model(name, "scripted", parts, model.tags))
+    return models

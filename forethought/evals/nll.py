@@ -44,6 +44,7 @@ class NLL:
     @property
     def per_text(self) -> list[float]:
         """Nats per token of each text."""
+        # A row may have no token of a kind (no tag, say): its 0 nats stay 0.
         return [nats / max(1, tokens) for nats, tokens in zip(self.nats, self.tokens, strict=True)]
 
     def paired(self, before: NLL) -> tuple[list[float], list[float]]:
@@ -65,6 +66,7 @@ def suffix_nll(
     groups = [Group(prefix=model.bos + chunk.prefix_ids, branches=(chunk.suffix_ids,)) for chunk in chunks]
     nats: list[float] = []
     for logprobs in branch_logprobs(model, groups):
+        # In double precision: the change between two arms is small next to either sum.
         nats.append(-float(logprobs.sum(dtype="float64")))
         progress(len(nats), len(chunks))
     tokens = tuple(len(chunk.suffix_ids) for chunk in chunks)
@@ -73,6 +75,7 @@ def suffix_nll(
 
 def branch_logprobs(model: Model, groups: Sequence[Group]) -> Iterator[np.ndarray]:
     """Yield the log-probabilities of the one branch of each group; float32 ``(len(branch),)``, nats."""
+    # In pieces, so that a caller can show progress between them.
     for start in range(0, len(groups), GROUPS_PER_CALL):
         for [logprobs] in model.logprobs(groups[start : start + GROUPS_PER_CALL]):
             yield logprobs

@@ -91,13 +91,16 @@ def inserts(
     }
     if fixed:
         inserted[GENERIC] = each(lambda index, k: fixed[(index + k) % len(fixed)])
+    # A single window has no other whose thought it could be given.
     if len(own) > 1:
         others = derangement(evaluation.documents, Key(evaluation.seed, "swapped thoughts"))
         inserted[SWAPPED] = [own[other] for other in others]
         inserted[NEAR] = [own[other] for other in nearest(windows)]
+    # With thoughts missing, the condition would be compared on other windows than the rest.
     if all(window.thought for window in windows):
         inserted[TEACHER] = saying(lambda index, k: windows[index].thought)
     written = {
+        # write=write: a closure would see the loop's last function.
         name: saying(lambda index, k, write=write: write(own[index][k].said, windows[index]))  # type: ignore[misc]
         for name, write in conditions.items()
     }
@@ -146,16 +149,16 @@ def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
     """Return every condition's figures, and how the own thoughts differ from each other condition."""
     over = "n held-out windows, bootstrap over documents"
     figures: list[Measurement] = []
-    for name, one in probed.items():
-        figures += recorder.mean(metrics.PROBE_REWARD, one.rewards, f"share of predictions that match; {over}", name)
-        figures += recorder.mean(metrics.PROBE_SCORE, one.scores, f"mean score; {over}", name)
-        figures += recorder.mean(metrics.PROBE_GAIN, one.gains, f"nats per token of the true suffix; {over}", name)
-        figures += recorder.mean(metrics.PROBE_COPIED, one.copied, f"share of word 3-grams; {over}", name)
+    for name, result in probed.items():
+        figures += recorder.mean(metrics.PROBE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
+        figures += recorder.mean(metrics.PROBE_SCORE, result.scores, f"mean score; {over}", name)
+        figures += recorder.mean(metrics.PROBE_GAIN, result.gains, f"nats per token of the true suffix; {over}", name)
+        figures += recorder.mean(metrics.PROBE_COPIED, result.copied, f"share of word 3-grams; {over}", name)
         if name != OWN:
             for metric, pair, unit in (
-                (metrics.PROBE_REWARD, (probed[OWN].rewards, one.rewards), "share, paired by window"),
-                (metrics.PROBE_SCORE, (probed[OWN].scores, one.scores), "score, paired by window"),
-                (metrics.PROBE_GAIN, (probed[OWN].gains, one.gains), "nats per token, paired"),
+                (metrics.PROBE_REWARD, (probed[OWN].rewards, result.rewards), "share, paired by window"),
+                (metrics.PROBE_SCORE, (probed[OWN].scores, result.scores), "score, paired by window"),
+                (metrics.PROBE_GAIN, (probed[OWN].gains, result.gains), "nats per token, paired"),
             ):
                 figures += recorder.difference(metric, pair, f"{unit}; {over}", own_against(name))
     return figures
@@ -188,10 +191,10 @@ def examples(
             "conditions": {
                 name: {
                     "thought": inserted[name][index][0].said,
-                    "prediction": one.predictions.suffixes[index][0],
-                    "score": one.predictions.scores[index][0],
+                    "prediction": result.predictions.suffixes[index][0],
+                    "score": result.predictions.scores[index][0],
                 }
-                for name, one in probed.items()
+                for name, result in probed.items()
             },
         }
         for index, window in enumerate(evaluation.windows[:count])
@@ -203,6 +206,7 @@ def derangement(documents: Sequence[str], key: Key) -> list[int]:
     # In a keyed order, each takes the thoughts of the one that stands a fixed number of places further on.
     count = len(documents)
     order = key.generator().permutation(count).tolist()
+    # By shift: how many windows would meet one of their own document.
     met = {
         shift: sum(documents[order[i]] == documents[order[(i + shift) % count]] for i in range(count))
         for shift in range(1, count)
@@ -215,12 +219,14 @@ def derangement(documents: Sequence[str], key: Key) -> list[int]:
 def nearest(windows: Sequence[Window]) -> list[int]:
     """Return, for each window, another one of its document, or else the one whose prefix has the likest words."""
     bags = [Counter(words(window.prefix)) for window in windows]
+    # Weighted by rarity: a word that every prefix has says nothing of likeness.
     spread = Counter(word for bag in bags for word in bag)
     rows = [{word: n * math.log(len(bags) / spread[word]) for word, n in bag.items()} for bag in bags]
     norms = [math.sqrt(sum(value**2 for value in row.values())) or 1.0 for row in rows]
 
     def likeness(a: int, b: int) -> tuple[bool, float]:
         dot = sum(value * rows[b].get(word, 0.0) for word, value in rows[a].items())
+        # As a tuple: the same document wins over any likeness of words.
         return windows[a].document_id == windows[b].document_id, dot / (norms[a] * norms[b])
 
     every = range(len(windows))

@@ -65,6 +65,7 @@ class Recorder:
         known = [(value, document) for value, document in zip(values, self.documents, strict=True) if value is not None]
         if not known:
             return []
+        # Units of one document are alike, so whole documents are resampled.
         numbers, owners = zip(*known, strict=True)
         return self.interval(metric, bootstrap_mean(numbers, self.seed, clusters=owners), unit, condition)
 
@@ -81,6 +82,7 @@ class Recorder:
     ) -> list[Measurement]:
         """Return the paired difference of a metric of windows, and how many windows would resolve it."""
         figures = self.change(metric.difference, pair, unit, condition)
+        # A copy, since the list grows in the loop; empty if nothing could be paired.
         for figure in list(figures):
             gaps = [a - b for a, b, _ in self._known(pair)]
             spread = (sum((gap - figure.value) ** 2 for gap in gaps) / max(1, len(gaps) - 1)) ** 0.5
@@ -92,6 +94,7 @@ class Recorder:
     ) -> list[Measurement]:
         """Return how many units would resolve the measured (difference, standard deviation, n), if it is not zero."""
         difference, spread, n = measured
+        # No number of units resolves a difference of zero.
         if not (difference and spread):
             return []
         count = float(detectable_n(difference, spread))

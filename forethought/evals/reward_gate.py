@@ -14,21 +14,24 @@ from forethought.records import Measurement
 def figures(recorder: Recorder, scored: Scored, rollouts: Rollouts | None) -> list[Measurement]:
     """Return one arm's figures; ``rollouts``: of an arm that thinks."""
     samples = len(scored.rewards[0])
-    best = [max(known) if (known := [one for one in row if one is not None]) else None for row in scored.rewards]
-    unscored = [sum(one is None for one in row) / len(row) for row in scored.rewards]
+    # A window counts if any sample of it was scored.
+    best = [
+        max(known) if (known := [reward for reward in row if reward is not None]) else None for row in scored.rewards
+    ]
+    unscored = [sum(reward is None for reward in row) / len(row) for row in scored.rewards]
     over = f"n held-out windows, {samples} samples each, bootstrap over documents"
-    found = [
+    measurements = [
         *recorder.mean(GATE_REWARD, means(scored.rewards), f"share of predictions that match; {over}"),
         *recorder.mean(GATE_SCORE, means(scored.scores), f"mean score; {over}"),
         *recorder.mean(ORACLE.at(samples), best, f"share of windows of which a prediction matches; {over}"),
         *recorder.mean(GATE_UNSCORED, unscored, f"share of predictions without a verdict; {over}"),
     ]
     if rollouts is not None:
-        closed = [sum(one.closed for one in row) / len(row) for row in rollouts]
-        lengths = [sum(one.thought_tokens for one in row) / len(row) for row in rollouts]
-        found += recorder.mean(CLOSE_RATE, closed, f"share of thoughts that the policy closed itself; {over}")
-        found += recorder.mean(THOUGHT_TOKENS, lengths, f"tokens of a thought; {over}")
-    return found
+        closed = [sum(rollout.closed for rollout in row) / len(row) for row in rollouts]
+        lengths = [sum(rollout.thought_tokens for rollout in row) / len(row) for row in rollouts]
+        measurements += recorder.mean(CLOSE_RATE, closed, f"share of thoughts that the policy closed itself; {over}")
+        measurements += recorder.mean(THOUGHT_TOKENS, lengths, f"tokens of a thought; {over}")
+    return measurements
 
 
 def compare(recorder: Recorder, scored: Scored, before: Scored) -> list[Measurement]:

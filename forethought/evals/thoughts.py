@@ -81,13 +81,14 @@ def examine(model: Model, evaluation: ThoughtEval) -> Answers:
     asked, after, thoughts = _think(model, evaluation)
     return Answers(
         nll=nll_by_kind(model, evaluation),
-        opened=tuple(float(one.opened > 0) for one in parsed),
-        closed=tuple(one.closed / one.opened if one.opened else 0.0 for one in parsed),
-        well_formed=tuple(float(one.opened > 0 and not one.faults) for one in parsed),
+        opened=tuple(float(tagged.opened > 0) for tagged in parsed),
+        closed=tuple(tagged.closed / tagged.opened if tagged.opened else 0.0 for tagged in parsed),
+        well_formed=tuple(float(tagged.opened > 0 and not tagged.faults) for tagged in parsed),
         closed_when_asked=asked,
         after=after,
         examples=tuple(
             {"row": row.id, "prefix": evaluation.chunks[row.chunk_id].prefix, "continuation": text, "thought": thought}
+            # Not strict: only the first rows are continued freely.
             for row, text, thought in zip(evaluation.rows, continuations, thoughts, strict=False)
         ),
     )
@@ -99,22 +100,25 @@ def nll_by_kind(model: Model, evaluation: ThoughtEval) -> dict[str, NLL]:
     pairs = list(zip(evaluation.rows, chunks, strict=True))
     augmented = [model.thoughts.tokens(row, chunk) for row, chunk in pairs]
     raw = [plain(row, chunk) for row, chunk in pairs]
+    # Under which names a token of each kind counts.
     kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
-    found = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
+    sums = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
     for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (RAW_TEXT,)))):
         scored = branch_logprobs(model, [as_group(row.ids, model.bos) for row in rows])
         for index, (row, logprobs) in enumerate(zip(rows, scored, strict=True)):
+            # Without BOS the first token is not scored, so kinds are aligned at their end.
             for kind, logprob in zip(row.kinds[-len(logprobs) :], _floats(logprobs), strict=True):
                 for name in named[kind]:
-                    nats, tokens = found[name]
+                    nats, tokens = sums[name]
                     nats[index] -= logprob
                     tokens[index] += 1
     ids = tuple(row.id for row in evaluation.rows)
-    return {name: NLL(ids=ids, nats=tuple(nats), tokens=tuple(tokens)) for name, (nats, tokens) in found.items()}
+    return {name: NLL(ids=ids, nats=tuple(nats), tokens=tuple(tokens)) for name, (nats, tokens) in sums.items()}
 
 
 def until_close(ids: Sequence[int], tokens: ThoughtTokens) -> tuple[tuple[int, ...], bool]:
     """Return the drawn ``ids`` up to the one that completes the closing tag, and whether there is one."""
+    # Id by id: tokens may spell a tag in several ways, and end within or after it.
     for end in range(1, len(ids) + 1):
         if tokens.tags.close in tokens.tokenizer.decode(list(ids[:end])):
             return tuple(ids[:end]), True
@@ -123,29 +127,30 @@ def until_close(ids: Sequence[int], tokens: ThoughtTokens) -> tuple[tuple[int, .
 
 def figures(recorder: Recorder, answers: Answers) -> list[Measurement]:
     """Return what one arm did as figures."""
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
     for name, nll in answers.nll.items():
-        found += recorder.mean(metrics.NLL[name], nll.linear, OVER_ROWS, PER_TOKEN)
-        found += recorder.mean(metrics.NLL[name], nll.per_text, OVER_ROWS, PER_ROW)
+        measurements += recorder.mean(metrics.NLL[name], nll.linear, OVER_ROWS, PER_TOKEN)
+        measurements += recorder.mean(metrics.NLL[name], nll.per_text, OVER_ROWS, PER_ROW)
     gap = answers.nll[SpanKind.TEXT.value].paired(answers.nll[RAW_TEXT])
-    found += recorder.change(metrics.NLL[SpanKind.TEXT].change, gap, OVER_ROWS, metrics.AMONG_THOUGHTS)
+    measurements += recorder.change(metrics.NLL[SpanKind.TEXT].change, gap, OVER_ROWS, metrics.AMONG_THOUGHTS)
     free = dataclasses.replace(recorder, documents=recorder.documents[: len(answers.opened)])
     over = "bootstrap over documents"
-    found += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
+    measurements += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
     for metric, values, unit in (
         (metrics.WELL_FORMED, answers.well_formed, "share of those that open one"),
         (metrics.CLOSES, answers.closed, "share of the thoughts that they open"),
     ):
+        # A continuation without a thought is not badly formed: it is left out.
         of_openers = [value if opened else None for value, opened in zip(values, answers.opened, strict=True)]
-        found += free.mean(metric, of_openers, f"{unit}; {over}")
+        measurements += free.mean(metric, of_openers, f"{unit}; {over}")
     asked = f"share of thoughts that were opened for it; {over}"
-    found += recorder.mean(metrics.CLOSES_WHEN_ASKED, answers.closed_when_asked, asked)
+    measurements += recorder.mean(metrics.CLOSES_WHEN_ASKED, answers.closed_when_asked, asked)
     for condition, after in answers.after.items():
-        found += recorder.mean(metrics.NEXT_TEXT, after, OVER_ROWS, condition)
+        measurements += recorder.mean(metrics.NEXT_TEXT, after, OVER_ROWS, condition)
         if condition != NOTHING:
             pair, versus = (after, answers.after[NOTHING]), metrics.against_nothing(condition)
-            found += recorder.change(metrics.NEXT_TEXT.change, pair, OVER_ROWS, versus)
-    return found
+            measurements += recorder.change(metrics.NEXT_TEXT.change, pair, OVER_ROWS, versus)
+    return measurements
 
 
 def changes(recorder: Recorder, answers: Answers, before: Answers) -> list[Measurement]:
@@ -153,14 +158,14 @@ def changes(recorder: Recorder, answers: Answers, before: Answers) -> list[Measu
 
     Tags that are tokens of their own in one arm only are left out: their nats are of other tokens.
     """
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
     for name, nll in answers.nll.items():
         old = before.nll[name]
         if nll.tokens != old.tokens:
             continue
-        found += recorder.change(metrics.NLL[name].change, nll.paired(old), OVER_ROWS, PER_TOKEN)
-        found += recorder.change(metrics.NLL[name].change, (nll.per_text, old.per_text), OVER_ROWS, PER_ROW)
-    return found
+        measurements += recorder.change(metrics.NLL[name].change, nll.paired(old), OVER_ROWS, PER_TOKEN)
+        measurements += recorder.change(metrics.NLL[name].change, (nll.per_text, old.per_text), OVER_ROWS, PER_ROW)
+    return measurements
 
 
 def _continue(model: Model, evaluation: ThoughtEval) -> list[str]:
@@ -187,6 +192,7 @@ def _think(model: Model, evaluation: ThoughtEval) -> tuple[tuple[float, ...], di
         prompts.append(Prompt(id=row.id, token_ids=heads[-1] + tokens.open))
     drawn = model.sample(prompts, max_tokens=evaluation.thought_tokens, key=Key(evaluation.seed, "asked thoughts"))
     cut = [until_close(completion.token_ids, tokens) for [completion] in drawn]
+    # A thought that ran out of tokens is closed for the policy, so that text follows in every row.
     own = [tokens.open + ids + (() if closed else tokens.close) for ids, closed in cut]
     inserts: dict[str, list[tuple[int, ...]]] = {NOTHING: [()] * len(own), OWN: own, TEACHER: taught}
     after = {}
@@ -199,5 +205,5 @@ def _think(model: Model, evaluation: ThoughtEval) -> tuple[tuple[float, ...], di
 
 def _floats(logprobs: np.ndarray) -> list[float]:
     # Sums of rows are taken in double precision, token by token.
-    found: list[float] = logprobs.astype("float64").tolist()
-    return found
+    floats: list[float] = logprobs.astype("float64").tolist()
+    return floats

@@ -91,6 +91,7 @@ def predict(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tup
         for k, insert in enumerate(row)
     ]
     drawn = model.sample(prompts, max_tokens=evaluation.suffix_tokens, key=Key(evaluation.seed, "probe"))
+    # Flat for one call of the sampler, then dealt out again in the shape of `inserts`.
     texts = iter([completion.text for [completion] in drawn])
     return score(evaluation, [[next(texts) for _ in row] for row in inserts])
 
@@ -100,6 +101,7 @@ def gains(model: Model, evaluation: WindowEval, inserts: Sequence[Sequence[tuple
     gained: list[list[float]] = []
     for start in range(0, len(inserts), WINDOWS_PER_CALL):
         windows = evaluation.windows[start : start + WINDOWS_PER_CALL]
+        # The empty insert comes first: the others are compared with it.
         groups = [
             Group(prefix=model.bos + window.prefix_ids, branches=tuple(i + window.suffix_ids for i in ((), *row)))
             for window, row in zip(windows, inserts[start : start + WINDOWS_PER_CALL], strict=True)

@@ -28,6 +28,7 @@ def card(run: Run, config: Config, arm: Trained, interface: Mapping[str, Any]) -
     base = config.policy.model
     known = {name: model.licence for name, model in packages().items()} | dict.fromkeys(TINY_PARAMETERS, "none needed")
     licence = known.get(base)
+    # How long a run took on its machine says nothing of the model.
     figures = [figure for figure in run.measurements() if figure.arm == arm.name and figure.stage != RUN]
     own = [step for step in STEPS if arm.folder and (step.arm, step.stage) == (arm.name, arm.folder.stage)]
     return fill(

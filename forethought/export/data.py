@@ -39,6 +39,7 @@ def export_data(run: Run, target: Path, kind: Kind = "parquet") -> dict[str, int
     """Write every data set that the run has to ``target`` with a card; return their rows by ``name/split``."""
     demand_empty(target)
     config = config_of(run)
+    # A file without rows would have no columns either.
     sets = {name: rows for name, rows in data(run, config).items() if rows}
     if not sets:
         raise ExportError(f"{run.path}: neither improve nor interleave has made anything yet")

@@ -87,6 +87,7 @@ def interface_of(config: Config, arm: Trained, folder: Path) -> dict[str, Any]:
         "open": opened,
         "close": closed,
         "bos": models.bos_ids(tokenizer),
+        # Tags may be special tokens, and these must be drawn.
         "never": sorted(set(models.special_ids(tokenizer, vocabulary)) - {*opened, *closed}),
         "thought_tokens": thought_tokens,
         "suffix_tokens": suffix_tokens,

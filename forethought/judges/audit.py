@@ -68,6 +68,7 @@ class AuditReport:
 def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> AuditReport:
     """Let ``judge`` rank planted pairs; pairwise judges see both orders, pointwise ones are compared by score."""
     verdicts = judge.rank([pair.request for pair in planted])
+    # One share per pair; None, without a result, is neither won nor lost.
     shares = [_share(pair, row) for pair, row in zip(planted, verdicts, strict=True)]
     by_kind: dict[str, list[float | None]] = {}
     for pair, share in zip(planted, shares, strict=True):
@@ -77,6 +78,7 @@ def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> Audi
         scored = [share for share in given if share is not None]
         if scored:
             accuracy[kind] = stats.wilson(sum(scored), len(scored))
+    # Of wrong answers only: where the original won, its quality explains it, whatever its length.
     longer_won = [
         len(pair.request.candidates[1 - pair.original]) > len(pair.request.candidates[pair.original])
         for pair, share in zip(planted, shares, strict=True)
@@ -102,6 +104,7 @@ def audit(judge: Judge, planted: Sequence[Planted], config: AuditConfig) -> Audi
         judge=judge.name,
         accuracy=accuracy,
         unscored_pairs={kind: given.count(None) for kind, given in by_kind.items()},
+        # 0 of 0 is not 0: without a denominator there is no rate.
         rates={metric: stats.wilson(part, whole) for metric, (part, whole) in parts.items() if whole},
         failures=tuple(failures),
         notes=tuple(notes),
@@ -123,6 +126,7 @@ def _compare_with_thresholds(
     failures, notes = [], []
     for kind, threshold in config.min_accuracy.items():
         share = accuracy.get(kind)
+        # What could not be planted is no fault of the judge's; what it could not score is.
         if kind not in planted:
             notes.append(f"no {kind} pair could be planted: the judge was not examined on them")
         elif share is None:

@@ -23,6 +23,7 @@ class QuestionJudge(ABC):
 
     def __init__(self, label: str, *identity: object) -> None:
         """``identity``: all that decides a verdict, model, settings and prompt; the name is ``label@hash``."""
+        # The hash keeps a changed prompt or model from finding the old verdicts in a cache.
         self.name = f"{label}@{content_id(*identity)[:8]}"
 
     def questions(self, request: JudgeRequest) -> list[Question]:

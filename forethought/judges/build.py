@@ -37,6 +37,7 @@ def build(config: JudgeConfig, pool: ModelPool, cache: Path | None = None, key: 
         return CustomJudge(config.path, config.options, key, cache)
     judge: QuestionJudge
     if config.kind == "shorter":
+        # Counting characters is faster than a cache.
         return ShorterJudge()
     if config.kind == "likelihood":
         contrast = pool.model(config.contrast) if config.contrast else None
@@ -59,6 +60,7 @@ def build_rewriter(config: RewriteConfig, pool: ModelPool, tokenizer: Any) -> Re
 
 def build_matcher(config: MatchConfig, pool: ModelPool, cache: Path, threshold: float | None = None) -> Matcher:
     """Return the match judge of ``config``; ``threshold`` is the calibrated one, if it was."""
+    # Not `or`: a threshold of 0 is a threshold.
     given = config.threshold if config.threshold is not None else threshold
     return Matcher(judge=_match_judge(config, pool, cache), threshold=HALF if given is None else given)
 

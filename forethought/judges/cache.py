@@ -23,6 +23,7 @@ class CachedJudge:
 
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """Return the verdicts of each request; see :class:`forethought.judges.Judge`."""
+        # In batches: a kill loses the verdicts of one batch, not of all.
         starts = range(0, len(requests), self.batch)
         return [row for start in starts for row in self._rank_batch(requests[start : start + self.batch])]
 
@@ -62,5 +63,6 @@ def _pack(verdict: Verdict) -> str | None:
 
 
 def _key(judge: str, request: JudgeRequest, question: Question) -> str:
+    # By their texts, not their places: the same question in another pool is the same question.
     first, second = (None if index is None else request.candidates[index] for index in question)
     return content_id(judge, request.prefix, request.original, first, second)

@@ -39,8 +39,10 @@ class CustomJudge:
             )
         user.check_signature(rank, "requests")
         self.user = user
+        # The judge's own hash gives way to one that has its source and its options, too.
         self.name = f"{own.partition('@')[0]}@{content_id(own, user.source_hash, sorted(options.items()))[:8]}"
         self.judge = judge
+        # Only such a judge can be asked single questions, which is what a cache needs.
         if isinstance(judge, QuestionJudge):
             user.check_signature(judge.questions, "request")
             user.check_signature(judge.answer, "requests", "questions")
@@ -51,6 +53,7 @@ class CustomJudge:
     def rank(self, requests: Sequence[JudgeRequest]) -> list[list[Verdict]]:
         """Return the verdicts of each request; see :class:`forethought.judges.Judge`."""
         rows: Any = call(self.user, self.judge.rank, requests)
+        # A flat list would be read as the verdicts of the wrong candidates.
         as_lists = isinstance(rows, Sequence) and all(isinstance(row, Sequence) for row in rows)
         if not as_lists or len(rows) != len(requests) or not all(isinstance(v, Verdict) for row in rows for v in row):
             raise self.user.error(

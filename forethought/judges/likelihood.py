@@ -50,6 +50,7 @@ class LikelihoodJudge(QuestionJudge):
 
     def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each candidate; texts after one prefix are computed together, and equal ones once, so that they tie."""
+        # The inner dict is an ordered set: each text after a prefix is computed once.
         texts: dict[str, dict[str, None]] = {}
         for request, row in zip(requests, questions, strict=True):
             texts.setdefault(request.prefix, {}).update((request.candidates[first], None) for first, _ in row)
@@ -57,6 +58,7 @@ class LikelihoodJudge(QuestionJudge):
         if self.contrast is not None:
             for key, weaker in _scores(self.contrast, texts, self.normalise).items():
                 score = scores[key]
+                # A text that either model cannot score has no difference.
                 if isinstance(weaker, str):
                     scores[key] = score if isinstance(score, str) else f"contrast model: {weaker}"
                 elif not isinstance(score, str):
@@ -81,6 +83,7 @@ def charge_copies(prefix: Sequence[int], ids: Sequence[int], logprobs: np.ndarra
     text = [*prefix, *ids]
     seen: set[tuple[int, ...]] = set()
     charged = logprobs.copy()
+    # Runs of the prefix are walked, too: they count as seen but are not charged.
     for end in range(COPIED, len(text) + 1):
         run = tuple(text[end - COPIED : end])
         place = end - 1 - len(prefix)
@@ -122,7 +125,9 @@ def _scores(
     for (prefix, fitting), group, logprobs in zip(scored, groups, model.scorer.logprobs(groups), strict=True):
         for text, tokens, values in zip(fitting, group.branches, logprobs, strict=True):
             charged = charge_copies(group.prefix, tokens, values, copy_cost) if copy_cost else values
+            # In double precision: the rounding of long float32 sums must not decide near ties.
             total = float(charged.astype(np.float64).sum())
+            # surrogatepass: a lone surrogate in a corpus must not stop a run.
             length = {"token": len(tokens), "byte": len(text.encode("utf-8", "surrogatepass")), "none": 1}[normalise]
             scores[prefix, text] = total / length if math.isfinite(total) else f"its log-probability is {total}"
     return scores

@@ -35,6 +35,7 @@ class SimilarityJudge(QuestionJudge):
         """Compare each prediction with the true text; an empty prediction has nothing in common with anything."""
         pairs = list(zip(requests, questions, strict=True))
         predicted = [request.candidates[first] for request, row in pairs for first, _ in row]
+        # Each text once: the predictions for a window share one true text.
         texts = list(dict.fromkeys([*map(_true, requests), *predicted]))
         vectors = dict(zip(texts, self.embedder.embed(texts), strict=True)) if texts else {}
 
@@ -59,6 +60,7 @@ class LikelihoodGainJudge(QuestionJudge):
 
     def answer(self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[Question]]) -> list[list[Verdict]]:
         """Score each prediction; one that leaves no room in the model's context is unscored."""
+        # Per request the empty prediction, then one group per question: read back in this order below.
         groups = [
             self._group(request, text)
             for request, row in zip(requests, questions, strict=True)
@@ -114,6 +116,7 @@ def calibrate(unrelated: Sequence[float], rollouts: Sequence[float], max_unrelat
     """
     if not unrelated or not rollouts:
         raise ValueError("a threshold needs scores of unrelated suffixes and of rollouts: raise calibration_chunks")
+    # Both shares must hold, so the stricter threshold counts.
     return max(_threshold(unrelated, max_unrelated), _threshold(rollouts, base_rate))
 
 
@@ -121,6 +124,7 @@ def _threshold(scores: Sequence[float], share: float) -> float:
     """Return the lowest number that at most ``share`` of ``scores`` reach."""
     ranked = sorted(scores, reverse=True)
     allowed = int(share * len(ranked))
+    # Just above the first score too many, since a score that equals the threshold passes.
     return ranked[-1] if allowed >= len(ranked) else float(np.nextafter(ranked[allowed], np.inf))
 
 

@@ -81,6 +81,7 @@ class LocalChoiceModel:
             branches = [model.encode(branch) + tail for branch in request.branches]
             room = model.context - len(shared)
             reason = f"the question exceeds the judge's context of {model.context} tokens"
+            # Unscored until computed; branches that do not fit stay so.
             results.append([ChoiceProbs(None, reason)] * len(branches))
             fitting = [index for index, branch in enumerate(branches) if len(branch) <= room]
             if fitting:
@@ -134,6 +135,7 @@ def conclusion(reply: str, choices: Sequence[str]) -> int | None:
     if "<think>" in answer:
         return None
     named = "|".join(re.escape(choice) for choice in choices)
+    # "Conclusion: 1 or 2" repeats the question and is no choice.
     pattern = rf"conclusion\W*?:\W*(?:option\W*)?({named})\b(?!\W*(?:or|and)\b|\s*[/|])"
     matches = re.findall(pattern, answer, flags=re.IGNORECASE)
     return [choice.casefold() for choice in choices].index(matches[-1].casefold()) if matches else None
@@ -151,6 +153,7 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
         for form in {choice, choice.lower(), choice.capitalize()}:
             for before in ("", " ", "\n"):
                 alone, together = model.encode(before), model.encode(before + form)
+                # A line end with an id of its own is skipped here; a space with one is shared, and dropped below.
                 start = len(alone) if before == "\n" and together[: len(alone)] == alone else 0
                 ids.update(together[start : start + 1])
         ids_of_choice.append(ids)
@@ -164,6 +167,7 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
 
 def _from_replies(replies: Sequence[Reply], choices: Sequence[str]) -> ChoiceProbs:
     named = [None if reply.text is None else conclusion(reply.text, choices) for reply in replies]
+    # A reply without a conclusion is no vote: shares are of the replies that have one.
     votes = [named.count(index) for index in range(len(choices))]
     if not any(votes):
         first = replies[0]
@@ -181,6 +185,7 @@ def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:
     for token, logprob in top.items():
         word = token.strip().casefold()
         matches = [index for index, choice in enumerate(choices) if word and choice.casefold().startswith(word)]
+        # A beginning that two choices share votes for neither.
         if len(matches) == 1:
             shares[matches[0]] += math.exp(logprob)
     return _normalised(shares, f"none of the likeliest first tokens begins {' or '.join(choices)}: {sorted(top)!r}")
@@ -188,6 +193,7 @@ def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:
 
 def _normalised(shares: Sequence[float], otherwise: str) -> ChoiceProbs:
     total = sum(shares)
+    # No probability on any choice is not an even split: the model would say something else.
     if not (math.isfinite(total) and total > 0):
         return ChoiceProbs(None, otherwise)
     return ChoiceProbs(tuple(share / total for share in shares))

@@ -52,6 +52,7 @@ class PairwiseJudge(QuestionJudge):
         pairs = list(zip(requests, questions, strict=True))
         seconds: dict[tuple[str, str], dict[str, None]] = {}
         for prefix, first, second in (_key(request, question) for request, row in pairs for question in row):
+            # Equal texts tie without being shown: a judge would name one by its place.
             if first.strip() and second.strip() and first != second:
                 seconds.setdefault((prefix, first), {})[second] = None
         asked = [

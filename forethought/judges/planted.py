@@ -77,9 +77,11 @@ def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> 
             worse = rollout if kind == "rollout" else _worse(kind, chunk, chunks, key)
             if not worse or not worse.strip():
                 left_out[f"{kind}: {reason}"] += 1
+            # A pair of equal texts has no better side.
             elif worse == chunk.suffix:
                 left_out[f"{kind}: same as the original"] += 1
             else:
+                # By lot, so that a judge which always names the first is right half the time.
                 original = int(key.generator(f"place/{kind}/{chunk.id}").integers(2))
                 candidates = (worse, chunk.suffix) if original else (chunk.suffix, worse)
                 request = JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=chunk.suffix)
@@ -88,6 +90,7 @@ def plant(chunks: Sequence[Chunk], rollouts: Sequence[str | None], key: Key) -> 
 
 
 def _worse(kind: Kind, chunk: Chunk, chunks: Sequence[Chunk], key: Key) -> str | None:
+    # Of other documents: a later chunk of the same one may well fit.
     others = [other for other in chunks if other.document_id != chunk.document_id]
     if kind == "shuffled":
         return shuffled(chunk.suffix, key.generator(f"shuffled/{chunk.id}"))
@@ -149,6 +152,7 @@ def _names(prefix: str, text: str) -> list[Span]:
             continue
         if names and text[names[-1].end : start] == " ":
             start = names.pop().start  # the second word of "New York" goes on with the first
+        # A word that begins a sentence is capitalised anyway.
         elif SENTENCE_END.search(prefix[-20:] + text[:start]):
             continue
         names.append(Span(start, end, text[start:end]))
@@ -159,6 +163,7 @@ def _swap(spans: Sequence[Span], foreign: Sequence[str], generator: np.random.Ge
     """Return the spans with other texts: of one another, or a foreign one where there is only one text."""
     own = list(dict.fromkeys(span.text for span in spans))
     if len(own) > 1:
+        # A rotation by at least one place: no text stays where it was.
         turn = int(generator.integers(1, len(own)))
         exchange = dict(zip(own, own[turn:] + own[:turn], strict=True))
     else:

@@ -52,6 +52,7 @@ class PointwiseJudge(QuestionJudge):
         keys: list[list[tuple[int, str]]] = []
         for index, (request, row) in enumerate(zip(requests, questions, strict=True)):
             texts = [text for text in dict.fromkeys(request.candidates[first] for first, _ in row) if text.strip()]
+            # Nothing but empty candidates: they are not shown, and get their verdicts below.
             if not texts:
                 continue
             if "original" in self.scale.fields and request.original is None:

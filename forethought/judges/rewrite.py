@@ -45,6 +45,7 @@ class Rewriter:
             values = {"prefix": chunk.prefix, "suffix": chunk.suffix, "join": join, "words": words}
             requests.append(self.prompt.fill(values))
         longest = max((len(chunk.suffix_ids) for chunk in chunks), default=0)
+        # One limit for all; each rewrite is cut to its own suffix's length when it is read.
         config = GenerationConfig(max_tokens=ROOM * (longest + self.join_words), temperature=self.temperature)
         replies = self.generator.generate(requests, 1, config)
         rewrites = [self._read(chunk, join, reply) for chunk, join, [reply] in zip(chunks, joins, replies, strict=True)]
@@ -62,6 +63,7 @@ class Rewriter:
         while cut.endswith("\N{REPLACEMENT CHARACTER}"):  # the cut went through a character
             ids = ids[:-1]
             cut = self.tokenizer.decode(ids)
+        # A much shorter text would win or lose by its length alone.
         if len(ids) < SHORTEST * len(chunk.suffix_ids):
             return Reply(None, "the rewrite is less than half as long as the suffix")
         return Reply(cut)

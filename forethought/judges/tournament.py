@@ -34,11 +34,13 @@ def scores(n: int, verdicts: Sequence[Verdict]) -> list[Score]:
     Pointwise: the score that was given.  Pairwise: the mean over the candidate's scored pairs of 1 (won), 0 (lost)
     and 0.5 (tie).
     """
+    # True of no verdicts at all, too: then every candidate is unscored.
     if all(verdict.second is None for verdict in verdicts):
         given = {verdict.first: verdict.score for verdict in verdicts}
         return [given.get(index) for index in range(n)]
     results: list[list[float]] = [[] for _ in range(n)]
     for (low, high), share in merge(verdicts).items():
+        # Unscored is no tie: half a point would pull the mean towards one half.
         if share is not None:
             results[low].append(share)
             results[high].append(1.0 - share)
@@ -57,6 +59,7 @@ def merge(verdicts: Iterable[Verdict]) -> dict[tuple[int, int], Score]:
         by_pair[min(verdict.first, verdict.second), max(verdict.first, verdict.second)].append(verdict)
     results: dict[tuple[int, int], Score] = {}
     for pair, of_pair in by_pair.items():
+        # A tie has the winner None, so one tie in either order makes the pair a tie.
         winners = {verdict.winner for verdict in of_pair}
         if any(verdict.outcome is Outcome.UNSCORED for verdict in of_pair):
             results[pair] = None
@@ -70,6 +73,7 @@ def win_rates(given: Sequence[Score]) -> list[Score]:
     scored = [score for score in given if score is not None]
 
     def rate(score: float) -> float:
+        # Nobody to beat: neither won nor lost.
         if len(scored) < 2:
             return 0.5
         beaten = sum(1.0 if score > other else 0.5 * (score == other) for other in scored)
@@ -88,6 +92,7 @@ def combine(per_judge: Sequence[Sequence[Score]], bounded: Sequence[bool]) -> li
         return list(per_judge[0])
     rows = [given if in_range else win_rates(given) for given, in_range in zip(per_judge, bounded, strict=True)]
     return [
+        # A sum over fewer judges would be lower for that reason alone.
         None if None in column else sum(score for score in column if score is not None)
         for column in zip(*rows, strict=True)
     ]
@@ -114,6 +119,7 @@ def preference(chunk_id: str, candidates: Sequence[Candidate], given: Sequence[S
     return Preference(
         chunk_id=chunk_id,
         chosen=best[turn % len(best)],
+        # The quotient, so that ties at both extremes are broken independently.
         rejected=worst[turn // len(best) % len(worst)],
         chosen_score=high,
         rejected_score=low,
@@ -157,9 +163,11 @@ def statistics(requests: Iterable[Sequence[Verdict]]) -> Statistics:
             for verdict in pairwise
             if verdict.second is not None and verdict.outcome is not Outcome.UNSCORED
         }
+        # Each unordered pair once.
         both = [(a, b) for a, b in winners if a < b and (b, a) in winners]
         count["verdicts"] += len(verdicts)
         count["unscored"] += sum(verdict.outcome is Outcome.UNSCORED for verdict in verdicts)
+        # One of the two terms is 0: a judge is pairwise or pointwise.
         count["pairs"] += len(results) + len(given) * (len(given) - 1) // 2
         count["ties"] += results.count(0.5) + sum(a == b for a, b in combinations(given, 2))
         count["decided"] += len(decided)

@@ -41,6 +41,7 @@ class TextCache:
         self._database = sqlite3.connect(path, timeout=60.0, check_same_thread=False)
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
+            # No fsync for each batch: what a power cut loses is asked again.
             self._database.execute("PRAGMA synchronous=NORMAL")
             with self._database:
                 self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) WITHOUT ROWID")
@@ -54,6 +55,7 @@ class TextCache:
         stored: dict[str, str] = {}
         select = f"SELECT key, {self._text} FROM {self._table} WHERE key IN"
         with self._lock:
+            # SQLite limits the variables of one statement.
             for start in range(0, len(keys), 500):
                 some = keys[start : start + 500]
                 stored.update(self._database.execute(f"{select} ({','.join('?' * len(some))})", some))

@@ -174,6 +174,7 @@ class Endpoint:
             raise _RequestError(f"request cannot be written as UTF-8: {error.reason}", again=False) from None
         status = response.status_code
         if status != 200:
+            # What is busy or broken may recover; a wrong request stays wrong.
             again = status in (408, 425, 429) or status >= 500
             reason = f"status {status}: {response.text[:ERROR_CHARACTERS]}"
             raise _RequestError(reason, again=again, fatal=status in FATAL_STATUSES, wait=_retry_after(response))

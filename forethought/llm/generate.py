@@ -70,11 +70,13 @@ class LocalGenerator:
             )
         model, most = self.model, config.max_tokens
         head, tail = chat_frame(model)
+        # Named by its text: a reply does not depend on where in a batch its request stands.
         prompts = [Prompt(id=content_id(text), token_ids=head + model.encode(text) + tail) for text in requests]
         fitting = [index for index, prompt in enumerate(prompts) if len(prompt.token_ids) <= model.context - most]
         sampling = Sampling(max_tokens=most, temperature=config.temperature, stop_ids=stop_ids(model))
         drawn = model.sampler.sample([prompts[index] for index in fitting], repeats, sampling, self.key)
         reason = f"the request and {most} tokens of reply exceed the context of {model.context} tokens"
+        # Requests that do not fit keep the reason.
         replies = [[Reply(None, reason)] * repeats for _ in requests]
         for index, completions in zip(fitting, drawn, strict=True):
             replies[index] = [Reply(model.tokenizer.decode(c.token_ids, skip_special_tokens=True)) for c in completions]
@@ -136,6 +138,7 @@ def stop_ids(model: Model) -> tuple[int, ...]:
     if tokenizer.chat_template is not None:
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": REQUEST}]
         first = model.encode(_chat(model, messages).partition(REQUEST)[2].lstrip(), markup=True)[:1]
+        # Only an added token: an ordinary one would end replies in the middle.
         ids |= {token for token in first if token in tokenizer.added_tokens_decoder}
     return tuple(sorted(ids - {None}))
 

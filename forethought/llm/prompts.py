@@ -29,6 +29,7 @@ class PromptTemplate:
 
     def split(self, field: str, values: Mapping[str, str]) -> tuple[str, str]:
         """Return the filled text before the first use of ``field``, which branches share, and from there on."""
+        # Split before it is filled: a value may hold the name of a field.
         start = self.text.index(f"${field}")
         return PromptTemplate(self.text[:start]).fill(values), PromptTemplate(self.text[start:]).fill(values)
 

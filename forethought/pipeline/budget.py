@@ -63,6 +63,7 @@ def choose_schedule(request: BudgetRequest, say: Say) -> Config:
         raise BudgetError(
             f"{request.path}: no [schedules.NAME] table for --budget to choose from: add some, or leave --budget out"
         )
+    # A run keeps its schedule: on a busier day another one would be chosen halfway.
     started = Run(request.place(config)).config()
     if started is not None:
         return _resumed(request, config, started, say)

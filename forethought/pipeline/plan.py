@@ -33,6 +33,7 @@ def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: 
 
     The dtype of ``config`` is settled; ``say`` is told what takes long.
     """
+    # One document shows that the corpus can be read.
     next(sources.documents(config.corpus, Counter()))
     if config.rlmt is not None and config.rlmt.match.kind == "similarity":
         embedding.load_embedder(config.rlmt.match.embedder)
@@ -92,12 +93,12 @@ def setting(config: Config) -> Setting:
 
 def pending(config: Config) -> list[str]:
     """Return the roles whose models have to be converted first, each model once."""
-    found: dict[ModelConfig, str] = {}
+    roles: dict[ModelConfig, str] = {}
     for role, model in models_of(config).items():
         source = models.resolve(model)
         if source.package is not None and source.pending:
-            found.setdefault(model, role)
-    return list(found.values())
+            roles.setdefault(model, role)
+    return list(roles.values())
 
 
 def too_large(at: Setting) -> str:
@@ -156,9 +157,9 @@ def _sums(found: Sequence[tuple[str, Phase]], pace: Rates) -> list[str]:
     seconds = [phase.seconds(pace) for _, phase in found]
     unknown = [f"{step}: {phase.name}" for (step, phase), taken in zip(found, seconds, strict=True) if taken is None]
     lacking = f", without phases of unknown time: {', '.join(unknown)}" if unknown else ""
-    lines = [f"\nabout {clock(sum(one or 0.0 for one in seconds))} in all, within a factor of two{lacking}"]
+    lines = [f"\nabout {clock(sum(taken or 0.0 for taken in seconds))} in all, within a factor of two{lacking}"]
     kinds = {"sampling": pace.sample, "scoring": pace.score, "training": pace.train}
-    shown = ", ".join(f"{name} {one.rate / 1e9:,.1f}" for name, one in kinds.items())
+    shown = ", ".join(f"{name} {speed.rate / 1e9:,.1f}" for name, speed in kinds.items())
     lines.append(f"speed here, GFLOP/s: {shown}; {pace.how}")
     requests = sum(phase.cost.requests for _, phase in found if phase.cost is not None)
     if requests:
@@ -187,6 +188,7 @@ def _disk(at: Setting, place: Path) -> str:
     resumable = 2 * 12 * policy if config.improve.checkpoint_every else 0
     logs = config.improve.steps * config.improve.prefixes_per_step * config.candidates_per_prefix * 1200
     needed = checkpoints * 4 * policy + resumable + logs
+    # The run's folder may not be there yet: its nearest parent is on the same disk.
     folder = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     warning = "  NOT ENOUGH ROOM" if free < needed else ""
@@ -194,6 +196,6 @@ def _disk(at: Setting, place: Path) -> str:
 
 
 def _steps(config: Config, place: Path) -> str:
-    done = {f"{one.arm}/{one.stage}": one.done for one in (Run(place).stages() if place.is_dir() else [])}
+    done = {f"{stage.arm}/{stage.stage}": stage.done for stage in (Run(place).stages() if place.is_dir() else [])}
     states = {None: "missing", True: "done", False: "started"}
     return "steps: " + ", ".join(f"{step.name} ({states[done.get(step.name)]})" for step in graph(config))

@@ -94,6 +94,7 @@ class Lifecycle:
                 )
         self.run.save_config(self.config.model_dump(mode="json"))
         for step in self.selection.steps:
+            # All before the first one runs: an error in the last step should show now, not in hours.
             stage_class(step)(self.context, step).validate()
         for step in self.selection.steps:
             if self.selection.asks:
@@ -145,7 +146,7 @@ class Lifecycle:
         }
 
     def _make_needed(self, step: Step) -> None:
-        steps = {one.name for one in graph(self.config)}
+        steps = {other.name for other in graph(self.config)}
         for name in (*step.gates, *step.inputs):
             if name in steps:
                 self.make(name)
@@ -178,6 +179,7 @@ class Lifecycle:
         stale = [step.name for step in after(name) if step.name in begun] if changes else []
         then = f"; after it: {', '.join(stale)}" if stale else ""
         self.say(f"{name} starts over: {', '.join(changes) or '--force'}{then}")
+        # The latest first: a kill in between leaves no step whose inputs are gone.
         for late in reversed(stale):
             self.run.set_aside(begun[late])
         self.say(f"what it made is kept in {self.run.set_aside(folder)}")

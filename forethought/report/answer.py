@@ -77,6 +77,7 @@ def _thoughts(figures: Figures) -> Sentence:
         return Sentence(question, NONE, ["Stage 2 was not run, or not evaluated, here."])
     parts = ["SFT changed the NLL of held-out thoughts by ", *_told(changes, "harder to predict", "easier to predict")]
     uses = _both(figures, _THINK, m.NEXT_TEXT.change, m.against_nothing(m.OWN))
+    # A lower NLL is a better one.
     verdict = YES if all(sign(change) < 0 for change in changes) else UNCLEAR
     if uses:
         parts.append("; against no thought, one of the model's own changes the NLL of the text after it by ")
@@ -132,6 +133,7 @@ def _after_thoughts(figures: Figures) -> list[Part]:
 
 def _halves(wins: Sequence[Measurement]) -> tuple[str, str]:
     """Return what win rates say of the question, and where their intervals lie."""
+    # By the interval, not the value: a rate above one half may be noise.
     above = [win.condition for win in wins if win.low is not None and win.low > 0.5]
     below = [win.condition for win in wins if win.high is not None and win.high < 0.5]
     half = [win.condition for win in wins if win.condition not in (*above, *below)]
@@ -155,6 +157,7 @@ def _both(
     asked = [
         figures.get(stage, arm.name, metric, against=arm.start if started else "", condition=condition) for arm in arms
     ]
+    # Both or none: one alone would be told as the base lineage's.
     return [figure for figure in asked if figure is not None] if all(asked) else []
 
 

@@ -28,6 +28,7 @@ class Audit(Stage):
             "chunks": self.context.chunk_ids(Split.IMPROVE, self.config.audit.prefixes),
             "policy": self.context.base.identity,
             "judges": {name: judge.name for name, judge in self.context.judges.items()},
+            # What is done about a failure is left out: to change it must not audit again.
             "audit": self.config.audit.model_dump(mode="json", exclude={"allow_failing", "enabled"}),
         }
 
@@ -54,8 +55,10 @@ class Audit(Stage):
             for name, report in reports.items()
         ]
         for log, content in {"planted": planting.pairs, "reports": rows}.items():
+            # After a kill before the end, the same rows would stand here twice.
             folder.truncate(log, lambda row: False)
             folder.append(log, content)
+        # Before the manifest: a kill in between must not leave a finished stage without figures.
         self.context.measure(figure for report in reports.values() for figure in report.measurements())
         failed = {name: list(report.failures) for name, report in reports.items() if not report.passed}
         folder.finish({"policy": self.context.base.identity}, {"failures": failed, "left_out": planting.left_out})

@@ -275,7 +275,9 @@ def spread(chunks: Sequence[Chunk], key: Key) -> list[Chunk]:
         by_document.setdefault(chunk.document_id, []).append(chunk)
     rows = []
     for document, chunks_of_it in by_document.items():
+        # Keyed by the document: an added one moves none of the others.
         place = float(key.uniforms(document, 0, 1)[0])
         order = key.generator(document, 1).permutation(len(chunks_of_it))
         rows += [(rank, place, chunks_of_it[index]) for rank, index in enumerate(order)]
+    # By rank first: a document's second chunk comes after the first one of every other.
     return [chunk for _, _, chunk in sorted(rows, key=lambda row: row[:2])]

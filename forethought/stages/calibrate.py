@@ -55,6 +55,7 @@ class Calibrate(Stage):
     def run(self, folder: StageFolder) -> None:
         match, matcher = self.cfg.match, self.context.match_judge
         related, unrelated = self.scores()
+        # A language model's score is its probability of a match, which one half divides as it is.
         threshold = matcher.threshold if match.threshold is None and match.kind == "llm" else match.threshold
         if threshold is None:
             flat = [score for row in unrelated for score in row]
@@ -83,10 +84,12 @@ class Calibrate(Stage):
         for index, chunk in enumerate(self.chunks):
             true = base.decode(chunk.suffix_ids[:tokens])
             others = [i for i, other in enumerate(self.chunks) if other.document_id != chunk.document_id]
+            # Turned by the chunk's own place, or all would be compared with the same few.
             shifted = [others[(index + step) % len(others)] for step in range(min(OTHERS, len(others)))]
             candidates = (texts[index], *(texts[other] for other in shifted))
             requests.append(JudgeRequest(prefix=chunk.prefix, candidates=candidates, original=true))
         scored = self.context.match_judge.scores(requests)
+        # Unscored suffixes say nothing of where the threshold should be.
         related = [row[0] for row in scored if row[0] is not None]
         return related, [[score for score in row[1:] if score is not None] for row in scored]
 
@@ -101,8 +104,8 @@ class Calibrate(Stage):
         return [Phase(name="calibrate", amount=f"{chunks:,} suffixes against those of {OTHERS} others", cost=cost)]
 
     def report(self, folder: StageFolder) -> list[str]:
-        found = (folder.manifest() or {})["summary"]
-        return [f"calibrate: a suffix matches from a score of {found['threshold']:.3f} on ({found['judge']})"]
+        summary = (folder.manifest() or {})["summary"]
+        return [f"calibrate: a suffix matches from a score of {summary['threshold']:.3f} on ({summary['judge']})"]
 
 
 STAGE = Calibrate

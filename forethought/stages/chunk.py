@@ -56,6 +56,7 @@ class ChunkStage(Stage):
         pending: list[Chunk] = []
         with StageProgress(self.name) as progress:
             for document, made in self.cut(rows, places):
+                # Of every document that was read, also of one that gives no chunk.
                 corpus.update(document.id.encode())
                 if made:
                     counts = splits[made[0].split]
@@ -71,6 +72,7 @@ class ChunkStage(Stage):
                 progress(rows["kept"], self.config.corpus.max_documents or 0, note)
         _write(folder, pending)
         summary = {"documents": dict(rows), "places": dict(places), "splits": {k: dict(v) for k, v in splits.items()}}
+        # Before the manifest: a stage without chunks is not done.
         self._check_splits(summary)
         log.info("chunks: %s", summary)
         folder.finish({"tokenizer": tokenizer_hash(self.context.tokenizer), "corpus": corpus.hexdigest()}, summary)
@@ -98,6 +100,7 @@ class ChunkStage(Stage):
     def _check_splits(self, summary: dict[str, Any]) -> None:
         config = self.config.chunk
         shares = {Split.SFT: config.sft_share, Split.RLMT: config.rlmt_share, Split.HELDOUT: config.heldout_share}
+        # Rounded: 1 - 0.7 - 0.3 is not 0, and would ask for chunks of a split without a share.
         shares[Split.IMPROVE] = round(1 - sum(shares.values()), 9)
         empty = [split for split, share in shares.items() if share and not summary["splits"][split]["chunks"]]
         if empty:

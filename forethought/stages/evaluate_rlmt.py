@@ -55,6 +55,7 @@ class EvaluateRLMT(Stage):
         evaluation = WindowEval(
             windows=self.context.heldout_windows[: cfg.windows],
             matcher=self.context.matcher,
+            # Only who reads can compare texts of unequal length.
             longer=rlmt.match.kind == "llm",
             thought_tokens=rlmt.thought_tokens,
             suffix_tokens=rlmt.suffix_tokens,
@@ -66,6 +67,7 @@ class EvaluateRLMT(Stage):
         models = self.models()
         folder.truncate("examples", lambda row: False)
         with StageProgress(EVALUATE_RLMT) as progress:
+            # In this order, what an arm is compared with comes before it.
             for number, (arm, model) in enumerate(models.items()):
                 recorder, against = evaluation.recorder(model), arm.past + arm.peer
                 progress(number, len(models), f"{model.name}: gate")
@@ -82,6 +84,7 @@ class EvaluateRLMT(Stage):
                     probes[model.name] = probed = self._probe(folder, model, evaluation, rollouts)
                     measurements += probe.figures(recorder, probed)
                     for other in against:
+                        # An arm that does not think has no thoughts to probe.
                         if other in probes:
                             measurements += probe.compare(recorder.versus(other), probed, probes[other])
                 if number < len(models) - 1:  # the controls take the last one's tokenizer

@@ -51,10 +51,12 @@ class Improve(TrainingStage):
     def depends_on(self) -> dict[str, Any]:
         return {
             "policy": self.config.policy.model_dump(mode="json"),
+            # How often checkpoints are written does not change the weights.
             "improve": self.cfg.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
             "seed": self.config.seed,
             "dtype": self.config.dtype,
             "chunks": self.context.identity(CHUNKS),
+            # Judges that rank nothing here must not start the arm over.
             "judges": [judge.name for judge in self.context.judges.values()] if self.cfg.ranks else [],
             **self.objective[1],
         }
@@ -153,6 +155,7 @@ class Improve(TrainingStage):
             written.append(candidate(chunk, Origin.CORPUS, chunk.suffix, chunk.suffix_ids))
         written += [candidate(chunk, Origin.ROLLOUT, c.text, c.token_ids, k) for k, c in enumerate(rollouts)]
         if rewrite:
+            # Of the text itself: training is on the ids of what judges read.
             ids = policy.tokenizer(rewrite, add_special_tokens=False)["input_ids"]
             written.append(candidate(chunk, Origin.REWRITE, rewrite, ids))
         return written

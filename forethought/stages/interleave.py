@@ -69,6 +69,7 @@ class Interleave(Stage):
         return counts
 
     def depends_on(self) -> dict[str, Any]:
+        # The numbers of rows are in the hashes of the chunks, and all of the teacher in its identity.
         left_out = {"teacher", "rows", "heldout_rows", "rlmt_rows"}
         return {
             "seed": self.config.seed,
@@ -83,11 +84,12 @@ class Interleave(Stage):
         """Write a log and a parquet file of rows for every split, and the dataset card."""
         tags, config = self.context.tags, self.config
         chunks = {split: self.context.chunks(split)[:count] for split, count in self.counts.items()}
-        found: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
+        made_of: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
         total, done = sum(map(len, chunks.values())), 0
         with StageProgress(self.name) as progress:
             for split, some in chunks.items():
                 counts, rows = ThoughtCounts(), list[ThoughtRow]()
+                # After a kill rows are made again, from cached replies.
                 folder.truncate(f"rows.{split}", lambda row: False)
                 for start in range(0, len(some), BATCH):
                     batch = some[start : start + BATCH]
@@ -103,19 +105,19 @@ class Interleave(Stage):
                         "fewer thoughts (interleave.thoughts), a smaller interleave.gap, or longer chunks "
                         "(chunk.prefix_tokens)"
                     )
-                found[split] = (statistics(rows, some, counts, config.seed), counts)
+                made_of[split] = (statistics(rows, some, counts, config.seed), counts)
                 atomic_write(folder.path / FILES[split], parquet(rows, tags))
-        atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, found))
+        atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, made_of))
         teacher = self.teacher
         blank = Measurement(
             stage=self.name, arm="", metric="", judge=teacher.name, value=0.0, n=0, unit="", subject=teacher.identity
         )
         self.context.measure(
             figure
-            for split, (intervals, counts) in found.items()
+            for split, (intervals, counts) in made_of.items()
             for figure in measurements(intervals, counts, dataclasses.replace(blank, arm=split.value))
         )
-        by_split = {split.value: counts.to_dict() for split, (_, counts) in found.items()}
+        by_split = {split.value: counts.to_dict() for split, (_, counts) in made_of.items()}
         inputs = {"chunks": self.context.identity(f"{SHARED}/chunk"), "policy": self.context.base.identity}
         folder.finish(inputs, {"ledgers": by_split})
 
@@ -131,6 +133,7 @@ class Interleave(Stage):
             ranked = by_surprise([d.chunk for d in drafts], [d.places for d in drafts], base.scorer, base.bos)
             for draft, best in zip(drafts, ranked, strict=True):
                 draft.places = spaced(best, cfg.thoughts[1], cfg.gap)
+        # There the policy is to write the thoughts itself.
         if split is Split.RLMT:
             return self._places_only(drafts, counts)
         augment(drafts, self.teacher, cfg, counts)

@@ -73,6 +73,7 @@ class Reasoning(Stage):
                     self._answer(arm, task, folders[task.name])
             if isinstance(arm.answerer, ModelAnswerer):
                 arm.answerer.model.release()
+            # From the log: it also has what was answered before a kill.
             rows[arm.name] = {name: list(folder.read(ANSWERS)) for name, folder in folders.items()}
         figures = measure(self._arms, rows, self._tasks, self._settings, self.config.seed)
         self._publish(figures)
@@ -134,6 +135,7 @@ class Reasoning(Stage):
             run.measure(figure for figure in figures if figure not in present)
             return
         # Some figures have no successor: another number of samples, an interface less.
+        # A kill between these lines loses figures, no answers: the same command measures them again.
         run.drop(lambda row: row["stage"] == REASONING and row["arm"] in names)
         run.measure([*(figure for figure in before if figure not in replaced), *figures])
 
@@ -188,15 +190,16 @@ class Reasoning(Stage):
         for name, config in cfg.models.items():
             model = Model.named(config, Compute.of(self.config), name=name, tags=tags, progress=context.say)
             models.append((model, (), False))
-        found = [
+        answering = [
             EvalArm(model.name, model.identity, ModelAnswerer(model), interfaces(thinks), against)
             for model, against, thinks in models
         ]
         if cfg.endpoint is not None:
+            # A server does not show its weights: its address and the model's name stand for them.
             identity = content_id(cfg.endpoint.base_url, cfg.endpoint.model)
             server = EndpointAnswerer(Endpoint(cfg.endpoint), tags)
-            found.append(EvalArm(ENDPOINT, identity, server, interfaces(False)))
-        return found
+            answering.append(EvalArm(ENDPOINT, identity, server, interfaces(False)))
+        return answering
 
     def _chosen(self) -> list[Arm]:
         """Return the run's arms that the config chooses; all by default."""

@@ -145,6 +145,7 @@ class RLMT(TrainingStage):
         """Return scored rollouts on their one prefix, with what a loss compares their log-probabilities with."""
         cfg, examples = self.cfg, [self.example(policy, group) for group in groups]
         compared = {"reference": reference if cfg.kl_weight else None, "old": policy if cfg.updates > 1 else None}
+        # Before the step's first update, so that `old` is the policy that drew.
         for field, model in compared.items():
             if model is not None:
                 rows = model.logprobs([example.group for example in examples], as_trained=True)
@@ -170,6 +171,7 @@ class RLMT(TrainingStage):
         ours, theirs = (m.logprobs([e.group for e in examples], as_drawn=True) for m in (policy, reference))
         for example, policy_rows, reference_rows in zip(examples, ours, theirs, strict=True):
             for weight, a, b in zip(example.weights or (), policy_rows, reference_rows, strict=True):
+                # In double precision: near 0 the terms cancel almost wholly.
                 ahead = (b - a).astype(np.float64)
                 total += float(((np.exp(ahead) - ahead - 1) * (weight > 0)).sum())
                 count += float((weight > 0).sum())

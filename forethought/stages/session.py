@@ -87,12 +87,14 @@ class Session:
         self._open.__exit__(*error)
 
     def __iter__(self) -> Iterator[int]:
+        # Row 0 is the state before training; a resumed session has it already.
         if self._first == 0:
             self._write(0, self._measured())
         for step in range(self._first, self._cfg.steps):
             self.step = step
             yield step
             done, every = step + 1, self._cfg.checkpoint_every
+            # None after the last step: the finished model takes its place.
             if every and done % every == 0 and done < self._cfg.steps:
                 with self.timer("checkpoint"):  # after the step's row, which a kill in between would lose
                     self._save(done)
@@ -141,6 +143,7 @@ class Session:
         checkpoint.save(final, self._trainer, self._model.tokenizer, self._cfg.steps, resumable=False)
         weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}
         self._folder.finish(inputs, {"weights": weights, "steps": self._cfg.steps})
+        # After the manifest: a kill in between leaves files, which the next run removes.
         remove_checkpoints(self._folder)
 
     def _measured(self) -> dict[str, Metric]:
@@ -164,6 +167,7 @@ class Session:
         older = checkpoints(self._folder)
         place = self._folder.checkpoints / f"step_{steps:06d}"
         checkpoint.save(place, self._trainer, self._model.tokenizer, steps, reference=self._reference)
+        # Last: a kill in between leaves a checkpoint too many, never none.
         for path in older:
             shutil.rmtree(path)
 
@@ -171,6 +175,7 @@ class Session:
 def batch(items: Sequence[T], size: int, step: int, seed: int) -> list[T]:
     """Return the items of ``step``: every epoch is a keyed permutation, and batches cross from one to the next."""
     count, order = len(items), Key(seed, "order")
+    # A function of the step alone: a resumed run has the batches that it would have had.
     places = [divmod(place, count) for place in range(step * size, (step + 1) * size)]
     shuffled = {epoch: order.at(epoch).generator().permutation(count) for epoch in {epoch for epoch, _ in places}}
     return [items[shuffled[epoch][place]] for epoch, place in places]

@@ -94,9 +94,11 @@ def nll_by_kind(model: Model, rows: Sequence[Tokens]) -> dict[str, float | None]
     count = dict.fromkeys(SpanKind, 0)
     scored = model.logprobs([as_group(row.ids, model.bos) for row in rows])
     for row, [logprobs] in zip(rows, scored, strict=True):
+        # Without BOS the first token is not scored, so kinds are aligned at their end.
         for kind, logprob in zip(row.kinds[-len(logprobs) :], logprobs.tolist(), strict=True):
             nats[kind] -= logprob
             count[kind] += 1
+    # A kind without a token has no NLL: 0 would be a perfect one.
     return {f"{kind}_nll": nats[kind] / count[kind] for kind in SpanKind if count[kind]}
 
 

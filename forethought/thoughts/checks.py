@@ -73,6 +73,7 @@ def clean(reply: str, tags: Tags) -> str | Rejection:
     thought = " ".join(without_reasoning(reply).split()).strip(_QUOTES)
     if not thought:
         return Rejection.EMPTY
+    # Letters that show nothing or turn the direction of writing.
     odd = any(unicodedata.category(letter) in _UNSEEN or letter in _OVERRIDES for letter in thought)
     if odd or tags.inside(thought) or re.search(r"</?think\b", thought) or thought[0] in "[{":
         return Rejection.MALFORMED
@@ -89,6 +90,7 @@ def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection
     own = words(thought)
     if not any(word[0].isalnum() for word in own):
         return Rejection.EMPTY
+    # Characters, too: not all scripts have spaces between words.
     if len(thought.split()) > config.max_words or len(thought) > 12 * config.max_words:
         return Rejection.LONG
     if _BOILERPLATE.search(thought):
@@ -99,6 +101,7 @@ def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection
         return Rejection.LEAK
     distinct = set(own)
     others = [set(words(other)) for other in passage.others]
+    # Share of the shorter one's words: a repetition with an addition is a repetition.
     if any(len(distinct & other) >= _SAME_WORDS * min(len(distinct), len(other)) for other in others):
         return Rejection.REPEAT
     around = passage.before[-_AROUND:] + passage.after[:_AROUND]

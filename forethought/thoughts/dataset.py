@@ -129,6 +129,7 @@ def statistics(
         figures[metrics.EXACT] = wilson(sum(raw(spans(row)) == texts[row.chunk_id] for row in rows), len(rows))
         mean(metrics.PLACES, [(float(len(row.places)), row) for row in rows])
         mean(metrics.POSITION, [(place.position / len(row.text), row) for row in rows for place in row.places])
+    # Not strict: some rows have places without thoughts.
     thoughts = [(text, row, place) for row in rows for text, place in zip(row.thoughts, row.places, strict=False)]
     if thoughts:
         mean(metrics.WORDS, [(float(len(text.split())), row) for text, row, _ in thoughts])

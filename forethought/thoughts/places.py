@@ -30,6 +30,7 @@ def boundaries(ids: Sequence[int], text: str, tokenizer: Any) -> dict[int, int]:
     tokens_before: dict[int, int] = {}
     for count in range(1, len(ids)):
         decoded = tokenizer.decode(list(ids[:count]), clean_up_tokenization_spaces=False, skip_special_tokens=False)
+        # Part of a character decodes to a replacement character, with which the text does not go on.
         if text.startswith(decoded):
             tokens_before[len(decoded)] = count
     return tokens_before

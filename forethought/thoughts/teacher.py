@@ -84,6 +84,7 @@ def build_teacher(config: InterleaveConfig, pool: ModelPool, cache: Path) -> Tea
     if config.teacher.kind == "stand-in":
         return StubTeacher()
     key, replies = Key(seed=pool.compute.seed, purpose="thoughts"), TextCache(cache, "replies")
+    # A key for each attempt: asked again under the same one, a model would say the same.
     generators = [
         CachedGenerator(make_generator(config.teacher, pool, key.at(attempt)), replies)
         for attempt in range(config.teacher.retries + 1)
@@ -138,6 +139,7 @@ class PlaceTeacher(_ModelTeacher):
             return self.prompt.fill(values)
 
         requests = [request(draft.text, place) for draft in drafts for place in draft.open]
+        # One per open place, dealt out below in the order of the requests.
         replies = iter(self._replies(requests, attempt))
         return [[_proposal(place, next(replies), self.tags) for place in draft.open] for draft in drafts]
 

@@ -59,6 +59,7 @@ class ModelAnswerer:
 
         def answer(ids: Sequence[int], thought: str = "") -> Answer:
             text = model.tokenizer.decode(list(ids), skip_special_tokens=True)
+            # The token at the cap may be the one that ends the answer: then nothing was cut.
             truncated = len(ids) == config.max_tokens and ids[-1] not in stop_ids and not ended(ids)
             return Answer(strip(cut(text, task.stops), model.thoughts.tags), truncated, thought)
 
@@ -93,6 +94,7 @@ class EndpointAnswerer:
         """
         n, opened, closed = config.samples, self.tags.open, self.tags.close
         texts = [question.prompt for question in questions for _ in range(n)]
+        # Not every server takes larger seeds.
         seeds = [key.integer(question.id, k) % 2**31 for question in questions for k in range(n)]
 
         def complete(max_tokens: int, stops: tuple[str, ...]) -> list[Reply]:
@@ -148,6 +150,7 @@ def answered(
         for problem in problems
     ]
     answers_by_problem = arm.answerer.answer(questions, task, config, key, thought=interface == THOUGHT)
+    # Once: the solution is scored after the bare prompt, however the arm is asked.
     scored = config.gold and interface == PLAIN
     bits = arm.answerer.bits(questions) if scored else [None] * len(questions)
     rows = []
@@ -193,6 +196,7 @@ def _ended(tokenizer: Any, stops: Sequence[str]) -> Ended:
         end = tokenizer.decode(list(ids[-most:])) if most else ""
         if not any(stop in end for stop in stops):
             return False
+        # Only the whole text tells whether words have begun, before which white space ends nothing.
         text = tokenizer.decode(list(ids))
         return cut(text, stops) != text
 

@@ -88,6 +88,7 @@ def measure(
     wanted = problem_metrics(config.samples, config.passes)
     figures: list[Measurement] = []
     for arm in arms:
+        # None: the arm's own figures, without a comparison.
         others = [None, *(by_name[name] for name in arm.against if name in by_name)]
         compared = [(interface, other) for interface in arm.interfaces for other in others]
         compared += [(THOUGHT, arm)] if THOUGHT in arm.interfaces else []
@@ -120,6 +121,7 @@ def _figures(
         by_problem = metric.values(rows[arm.name][task.name], interface)
         if other is not None:
             before = metric.values(rows[other.name][task.name], theirs)
+            # Problems that both have: a missing one is not a zero.
             by_problem = {name: value - before[name] for name, value in by_problem.items() if name in before}
         values = list(by_problem.values())
         if not values:
@@ -131,6 +133,7 @@ def _figures(
         if other is not None and len(values) > 1:
             spread = float(np.std(values, ddof=1))
             figures += recorder.needed(metric.metric, "problems", (mean.value, spread, mean.n), condition)
+    # An average over fewer tasks could not be compared with another arm's.
     if len(strata) == len(tasks):
         recorder = dataclasses.replace(recorder, judge=metric.judge.format("each task's"))
         figures += recorder.interval(metric.metric, macro_bootstrap(strata, resampling), unit, f"{MACRO}/{interface}")

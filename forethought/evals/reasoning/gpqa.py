@@ -43,6 +43,7 @@ def load(where: Where) -> list[Problem]:
     problems = []
     for row in rows("gpqa", where, PACKAGE, HUB):
         question, *options, explanation = (str(row[column] or "").strip() for column in COLUMNS)
+        # In the file the right option comes first.
         order = Key(0, "options of gpqa").generator(question).permutation(len(options)).tolist()
         shown = [f"({letter}) {options[place]}" for letter, place in zip(LETTERS, order, strict=True)]
         gold = LETTERS[order.index(0)]

@@ -26,8 +26,8 @@ _DROPPED = re.compile(r"\\(?:left|right|displaystyle|,|!|;|:|quad|\s)|\^\{?\\cir
 
 def last_box(text: str) -> str | None:
     """Return what the last whole ``\\boxed{...}`` holds, matched brace by brace; ``None`` if there is none."""
-    for found in reversed(list(_BOX.finditer(text))):
-        start = found.end()
+    for box in reversed(list(_BOX.finditer(text))):
+        start = box.end()
         if text[start] != "{":
             return text[start]
         depth = 0
@@ -54,14 +54,15 @@ def same_number(gold: str, answer: str) -> bool:
 
 def read_number(text: str) -> Reading:
     """Return the number after ``####``, else after "the answer is" (both in form), else the last number."""
+    # The first one: a model that runs on writes further problems, with answers of their own.
     hashes = _HASHES.search(text)
     if hashes:
         return Reading(answer=hashes[1], formatted=True)
     said = _ANSWER_IS.search(text)
     if said and (inside := _NUMBERS.search(said["answer"])):
         return Reading(answer=inside[0], formatted=True)
-    found = _NUMBERS.findall(text)
-    return Reading(answer=found[-1] if found else None)
+    numbers = _NUMBERS.findall(text)
+    return Reading(answer=numbers[-1] if numbers else None)
 
 
 def read_maths(text: str) -> Reading:
@@ -94,6 +95,7 @@ def same_maths(gold: str, answer: str) -> bool:
     """Return whether two expressions are equal: as written, as numbers, or as Math-Verify says."""
     if normalise(gold) == normalise(answer):
         return True
+    # Plain numbers are compared here: asking the other process takes far longer.
     if number(gold) is not None and number(answer) is not None:
         return same_number(gold, answer)
     return _verified(gold, answer)

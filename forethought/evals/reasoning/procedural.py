@@ -57,6 +57,7 @@ def _generate(task: Task, name: str, levels: dict[str, int], around: tuple[str, 
         item = generator[index]
         question = item["question"].strip().removeprefix(around[0]).removesuffix(around[1]).strip()
         question = question[:1].upper() + question[1:]
+        # By question: the generator repeats itself, and a problem that counts twice is not independent.
         problems[question] = problem(task.name, question, item["answer"], task.grader.show(item["answer"]))
     return list(problems.values())
 

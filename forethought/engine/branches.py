@@ -86,6 +86,7 @@ class Block:
 
     def mask(self, window: int | None) -> Tensor | None:
         """Return the boolean mask ``(M, 1, S, L)`` for a sliding window, or ``None`` where a plain triangle will do."""
+        # No path is longer than the window: sliding layers then share the other layers' mask.
         if window is not None and self.keys.shape[1] <= window:
             window = None
         if self.causal and window is None:
@@ -155,6 +156,7 @@ def pack(groups: Sequence[Group], device: torch.device) -> Packed:
     branch_rows = [put(branch, len(group.prefix)) for group in groups for branch in group.branches]
     parents = [number for number, group in enumerate(groups) for _ in group.branches]
     parent_rows = [prefix_rows[parent] for parent in parents]
+    # The last token of a prefix predicts the first one of each of its branches.
     sources = [(prefix[-1], *row[:-1]) for prefix, row in zip(parent_rows, branch_rows, strict=True)]
     sequences = [
         (row[0], len(row), parent)
@@ -201,7 +203,9 @@ def share_prefixes(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], lis
     common = [_common_prefix(*pair) for pair in itertools.pairwise(ordered)]
     saved, cuts = [0], [0]  # for the first n sequences: most tokens that can be saved, and where the last run begins
     for end in range(1, len(ordered) + 1):
+        # Less one everywhere: a branch needs a token of its own.
         best, start, shared = saved[end - 1], end - 1, len(ordered[end - 1]) - 1
+        # What a run shares only shrinks as it grows to the left, so the first run that shares too little is the last.
         for first in range(end - 2, -1, -1):
             shared = min(shared, common[first], len(ordered[first]) - 1)
             if shared < MIN_SHARED_PREFIX:
@@ -209,6 +213,7 @@ def share_prefixes(sequences: Sequence[tuple[int, ...]]) -> tuple[list[int], lis
             best, start = max((best, start), (saved[first] + shared * (end - 1 - first), first))
         saved.append(best)
         cuts.append(start)
+    # A sequence of one token cannot be cut into a prefix and a branch.
     if not saved[-1] or min(map(len, sequences)) == 1:
         return list(range(len(sequences))), [Group(prefix=sequence, branches=()) for sequence in sequences]
     groups, end = [], len(ordered)
@@ -229,6 +234,7 @@ def micro_batches(groups: Sequence[Group], micro_tokens: int) -> Iterator[list[i
     """Yield runs of indices whose packed size is at most ``micro_tokens``; a larger group is a batch of its own."""
     batch: list[int] = []
     size = 0
+    # In the given order: callers append results as they come.
     for index, group in enumerate(groups):
         if batch and size + group.tokens > micro_tokens:
             yield batch
@@ -267,10 +273,11 @@ def _inverse(levels: list[list[list[int]]], tokens: int) -> Tensor:
 
 
 def _branch_layout(groups: Sequence[Group], prefix_rows: list[list[int]], branch_rows: list[list[int]]) -> BranchLayout:
-    rows = iter(branch_rows)
+    rows = iter(branch_rows)  # each group takes as many as it has branches
     query_rows = [[token for _ in group.branches for token in next(rows)] for group in groups if group.branches]
     keys, real = _padded([row for row, group in zip(prefix_rows, groups, strict=True) if group.branches])
     first, tokens = branch_rows[0][0], branch_rows[-1][-1] + 1
+    # Entries of prefix tokens are never set, and are cut off.
     in_queries, in_branches = (_inverse([level], tokens)[first:] for level in (query_rows, branch_rows))
     return BranchLayout(
         queries=_padded(query_rows)[0],

@@ -38,6 +38,7 @@ def save(
         (partial / STATE).parent.mkdir()
         (partial / STATE).write_text(json.dumps({"step": step, "resumable": resumable}))
         if resumable:
+            # AdamW's own count of steps is among them: its bias correction depends on it.
             moments = {
                 f"{name}.{moment}": value.contiguous()
                 for name, master in trainer.masters.items()
@@ -73,7 +74,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, trainer: Trainer | None
 def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
     """Restore masters, working copy and optimiser from a resumable checkpoint; return its step."""
     stored: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):  # not those in trainer/
         stored.update(load_file(path))
     with torch.no_grad():
         for name, master in trainer.masters.items():
@@ -84,5 +85,6 @@ def load_into(folder: Path, trainer: Trainer, reference: Any = None) -> int:
         master = trainer.masters[name]
         trainer.optimizer.state[master][moment] = value.to(master.device)
     if reference is not None and (folder / REFERENCE).exists():
+        # Not strict: save() names tied weights once, and no buffers.
         reference.load_state_dict(load_file(folder / REFERENCE), strict=False)
     return int(json.loads((folder / STATE).read_text())["step"])

@@ -25,8 +25,8 @@ class Decoding:
             (k.new_empty(rows, k.shape[1], capacity, k.shape[3]), v.new_empty(rows, k.shape[1], capacity, k.shape[3]))
             for k, v in prompts
         ]
-        self._padded = bool((lengths != lengths[0]).any())
-        self._slots: tuple[int, Tensor, Tensor] | None = None
+        self._padded = bool((lengths != lengths[0]).any())  # asked once: on a GPU bool() waits for the device
+        self._slots: tuple[int, Tensor, Tensor] | None = None  # None while all prompts have equally many rows
         self._biases: dict[int | None, tuple[int, Tensor | None]] = {}
 
     def positions(self) -> Tensor:
@@ -35,6 +35,7 @@ class Decoding:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but ``rows`` (ascending indices on the device), and prompts without rows."""
+        # Copies: the old and the new caches of all layers exist at once here.
         self.branches = [(k[rows], v[rows]) for k, v in self.branches]
         kept, self.prompt_of_row, counts = self.prompt_of_row[rows].unique_consecutive(
             return_inverse=True, return_counts=True
@@ -60,13 +61,15 @@ class Decoding:
         prompt_k, prompt_v = self.prompts[layer]
         branch_k, branch_v = self.branches[layer]
         R, H, _, D = branch_k.shape
-        end = self.length + 1
+        end = self.length + 1  # length itself grows after the last layer
         branch_k[:, :, self.length], branch_v[:, :, self.length] = k, v
+        # A window counts the new token, too.
         start = 0 if window is None else max(0, end - window)
         q_RHQD = q.reshape(R, H, -1, D)
+        # The Q heads of one key-value head stand where the kernel expects queries, so no key is repeated.
         own, own_lse = attend_part(q_RHQD, branch_k[:, :, start:end], branch_v[:, :, start:end], scaling)
         prompt, prompt_lse = attend_part(self._by_prompt(q_RHQD), prompt_k, prompt_v, scaling, self._bias(window))
-        prompt_lse = self._by_row(prompt_lse[..., None], R)[..., 0]
+        prompt_lse = self._by_row(prompt_lse[..., None], R)[..., 0]  # (R, H, Q)
         return merge_parts(own, own_lse, self._by_row(prompt, R), prompt_lse).reshape(R, -1)
 
     def _by_prompt(self, rows: Tensor) -> Tensor:
@@ -74,13 +77,14 @@ class Decoding:
         _, H, Q, D = rows.shape
         G = len(self.prompt_lengths)
         if self._slots is not None:
-            rows = rows[self._slots[1]]
+            rows = rows[self._slots[1]]  # (G * K, H, Q, D)
         return rows.reshape(G, -1, H, Q, D).permute(0, 2, 3, 1, 4).reshape(G, H, -1, D)
 
     def _by_row(self, grouped: Tensor, R: int) -> Tensor:
         """``(G, H, Q * K, D)`` -> ``(R, H, Q, D)``."""
         G, H, _, D = grouped.shape
         K = R // G if self._slots is None else self._slots[0]
+        # Q before K, as in _by_prompt.
         rows = grouped.view(G, H, -1, K, D).permute(0, 3, 1, 2, 4).flatten(0, 1)
         return rows if self._slots is None else rows[self._slots[2]]
 
@@ -88,10 +92,12 @@ class Decoding:
         """Return what is added to scores of prompt keys, ``(G, 1, 1, P)``: 0, or :data:`MASKED` for padding and keys
         outside of the window; ``None`` if every key is visible."""
         cached = self._biases.get(window)
+        # Without a window the bias never changes; with one it moves with every token.
         if cached is not None and (window is None or cached[0] == self.length):
             return cached[1]
         P = self.prompts[0][0].shape[2]
         bias = None
+        # P + length is how far the first prompt key is behind the new token.
         if self._padded or (window is not None and P + self.length >= window):
             position = torch.arange(P, device=self.prompt_lengths.device)
             visible = position < self.prompt_lengths[:, None]

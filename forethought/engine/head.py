@@ -39,14 +39,16 @@ class Head:
         """The same in the dtype of the matrix product, the weight's, unless a softcap needs float32."""
         for vocab, logits in self._products(hidden_AH):
             if self.softcap is not None:
+                # In place even where float() makes no copy: the product is nobody else's.
                 logits = logits.float().div_(self.softcap).tanh_().mul_(self.softcap)
+            # Most slices hold no forbidden id, and filling would be another pass over their logits.
             if self.forbidden is not None and bool(self.forbidden[vocab].any()):
                 logits.masked_fill_(self.forbidden[vocab], -torch.inf)
             yield vocab, logits
 
     def _products(self, hidden_AH: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for vocab in self.slices(GPU_LOGITS if hidden_AH.is_cuda else CPU_LOGITS, len(hidden_AH)):
-            yield vocab, hidden_AH @ self.weight[vocab].T
+            yield vocab, hidden_AH @ self.weight[vocab].T  # (A, slice)
 
     def slices(self, budget: int, rows: int) -> Iterator[slice]:
         """Yield slices of the vocabulary, multiples of :data:`BLOCK`, of about ``budget`` logits for ``rows`` rows."""
@@ -66,6 +68,7 @@ class Head:
         exact = hidden_AH.float() @ self.weight[choice_ids].float().T
         if self.softcap is not None:
             exact = self.softcap * torch.tanh(exact / self.softcap)
+        # Of products in bf16: its rounding is the same for all choices and cancels when they are compared.
         normaliser_A = torch.stack([logits.logsumexp(-1) for _, logits in self.float_logits(hidden_AH)]).logsumexp(0)
         return exact - normaliser_A[:, None]
 
@@ -77,7 +80,7 @@ class Head:
             peaks.append(peak)
             ids.append(index + vocab.start)
             totals.append(logits.logsumexp(-1))
-        best_R, where_R = torch.stack(peaks).max(0)
+        best_R, where_R = torch.stack(peaks).max(0)  # the highest peak, and its slice
         return torch.stack(ids).gather(0, where_R[None])[0], best_R - torch.stack(totals).logsumexp(0)
 
     def draw(self, hidden_RH: Tensor, uniforms_R: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -93,22 +96,26 @@ class Head:
             scaled = logits.to(torch.float32, copy=True)  # a copy: one block of the logits is needed again below
             if temperature != 1:
                 scaled.div_(temperature)
+            # A slice of forbidden ids only has a peak of -inf, and -inf less -inf would be NaN.
             peak = scaled.amax(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)
             slices.append(logits)
             sums.append(_block_sums(scaled.sub_(peak).exp_()))
             peaks.append(peak)
         # Sums are relative to the peak of their slice; bring all of them to the highest peak.
         highest = torch.cat(peaks, -1).amax(-1, keepdim=True)
+        # (R, blocks), wide: in float32 a running sum over the vocabulary would lose its improbable blocks.
         block_sums = torch.cat(
             [s.to(wide) * (peak - highest).to(wide).exp() for s, peak in zip(sums, peaks, strict=True)], -1
         )
         cumulative = block_sums.cumsum(-1)
         point = uniforms_R[:, None] * cumulative[:, -1:]
+        # On the right: a point on a bound is the next block's, so that a block without weight is never hit.
         block = torch.searchsorted(cumulative, point, right=True).clamp_max(block_sums.shape[1] - 1)
         block_sum = block_sums.gather(1, block)
         weights = _block(slices, block[:, 0]).div_(temperature)
+        # Relative to the block's own peak, not the slice's: `depth` changes the scale.
         weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
-        inner = weights.cumsum(-1, dtype=wide)
+        inner = weights.cumsum(-1, dtype=wide)  # (R, BLOCK)
         # How much of its block's sum is below the point, on the scale of the block's own weights.
         depth = (point - cumulative.gather(1, block) + block_sum) / block_sum * inner[:, -1:]
         entry = torch.searchsorted(inner, depth, right=True)
@@ -144,6 +151,7 @@ def _block(slices: list[Tensor], block_R: Tensor) -> Tensor:
     """Return each row's block of logits ``(R, BLOCK)``, float32, out of the slices; -inf past the vocabulary."""
     blocks_of_slice = -(-slices[0].shape[1] // BLOCK)
     rows = torch.full((len(block_R), BLOCK), -torch.inf, device=block_R.device)
+    # Row by row: a gather would first have to join the slices, a copy of all logits.
     for row, block in enumerate(block_R.tolist()):
         index, start = block // blocks_of_slice, block % blocks_of_slice * BLOCK
         logits = slices[index][row, start : start + BLOCK]
@@ -162,7 +170,7 @@ class _Logprobs(torch.autograd.Function):
             rows, columns = _targets_in(vocab, targets)
             target_logits[rows] = logits[rows, columns]
             totals.append(logits.logsumexp(-1))
-        logsumexp = torch.stack(totals).logsumexp(0)
+        logsumexp = torch.stack(totals).logsumexp(0)  # (A,)
         ctx.head = head
         ctx.save_for_backward(hidden, weight, targets, logsumexp)
         return target_logits - logsumexp
@@ -170,12 +178,15 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         head, (hidden, weight, targets, logsumexp) = ctx.head, ctx.saved_tensors
+        # A sum over slices: in bf16 each one would round away part of those before.
         hidden_gradient = torch.zeros_like(hidden, dtype=torch.float32)
+        # Left empty: each slice writes all of its own rows.
         weight_gradient = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for vocab, logits in head.float_logits(hidden):
             if head.softcap is not None:
                 # Derivative of the softcap, 1 - tanh^2; forbidden logits of -inf are clamped to its range.
                 cap_slope = 1 - torch.square(logits.clamp_min(-head.softcap) / head.softcap)
+            # gradient * (onehot - softmax), in the memory of the logits.
             slope = logits.sub_(logsumexp[:, None]).exp_().mul_(-gradient[:, None])
             rows, columns = _targets_in(vocab, targets)
             slope[rows, columns] += gradient[rows]

@@ -61,10 +61,12 @@ def dpo(inputs: LossInputs, *, beta: float, nll_weight: float = 0.0) -> tuple[Te
     """
     if inputs.reference is None:
         raise ValueError("DPO needs the reference's log-probabilities")
+    # Subtracted before the sum: two float32 sums of hundreds of nats would hide a small difference.
     ratio_P2 = inputs.per_branch(inputs.logprobs - inputs.reference).view(-1, 2)
     margin_P = ratio_P2[:, 0] - ratio_P2[:, 1]
-    loss_P = -logsigmoid(beta * margin_P)
+    loss_P = -logsigmoid(beta * margin_P)  # log(sigmoid(x)) is -inf far below 0
     if nll_weight:
+        # A sum of weights, so that masked tokens do not count.
         length_P = inputs.per_branch(torch.ones_like(inputs.logprobs)).view(-1, 2)[:, 0]
         loss_P = loss_P - nll_weight * inputs.per_branch(inputs.logprobs).view(-1, 2)[:, 0] / length_P
     detached_P = margin_P.detach()
@@ -94,6 +96,7 @@ def policy_gradient(
     """
     if inputs.advantages is None:
         raise ValueError("a policy gradient needs the branches' advantages")
+    # On policy the ratio is exp(0), exactly 1, with the gradient of log p.
     old_A = inputs.logprobs.detach() if inputs.old is None else inputs.old
     ratio_A = (inputs.logprobs - old_A).exp()
     advantage_A = inputs.advantages[inputs.branch]
@@ -102,6 +105,7 @@ def policy_gradient(
     if clip is not None:
         low, high = clip
         bounded_A = ratio_A.clamp(1 - low, 1 + high) * advantage_A
+        # A token outside of the range that its advantage pulls back into it is not clipped.
         sums["clipped"] = ((bounded_A < gain_A).detach() * inputs.weights).sum()
         gain_A = torch.minimum(gain_A, bounded_A)
     loss = -(gain_A * inputs.weights).sum()
@@ -109,6 +113,7 @@ def policy_gradient(
         if inputs.reference is None:
             raise ValueError("the divergence from a reference needs the reference's log-probabilities")
         log_ratio_A = inputs.reference - inputs.logprobs
+        # At least 0 for every token, unlike the log-ratio itself.
         kl = ((log_ratio_A.exp() - log_ratio_A - 1) * inputs.weights).sum()
         loss = loss + kl_weight * kl
         sums["kl"] = kl.detach()

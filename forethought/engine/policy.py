@@ -32,6 +32,7 @@ class Policy:
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
         self._wanted = backend
+        # Once switched, a model cannot compute alone any more: there is nothing left to compare a second policy with.
         if model.config._attn_implementation != attention.NAME:
             expected = _plain_logprobs(model)
             model.set_attn_implementation(attention.NAME)
@@ -62,6 +63,7 @@ class Policy:
 
     def weights_changed(self) -> None:
         """Tell the backend that the model's weights have changed; whoever changes them calls this."""
+        # Before the choice there are no copies of weights, and asking for the backend would make it choose.
         if "_selected" in self.__dict__:
             self.backend.weights_changed()
 

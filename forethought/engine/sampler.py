@@ -54,7 +54,7 @@ class TorchSampler:
         results: list[list[Output]] = [[] for _ in prompts]
         # Prompts of similar length go together: little is padded.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].token_ids))
-        size, done = max(1, self.rows // k), 0
+        size, done = max(1, self.rows // k), 0  # a prompt is never split, so one may exceed `rows`
         for batch in (order[start : start + size] for start in range(0, len(order), size)):
             rule = rule_for(len(batch) * k)
             rows = self._decode([prompts[i] for i in batch], k, sampling, key, rule)
@@ -72,15 +72,17 @@ class TorchSampler:
         """Return the tokens and log-probabilities of every row, prompt by prompt."""
         rows, max_tokens, device = len(prompts) * k, rule.max_tokens, self.policy.device
         head = self.policy.backend.head(sampling.forbidden_ids, rows)
+        # All numbers of a row at once: number t is token t's, whatever leaves the batch; a longer cap begins the same.
         uniforms = np.stack([key.uniforms(prompt.id, i, max_tokens) for prompt in prompts for i in range(k)])
         uniforms_RT = torch.from_numpy(uniforms).to(widest(device)).to(device)
+        # This bookkeeping is on the CPU, where the rules read every token.
         tokens_RT = torch.zeros(rows, max_tokens, dtype=torch.long)
         logprobs_RT = torch.zeros(rows, max_tokens)
         lengths_R = torch.zeros(rows, dtype=torch.long)
         unfinished_R = torch.ones(rows, dtype=torch.bool)
         decoded = torch.arange(rows)  # rows that are computed: finished ones are removed several at a time
         decoder = self.policy.backend.decoder(prompts, k, max_tokens)
-        hidden_RH = decoder.hidden
+        hidden_RH = decoder.hidden  # (R, H) of the prompts' last tokens, which predict the first drawn ones
         for step in range(max_tokens):
             if sampling.temperature == 0:
                 drawn, logprobs = head.greedy(hidden_RH)
@@ -88,13 +90,15 @@ class TorchSampler:
                 drawn, logprobs = head.draw(hidden_RH, uniforms_RT[decoded.to(device), step], sampling.temperature)
             live = unfinished_R[decoded]
             tokens = drawn.cpu()
+            # An inserted token is fed on in place of the drawn one, but keeps that one's log-probability: see `drawn`.
             tokens[live], ended = rule.accept(decoded[live], tokens[live])
+            # Rows that have finished are written, too; their length cuts that off below.
             tokens_RT[decoded, step], logprobs_RT[decoded, step] = tokens, logprobs.cpu()
             lengths_R[decoded[live]] = step + 1
             unfinished_R[decoded[live][ended]] = False
-            if step + 1 == max_tokens or not unfinished_R.any():
+            if step + 1 == max_tokens or not unfinished_R.any():  # nothing is predicted by the last token
                 break
-            kept = unfinished_R[decoded].nonzero()[:, 0]
+            kept = unfinished_R[decoded].nonzero()[:, 0]  # places among the decoded rows, not row numbers
             if len(decoded) - len(kept) >= max(1, len(decoded) // MIN_FINISHED_SHARE):
                 decoder.state.keep(kept.to(device))
                 decoded, tokens = decoded[kept], tokens[kept]
@@ -126,6 +130,7 @@ class CompletionRule:
     def accept(self, rows: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
         stopped = torch.isin(drawn, self.stop_ids)
         ended = self.sampling.ended
+        # Token by token in Python, so only where a text can end a row.
         if ended is not None:
             for row, token in zip(rows.tolist(), drawn.tolist(), strict=True):
                 self._written[row].append(token)
@@ -156,11 +161,14 @@ class ThoughtRule:
         thought = self._thought[row]
         if thought is not None:
             written.append(token)
+            # The suffix has a cap of its own: what a short thought left over is not added to it.
             truncated = len(written) - thought == self.sampling.max_tokens
             return token, truncated or stops(written[thought:], self.sampling)
         if len(written) >= cap:
+            # This step's random number is spent all the same, so that later tokens keep theirs.
             token = close_ids[len(written) - cap]
         written.append(token)
+        # A tag that inserted ids complete is not the policy's doing.
         self._closed[row] = len(written) <= cap and self.thinking.closed(written)
         if self._closed[row] or len(written) == cap + len(close_ids):
             self._thought[row] = len(written)

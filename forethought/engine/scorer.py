@@ -26,9 +26,11 @@ class TorchScorer:
     @torch.inference_mode()
     def logprobs(self, groups: Sequence[Group]) -> list[list[np.ndarray]]:
         results: list[list[np.ndarray]] = []
+        # A backend sums and rounds in another order than the training forward, by a few bf16 steps.
         head = (self.policy if self.as_trained else self.policy.backend).head(self.forbidden_ids)
         for batch, packed, hidden_TH in self._batches(groups):
             logprobs_A = head.logprobs(hidden_TH[packed.sources], packed.targets).cpu().numpy()
+            # Without the last bound, at which np.split would add an empty array.
             branches = iter(np.split(logprobs_A, np.cumsum(packed.branch_lengths)[:-1]))
             results.extend([next(branches) for _ in group.branches] for group in batch)
         return results
@@ -36,6 +38,7 @@ class TorchScorer:
     @torch.inference_mode()
     def choices(self, groups: Sequence[Group], choice_ids: Sequence[int]) -> list[np.ndarray]:
         results: list[np.ndarray] = []
+        # Not the backend's head, which has no float32 logits of single tokens.
         head = self.policy.head(self.forbidden_ids)
         ids = torch.tensor(list(choice_ids), device=self.policy.device)
         for batch, packed, hidden_TH in self._batches(groups):

@@ -43,6 +43,7 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Return the learning rate of ``step``, counted from 0."""
         if step < self.warmup:
+            # step + 1: a first step at rate 0 would be wasted.
             return self.peak * (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.total - self.warmup)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
@@ -69,6 +70,7 @@ class Trainer:
         self.micro_tokens, self.forbidden_ids = micro_tokens, tuple(forbidden_ids)
         self.masters: dict[str, Tensor] = {}
         for name, parameter in policy.model.named_parameters():
+            # clone(): float() of a float32 weight is that weight itself.
             self.masters[name] = master = parameter.detach().float().clone()
             parameter.requires_grad_(True)
             parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
@@ -94,13 +96,15 @@ class Trainer:
         totals: dict[str, float] = {}
         for batch in micro_batches([example.group for example in examples], self.micro_tokens):
             value, sums = loss(self._loss_inputs([examples[i] for i in batch]))
+            # Frees the graph before the next one is built: memory is that of one micro-batch.
             (value / normaliser).backward()
             for name, amount in {"loss": value.detach(), **sums}.items():
                 totals[name] = totals.get(name, 0.0) + float(amount) / normaliser
+        # None without examples: the norm is then 0, and the optimiser leaves all weights alone, decay included.
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad()  # a later step must not add to these
             raise FloatingPointError(f"step {step}: the gradient norm is {norm}; lower the learning rate")
         if norm > self.adam.clip_norm:
             torch._foreach_mul_(gradients, self.adam.clip_norm / norm)
@@ -116,7 +120,7 @@ class Trainer:
     def publish(self) -> None:
         """Copy the masters into the working copy."""
         for name, parameter in self.policy.model.named_parameters():
-            parameter.copy_(self.masters[name])
+            parameter.copy_(self.masters[name])  # rounded from the masters each time, so rounding never adds up
         self.policy.weights_changed()
 
     def _loss_inputs(self, examples: Sequence[Example]) -> LossInputs:
@@ -152,6 +156,6 @@ def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
             master.grad = parameter.grad.to(torch.float32, copy=True)
         else:
             master.grad += parameter.grad
-        parameter.grad = None
+        parameter.grad = None  # or a second set of gradients would stay in memory
 
     return hook

@@ -98,7 +98,10 @@ def test_a_rollout_is_a_thought_and_a_suffix_over_one_prefix(tiny: Model) -> Non
 def test_a_draw_depends_on_its_key_and_its_text_alone(tiny: Model) -> None:
     once, twice = (tiny.sample(["The whale"], k=2, max_tokens=6) for _ in range(2))
     assert once == twice
-    assert tiny.sample(["The whale", "A fish"], k=2, max_tokens=6)[0] == once[0]
+    # Beside another text the same tokens are drawn; sums over a padded batch may end in another last digit (AVX2).
+    beside = tiny.sample(["The whale", "A fish"], k=2, max_tokens=6)[0]
+    assert [c.token_ids for c in beside] == [c.token_ids for c in once[0]]
+    assert [c.logprobs for c in beside] == [pytest.approx(c.logprobs, abs=1e-5) for c in once[0]]
     assert tiny.sample(["The whale"], k=2, max_tokens=6, key=Key(1, "sample")) != once
 
 

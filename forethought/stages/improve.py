@@ -103,7 +103,7 @@ class Improve(TrainingStage):
                 if cfg.ranks:
                     pools = session.timed("judge", rank_pools, pools, judges, session.key("ties"))
                 session.keep("pools", [pool.row(step) for pool in pools])
-                # Best against worst of each pool; pools without two different scores make no pair.
+                # `rank_pools` chose the best and the worst of each pool; without two different scores there is no pair.
                 batch = make_batch(pools, policy.bos, cfg)
                 if synced is not None and step and step % cfg.sync_reference_every == 0:
                     synced.copy_weights(policy)

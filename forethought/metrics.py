@@ -109,6 +109,11 @@ class Metric(str):
         """Its paired change, of an NLL."""
         return Metric(f"{self} change", f"{self.label}, change", self.kind, self.stages, self.better, of=self)
 
+    @property
+    def interaction(self) -> Metric:
+        """How much more an arm changed it than another arm did, each since the start of its lineage; paired."""
+        return Metric(f"{self} difference of differences", self.label, self.kind, self.stages, self.better, of=self)
+
     def needed(self, units: str) -> Metric:
         """Return how many ``units`` (windows, problems) would resolve a difference as large as the measured one."""
         return Metric(f"{self} {units} needed", f"{units} needed", COUNT, self.stages, of=self)
@@ -176,6 +181,11 @@ COPIES, IGNORES = "control: copies its thought", "control: ignores its thought"
 NOTHING = "none"
 
 
+def at(condition: str, level: str) -> str:
+    """Return the condition of a probe figure at an entropy, :data:`AT_HIGHEST` or :data:`AT_LOWEST`."""
+    return f"{condition}, {level}" if level else condition
+
+
 def own_against(condition: str) -> str:
     """Return the condition of a probe figure that compares the own thought with ``condition``."""
     return f"own against {condition}"
@@ -195,6 +205,14 @@ GATE_REWARD = Metric("gate reward", "reward", SHARE, _GATE, UP)
 GATE_SCORE = Metric("gate score", "score", SCORE, _GATE, UP)
 ORACLE = Metric("oracle", "oracle", SHARE, _GATE, UP)
 GATE_UNSCORED = Metric("gate unscored", "unscored", SHARE, _GATE, DOWN)
+SUFFIX_ENTROPY = Metric("suffix entropy", "entropy, nats per token", MEAN_COUNT, _GATE)
+SUFFIX_TEMPERATURE = Metric("suffix temperature", "temperature", TEMPERATURE, _GATE)
+SECOND_THOUGHT = Metric("second thought", "opens a thought in the suffix", SHARE, _GATE, DOWN)
+AT_HIGHEST, AT_LOWEST = "at the highest entropy", "at the lowest entropy"
+"""Conditions of the gate and the probe besides temperature 1 (no name): suffixes are drawn at the temperature at which
+they have the entropy of the most or the least random arm.  :data:`MATCHED` is the mean of both, window by window."""
+PREFIX_START, PREFIX_END = "control: repeats the prefix's start", "control: repeats the prefix's end"
+"""Rows of the gate that predict nothing."""
 CLOSE_RATE = Metric("close rate", "closes itself", SHARE, _GATE, UP)
 THOUGHT_TOKENS = Metric("thought tokens", "tokens", MEAN_COUNT, _GATE)
 PROBE_REWARD = Metric("probe reward", "reward", SHARE, _GATE, UP)
@@ -246,13 +264,16 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
         *("", SAMPLED, GREEDY, MATCHED, PER_TOKEN, PER_ROW, AMONG_THOUGHTS, NOTHING, OWN, TEACHER),
         *(against_nothing(condition) for condition in (OWN, TEACHER)),
     ),
-    EVALUATE_RLMT: ("", *PROBE, *map(own_against, PROBE[1:])),
+    EVALUATE_RLMT: (
+        *("", MATCHED, AT_HIGHEST, AT_LOWEST),
+        *(at(name, level) for name in (*PROBE, *map(own_against, PROBE[1:])) for level in ("", AT_HIGHEST, AT_LOWEST)),
+    ),
     CALIBRATE: ("",),
     AUDIT: ("", "other_document", "shuffled", "repeated", "corrupted", "rollout"),
 }
 """Conditions of each stage; those of others are names of tasks, of stages, or reasons."""
 
-_DERIVED = re.compile(r"^(.+?)(?: (difference|change)| (\w+) needed)$")
+_DERIVED = re.compile(r"^(.+?)(?: (difference of differences|difference|change)| (\w+) needed)$")
 _AT = re.compile(r"^(\w+)@(\d+)$")
 
 
@@ -261,7 +282,9 @@ def find(stage: str, name: str) -> Metric | None:
     if (stage, name) in METRICS:
         return METRICS[stage, name]
     if (derived := _DERIVED.match(name)) and (of := find(stage, derived[1])) is not None:
-        return of.needed(derived[3]) if derived[3] else of.difference if derived[2] == "difference" else of.change
+        if derived[3]:
+            return of.needed(derived[3])
+        return {"difference": of.difference, "change": of.change}.get(derived[2], of.interaction)
     if (at := _AT.match(name)) and (family := find(stage, at[1])) is not None:
         return family.at(int(at[2]))
     return None
@@ -301,5 +324,8 @@ def known(figure: Measurement, arms: Iterable[str]) -> bool:
         find(figure.stage, figure.metric) is not None
         and (conditions is None or figure.condition in conditions)
         # Arms of these are splits, judges, folders, and any model that was asked.
-        and (figure.stage in (INTERLEAVE, AUDIT, RUN, REASONING) or figure.arm in (*arms, COPIES, IGNORES))
+        and (
+            figure.stage in (INTERLEAVE, AUDIT, RUN, REASONING)
+            or figure.arm in (*arms, COPIES, IGNORES, PREFIX_START, PREFIX_END)
+        )
     )

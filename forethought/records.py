@@ -153,6 +153,18 @@ class Rollout(Record):
     text: str = ""
     """What a judge reads: the suffix, without any thought in it."""
 
+    @classmethod
+    def of(cls, completion: Completion) -> Rollout:
+        """Return a completion as a rollout without a thought."""
+        return cls(
+            token_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            drawn=(True,) * len(completion.token_ids),
+            thought_tokens=0,
+            closed=True,
+            text=completion.text,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate(Record):

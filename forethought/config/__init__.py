@@ -9,7 +9,14 @@ from forethought.config.midtraining import MatchConfig, RLMTConfig, ThinkingEval
 from forethought.config.reading import Config, build, dump, load
 from forethought.config.reasoning import ReasoningConfig, reasoning_overrides
 from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, ModelConfig
-from forethought.config.stages import ImproveConfig, InterleaveConfig, LogConfig, SFTConfig, TrainingConfig
+from forethought.config.stages import (
+    ImproveConfig,
+    InterleaveConfig,
+    LogConfig,
+    PrimaryConfig,
+    SFTConfig,
+    TrainingConfig,
+)
 
 __all__ = [
     "AuditConfig",
@@ -24,6 +31,7 @@ __all__ = [
     "LogConfig",
     "MatchConfig",
     "ModelConfig",
+    "PrimaryConfig",
     "RLMTConfig",
     "ReasoningConfig",
     "RewriteConfig",

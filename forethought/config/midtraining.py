@@ -61,6 +61,8 @@ class RLMTConfig(TrainingConfig):
     advantage: Literal["dr-grpo", "grpo"] = "dr-grpo"
     """`dr-grpo`: reward minus baseline, summed over tokens, divided by a fixed number; `grpo`: also divided by the
     standard deviation of the group, and averaged within each rollout."""
+    control: bool = False
+    """Whether to train the `*-rl` arms, too: the same start, reward and steps, without thoughts."""
     windows_per_step: Positive = 8
     """Prefixes per step."""
     rollouts: Annotated[int, Field(ge=2)] = 16
@@ -102,6 +104,11 @@ class RLMTConfig(TrainingConfig):
     def _consistent(self) -> RLMTConfig:
         if self.reward == "specific-gain" and self.windows_per_step < 2:
             raise ValueError("reward = 'specific-gain' compares the prefixes of a step: set windows_per_step >= 2")
+        if self.control and (self.thought_only or self.blank_baseline):
+            raise ValueError(
+                f"control = true trains without thoughts, and reward = {self.reward!r} is about thoughts: set reward = "
+                "'binary', or control = false"
+            )
         if self.reward == "gain-over-blank" and self.advantage == "grpo":
             raise ValueError(
                 "reward = 'gain-over-blank' has a baseline of its own, and advantage = 'grpo' would divide by the "

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from forethought import metrics
 from forethought.config.base import OneOf, Positive, Section, Share
 from forethought.config.judging import JudgeConfig, RewriteConfig
 from forethought.config.sources import PromptedConfig
@@ -46,6 +47,9 @@ class ImproveConfig(TrainingConfig):
     `continued`: plain next-token training on the same chunks (the control); `module:function`: your own."""
     control: bool = True
     """Whether `forethought run` also trains the `continued` control arm."""
+    control_lineage: bool = False
+    """Whether that arm goes through stages 2 and 3, too: without it nothing tells what stage 1 does for them from what
+    more training on the same text does."""
     prefixes_per_step: Positive = 16
     """Prefixes per step."""
     rollouts: Annotated[int, Field(ge=1)] = 16
@@ -190,6 +194,34 @@ class EvaluateConfig(Section):
     """Examples that are kept, side by side."""
     thoughts: ThoughtEvaluateConfig = ThoughtEvaluateConfig()
     """Measurements of thoughts, if there is `[sft]`."""
+
+
+class PrimaryConfig(Section):
+    """The one figure that the run is made for, written down before it; all others are exploratory.
+
+    It is named as in the table of figures: `forethought show` and summary.json have the same names.
+    """
+
+    stage: str = "evaluate-rlmt"
+    """The evaluation that measures it."""
+    metric: str = "gate score difference of differences"
+    """Its name."""
+    arm: str = "self-improved-rlmt"
+    """The arm."""
+    against: str = "continued-rlmt"
+    """The arm that it is compared with; empty for none."""
+    condition: str = "entropy-matched"
+    """The condition."""
+    judge: str = ""
+    """The judge; empty: of all that trained nothing, the least favourable."""
+
+    @model_validator(mode="after")
+    def _known(self) -> PrimaryConfig:
+        if metrics.find(self.stage, self.metric) is None:
+            known = sorted(name for stage, name in metrics.METRICS if stage == self.stage)
+            of = f"its figures: {', '.join(known)}, and their differences" if known else "no evaluation has that name"
+            raise ValueError(f"metric = {self.metric!r} is no figure of stage {self.stage!r}; {of}")
+        return self
 
 
 class LogConfig(Section):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought import metrics as m
-from forethought.graph import ARMS, CONTINUED, IMPROVED, LINEAGES, Arm
+from forethought.graph import ARMS, CONTINUED, IMPROVED, Arm
 from forethought.records import Measurement
 from forethought.report.values import FEWEST, Figures, Value, judgement, sign, trained
 from forethought.run.store import BASE
@@ -22,7 +22,12 @@ _WAYS = {
     m.MATCHED: "when the base samples at the policy's entropy",
 }
 _THINK, _RLMT = (
-    [arm for lineage in LINEAGES for arm in ARMS if (arm.lineage, arm.stage, arm.thinks) == (lineage, stage, True)]
+    [
+        arm
+        for lineage in (BASE, IMPROVED)
+        for arm in ARMS
+        if (arm.lineage, arm.stage, arm.thinks) == (lineage, stage, True)
+    ]
     for stage in ("sft", "rlmt")
 )
 """The arms of both lineages after stages 2 and 3."""

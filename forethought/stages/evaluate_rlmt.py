@@ -11,7 +11,7 @@ from forethought.costs.judges import matching
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import controls
 from forethought.evals.windows import Rollouts, Scored, WindowEval, predict_at_once, think_and_predict
-from forethought.graph import Arm, Step, among, arms
+from forethought.graph import RAW, Arm, Step, among, going_on
 from forethought.metrics import EVALUATE_RLMT, PROBE
 from forethought.models.model import Model
 from forethought.records import Measurement
@@ -139,8 +139,8 @@ class EvaluateRLMT(Stage):
 
 
 def taking_part(config: Config) -> list[Arm]:
-    """Return the arms of both lineages, without controls."""
-    return among([arm for arm in arms(config) if not arm.control])
+    """Return the arms of every lineage; those trained on raw rows have no thoughts and were not rewarded."""
+    return among([arm for arm in going_on(config) if not arm.name.endswith(RAW)])
 
 
 STAGE = EvaluateRLMT

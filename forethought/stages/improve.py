@@ -53,7 +53,7 @@ class Improve(TrainingStage):
             "policy": self.config.policy.model_dump(mode="json"),
             # How often checkpoints are written does not change the weights.
             "improve": self.cfg.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
-            "seed": self.config.seed,
+            **self.seeds(),
             "dtype": self.config.dtype,
             "chunks": self.context.identity(CHUNKS),
             # Judges that rank nothing here must not start the arm over.

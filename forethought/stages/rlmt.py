@@ -1,7 +1,7 @@
 """Stage 3, RL mid-training: from a prefix the policy writes a thought, then a suffix; the suffix is rewarded.
 
 A match judge compares the suffix with the true one and never sees the thought (Tan et al. 2026, arXiv 2601.21343,
-section 2).  On-policy Dr. GRPO by default; two rewards aim at thoughts that are worth more than none.
+section 2).  On-policy Dr. GRPO by default.  The `*-rl` control has the same reward and does not think; two rewards aim at thoughts that are worth more than none.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from forethought.costs.loads import saving
 from forethought.engine import Prompt
 from forethought.engine.losses import policy_gradient
 from forethought.engine.trainer import Example
-from forethought.graph import Step
+from forethought.graph import Step, arm_of
 from forethought.keys import Key
 from forethought.models.model import Model
+from forethought.records import Rollout
 from forethought.run.store import SHARED, StageFolder
 from forethought.stages.base import required
 from forethought.stages.session import Session, TrainingStage
@@ -57,13 +58,14 @@ class RLMT(TrainingStage):
 
     def depends_on(self) -> dict[str, Any]:
         return {
-            "seed": self.config.seed,
+            **self.seeds(),
             "dtype": self.config.dtype,
             "policy": self.context.arm(self.arm.start).identity,
             "rows": self.context.identity(ROWS),
             "windows": self.context.window_ids("all"),
             "judge": self.context.matcher.name,
-            "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every"}),
+            "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every", "control"}),
+            **({} if self.arm.thinks else {"thoughts": False}),
             **self.reward[1],
         }
 
@@ -114,10 +116,7 @@ class RLMT(TrainingStage):
         timed = session.timed if session is not None else untimed
         task = MatchTask(matcher=self.context.matcher, whole_rest=cfg.match.kind == "llm")
         prompts = [Prompt(id=window.id, token_ids=policy.bos + window.prefix_ids) for window in windows]
-        # At temperature 1, without top-p: what is drawn has the probability that the trainer computes.  Where no suffix
-        # is judged, the shortest one is written.
-        how = {"thought_tokens": cfg.thought_tokens, "max_tokens": 1 if cfg.thought_only else cfg.suffix_tokens}
-        rollouts_PG = timed("sample", policy.think, prompts, k, key=key, **how)
+        rollouts_PG = timed("sample", self.draw, policy, prompts, k, key)
         groups = [RolloutGroup(window=w, rollouts=tuple(row)) for w, row in zip(windows, rollouts_PG, strict=True)]
         rewards_PG = timed("judge", reward, groups, policy, task)
         baselines_P: list[float | None] = [None] * len(groups)  # None: the mean of the group
@@ -141,6 +140,17 @@ class RLMT(TrainingStage):
             for group, row, baseline in zip(groups, rewards_PG, baselines_P, strict=True)
         ]
 
+    def draw(self, policy: Model, prompts: Sequence[Prompt], k: int, key: Key) -> Sequence[Sequence[Rollout]]:
+        """Return ``k`` thoughts with suffixes after each prompt, or of a control that does not think, suffixes alone.
+
+        At temperature 1, without top-p: what is drawn has the probability that the trainer computes.
+        """
+        # Where no suffix is judged, the shortest one is written.
+        max_tokens = 1 if self.cfg.thought_only else self.cfg.suffix_tokens
+        if self.arm.thinks:
+            return policy.think(prompts, k, thought_tokens=self.cfg.thought_tokens, max_tokens=max_tokens, key=key)
+        return [[Rollout.of(c) for c in row] for row in policy.sample(prompts, k, max_tokens=max_tokens, key=key)]
+
     def examples(self, policy: Model, reference: Model, groups: Sequence[RolloutGroup]) -> list[Example]:
         """Return scored rollouts on their one prefix, with what a loss compares their log-probabilities with."""
         cfg, examples = self.cfg, [self.example(policy, group) for group in groups]
@@ -156,8 +166,9 @@ class RLMT(TrainingStage):
         return examples
 
     def example(self, policy: Model, group: RolloutGroup) -> Example:
+        opened = policy.thoughts.open if self.arm.thinks else ()
         return group.example(
-            policy.bos + group.window.prefix_ids + policy.thoughts.open,
+            policy.bos + group.window.prefix_ids + opened,
             thought_only=self.cfg.thought_only,
             per_rollout_mean=ADVANTAGES[self.cfg.advantage].per_rollout_mean,
         )
@@ -186,6 +197,8 @@ class RLMT(TrainingStage):
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
         cfg = required(at.config.rlmt)
+        if not arm_of(step.arm).thinks:
+            cfg = cfg.model_copy(update={"thought_tokens": 0})
         windows, monitored = cfg.steps * cfg.windows_per_step, times(cfg.monitor_every, cfg.steps)
         thoughts, batch = windows * cfg.rollouts, (cfg.windows_per_step, cfg.rollouts)
         thought_only = cfg.thought_only

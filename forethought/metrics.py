@@ -133,9 +133,11 @@ ENTROPY = Metric("entropy", "entropy, nats per token", MEAN_COUNT, _PAIRS)
 REPETITION = Metric("repetition", "repeated 4-grams", SHARE, _PAIRS, DOWN)
 DISTINCT = Metric("distinct_2", "distinct-2", SHARE, _PAIRS, UP)
 CHARACTERS = Metric("characters", "characters", COUNT, _PAIRS)
-MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the base", TEMPERATURE, _PAIRS)
+MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the side that was matched", TEMPERATURE, _PAIRS)
 ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", GAIN, _PAIRS)
-SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
+SAMPLED, GREEDY = "sampled", "greedy"
+MATCHED, MATCHED_TO_BASE = "entropy-matched", "entropy-matched to the base"
+"""Of two arms: the base has the policy's entropy, or the policy the base's."""
 
 SUFFIX_NLL = Metric("suffix_nll", "suffix NLL", NATS, (EVALUATE,), DOWN)
 SUFFIX_NLL_CHANGE = Metric("suffix_nll_change", "change", NATS, (EVALUATE,), DOWN, of=SUFFIX_NLL)
@@ -259,9 +261,9 @@ METRICS: dict[tuple[str, str], Metric] = {
 """Every metric that has no parameter, by stage and name."""
 
 CONDITIONS: dict[str, tuple[str, ...]] = {
-    EVALUATE: ("", SAMPLED, GREEDY, MATCHED),
+    EVALUATE: ("", SAMPLED, GREEDY, MATCHED, MATCHED_TO_BASE),
     EVALUATE_SFT: (
-        *("", SAMPLED, GREEDY, MATCHED, PER_TOKEN, PER_ROW, AMONG_THOUGHTS, NOTHING, OWN, TEACHER),
+        *("", SAMPLED, GREEDY, MATCHED, MATCHED_TO_BASE, PER_TOKEN, PER_ROW, AMONG_THOUGHTS, NOTHING, OWN, TEACHER),
         *(against_nothing(condition) for condition in (OWN, TEACHER)),
     ),
     EVALUATE_RLMT: (

@@ -160,6 +160,9 @@ class SFTConfig(TrainingConfig):
     """Held-out rows whose NLL is measured while training."""
 
 
+Way = Literal["sampled", "greedy", "entropy-matched", "entropy-matched to the base"]
+
+
 class ThoughtEvaluateConfig(Section):
     """What is measured of the thoughts, before and after SFT."""
 
@@ -171,7 +174,7 @@ class ThoughtEvaluateConfig(Section):
     """Longest thought of a policy that is asked for one, in tokens."""
     text_tokens: Positive = 32
     """Tokens after a thought whose NLL is compared with and without the thought."""
-    conditions: tuple[Literal["sampled", "greedy", "entropy-matched"], ...] = ("sampled", "greedy")
+    conditions: tuple[Way, ...] = ("sampled", "greedy")
     """Ways of sampling in which the two thinking arms are compared."""
 
 
@@ -180,8 +183,9 @@ class EvaluateConfig(Section):
 
     prefixes: Positive = 64
     """Held-out prefixes."""
-    conditions: tuple[Literal["sampled", "greedy", "entropy-matched"], ...] = ("sampled", "greedy", "entropy-matched")
-    """Ways of sampling in which arms are compared. Sharpening alone wins `sampled`."""
+    conditions: tuple[Way, ...] = ("sampled", "greedy", "entropy-matched", "entropy-matched to the base")
+    """Ways of sampling in which arms are compared. Sharpening alone wins `sampled`; at equal entropy the base is
+    sampled with the entropy of the arm, or the arm with that of the base."""
     new_tokens: Positive | None = None
     """Length of the compared continuations; default: the suffix length."""
     judges: dict[str, JudgeConfig] = {}

@@ -21,17 +21,17 @@ from forethought.algorithms.advantages import dr_grpo, grpo, normaliser
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics
 from forethought.algorithms.windows import Window, WindowCutter, match_request
 from forethought.config import Config, ConfigError, RLMTConfig
-from forethought.engine.branches import Group
+from forethought.engine.branches import Group, Prompt
 from forethought.judges.base import QuestionJudge
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
-from forethought.models.model import Model
+from forethought.models.model import Model, Parts
 from forethought.records import Axis, Measurement, Place, Rollout, Split
 from forethought.report.values import judgement
 from forethought.run.store import Run
 from forethought.tags import Tags
-from forethought.testing import byte_tokenizer
+from forethought.testing import ScriptedSampler, UniformScorer, byte_tokenizer
 from forethought.thoughts.dataset import make_row
 
 THINK = Tags("<think>", "</think>")
@@ -185,6 +185,15 @@ def test_gain_over_blank_has_the_blank_reward_as_its_baseline(tmp_path: Path) ->
         assert group.blank * 4 == int(group.blank * 4)
         assert group.advantages == pytest.approx([reward - group.blank for reward in group.rewards])
     assert group_metrics(groups)["blank_reward"] == pytest.approx(np.mean([group.blank for group in groups]))
+
+
+def test_a_thought_that_the_control_opens_is_judged_as_written(tmp_path: Path) -> None:
+    script = ScriptedSampler({WINDOWS[0].id: [tuple(b"a<think>b</think>c")]})
+    policy = Model("rl", "rl", Parts(tokenizer=byte_tokenizer(), sampler=script, scorer=UniformScorer()), THINK)
+    stage = stage_of(GivenContext(settings("rlmt.suffix_tokens=40"), tmp_path, matcher=MATCHER), "base-rl/rlmt")
+    prompt = Prompt(id=WINDOWS[0].id, token_ids=WINDOWS[0].prefix_ids)
+    [[rollout]] = stage.draw(policy, [prompt], 1, Key(0, "test"))
+    assert rollout.text == "a<think>b</think>c"
 
 
 def test_groups_without_variance_teach_nothing_and_can_be_drawn_again(tmp_path: Path) -> None:

@@ -32,8 +32,7 @@ MATCHING_STEPS = 8
 """Temperatures that are tried at most besides 1; two or three do as a rule."""
 ENTROPY_SLOPE = 3.0
 """Nats per token that a language model gains, about, when its temperature grows from 1 to e: the first guess.
-Untrained
-SmolLM2-135M loses 1.56 nats from T = 1 to 0.677, which is 4.0; a model over few tokens has less."""
+Untrained SmolLM2-135M loses 1.56 nats from T = 1 to 0.677, which is 4.0; a model over few tokens has less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,7 @@ class RLMT(TrainingStage):
             "windows": self.context.window_ids("all"),
             "judge": self.context.matcher.name,
             "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every", "control"}),
+            "suffixes": "as written",  # before, thoughts were taken out of them
             **({} if self.arm.thinks else {"thoughts": False}),
             **self.reward[1],
         }
@@ -126,7 +127,7 @@ class RLMT(TrainingStage):
             prompts = [dataclasses.replace(prompt, token_ids=prompt.token_ids + empty) for prompt in prompts]
             own = dataclasses.replace(key, purpose=blank)
             blanks_PK = timed("sample", policy.sample, prompts, cfg.blanks, key=own, max_tokens=cfg.suffix_tokens)
-            texts_PK = [[completion.text for completion in row] for row in blanks_PK]
+            texts_PK = [[policy.decode(completion.token_ids) for completion in row] for row in blanks_PK]
             baselines_P = [mean(row) for row in timed("judge", task.rewards, windows, texts_PK)]
         advantage = ADVANTAGES[cfg.advantage]
         return [
@@ -149,7 +150,9 @@ class RLMT(TrainingStage):
         max_tokens = 1 if self.cfg.thought_only else self.cfg.suffix_tokens
         if self.arm.thinks:
             return policy.think(prompts, k, thought_tokens=self.cfg.thought_tokens, max_tokens=max_tokens, key=key)
-        return [[Rollout.of(c) for c in row] for row in policy.sample(prompts, k, max_tokens=max_tokens, key=key)]
+        drawn = policy.sample(prompts, k, max_tokens=max_tokens, key=key)
+        # As it was written: a thought that the control opens is part of its suffix, as it is for who thinks.
+        return [[dataclasses.replace(Rollout.of(c), text=policy.decode(c.token_ids)) for c in row] for row in drawn]
 
     def examples(self, policy: Model, reference: Model, groups: Sequence[RolloutGroup]) -> list[Example]:
         """Return scored rollouts on their one prefix, with what a loss compares their log-probabilities with."""

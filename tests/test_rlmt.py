@@ -19,7 +19,7 @@ from helpers.stages import GivenContext, run_stage, stage_of, untrained, weights
 from forethought import config
 from forethought.algorithms.advantages import dr_grpo, grpo, normaliser
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics
-from forethought.algorithms.windows import Window, WindowCutter, match_request
+from forethought.algorithms.windows import Window, WindowCutter, match_request, prefix_copies
 from forethought.config import Config, ConfigError, RLMTConfig
 from forethought.engine.branches import Group, Prompt
 from forethought.judges.base import QuestionJudge
@@ -27,12 +27,13 @@ from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
 from forethought.models.model import Model, Parts
-from forethought.records import Axis, Measurement, Place, Rollout, Split
+from forethought.records import Axis, Measurement, Place, Rollout, Split, ThoughtRow
 from forethought.report.values import judgement
 from forethought.run.store import Run
 from forethought.tags import Tags
 from forethought.testing import ScriptedSampler, UniformScorer, byte_tokenizer
 from forethought.thoughts.dataset import make_row
+from forethought.thoughts.teacher import Draft, Proposal, StubTeacher
 
 THINK = Tags("<think>", "</think>")
 TEXT = "The whale is big. It sings, too, in the deep sea."
@@ -64,8 +65,70 @@ def test_windows_are_slices_of_the_text() -> None:
     one_each = WindowCutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(ROWS, CHUNKS, Key(0, "x"))
     assert [window.document_id for window in one_each] == [one.document_id for one in ROWS]
     assert len({len(window.prefix) for window in one_each}) == 2
+    # Two rows of a document give one window: the document is the unit.
+    twin = dataclasses.replace(ROWS[1], document_id=ROWS[0].document_id)
+    rows = [ROWS[0], twin, *ROWS[2:]]
+    fewer = WindowCutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(rows, CHUNKS, Key(0, "x"))
+    assert len(fewer) == 7
     assert match_request(WINDOWS[0], ["a"], longer=False).original == WINDOWS[0].suffix
     assert match_request(WINDOWS[0], ["a"], longer=True).original == WINDOWS[0].reference
+
+
+def test_copies_of_a_prefix_are_its_ends() -> None:
+    assert prefix_copies(WINDOWS[0], byte_tokenizer(), 5) == (WINDOWS[0].prefix[:5], WINDOWS[0].prefix[-5:])
+    assert prefix_copies(WINDOWS[0], byte_tokenizer(), 99) == (WINDOWS[0].prefix, WINDOWS[0].prefix)
+
+
+class Silent(StubTeacher):
+    """Writes the first thought of each chunk and no other."""
+
+    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
+        return [row[:1] if not attempt else [] for row in super().ask(drafts, attempt)]
+
+
+def test_held_out_windows_are_cut_where_training_would_cut_them(tmp_path: Path) -> None:
+    texts = [f"The {name} is big. It sings, too, in the sea. Who hears it? We." for name in ("whale", "shark", "squid")]
+    splits = (Split.SFT, Split.HELDOUT, Split.RLMT)
+    chunks = [
+        chunk(text[:10], text[10:], number=number + 3 * place, split=split)
+        for place, split in enumerate(splits)
+        for number, text in enumerate(texts)
+    ]
+    small = ("interleave.gap=8", "interleave.thoughts=[1, 3]", "interleave.rows=3", "rlmt.suffix_tokens=5")
+    context = GivenContext(config.load(CONFIG, (*SMALL, *small)), tmp_path, chunks=chunks)
+    stage = stage_of(context, "shared/interleave")
+    vars(stage)["teacher"] = Silent()
+    folder = run_stage(stage)
+    offered, kept, trained = (
+        {row.text: [place.token for place in row.places] for row in folder.load(log, ThoughtRow)}
+        for log in ("places.heldout", "rows.heldout", "rows.rlmt")
+    )
+    assert {text: len(places) for text, places in kept.items()} == dict.fromkeys(texts, 1)
+    assert offered == trained  # the same texts stand in both splits here
+    assert all(len(places) > 1 for places in offered.values())
+    for split in splits:
+        context._kept["rows", split] = folder.load(f"rows.{split}", ThoughtRow)
+    tokens = [len(window.prefix_ids) for window in context.heldout_windows]
+    assert len(tokens) == 3
+    wanted = [offered[window.prefix + window.reference] for window in context.heldout_windows]
+    assert all(token in places for token, places in zip(tokens, wanted, strict=True))
+    at_kept = [len(w.prefix_ids) in kept[w.prefix + w.reference] for w in context.heldout_windows]
+    assert [bool(window.thought) for window in context.heldout_windows] == at_kept
+    assert not all(at_kept)  # places are there, too, where the teacher said nothing that was kept
+
+
+def test_rows_of_older_runs_have_windows_where_thoughts_were_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    place = [Place(position=19, token=19)]
+    taught = [make_row(dataclasses.replace(one, split=Split.HELDOUT), place, ["Why?"]) for one in CHUNKS.values()]
+    heldout = [dataclasses.replace(one, split=Split.HELDOUT) for one in CHUNKS.values()]
+    context = GivenContext(settings(), tmp_path, chunks=heldout, rows={Split.HELDOUT: taught})
+    context.say = said.append
+    folder = context.run.stage("shared", "interleave")
+    folder.write_config({})
+    folder.finish({}, {})
+    assert [window.thought for window in context.heldout_windows] == ["Why?"] * 8
+    assert "keeps no offered places of held-out text" in said[0]
 
 
 def test_advantages_are_measured_from_the_group_or_from_a_blank_thought() -> None:

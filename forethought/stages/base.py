@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from forethought.algorithms.windows import Window, WindowCutter
+from forethought.algorithms.windows import Window, WindowCutter, with_thoughts
 from forethought.config import Config, ModelConfig, TrainingConfig
 from forethought.costs.base import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
@@ -29,6 +29,9 @@ from forethought.run.store import BASE, SHARED, Run, StageFolder
 from forethought.tags import Tags
 
 T = TypeVar("T")
+
+OFFERED = f"places.{Split.HELDOUT}"
+"""Log of the places of held-out chunks that were offered to the teacher, in the folder of `interleave`."""
 
 Say = Callable[[str], None]
 FolderOf = Callable[[str, str, Mapping[str, Any], str], StageFolder]
@@ -136,9 +139,27 @@ class Context:
 
     @cached_property
     def heldout_windows(self) -> list[Window]:
-        """One window of each held-out row that has any."""
-        key = Key(self.config.seed, "held-out windows")
-        return self._cutter.one_each(self.rows(Split.HELDOUT), self.chunks_by_id(Split.HELDOUT), key)
+        """One window of each held-out document that has any, at a place where training would cut one, too.
+
+        It holds the teacher's thought where that was kept.
+        """
+        taught, key = self.rows(Split.HELDOUT), Key(self.config.seed, "held-out windows")
+        windows = self._cutter.one_each(self.offered or taught, self.chunks_by_id(Split.HELDOUT), key)
+        return with_thoughts(windows, taught)
+
+    @cached_property
+    def offered(self) -> list[ThoughtRow]:
+        """The places of held-out chunks that were offered to the teacher, whatever became of its thoughts.
+
+        None in the folder of a run whose rows were made before these were kept.
+        """
+        places = self.done(f"{SHARED}/interleave").load(OFFERED, ThoughtRow)
+        if not places:
+            self.say(
+                f"{SHARED}/interleave keeps no offered places of held-out text: held-out windows are cut only where a "
+                "thought of the teacher was kept, unlike windows of training. Making this step anew (--force) mends that"
+            )
+        return places
 
     def window_ids(self, windows: str, count: int | None = None) -> str:
         """Return a hash of the ids of ``rlmt`` and ``heldout`` windows, or of the first ``count`` ``heldout`` ones."""
@@ -150,6 +171,7 @@ class Context:
             "seed": self.config.seed,
             "suffix_tokens": rlmt.suffix_tokens,
             "cut": rlmt.cut,
+            "heldout": "one of each document, at an offered place",  # a hash that is remembered may be of older rules
         }
 
         def ids() -> str:
@@ -210,6 +232,11 @@ class Context:
         """The match judge with its calibrated threshold."""
         threshold = (self.done(f"{SHARED}/calibrate").manifest() or {})["summary"]["threshold"]
         return Matcher(judge=self.match_judge.judge, threshold=float(threshold))
+
+    @cached_property
+    def matchers(self) -> dict[str, Matcher]:
+        """The match judges by which held-out suffixes are scored, by name; the one that trains comes first."""
+        return {"training": self.matcher}
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
         self.run.measure(measurements)

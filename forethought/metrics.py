@@ -184,7 +184,7 @@ NOTHING = "none"
 
 
 def at(condition: str, level: str) -> str:
-    """Return the condition of a probe figure at an entropy, :data:`AT_HIGHEST` or :data:`AT_LOWEST`."""
+    """Return the condition of a probe figure at an entropy: :data:`AT_HIGHEST`, :data:`AT_LOWEST`, :data:`MATCHED`."""
     return f"{condition}, {level}" if level else condition
 
 
@@ -212,7 +212,8 @@ SUFFIX_TEMPERATURE = Metric("suffix temperature", "temperature", TEMPERATURE, _G
 SECOND_THOUGHT = Metric("second thought", "opens a thought in the suffix", SHARE, _GATE, DOWN)
 AT_HIGHEST, AT_LOWEST = "at the highest entropy", "at the lowest entropy"
 """Conditions of the gate and the probe besides temperature 1 (no name): suffixes are drawn at the temperature at which
-they have the entropy of the most or the least random arm.  :data:`MATCHED` is the mean of both, window by window."""
+they have the entropy of the most or the least random arm (in the probe: condition).  :data:`MATCHED` is the mean of
+both, window by window."""
 PREFIX_START, PREFIX_END = "control: repeats the prefix's start", "control: repeats the prefix's end"
 """Rows of the gate that predict nothing."""
 CLOSE_RATE = Metric("close rate", "closes itself", SHARE, _GATE, UP)
@@ -260,6 +261,7 @@ METRICS: dict[tuple[str, str], Metric] = {
 }
 """Every metric that has no parameter, by stage and name."""
 
+_ENTROPIES = ("", MATCHED, AT_HIGHEST, AT_LOWEST)
 CONDITIONS: dict[str, tuple[str, ...]] = {
     EVALUATE: ("", SAMPLED, GREEDY, MATCHED, MATCHED_TO_BASE),
     EVALUATE_SFT: (
@@ -267,8 +269,8 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
         *(against_nothing(condition) for condition in (OWN, TEACHER)),
     ),
     EVALUATE_RLMT: (
-        *("", MATCHED, AT_HIGHEST, AT_LOWEST),
-        *(at(name, level) for name in (*PROBE, *map(own_against, PROBE[1:])) for level in ("", AT_HIGHEST, AT_LOWEST)),
+        *_ENTROPIES,
+        *(at(name, level) for name in (*PROBE, *map(own_against, PROBE[1:])) for level in _ENTROPIES),
     ),
     CALIBRATE: ("",),
     AUDIT: ("", "other_document", "shuffled", "repeated", "corrupted", "rollout"),

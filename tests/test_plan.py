@@ -51,7 +51,7 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "continued/improve load models 1 times 2 s update 30 steps, up to 5,280 tokens",  # 120 x (32 + 12)
         "sample 20 steps, 640 thoughts with suffixes after 80 prefixes",
         "update up to 15,360 tokens",  # 640 x (12 + 8) + 80 x 32
-        "gate and probe 6 arms on up to 16 held-out windows, up to 1,408 scored suffixes",
+        "gate and probe 6 arms on up to 16 held-out windows, up to 4,224 scored suffixes",
         "evaluate: self-improved up to 96 pairs for each judge: 24 prefixes, 4 ways",
         "evaluate: continued up to 96 pairs",
         "interleave up to 2 thoughts for every chunk",

@@ -17,7 +17,7 @@ from forethought.config import ThinkingEvaluateConfig
 from forethought.engine import Group
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import COPIES, IGNORES, controls
-from forethought.evals.windows import WindowEval, gains, means, predict, predict_at_once, think_and_predict
+from forethought.evals.windows import WindowEval, gains, means, predict, predict_at_once, results, think_and_predict
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
@@ -52,8 +52,7 @@ def window(number: int, suffix: str) -> Window:
 WINDOWS = [window(number, suffix) for number, suffix in enumerate(SUFFIXES)]
 EVALUATION = WindowEval(
     windows=WINDOWS,
-    matcher=Matcher(judge=SimilarityJudge(LetterEmbedder()), threshold=0.7),
-    longer=False,
+    matchers={"training": Matcher(judge=SimilarityJudge(LetterEmbedder()), threshold=0.7)},
     thought_tokens=16,
     suffix_tokens=9,
     seed=0,
@@ -72,16 +71,26 @@ def byte_model(scorer: Any = None) -> Model:
     return Model("letters", "hash", parts, THINK)
 
 
-def probed(model: Model, samples: int = 2) -> tuple[dict[str, probe.Probed], list[Measurement]]:
-    _, rollouts = think_and_predict(model, EVALUATION, samples)
-    inserted = probe.inserts(rollouts, EVALUATION, model.thoughts, settings(samples))
-    found = probe.probe(model, EVALUATION, inserted)
-    return found, probe.figures(EVALUATION.recorder(model), found)
+def probed(
+    model: Model, samples: int = 2, evaluation: WindowEval = EVALUATION, *, matched: bool = True
+) -> tuple[dict[str, probe.Probed], list[Measurement]]:
+    _, rollouts = think_and_predict(model, evaluation, samples)
+    inserted = probe.inserts(rollouts, evaluation, model.thoughts, settings(samples))
+    found = probe.probe(model, evaluation, inserted, matched=matched)
+    return found, probe.figures(evaluation, model, found)
 
 
 @pytest.fixture(scope="module")
 def scripted() -> dict[str, Model]:
     return {model.name: model for model in controls(WINDOWS, byte_model())}
+
+
+def gate_figures(model: Model, entry: reward_gate.Entry) -> list[Measurement]:
+    """Return an arm's figures at temperature 1."""
+    draws, recorder = {"": entry.drawn}, EVALUATION.recorder(model)
+    found = results(EVALUATION, draws, "training")
+    details = reward_gate.details(recorder, entry, found[""].samples)
+    return reward_gate.figures(recorder, entry, draws, found) + details
 
 
 def difference(figures: Sequence[Measurement], condition: str) -> Measurement:
@@ -92,7 +101,7 @@ def difference(figures: Sequence[Measurement], condition: str) -> Measurement:
 def test_the_probe_sees_a_policy_that_copies_its_thought(scripted: dict[str, Model]) -> None:
     found, figures = probed(scripted[COPIES])
     assert list(found) == list(metrics.PROBE)
-    assert found[probe.OWN].rewards == [1.0] * 12
+    assert found[probe.OWN].found["training"][""].rewards == [1.0] * 12
     assert found[probe.OWN].copied == [0.0] * 12  # two words: there is no 3-gram to copy
     for condition in (probe.BLANK, probe.GENERIC, probe.SWAPPED, probe.NEAR, probe.NO_TAGS):
         one = difference(figures, condition)
@@ -110,7 +119,7 @@ def test_the_probe_sees_no_difference_where_thoughts_are_ignored(scripted: dict[
     for condition in metrics.PROBE[1:]:
         one = difference(figures, condition)
         assert (one.value, one.low, one.high) == (0.0, 0.0, 0.0), condition
-        assert found[condition].predictions.suffixes == found[probe.OWN].predictions.suffixes
+        assert found[condition].draws[""].suffixes == found[probe.OWN].draws[""].suffixes
 
 
 def test_what_is_inserted(scripted: dict[str, Model]) -> None:
@@ -188,18 +197,18 @@ def test_conditions_share_their_random_numbers(scripted: dict[str, Model]) -> No
 
 
 def test_the_gate_compares_paired_and_says_how_many_windows_are_missing(scripted: dict[str, Model]) -> None:
-    results = {}
+    found_by = {}
     for name, model in scripted.items():
-        results[name], rollouts = think_and_predict(model, EVALUATION, 4)
-        recorder = EVALUATION.recorder(model)
-        values = {one.metric: one.value for one in reward_gate.figures(recorder, results[name], rollouts)}
+        entry = reward_gate.Entry.of(model, EVALUATION, 4, thinks=True)
+        found_by[name], recorder = results(EVALUATION, {"": entry.drawn}, "training"), EVALUATION.recorder(model)
+        values = {one.metric: one.value for one in gate_figures(model, entry)}
         assert values["gate unscored"] == 0.0
         assert values["close rate"] == 1.0
         if name == COPIES:
             assert values["gate reward"] == values["oracle@4"] == 1.0
         else:
             assert values["oracle@4"] > values["gate reward"]
-    compared = reward_gate.compare(recorder.versus(COPIES), results[IGNORES], results[COPIES])
+    compared = reward_gate.compare(recorder.versus(COPIES), found_by[IGNORES], found_by[COPIES])
     found = {one.metric: one for one in compared}
     assert found["gate reward difference"].against == COPIES
     assert found["gate reward difference"].high < 0
@@ -225,8 +234,10 @@ def test_an_arm_that_does_not_think_predicts_at_once() -> None:
     scored = predict_at_once(model, EVALUATION, 2)
     assert [len(row) for row in scored.suffixes] == [2] * 12
     assert {len(suffix) for row in scored.suffixes for suffix in row} == {9}
-    figures = reward_gate.figures(EVALUATION.recorder(model), scored, None)
-    assert {one.metric for one in figures} == {"gate reward", "gate score", "oracle@2", "gate unscored"}
+    assert {one.metric for one in gate_figures(model, reward_gate.Entry(drawn=scored))} == {
+        *("gate reward", "gate score", "oracle@2", "gate unscored"),
+        *("suffix entropy", "suffix temperature", "second thought"),
+    }
 
 
 def test_without_windows_there_is_nothing_to_evaluate() -> None:

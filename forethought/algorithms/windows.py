@@ -1,8 +1,8 @@
 """Windows: a prefix after which a policy thinks and predicts, and the text that really comes next.
 
 Earlier thoughts of a row stay out of the prefix: the rows of RL mid-training have places only, so there is none to put
-in.  Held-out windows are cut alike, at every place that was offered to the teacher, whatever became of its thought: where
-thoughts pass all checks, text is another than where they do not.
+in.  Held-out windows are cut alike, at every place that was offered to the teacher, whatever became of its thought:
+where thoughts pass all checks, text is another than where they do not.
 """
 
 from __future__ import annotations

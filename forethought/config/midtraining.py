@@ -121,11 +121,14 @@ class ThinkingEvaluateConfig(Section):
     """The reward gate and the thought-use probe, if there is `[rlmt]`."""
 
     windows: Positive = 64
-    """Held-out windows, one of each row."""
+    """Held-out windows, one of each document."""
     samples: Positive = 8
     """Rollouts of each window in the gate."""
-    probe_samples: Positive = 4
-    """Thoughts of each window, and suffixes under each condition, in the probe."""
+    probe_samples: Annotated[int, Field(ge=0)] = 4
+    """Thoughts of each window, and suffixes under each condition, in the probe; 0: no probe."""
+    probe_matched: bool = True
+    """Whether the probe compares at equal entropy, too, which draws about six times as many suffixes; the gate always
+    does."""
     generic: tuple[str, ...] = (
         "Let me think about what comes next.",
         "This needs some careful thought.",

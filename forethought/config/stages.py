@@ -193,7 +193,8 @@ class EvaluateConfig(Section):
     nll_chunks: Positive = 128
     """Held-out chunks for suffix NLL."""
     entropy_tolerance: Annotated[float, Field(gt=0.0)] = 0.02
-    """Largest difference of entropy, in nats per token, between arms at matched entropy."""
+    """Largest difference of entropy, in nats per token, between what is compared at matched entropy, here and in
+    `[thinking]`."""
     examples: Annotated[int, Field(ge=0)] = 8
     """Examples that are kept, side by side."""
     thoughts: ThoughtEvaluateConfig = ThoughtEvaluateConfig()

@@ -157,7 +157,7 @@ class Context:
         if not places:
             self.say(
                 f"{SHARED}/interleave keeps no offered places of held-out text: held-out windows are cut only where a "
-                "thought of the teacher was kept, unlike windows of training. Making this step anew (--force) mends that"
+                "thought of the teacher was kept, unlike windows of training. Make this step anew (--force)"
             )
         return places
 

@@ -105,8 +105,14 @@ class Twice:
     def think(self, prompts: Sequence[Prompt], k: int, *_: Any) -> list[list[Rollout]]:
         thought = tuple(b"Why?</think>")
         ids = thought + tuple(b" it <think>Hm.</think> swims")
-        flat = dict(logprobs=(0.0,) * len(ids), drawn=(True,) * len(ids), thought_tokens=len(thought), closed=True)
-        return [[Rollout(token_ids=ids, **flat)] * k for _ in prompts]  # type: ignore[arg-type]
+        rollout = Rollout(
+            token_ids=ids,
+            logprobs=(0.0,) * len(ids),
+            drawn=(True,) * len(ids),
+            thought_tokens=len(thought),
+            closed=True,
+        )
+        return [[rollout] * k for _ in prompts]
 
 
 def test_a_second_thought_is_part_of_the_suffix_that_is_judged() -> None:

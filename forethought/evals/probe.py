@@ -34,7 +34,6 @@ from forethought.evals.windows import (
     means,
     predict,
     results,
-    score,
 )
 from forethought.keys import Key
 from forethought.metrics import BLANK, GENERIC, NEAR, NO_TAGS, OWN, PROBE, SHUFFLED, SWAPPED, TEACHER, at, own_against
@@ -242,8 +241,8 @@ def examples(
     evaluation: WindowEval, inserted: dict[str, list[list[Insert]]], probed: dict[str, Probed], count: int
 ) -> list[dict[str, Any]]:
     """Return the first windows with what was thought and predicted under each condition, at temperature 1."""
-    scored = {name: score(evaluation, result.draws[""].suffixes[:count]) for name, result in probed.items()}
-
+    judge = next(iter(evaluation.matchers))
+    scored = {name: result.found[judge][""].samples for name, result in probed.items()}
     return [
         {
             "window": window.id,
@@ -253,10 +252,10 @@ def examples(
                 name: {
                     "thought": inserted[name][index][0].said,
                     "prediction": result.draws[""].suffixes[index][0],
-                    "score": scored[name].scores[index][0],
+                    "score": samples.scores[index][0],
                 }
                 for name, result in probed.items()
-                if inserted[name][index]
+                if inserted[name][index] and (samples := scored[name]) is not None
             },
         }
         for index, window in enumerate(evaluation.windows[:count])

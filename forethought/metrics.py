@@ -160,11 +160,16 @@ RAW_TEXT = "raw text"
 """NLL of the raw chunk, to compare with that of its text among thoughts."""
 TAGGED = "thought with tags"
 """NLL of thoughts and their tags together: what it takes to think at all, at this place."""
-NLL = {
-    kind: Metric(f"{kind} NLL", kind, NATS, (EVALUATE_SFT,), DOWN)
-    for kind in (SpanKind.THOUGHT.value, SpanKind.TAG.value, TAGGED, SpanKind.TEXT.value, RAW_TEXT)
+_KINDS = {
+    SpanKind.THOUGHT.value: "words of thoughts",
+    SpanKind.TAG.value: "tags",
+    SpanKind.TEXT.value: "text among thoughts",
+    RAW_TEXT: RAW_TEXT,
+    TAGGED: "words and tags together",
 }
-"""NLL by kind of token."""
+NLL = {kind: Metric(f"{kind} NLL", label, NATS, (EVALUATE_SFT,), DOWN) for kind, label in _KINDS.items()}
+"""NLL by kind of token.  The words of thoughts come first.  Most of what SFT takes off words and tags together is tags,
+whose form is learnt at once (from 6.2 to 0.4 nats, where words went from 2.6 to 2.3), so that figure comes last."""
 PER_TOKEN, PER_ROW = "per token", "per row"
 AMONG_THOUGHTS = "among thoughts against none"
 OPENS = Metric("opens", "opens", SHARE, (EVALUATE_SFT,), UP)

@@ -370,6 +370,46 @@ def test_configs_that_cannot_be_meant_are_refused() -> None:
             settings(*wrong)
 
 
+def evaluated(place: Path, *overrides: str) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    """Return the figures of gate and probe on four windows, and the rows of ``windows.jsonl``."""
+    given = {"matcher": MATCHER, "heldout_windows": WINDOWS[:8:2]}
+    context = GivenContext(settings("thinking.samples=2", *overrides), place, **given)
+    run_stage(stage_of(context, "shared/evaluate-rlmt"))
+    return context.run.measurements(), rows(place, "shared/evaluate-rlmt/windows.jsonl")
+
+
+def test_every_window_of_the_gate_is_kept_for_who_pools_runs(tmp_path: Path) -> None:
+    figures, kept = evaluated(tmp_path, "thinking.probe_samples=0")
+    assert not [one for one in figures if one.metric.startswith("probe")]  # 0: no probe, no controls of one
+    ways = {"", "entropy-matched", "at the highest entropy", "at the lowest entropy"}
+    arms = {"base", "self-improved", "base-think", "self-improved-think", "base-rlmt", "self-improved-rlmt"}
+    places = [(row["arm"], row["condition"]) for row in kept if "control" not in row["arm"]]
+    assert len(places) == len(set(places))
+    assert set(places) == {(arm, way) for arm in arms for way in ways}
+    assert [row["condition"] for row in kept if "control" in row["arm"]] == ["", ""]
+    for row in kept:
+        assert row["windows"] == [window.id for window in WINDOWS[:8:2]]
+        assert row["documents"] == [window.document_id for window in WINDOWS[:8:2]]
+        assert row["judge"] == MATCHER.name
+        assert {len(row[name]) for name in ("reward", "score", "entropy")} == {4}
+    levels = {row["condition"]: row["entropy"] for row in kept if row["arm"] == "base-rlmt"}
+    assert levels["entropy-matched"] == pytest.approx(
+        np.mean([levels["at the highest entropy"], levels["at the lowest entropy"]], axis=0), abs=1e-5
+    )
+    found = {(one.against, one.metric, one.condition) for one in figures}
+    for way in ways:  # all arms have the same weights here, and the same name
+        assert ("base-rlmt", "gate score difference of differences", way) in found
+        assert ("base-think", "gate reward difference of differences", way) in found
+        assert ("base", "gate reward difference of differences", way) not in found
+
+
+def test_the_probe_can_do_without_equal_entropy(tmp_path: Path) -> None:
+    figures, _ = evaluated(tmp_path, "thinking.probe_samples=1", "thinking.probe_matched=false")
+    of_probe = {one.condition for one in figures if one.metric == "probe reward difference"}
+    assert "own against blank thought" in of_probe
+    assert not [condition for condition in of_probe if "entropy" in condition]
+
+
 def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
     found = {(one.arm, one.against, one.metric, one.condition): one for one in Run.open(done).measurements()}
     arms = ("base", "self-improved", "base-think", "self-improved-think", "base-rlmt", "self-improved-rlmt")
@@ -389,6 +429,10 @@ def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
     ignores = found["control: ignores its thought", "", "probe score difference", "own against blank thought"]
     assert copies.value > 0.1
     assert ignores.value == 0.0
+    for way in ("", "entropy-matched", "at the highest entropy", "at the lowest entropy"):
+        assert ("self-improved-rlmt", "base-rlmt", "gate score difference of differences", way) in found
+        assert ("base-rlmt", "base-think", "gate score difference", way) in found
+    assert found["control: repeats the prefix's start", "", "gate reward", ""].n == 4
     assert found["base", "", "unrelated suffixes that pass", ""].value <= 0.02
     assert {one["arm"] for one in rows(done, "shared/evaluate-rlmt/examples.jsonl")} >= set(arms[2:])
 

@@ -1,4 +1,4 @@
-"""The evaluation after SFT: every arm answers the same questions, and the thinking arms are compared with each other."""
+"""The evaluation after SFT: every arm answers the same questions, and thinking arms are compared with each other."""
 
 from __future__ import annotations
 

@@ -271,6 +271,25 @@ def graph(config: Config) -> list[Step]:
     return [_narrowed(step, config) for step in present]
 
 
+def check_primary(config: Config) -> None:
+    """Refuse a primary endpoint that this config can never measure.
+
+    Raises:
+        SelectionError: if its stage or one of its arms is not in the graph, with those that are.
+    """
+    asked = config.primary
+    if asked is None:
+        return
+    steps, names = list(dict.fromkeys(step.stage for step in graph(config))), [arm.name for arm in arms(config)]
+    if asked.stage not in steps:
+        raise SelectionError(f"primary.stage = {asked.stage!r}: this config has no such step, only {', '.join(steps)}")
+    for key, arm in (("arm", asked.arm), ("against", asked.against)):
+        if arm not in names and (arm or key == "arm"):
+            hint = "; the control goes on to stages 2 and 3 with improve.control_lineage = true, and RL has a control "
+            hint += "without thoughts with rlmt.control = true"
+            raise SelectionError(f"primary.{key} = {arm!r}: no arm of this config. There are {', '.join(names)}{hint}")
+
+
 def _narrowed(step: Step, config: Config) -> Step:
     chosen = config.reasoning.arms if step.stage == REASONING and config.reasoning is not None else None
     if chosen is None:

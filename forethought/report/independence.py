@@ -49,8 +49,11 @@ class Standing:
     known: bool = True
 
     def independent(self, stage: str) -> bool:
-        """Return whether neither judge nor model had a part in what is compared in ``stage``."""
-        return not set(self.did) & set(_BEFORE.get(stage, self.did))
+        """Return whether it is known that neither judge nor model had a part in what is compared in ``stage``."""
+        return self.known and not self.took_part(stage)
+
+    def took_part(self, stage: str) -> bool:
+        return bool(set(self.did) & set(_BEFORE.get(stage, self.did)))
 
     @property
     def text(self) -> str:

@@ -117,10 +117,12 @@ class Figures:
     def least(self, stage: str, arm: str, metric: Metric, **names: str) -> Measurement | None:
         """Return one figure, of several judges' the least favourable by where its interval begins, or ``None``.
 
-        Only judges that had no part in what is compared are asked, if there are any; their order does not matter.
+        Only judges that had no part in what is compared are asked, if there are any, else those of which it is not
+        known.  The order of judges does not matter.
         """
         asked = list(self.select(stage, metric, **{"arm": arm, "against": "", "condition": "", **names}))
-        fair = [figure for figure in asked if self.independent(figure)] or asked
+        unmarked = [figure for figure in asked if not self.judges.of(figure.judge, stage).took_part(stage)]
+        fair = [figure for figure in asked if self.independent(figure)] or unmarked or asked
         return min(fair, key=lambda figure: _favour(figure, metric), default=None)
 
     def independent(self, figure: Measurement) -> bool:

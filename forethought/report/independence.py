@@ -111,7 +111,7 @@ class Judges:
             if did
             else tuple(f"kind with {rewarding}" for rewarding, one in training.items() if one.kind == fits[name].kind)
         )
-        return Standing(judge.partition("@")[0], did + tuple(self._parts(fits[name])), shares)
+        return Standing(judge.partition("@")[0], tuple(dict.fromkeys((*did, *self._parts(fits[name])))), shares)
 
     def _matchers(self) -> tuple[dict[str, MatchConfig], dict[str, MatchConfig]]:
         """Return the match judges that rewarded stage 3, and the others, by their tables of the config."""

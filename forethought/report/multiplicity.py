@@ -31,7 +31,7 @@ class Tested:
     """How many of these intervals exclude what no effect would give."""
     by_chance: float
     """How many would if there were no effect anywhere: 5%."""
-    surviving: tuple[str, ...]
+    surviving: list[str]
     """Names of the figures that survive at a false discovery rate of 5% within the family."""
 
 
@@ -71,7 +71,7 @@ def families(figures: Iterable[Measurement]) -> list[Tested]:
     for (stage, family), rows in grouped.items():
         kept = surviving([p for *_, p in rows])
         outside = [not ((figure.low or 0.0) <= null <= (figure.high or 0.0)) for figure, null, _ in rows]
-        names = tuple(name(figure) for (figure, *_), one in zip(rows, kept, strict=True) if one)
+        names = [name(figure) for (figure, *_), one in zip(rows, kept, strict=True) if one]
         tested.append(
             Tested(
                 stage=stage,
@@ -90,7 +90,7 @@ def table(tested: Sequence[Tested]) -> Table:
     head = ("stage", "figure", "differences", "exclude no effect", "would by chance", "survive at 5% FDR")
     shown = Table("Many comparisons: differences of this run, by stage and figure", head)
     for one in tested:
-        counts = (f"{one.differences}", f"{one.excluding}", f"{one.by_chance:.1f}", f"{len(one.surviving)}")
+        counts = (f"{one.differences}", f"{one.excluding}", m.short(one.by_chance), f"{len(one.surviving)}")
         shown.rows.append((one.stage, one.metric, *counts))
     shown.note = (
         "Wins are compared with one half, differences with zero. Survivors: Benjamini-Hochberg within a row; p-values "

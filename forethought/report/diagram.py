@@ -102,7 +102,8 @@ def _figures(arm: str, figures: Figures) -> list[tuple[str, Value]]:
         ("wins, equal entropy", metrics.EVALUATE, metrics.WIN_RATE, {"condition": metrics.MATCHED, **wins}),
         ("wins, greedy", metrics.EVALUATE, metrics.WIN_RATE, {"condition": metrics.GREEDY, **wins}),
         ("thought NLL", metrics.EVALUATE_SFT, metrics.NLL["thought"], {"condition": metrics.PER_TOKEN}),
-        ("held-out reward", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {}),
+        ("reward, equal entropy", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {"condition": metrics.MATCHED}),
+        ("reward, T = 1", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {}),
         ("suffix NLL", metrics.EVALUATE, metrics.SUFFIX_NLL, {}),
     )
     known = ((label, figures.least(stage, arm, metric, **names)) for label, stage, metric, names in named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from forethought import metrics as m
@@ -40,7 +41,7 @@ def rewarded(figures: Figures) -> Sentence:
     parts: list[Part] = []
     if gains:
         parts += ["At equal entropy RL changed the score of held-out predictions by ", *told(gains, "better", "worse")]
-        worst = next(iter(gains.values()))
+        worst = min(gains.values(), key=lambda figure: -math.inf if figure.low is None else figure.low)
         parts.append(f", by {by_whom(figures, worst)}")
     else:
         parts.append("What RL changed was not measured at equal entropy, so no gain is claimed")
@@ -50,9 +51,10 @@ def rewarded(figures: Figures) -> Sentence:
         parts.append("; RL without thoughts was not run (rlmt.control = true), so what thoughts add is not known")
     if whole := each(figures, RLMT, _SCORE, m.MATCHED, lambda lineage: lineage):
         parts += ["; against where the lineage began, by ", *told(whole)]
-    if sampled:
+    # Where both say the same, temperature 1 adds nothing.
+    if sampled and (not gains or any(sign(one) != _sign(gains, lineage) for lineage, one in sampled.items())):
         parts += ["; at temperature 1 RL changed it by ", *told(sampled)]
-        if any(sign(figure) > 0 >= _sign(gains, lineage) for lineage, figure in sampled.items()):
+        if any(sign(one) > 0 >= _sign(gains, lineage) for lineage, one in sampled.items()):
             parts.append(": less random text may be all of that")
     parts += _uses(probed)
     copies = {lineage: copied(figures, [figure.arm], figure.judge) for lineage, figure in (gains or sampled).items()}
@@ -132,7 +134,7 @@ def receptive(figures: Figures) -> Sentence:
     than = "after plain training on the same text" if controlled else "without stage 1"
     parts: list[Part] = ["From where each lineage began, the later stages changed the score of predictions by "]
     parts += [Value(score), f" more with stage 1 than {than}, at equal entropy: {shown(score)}"]
-    parts.append(f" (by {by_whom(figures, score)})")
+    parts.append(f", by {by_whom(figures, score)}")
     if reward is not None and reward.against == score.against:
         parts += ["; in the share that matches by ", Value(reward), f": {shown(reward)}"]
     if not controlled:

@@ -182,6 +182,8 @@ def _series(family: Family, title: str, group: Sequence[Placed], figures: Figure
             notes.append(f"{'right' if metric.better == m.UP else 'left'} of zero is better")
         if family.reference and not change:
             notes.append("dashed: one half")
+        if family.split == "judge":
+            notes.append(f"by {lines[0][1].judge}")
         partial = [figure for _, figure in lines if figure.judge and not figures.independent(figure)]
         if partial and metric.stages != (m.AUDIT,):
             notes.append("ring: the judge had a part in its training")

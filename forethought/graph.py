@@ -23,6 +23,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from forethought import metrics
 from forethought.config import Config
 from forethought.run.store import BASE, SHARED
 
@@ -269,6 +270,28 @@ def graph(config: Config) -> list[Step]:
         step for step in STEPS if (not step.table or getattr(config, step.table) is not None) and step.when(config)
     ]
     return [_narrowed(step, config) for step in present]
+
+
+def check_primary(config: Config) -> None:
+    """Refuse a primary endpoint that this config can never measure.
+
+    Raises:
+        SelectionError: if there is no such figure, stage or arm in the graph; with those that there are.
+    """
+    asked = config.primary
+    if asked is None:
+        return
+    if metrics.find(asked.stage, asked.metric) is None:
+        known = [name for stage, name in metrics.METRICS if stage == asked.stage]
+        raise SelectionError(f"primary.metric = {asked.metric!r}: no figure of {asked.stage}: {', '.join(known)}")
+    steps, names = list(dict.fromkeys(step.stage for step in graph(config))), [arm.name for arm in arms(config)]
+    if asked.stage not in steps:
+        raise SelectionError(f"primary.stage = {asked.stage!r}: this config has no such step, only {', '.join(steps)}")
+    for key, arm in (("arm", asked.arm), ("against", asked.against)):
+        if arm not in names and (arm or key == "arm"):
+            hint = "; the control goes on to stages 2 and 3 with improve.control_lineage = true, and RL has a control "
+            hint += "without thoughts with rlmt.control = true"
+            raise SelectionError(f"primary.{key} = {arm!r}: no arm of this config. There are {', '.join(names)}{hint}")
 
 
 def _narrowed(step: Step, config: Config) -> Step:

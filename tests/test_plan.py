@@ -192,7 +192,7 @@ STAGE_OF = {
 
 def test_specific_gain_scores_every_thought_twice() -> None:
     once, twice = (
-        seconds(f"rlmt.reward={reward}", "rlmt.monitor_every=0")["base-rlmt/rlmt"]
+        seconds(f"rlmt.reward={reward}", "rlmt.monitor_every=0", "rlmt.control=false")["base-rlmt/rlmt"]
         for reward in ("information-gain", "specific-gain")
     )
     assert twice > once

@@ -220,7 +220,7 @@ def gain(policy: Model, window: Window, thought: tuple[int, ...]) -> float:
 
 
 def test_information_gain_is_the_policys_own_and_trains_thoughts_alone(tmp_path: Path) -> None:
-    stage = rlmt(tmp_path, "rlmt.reward='information-gain'")
+    stage = rlmt(tmp_path, "rlmt.reward='information-gain'", "rlmt.control=false")
     policy, groups = rollouts(stage)
     group = groups[1]
     for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
@@ -232,7 +232,7 @@ def test_information_gain_is_the_policys_own_and_trains_thoughts_alone(tmp_path:
 
 
 def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window(tmp_path: Path) -> None:
-    policy, groups = rollouts(rlmt(tmp_path, "rlmt.reward='specific-gain'"))
+    policy, groups = rollouts(rlmt(tmp_path, "rlmt.reward='specific-gain'", "rlmt.control=false"))
     for group, other in zip(groups, groups[1:] + groups[:1], strict=True):
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
             thought = rollout.token_ids[: rollout.thought_tokens]
@@ -242,7 +242,7 @@ def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window(tmp_pat
 
 
 def test_gain_over_blank_has_the_blank_reward_as_its_baseline(tmp_path: Path) -> None:
-    _, groups = rollouts(rlmt(tmp_path, "rlmt.reward='gain-over-blank'", "rlmt.blanks=4"))
+    _, groups = rollouts(rlmt(tmp_path, "rlmt.reward='gain-over-blank'", "rlmt.blanks=4", "rlmt.control=false"))
     for group in groups:
         assert group.blank is not None
         assert group.blank * 4 == int(group.blank * 4)
@@ -306,9 +306,9 @@ def test_metrics_tell_copies_and_sameness_apart() -> None:
     [
         (),
         ("rlmt.advantage='grpo'", "rlmt.updates=2", "rlmt.kl_weight=0.05"),
-        ("rlmt.reward='information-gain'",),
-        ("rlmt.reward='specific-gain'",),
-        ("rlmt.reward='gain-over-blank'", "rlmt.resample=1"),
+        ("rlmt.reward='information-gain'", "rlmt.control=false"),
+        ("rlmt.reward='specific-gain'", "rlmt.control=false"),
+        ("rlmt.reward='gain-over-blank'", "rlmt.resample=1", "rlmt.control=false"),
     ],
     ids=["dr-grpo", "grpo, two updates, kl", "information gain", "specific gain", "gain over blank"],
 )
@@ -361,7 +361,7 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
 
 def test_configs_that_cannot_be_meant_are_refused() -> None:
     for wrong, words in (
-        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "which may be 0"),
+        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'", "rlmt.control=false"), "which may be 0"),
         (("rlmt.match.kind='llm'",), "exactly one of `model` and `endpoint`"),
         (("thinking.probe_samples=9",), "probe_samples = 9: must be at most samples"),
         (("chunk.rlmt_share=0.0",), "rlmt_share must not be 0"),

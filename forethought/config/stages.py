@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from forethought import metrics
 from forethought.config.base import OneOf, Positive, Section, Share
 from forethought.config.judging import JudgeConfig, RewriteConfig
 from forethought.config.sources import PromptedConfig
@@ -219,14 +218,6 @@ class PrimaryConfig(Section):
     """The condition."""
     judge: str = ""
     """The judge; empty: of all that trained nothing, the least favourable."""
-
-    @model_validator(mode="after")
-    def _known(self) -> PrimaryConfig:
-        if metrics.find(self.stage, self.metric) is None:
-            known = sorted(name for stage, name in metrics.METRICS if stage == self.stage)
-            of = f"its figures: {', '.join(known)}, and their differences" if known else "no evaluation has that name"
-            raise ValueError(f"metric = {self.metric!r} is no figure of stage {self.stage!r}; {of}")
-        return self
 
 
 class LogConfig(Section):

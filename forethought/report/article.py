@@ -58,7 +58,8 @@ class Row:
             return False
         if figure.metric != m.WIN_RATE:
             return not figure.against
-        return figure.against == BASE and figure.judge == figures.independent_judge(figure.stage, figure.arm, BASE)
+        least = figures.least(figure.stage, figure.arm, m.WIN_RATE, against=BASE, condition=figure.condition)
+        return figure.against == BASE and least is figure
 
     def _ends(self, arm: str, rows: Rows) -> Iterator[tuple[str, Value]]:
         ends = trend(rows, self.curve) if self.curve else None
@@ -99,7 +100,7 @@ ROWS: tuple[Row, ...] = (
         what="Pairs whose chosen side is a rollout, first to last steps; chance is K/(K+1), 94.1% for K = 16"),
     Row(section="Stage 1", what="Held-out win rate against the base", paper="86.3% (Table 1: quality, 16 rollouts, "
         "greedy)", article="63.3% [54.7, 71.1] of 128, greedy", stage=m.EVALUATE, column=_WON, arms=(IMPROVED,),
-        label=lambda figure: figure.condition),
+        label=lambda figure: f"{figure.condition}, {figure.judge}"),
     Row(section="Stage 1", what="The same for plain next-token training, greedy", paper="49.0% (Table 1)",
         stage=m.EVALUATE, column=Column(m.WIN_RATE, m.GREEDY), arms=(CONTINUED,)),
     Row(section="Stage 2", what="Rows of the data set", article="8,704 (8,192 to train, 512 held out)",

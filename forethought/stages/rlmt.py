@@ -1,7 +1,8 @@
 """Stage 3, RL mid-training: from a prefix the policy writes a thought, then a suffix; the suffix is rewarded.
 
 A match judge compares the suffix with the true one and never sees the thought (Tan et al. 2026, arXiv 2601.21343,
-section 2).  On-policy Dr. GRPO by default.  The `*-rl` control has the same reward and does not think; two rewards aim at thoughts that are worth more than none.
+section 2).  On-policy Dr. GRPO by default.  The `*-rl` control has the same
+reward and does not think.  Two rewards aim at thoughts that are worth more than none.
 """
 
 from __future__ import annotations

@@ -86,3 +86,13 @@ def match_request(window: Window, predictions: Sequence[str], longer: bool) -> J
     """Return what a match judge is shown; ``longer``: all that comes next, not only as much as was predicted."""
     original = window.reference if longer else window.suffix
     return JudgeRequest(prefix=window.prefix, candidates=tuple(predictions), original=original)
+
+
+def prefix_copies(window: Window | Chunk, tokenizer: Any, tokens: int) -> tuple[str, str]:
+    """Return the first and the last ``tokens`` tokens of the prefix as texts: predictions that predict nothing.
+
+    A shorter prefix is copied whole, twice.
+    """
+    ids = list(window.prefix_ids)
+    start, end = (str(tokenizer.decode(some)) for some in (ids[:tokens], ids[-tokens:]))
+    return start, end

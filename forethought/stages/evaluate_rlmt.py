@@ -38,7 +38,7 @@ class EvaluateRLMT(Stage):
             "judge": self.context.matcher.name,
             "windows": self.context.window_ids("heldout", count),
             "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
-            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions"}),
+            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions", "judges"}),
             **({"conditions": sources} if sources else {}),  # what older runs depend on stays as it was
         }
 

@@ -24,7 +24,7 @@ class MatchAuditConfig(Section):
         "prefix_end": 0.95,
         "other_document": 0.95,
         "same_document": 0.9,
-        "corrupted": 0.75,
+        "corrupted": 0.8,
         "shuffled": 0.9,
     }
     """By planted kind, the smallest share of pairs in which a paraphrased or cut true suffix must score above it."""
@@ -32,7 +32,7 @@ class MatchAuditConfig(Section):
         "prefix_start": 0.01,
         "prefix_end": 0.01,
         "other_document": 0.05,
-        "corrupted": 0.35,
+        "corrupted": 0.2,
         "shuffled": 0.1,
     }
     """By planted kind, the largest share that may reach the threshold."""
@@ -55,7 +55,7 @@ class MatchConfig(VerdictConfig):
     options: dict[str, Any] = {}
     """For `custom`: keyword arguments of it."""
     embedder: str = "all-minilm-l6-v2"
-    """For the kinds that embed: the installed package of that name, a sentence-transformers folder with mean pooling, or
+    """For kinds that embed: the installed package of that name, a sentence-transformers folder with mean pooling, or
     `letters`, which counts letters (tests)."""
     max_tokens: Positive = 256
     """Longest written verdict, in tokens."""

@@ -22,6 +22,8 @@ from forethought.models.embedding import Embedder
 from forethought.records import Axis, JudgeRequest, Verdict
 
 WORD = re.compile(r"\w+(?:[’']\w+)*")
+RULES = 1
+"""Goes up with every change of what is computed, so that no old threshold is taken for a new one."""
 LEAST_NEW = 0.05
 """Squared length below which what is new in a suffix, of an embedding of length 1, counts as this much."""
 SAME_DIRECTION = 0.1
@@ -30,6 +32,8 @@ AGREED_PAIRS = 6
 """Pairs of words in agreement that every text is credited with: two shared words in another order say little."""
 ALIKE = 4
 """Letters with which two forms of one name begin."""
+FACT, CUT = "<fact>", "<cut>"
+"""What stands for a name or a number when texts are aligned, and for the end of a text in the middle of a word."""
 LONGEST_PLACE = 6
 """Words of a place in which a prediction names other facts than the true text; a longer one is another sentence."""
 
@@ -45,7 +49,7 @@ class BeyondPrefixJudge(QuestionJudge):
     axis = Axis.MATCH
 
     def __init__(self, embedder: Embedder) -> None:
-        rules = [LEAST_NEW, SAME_DIRECTION, AGREED_PAIRS, ALIKE, LONGEST_PLACE]
+        rules = [RULES, LEAST_NEW, SAME_DIRECTION, AGREED_PAIRS, ALIKE, LONGEST_PLACE]
         super().__init__(f"beyond-prefix-{embedder.name}", "beyond prefix", embedder.identity, rules)
         self.embedder = embedder
 
@@ -117,30 +121,60 @@ def contradicts(true: str, text: str) -> bool:
     A place is a few words between words that both have.  Names that begin alike are one name ("Java", "Javanese"), and
     so is one that was cut off at the end of its text.
     """
-    ours, theirs = (_words(one) for one in (true, text))
-    aligned = difflib.SequenceMatcher(None, [word for word, _ in ours], [word for word, _ in theirs], autojunk=False)
-    for kind, a, b, c, d in aligned.get_opcodes():
-        if kind != "replace" or not (a and c) or max(b - a, d - c) > LONGEST_PLACE:
+    ours, theirs = _units(true), _units(text)
+    shown = [[FACT if fact else words[0] for words, fact in units] for units in (ours, theirs)]
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, shown[0], shown[1], autojunk=False).get_opcodes():
+        if kind == "equal":
+            # Between two words that both texts have, or after one at the end of a text.
+            last = b - a if b == len(ours) or d == len(theirs) else b - a - 1
+            places = [(ours[a + at : a + at + 1], theirs[c + at : c + at + 1]) for at in range(1, last)]
+        elif kind == "replace" and a and c and max(b - a, d - c) <= LONGEST_PLACE:
+            places = [(ours[a:b], theirs[c:d])]
+        else:
             continue
-        # With the ends of the texts, where either may stop in the middle of a word.
-        facts = [(word, at == len(ours) - 1) for at, (word, fact) in enumerate(ours[a:b], a) if fact]
-        others = [(word, at == len(theirs) - 1) for at, (word, fact) in enumerate(theirs[c:d], c) if fact]
-        if facts and any(not any(_alike(fact, other) for fact in facts) for other in others):
+        if any(_differ(*place) for place in places):
             return True
     return False
 
 
-def _alike(one: tuple[str, bool], other: tuple[str, bool]) -> bool:
-    (a, a_ends), (b, b_ends) = one, other
-    same = a.isalpha() and b.isalpha() and a[:ALIKE] == b[:ALIKE] and min(len(a), len(b)) >= ALIKE
-    return a == b or same or (a_ends and b.startswith(a)) or (b_ends and a.startswith(b))
+Unit = tuple[list[str], bool]
+"""The words of a name, a number, or one other word; and whether it is a name or a number."""
 
 
-def _words(text: str) -> list[tuple[str, bool]]:
-    """Return the words of a text in lower case, and whether each is of a name or a number."""
+def _differ(ours: Sequence[Unit], theirs: Sequence[Unit]) -> bool:
+    """Return whether both have names or numbers, and the second one that the first has not."""
+    facts, others = ([words for words, fact in units if fact] for units in (ours, theirs))
+    return bool(facts) and any(not any(_alike(fact, other) for fact in facts) for other in others)
+
+
+def _units(text: str) -> list[Unit]:
+    """Return the words of a text in lower case, those of one name together."""
     # As if a sentence began with it: a first word has a capital whatever it is.
-    facts: list[Span] = [*numbers(text), *names("", text)]
-    return [
-        (match.group().lower(), any(span.start < match.end() and match.start() < span.end for span in facts))
-        for match in WORD.finditer(text)
-    ]
+    facts: list[Span] = sorted([*numbers(text), *names("", text)])
+    units: list[Unit] = []
+    end = 0
+    for match in WORD.finditer(text):
+        span = next((span for span in facts if span.start < match.end() and match.start() < span.end), None)
+        if span is None:
+            units.append(([match.group().lower()], False))
+        elif units and match.start() < end:
+            units[-1][0].append(match.group().lower())
+        else:
+            units.append(([match.group().lower()], True))
+            end = span.end
+    if units and text and text[-1].isalnum():
+        units[-1][0].append(CUT)
+    return units
+
+
+def _alike(one: list[str], other: list[str]) -> bool:
+    """Return whether two names or numbers have a word in common, in whatever form."""
+    ends = one[-1] == CUT, other[-1] == CUT
+    ours, theirs = ([word for word in words if word != CUT] for words in (one, other))
+    for place, a in enumerate(ours):
+        for spot, b in enumerate(theirs):
+            forms = a.isalpha() and b.isalpha() and min(len(a), len(b)) >= ALIKE and a[:ALIKE] == b[:ALIKE]
+            a_cut, b_cut = ends[0] and place == len(ours) - 1, ends[1] and spot == len(theirs) - 1
+            if a == b or forms or (a_cut and b.startswith(a)) or (b_cut and a.startswith(b)):
+                return True
+    return False

@@ -207,6 +207,9 @@ def against_nothing(condition: str) -> str:
 THRESHOLD = Metric("threshold", "threshold", SCORE, (CALIBRATE,))
 BASE_PASSES = Metric("base rollouts that pass", "base rollouts", SHARE, (CALIBRATE,))
 UNRELATED_PASSES = Metric("unrelated suffixes that pass", "unrelated suffixes", SHARE, (CALIBRATE,), DOWN)
+MATCH_AUC = Metric("match AUC", "AUC", SHARE, (CALIBRATE,), UP)
+"""By planted kind: how often a paraphrased or cut true suffix scores above what is no match."""
+PLANTED_PASSES = Metric("planted suffixes that pass", "pass", SHARE, (CALIBRATE,))
 _GATE = (EVALUATE_RLMT,)
 GATE_REWARD = Metric("gate reward", "reward", SHARE, _GATE, UP)
 GATE_SCORE = Metric("gate score", "score", SCORE, _GATE, UP)
@@ -277,7 +280,10 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
         *_ENTROPIES,
         *(at(name, level) for name in (*PROBE, *map(own_against, PROBE[1:])) for level in _ENTROPIES),
     ),
-    CALIBRATE: ("",),
+    CALIBRATE: (
+        *("", "prefix_start", "prefix_end", "other_document", "same_document", "corrupted", "shuffled"),
+        *("paraphrased", "cut_end", "cut_start"),
+    ),
     AUDIT: ("", "other_document", "shuffled", "repeated", "corrupted", "rollout"),
 }
 """Conditions of each stage; those of others are names of tasks, of stages, or reasons."""

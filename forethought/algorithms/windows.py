@@ -96,13 +96,17 @@ def with_thoughts(windows: Sequence[Window], rows: Sequence[ThoughtRow]) -> list
     return [dataclasses.replace(window, thought=thoughts.get(window.id, "")) for window in windows]
 
 
-def prefix_copies(window: Window, tokenizer: Any, tokens: int) -> tuple[str, str]:
-    """Return the first and the last ``tokens`` tokens of a window's prefix, as text: suffixes that predict nothing."""
-    ids = list(window.prefix_ids)
-    return tokenizer.decode(ids[:tokens]), tokenizer.decode(ids[-tokens:])
-
-
 def match_request(window: Window, predictions: Sequence[str], longer: bool) -> JudgeRequest:
     """Return what a match judge is shown; ``longer``: all that comes next, not only as much as was predicted."""
     original = window.reference if longer else window.suffix
     return JudgeRequest(prefix=window.prefix, candidates=tuple(predictions), original=original)
+
+
+def prefix_copies(window: Window | Chunk, tokenizer: Any, tokens: int) -> tuple[str, str]:
+    """Return the first and the last ``tokens`` tokens of the prefix as texts: predictions that predict nothing.
+
+    A shorter prefix is copied whole, twice.
+    """
+    ids = list(window.prefix_ids)
+    start, end = (str(tokenizer.decode(some)) for some in (ids[:tokens], ids[-tokens:]))
+    return start, end

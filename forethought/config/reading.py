@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from forethought.config import shipped
 from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig
-from forethought.config.midtraining import RLMTConfig, ThinkingEvaluateConfig
+from forethought.config.midtraining import TRAINING, MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reasoning import ReasoningConfig
 from forethought.config.sources import ChunkConfig, CorpusConfig, EngineConfig, ModelConfig
 from forethought.config.stages import (
@@ -79,6 +79,11 @@ class Config(Section):
     """Written by the run: the schedule that `--budget` chose. Leave it out."""
     budget: str = ""
     """Written by the run: the `--budget`. Leave it out."""
+
+    @property
+    def match_judges(self) -> dict[str, MatchConfig]:
+        """The match judges by name: that of `[rlmt.match]`, ``training``, then those that train nothing; or none."""
+        return {} if self.rlmt is None else {TRAINING: self.rlmt.match, **self.thinking.judges}
 
     @model_validator(mode="after")
     def _usable(self) -> Config:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from forethought.algorithms.windows import Window, WindowCutter, with_thoughts
-from forethought.config import Config, ModelConfig, TrainingConfig
+from forethought.config import TRAINING, Config, ModelConfig, TrainingConfig
 from forethought.costs.base import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
@@ -46,6 +46,10 @@ def required(table: T | None) -> T:
 
 class StageError(ValueError):
     """A stage that cannot run as its config is; the message says why, and the way out."""
+
+
+class JudgeFailedError(StageError):
+    """A judge failed its audit."""
 
 
 class Context:
@@ -223,20 +227,26 @@ class Context:
         return training | {name: self._judge(name) for name in self.config.evaluate.judges}
 
     @cached_property
-    def match_judge(self) -> Matcher:
-        """The match judge of stage 3, without the calibrated threshold."""
-        return build_matcher(required(self.config.rlmt).match, self.pool, self.run.path / "verdicts.sqlite")
-
-    @cached_property
-    def matcher(self) -> Matcher:
-        """The match judge with its calibrated threshold."""
-        threshold = (self.done(f"{SHARED}/calibrate").manifest() or {})["summary"]["threshold"]
-        return Matcher(judge=self.match_judge.judge, threshold=float(threshold))
+    def match_judges(self) -> dict[str, Matcher]:
+        """The match judges by name, without the calibrated thresholds."""
+        cache = self.run.path / "verdicts.sqlite"
+        sections = self.config.match_judges
+        keys = {name: "rlmt.match" if name == TRAINING else f"thinking.judges.{name}" for name in sections}
+        return {name: build_matcher(one, self.pool, cache, key=keys[name]) for name, one in sections.items()}
 
     @cached_property
     def matchers(self) -> dict[str, Matcher]:
-        """The match judges by which held-out suffixes are scored, by name; the one that trains comes first."""
-        return {"training": self.matcher}
+        """The match judges by name with their calibrated thresholds; the first, ``training``, rewards stage 3."""
+        rows = (self.done(f"{SHARED}/calibrate").manifest() or {})["summary"]["judges"]
+        return {
+            name: Matcher(judge=one.judge, threshold=float(rows[name]["threshold"]))
+            for name, one in self.match_judges.items()
+        }
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        """The match judge of stage 3 with its calibrated threshold."""
+        return self.matchers[TRAINING]
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
         self.run.measure(measurements)

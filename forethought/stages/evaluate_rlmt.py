@@ -55,7 +55,7 @@ class EvaluateRLMT(Stage):
             "windows": self.context.window_ids("heldout", count),
             "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
             "entropy_tolerance": self.config.evaluate.entropy_tolerance,
-            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions"}),
+            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions", "judges"}),
             **({"conditions": sources} if sources else {}),  # what older runs depend on stays as it was
         }
 
@@ -74,7 +74,7 @@ class EvaluateRLMT(Stage):
             windows=self.context.heldout_windows[: self.config.thinking.windows],
             matchers=self.context.matchers,
             # Only who reads can compare texts of unequal length.
-            longer=["training"] if rlmt.match.kind == "llm" else [],
+            longer=[name for name, match in self.config.match_judges.items() if match.kind == "llm"],
             thought_tokens=rlmt.thought_tokens,
             suffix_tokens=rlmt.suffix_tokens,
             seed=self.config.seed,

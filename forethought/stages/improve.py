@@ -24,15 +24,11 @@ from forethought.judges.build import build_rewriter
 from forethought.models.model import Model
 from forethought.records import Candidate, Chunk, Completion, Origin, Split
 from forethought.run.store import SHARED, StageFolder
-from forethought.stages.base import StageError
+from forethought.stages.base import JudgeFailedError
 from forethought.stages.session import Session, TrainingStage
 from forethought.text import distinct_n, repetition, words
 
 CHUNKS, AUDIT = f"{SHARED}/chunk", f"{SHARED}/audit"
-
-
-class JudgeFailedError(StageError):
-    """A judge failed its audit."""
 
 
 class Improve(TrainingStage):

@@ -18,7 +18,7 @@ from forethought.algorithms.advantages import ADVANTAGES, normaliser
 from forethought.algorithms.rewards import MatchTask, RewardFunction, reward_of
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics, mean
 from forethought.algorithms.windows import Window
-from forethought.config import RLMTConfig
+from forethought.config import TRAINING, RLMTConfig
 from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored, times, trained
 from forethought.costs.judges import matching
 from forethought.costs.loads import saving
@@ -30,12 +30,12 @@ from forethought.keys import Key
 from forethought.models.model import Model
 from forethought.records import Rollout
 from forethought.run.store import SHARED, StageFolder
-from forethought.stages.base import required
+from forethought.stages.base import JudgeFailedError, required
 from forethought.stages.session import Session, TrainingStage
 
 T = TypeVar("T")
 
-ROWS = f"{SHARED}/interleave"
+ROWS, CALIBRATED = f"{SHARED}/interleave", f"{SHARED}/calibrate"
 
 VARYING = 0.6
 """Share of the groups whose rewards differ where a reward is 0 or 1; an estimate for the plan."""
@@ -56,6 +56,20 @@ class RLMT(TrainingStage):
 
     def validate(self) -> None:
         self.reward  # noqa: B018  the user's own code is loaded, so that what is wrong with it is said at once
+
+    def check(self) -> None:
+        """Refuse to train with a match judge that failed its audit."""
+        # What earns its reward by likelihood asks no match judge.
+        if self.cfg.thought_only or self.cfg.match.audit.allow_failing:
+            return
+        row = (self.context.done(CALIBRATED).manifest() or {})["summary"]["judges"][TRAINING]
+        if row["failures"]:
+            raise JudgeFailedError(
+                "\n  ".join([f"the match judge {row['judge']} failed its audit and must not train:", *row["failures"]])
+                + "\nUse another [rlmt.match] kind or a stronger model, another bar in [rlmt.match.audit], a reward "
+                "without a match judge (rlmt.reward = 'specific-gain'), or train with it all the same: "
+                "--set rlmt.match.audit.allow_failing=true"
+            )
 
     def depends_on(self) -> dict[str, Any]:
         return {

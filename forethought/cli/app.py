@@ -139,6 +139,33 @@ def evaluate(
     _run_stages(settings, run_, choose, dry_run=dry_run, force=force)
 
 
+@app.command()
+@guard()
+def sweep(
+    config: ConfigFile,
+    seeds: Annotated[int, typer.Option(help="How many training seeds: 0, 1, ... up to this number.", min=1)] = 8,
+    first: Annotated[int, typer.Option(help="The first of them.", min=0)] = 0,
+    set_: Overrides = None,
+    run_: Annotated[
+        Path | None, typer.Option("--run", help="Folder of all runs. Default: runs/ and the config's name, -sweep.")
+    ] = None,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Keep the trained models of finished seeds, gigabytes each.")
+    ] = False,
+) -> None:
+    """Repeat a run with several training seeds on the same data; the same command resumes it.
+
+    Chunks, rows, windows and threshold are made once; training order and rollouts differ. Then: forethought aggregate.
+    """
+    from forethought.pipeline.sweep import sweep as repeat
+
+    settings = load(config, set_ or ())
+    refuse_windows()
+    place = run_ or Path("runs") / f"{settings.name}-sweep"
+    made = repeat(settings, place, range(first, first + seeds), _steps_done, keep_weights=keep_weights, say=say)
+    out.print(f"\nforethought aggregate {' '.join(map(str, made))}", soft_wrap=True, highlight=False)
+
+
 app.add_typer(commands.app)
 
 
@@ -176,9 +203,7 @@ def _config(
 
 def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run: bool, force: bool) -> None:
     from forethought.pipeline import plan
-    from forethought.pipeline.runner import Lifecycle, settled
-    from forethought.report.page import write_page
-    from forethought.report.summary import write_summary
+    from forethought.pipeline.runner import settled
 
     place = folder or Path("runs") / config.name
     config = settled(config, place)
@@ -186,6 +211,24 @@ def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run:
     if dry_run:
         out.print(plan.plan(config, place, say))
         return
+    opened, page = _make(config, place, selection)
+    commands.print_results(opened, examples=2)
+    out.print(f"\nrun folder: {place}\nreport: {page}", soft_wrap=True, highlight=False)
+
+
+def _steps_done(config: Config, place: Path, selection: graph.Selection) -> None:
+    from forethought.pipeline.runner import settled
+
+    _make(settled(config, place), place, selection)
+
+
+def _make(config: Config, place: Path, selection: graph.Selection) -> tuple[Run, Path]:
+    """Do the selected steps, and return the run with its report."""
+    from forethought.pipeline import plan
+    from forethought.pipeline.runner import Lifecycle
+    from forethought.report.page import write_page
+    from forethought.report.summary import write_summary
+
     opened = Run.create_or_open(place)
     steps = graph.graph(config)
     needed = () if selection.alone else graph.needs(selection.steps, steps)
@@ -198,9 +241,7 @@ def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run:
         except BaseException:  # after a run that ends well, write_page writes it
             write_summary(opened)
             raise
-        page = write_page(opened)
-    commands.print_results(opened, examples=2)
-    out.print(f"\nrun folder: {place}\nreport: {page}", soft_wrap=True, highlight=False)
+        return opened, write_page(opened)
 
 
 def main() -> None:

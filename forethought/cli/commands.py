@@ -77,6 +77,30 @@ def compare(
 
 @app.command()
 @guard()
+def aggregate(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders that differ in training_seed.", metavar="RUNS...")],
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Where both files go. Default: the folder that the first run is in.")
+    ] = None,
+) -> None:
+    """Put repeated runs together: means over seeds, intervals with the seed as unit, one page.
+
+    Writes aggregate.json and aggregate.html. Runs of different machines may be mixed, and are marked.
+    """
+    from forethought.report.aggregate import Repetitions, notes, tables, write
+
+    repetitions = Repetitions([Run.open(folder) for folder in folders])
+    for line in notes(repetitions):
+        say(line)
+    for table in tables(repetitions):
+        out.print(table.rich())
+    place = output or folders[0].resolve().parent
+    place.mkdir(parents=True, exist_ok=True)
+    out.print("\n".join(map(str, write(repetitions, place))), soft_wrap=True, highlight=False)
+
+
+@app.command()
+@guard()
 def export(
     folder: RunFolder,
     arm: Annotated[str, typer.Argument(help="The arm, e.g. self-improved-rlmt; base is the untrained policy.")],

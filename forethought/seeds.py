@@ -35,9 +35,9 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
 def crossed(values_SW: np.ndarray) -> Interval | None:
     """Return the mean of a table of seeds S and windows W with its 95% interval over both.
 
-    Every seed is measured on the same windows, so errors of both kinds add: ``var(row means) / S + var(column means) / W
-    - residual / (S W)`` (Owen 2007, "The pigeonhole bootstrap", in its analysis of variance), with the degrees of freedom
-    of Satterthwaite 1946.
+    Every seed is measured on the same windows, so errors of both kinds add: ``var(row means) / S + var(column means) /
+    W - residual / (S W)``, the analysis of variance of a crossed table (compare Owen 2007, "The pigeonhole bootstrap"),
+    with the degrees of freedom of Satterthwaite 1946.
 
     Args:
         values_SW: shape ``(seeds, windows)``, finite; one window per document.

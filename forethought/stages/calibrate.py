@@ -117,8 +117,9 @@ class Calibrate(Stage):
         asked, found = match.calibration_chunks, len(self.documents)
         if found < asked:
             self.context.say(f"calibrate: {name}: {asked} documents are asked for, the improve split has {found}")
-        # Who asks for few has been told; letters are for tests.
-        if found < min(FEWEST, asked) and match.embedder != LETTERS:
+        # Who asks for few, or says the threshold, knows what that is worth; letters are for tests.
+        free = match.threshold is not None or match.kind == "llm" or match.embedder == LETTERS
+        if found < min(FEWEST, asked) and not free:
             raise StageError(
                 f"the improve split has {found} documents, too few to calibrate the match judge {name!r} on: read more "
                 "of them (corpus.max_documents), give improve a larger share (chunk.sft_share, ...), or ask for as few "

@@ -15,7 +15,7 @@ from forethought.graph import graph
 from forethought.pipeline import plan
 
 HERE = ("policy.model=tiny-llama", "corpus={}")
-JUDGE_HERE = {name: ("evaluate.judges.likelihood.model.model=tiny-llama",) for name in ("article", "paper")}
+JUDGE_HERE = dict.fromkeys(("article", "paper"), ("evaluate.judges.likelihood.model.model=tiny-llama",))
 """Models and a text that are here: a plan of these needs no network."""
 
 

@@ -189,7 +189,7 @@ def test_no_test_module_imports_another(path: Path) -> None:
 
 
 def test_configs_are_shipped() -> None:
-    assert {"smoke", "demo", "laptop", "article", "paper"} <= {path.stem for path in CONFIGS}
+    assert {"smoke", "demo", "laptop", "article", "paper", "scratch"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)

@@ -23,12 +23,12 @@ from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.models.model import Compute, Model
 from forethought.models.thought_tokens import ThoughtTokens, add_tags, as_group
 from forethought.records import Chunk, Place, SpanKind, Split, ThoughtRow, from_dict
-from forethought.run.store import Run
+from forethought.run.store import Run, StageFolder
 from forethought.stages.sft import nll_by_kind
 from forethought.tags import Tags, raw, render, spans, strip
 from forethought.testing import byte_tokenizer, tiny_model
 from forethought.thoughts.dataset import make_row
-from forethought.thoughts.teacher import Draft, StubTeacher
+from forethought.thoughts.teacher import Draft, Proposal, StubTeacher
 
 THINK = Tags("<think>", "</think>")
 TEXTS = ["The whale is big. It sings, too.", "Paris lies on the Seine. Über £ 3 was paid.", "A bridge stands. Why not?"]
@@ -277,3 +277,61 @@ def test_sft_loss_and_gradients_are_trls(architecture: Any, tmp_path: Path) -> N
 def test_the_stand_in_speaks_of_what_stands_before() -> None:
     [proposals] = StubTeacher().ask([Draft(chunk=CHUNKS["c0"], places=list(ROWS[0].places))], 0)
     assert [proposal.thought for proposal in proposals] == ["So far this is about whale. What follows should say more."]
+
+
+class OneInThree(StubTeacher):
+    """Has a thought about every third chunk only."""
+
+    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
+        offered = super().ask(drafts, attempt)
+        return [some if int(d.chunk.id[1:]) % 3 == 0 else [] for d, some in zip(drafts, offered, strict=True)]
+
+
+def interleaved(place: Path, *overrides: str) -> tuple[StageFolder, Any]:
+    """Interleave sixty chunks of each of two splits, and twenty for RL, with a teacher of every third one."""
+    sentence = "The whale is big, and it sings in the deep. Paris lies on the Seine."
+    splits = {Split.SFT: range(60), Split.HELDOUT: range(60, 120), Split.RLMT: range(120, 140)}
+    chunks = [chunk(sentence, sentence, number=n, split=split) for split, some in splits.items() for n in some]
+    cfg = config.load(CONFIG, (*SMALL, "interleave.thoughts=[1, 2]", *overrides))
+    stage = stage_of(GivenContext(cfg, place, chunks=chunks), "shared/interleave")
+    vars(stage)["teacher"] = OneInThree()
+    return run_stage(stage), stage
+
+
+def test_rows_are_those_that_are_kept_not_those_that_are_tried(tmp_path: Path) -> None:
+    folder, stage = interleaved(tmp_path / "run", "interleave.rows=8", "interleave.heldout_rows=6")
+    rows = folder.load("rows.sft", ThoughtRow)
+    assert [row.chunk_id for row in rows] == [f"c{3 * number}" for number in range(8)]
+    assert len(folder.load("rows.heldout", ThoughtRow)) == 6
+    found = {(one.arm, one.metric): one for one in stage.context.run.measurements()}
+    assert (found["sft", "rows"].value, found["sft", "rows"].n) == (8, 22)  # chunk 21 gave the eighth
+    assert (found["heldout", "rows"].value, found["heldout", "rows"].n) == (6, 16)
+    counts = folder.manifest()["summary"]["ledgers"]["sft"]
+    assert counts["chunks"] == 22 == 8 + counts["dropped"]["too few thoughts"]
+    assert stage.report(folder)[0].startswith("sft: 8 rows from 22 chunks")
+
+
+def test_a_split_that_gives_too_few_rows_says_so(tmp_path: Path) -> None:
+    folder, stage = interleaved(tmp_path / "run", "interleave.rows=8", "interleave.max_tries=2")
+    assert len(folder.load("rows.sft", ThoughtRow)) == 6  # of 8 x 2 chunks
+    assert stage.report(folder)[0].startswith("sft: 6 rows of 8 wanted from 16 chunks")
+    folder, stage = interleaved(tmp_path / "all", "interleave.rows=50")
+    assert len(folder.load("rows.sft", ThoughtRow)) == 20
+    assert stage.report(folder)[0].startswith("sft: 20 rows of 50 wanted from 60 chunks")
+
+
+def test_other_numbers_of_rows_make_the_stage_start_over(tmp_path: Path) -> None:
+    def depends_on(name: str, *overrides: str) -> dict[str, Any]:
+        found: dict[str, Any] = interleaved(tmp_path / name, *overrides)[1].depends_on()
+        return found
+
+    asked = [
+        depends_on("a", "interleave.rows=8"),
+        # The same chunks may be tried, and other rows are kept.
+        depends_on("b", "interleave.rows=4", "interleave.max_tries=8"),
+        depends_on("c", "interleave.rows=8", "interleave.max_tries=2"),
+    ]
+    tried = [one["chunks"]["sft"] for one in asked]
+    assert tried[0] == tried[1] != tried[2]
+    assert len({json.dumps(one, sort_keys=True) for one in asked}) == 3
+    assert asked[0] == depends_on("d", "interleave.rows=8")

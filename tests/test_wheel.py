@@ -43,7 +43,8 @@ def test_everything_of_the_package_is_inside(wheel: Path) -> None:
     packages = ("forethought/", "forethought_offline/")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(packages)}
     assert inside == {name for path in tracked() if (name := str(path.relative_to(ROOT))).startswith(packages)}
-    assert {f"forethought/configs/{name}.toml" for name in ("article", "demo", "laptop", "paper", "smoke")} < inside
+    names = ("article", "demo", "laptop", "paper", "scratch", "smoke")
+    assert {f"forethought/configs/{name}.toml" for name in names} < inside
     assert {"forethought/configs/smoke.jsonl", "forethought/py.typed"} < inside
     folders = {name.rpartition("/")[0] for name in inside if not name.endswith(".py")}
     prompts = {"forethought/judges/prompts", "forethought/thoughts/prompts"}

@@ -128,11 +128,13 @@ class InterleaveConfig(Section):
     tags: tuple[str, str] = ("<think>", "</think>")
     """Opening and closing tag of a thought."""
     rows: Positive | None = None
-    """Chunks of the `sft` split that the teacher gets; default: all."""
+    """Rows of the `sft` split that are kept: chunks are tried until so many pass; default: all that its chunks give."""
     heldout_rows: Positive = 128
-    """Held-out chunks that the teacher gets, for evaluation."""
+    """Held-out rows that are kept, for evaluation; the gate and the probe take one window of each."""
     rlmt_rows: Positive | None = None
-    """Chunks of the `rlmt` split for which places are chosen; default: all."""
+    """Rows of the `rlmt` split that are kept, with places only; default: all that its chunks give."""
+    max_tries: Positive = 4
+    """Chunks that are tried at most for each row that is wanted; then a split has fewer rows, and the run goes on."""
 
     @model_validator(mode="after")
     def _consistent(self) -> InterleaveConfig:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from forethought.config import InterleaveConfig
 from forethought.costs.base import REPLY, Cost, Phase, Setting, known, scored
 from forethought.costs.judges import FRAME, written
 from forethought.graph import Step
+from forethought.metrics import ROWS
 from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
 from forethought.run.files import atomic_write
 from forethought.run.progress import StageProgress
@@ -42,6 +44,8 @@ AGAIN = 0.4
 """Share of the places for which a teacher is asked once more; an estimate for the plan."""
 TOLD = 100
 """Tokens of a teacher's instructions behind the text, which are read once for each request; about."""
+GIVES_ROW = 0.75
+"""Share of the chunks that give a row, an estimate for the plan; 76% to 95% did with a teacher of 1.5B weights."""
 
 
 class NoThoughtsError(StageError):
@@ -63,55 +67,51 @@ class Interleave(Stage):
 
     @property
     def counts(self) -> dict[Split, int | None]:
-        """How many chunks of each split are tried at most; ``None`` is all."""
+        """How many rows of each split are wanted; ``None`` is all that its chunks give."""
         counts = {Split.SFT: self.cfg.rows, Split.HELDOUT: self.cfg.heldout_rows, Split.RLMT: self.cfg.rlmt_rows}
         if not self.config.chunk.rlmt_share:
             del counts[Split.RLMT]
         return counts
 
+    def limit(self, split: Split) -> int | None:
+        """Return how many chunks of a split are tried at most; ``None`` is all.
+
+        A row is what passed every check, so more chunks are tried than rows are wanted; how many, only the teacher
+        shows.  Without a limit one that never keeps to the format would be asked about the whole corpus.
+        """
+        wanted = self.counts[split]
+        return None if wanted is None else wanted * self.cfg.max_tries
+
     def depends_on(self) -> dict[str, Any]:
-        # The numbers of rows are in the hashes of the chunks, and all of the teacher in its identity.
-        left_out = {"teacher", "rows", "heldout_rows", "rlmt_rows"}
         return {
             "seed": self.config.seed,
             "dtype": self.config.dtype,
             "policy": self.context.base.identity,
             "teacher": self.teacher.identity,
-            "chunks": {split.value: self.context.chunk_ids(split, count) for split, count in self.counts.items()},
-            "interleave": self.cfg.model_dump(mode="json", exclude=left_out),
+            # Every chunk that may be tried.
+            "chunks": {split.value: self.context.chunk_ids(split, self.limit(split)) for split in self.counts},
+            # All of the teacher is in its identity, and the limit in the chunks.
+            "interleave": self.cfg.model_dump(mode="json", exclude={"teacher", "max_tries"}),
         }
 
     def run(self, folder: StageFolder) -> None:
         """Write a log and a parquet file of rows for every split, and the dataset card."""
         tags, config = self.context.tags, self.config
-        chunks = {split: self.context.chunks(split)[:count] for split, count in self.counts.items()}
         made_of: dict[Split, tuple[dict[str, Interval], ThoughtCounts]] = {}
-        total, done = sum(map(len, chunks.values())), 0
+        most = {split: self._most(split) for split in self.counts}
+        done, total = 0, sum(most.values())
         with StageProgress(self.name) as progress:
-            for split, some in chunks.items():
-                counts, rows = ThoughtCounts(), list[ThoughtRow]()
-                # After a kill rows are made again, from cached replies.
-                folder.truncate(f"rows.{split}", lambda row: False)
-                if split is Split.HELDOUT:
-                    folder.truncate(OFFERED, lambda row: False)
-                for start in range(0, len(some), BATCH):
-                    batch = some[start : start + BATCH]
-                    drafts = self.drafts(batch, counts)
-                    if split is Split.HELDOUT:
-                        folder.append(OFFERED, self._places_only(drafts, ThoughtCounts()))
-                    made = self.rows(drafts, split, counts)
-                    folder.append(f"rows.{split}", made)
-                    rows += made
-                    done += len(batch)
-                    kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
-                    progress(done, total, f"{split}: {len(rows)} rows{kept}")
+            for split in self.counts:
+                said = partial(self._said, progress, split, done, total)
+                rows, counts = self._split(folder, split, said)
+                done += most[split]
                 if not rows:
                     raise NoThoughtsError(
                         f"no row of {split} is left: {json.dumps(counts.to_dict())}. Take a stronger teacher, allow "
                         "fewer thoughts (interleave.thoughts), a smaller interleave.gap, or longer chunks "
                         "(chunk.prefix_tokens)"
                     )
-                made_of[split] = (statistics(rows, some, counts, config.seed), counts)
+                made_of[split] = (statistics(rows, self.context.chunks(split), counts, config.seed), counts)
                 atomic_write(folder.path / FILES[split], parquet(rows, tags))
         atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, made_of))
         teacher = self.teacher
@@ -124,8 +124,43 @@ class Interleave(Stage):
             for figure in measurements(intervals, counts, dataclasses.replace(blank, arm=split.value))
         )
         by_split = {split.value: counts.to_dict() for split, (_, counts) in made_of.items()}
+        kept = {split.value: int(intervals[ROWS].value) for split, (intervals, _) in made_of.items()}
         inputs = {"chunks": self.context.identity(f"{SHARED}/chunk"), "policy": self.context.base.identity}
-        folder.finish(inputs, {"ledgers": by_split})
+        folder.finish(inputs, {"ledgers": by_split, "rows": kept})
+
+    def _split(
+        self, folder: StageFolder, split: Split, said: Callable[[int, ThoughtCounts], None]
+    ) -> tuple[list[ThoughtRow], ThoughtCounts]:
+        """Return the rows of a split and what became of its chunks: they are tried in order until enough are kept."""
+        chunks, wanted = self.context.chunks(split)[: self.limit(split)], self.counts[split]
+        counts, rows, start = ThoughtCounts(), list[ThoughtRow](), 0
+        # After a kill rows are made again, from cached replies.
+        folder.truncate(f"rows.{split}", lambda row: False)
+        if split is Split.HELDOUT:
+            folder.truncate(OFFERED, lambda row: False)
+        while start < len(chunks) and (wanted is None or len(rows) < wanted):
+            # A chunk gives one row at most: no more are asked about than rows are missing.
+            size = BATCH if wanted is None else min(BATCH, wanted - len(rows))
+            drafts = self.drafts(chunks[start : start + size], counts)
+            if split is Split.HELDOUT:
+                folder.append(OFFERED, self._places_only(drafts, ThoughtCounts()))
+            made = self.rows(drafts, split, counts)
+            folder.append(f"rows.{split}", made)
+            rows, start = rows + made, start + size
+            said(len(rows), counts)
+        return rows, counts
+
+    def _most(self, split: Split) -> int:
+        """Return how many rows a split can give at most."""
+        wanted, there = self.counts[split], len(self.context.chunks(split))
+        return there if wanted is None else min(wanted, there)
+
+    def _said(
+        self, progress: StageProgress, split: Split, before: int, total: int, rows: int, counts: ThoughtCounts
+    ) -> None:
+        done = counts.chunks if self.counts[split] is None else rows
+        kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
+        progress(before + done, total, f"{split}: {rows} rows of {counts.chunks} chunks{kept}")
 
     def drafts(self, chunks: Sequence[Chunk], counts: ThoughtCounts) -> list[Draft]:
         """Return a batch of chunks with the places that are offered; those that give none are counted in ``counts``."""
@@ -152,14 +187,18 @@ class Interleave(Stage):
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
         cfg = required(at.config.interleave)
-        rows = None if cfg.rows is None else cfg.rows + cfg.heldout_rows
-        amount = f"up to {cfg.thoughts[1]} thoughts for {'every chunk' if rows is None else f'{rows:,} chunks'}"
+        rows = "every chunk" if cfg.rows is None else f"{cfg.rows + cfg.heldout_rows:,} rows"
+        limit = "" if cfg.rows is None else f", of at most {cfg.max_tries} times as many chunks"
+        amount = f"up to {cfg.thoughts[1]} thoughts for {rows}{limit}"
         return [Phase(name="interleave", amount=amount, cost=known(lambda: thoughts(at, cfg)))]
 
     def report(self, folder: StageFolder) -> list[str]:
-        lines = []
-        for split, counts in (folder.manifest() or {})["summary"]["ledgers"].items():
-            line = f"{split}: {counts['chunks']} chunks, left out: {_line(counts['dropped'])}"
+        lines, summary = [], (folder.manifest() or {})["summary"]
+        for split, counts in summary["ledgers"].items():
+            rows, wanted = summary["rows"][split], self.counts[Split(split)]
+            # Fewer than were wanted is said: training then goes through them more than once.
+            asked = f" of {wanted} wanted" if wanted is not None and rows < wanted else ""
+            line = f"{split}: {rows} rows{asked} from {counts['chunks']} chunks, left out: {_line(counts['dropped'])}"
             if counts["offered"]:
                 line += f"; thoughts: {counts['accepted']} of {counts['offered']} kept"
                 line += f", rejected: {_line(counts['rejected'])}"
@@ -183,7 +222,13 @@ class Interleave(Stage):
 
 def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
     share, improve = at.config.chunk, at.config.improve
-    chunks = at.chunks(share.sft_share, cfg.rows) + at.heldout(cfg.heldout_rows)
+
+    def tried(of: float, rows: int | None) -> float:
+        """Return about how many chunks are tried until so many rows are kept."""
+        return at.chunks(of, None if rows is None else math.ceil(rows * min(1 / GIVES_ROW, cfg.max_tries)))
+
+    chunks = tried(share.sft_share, cfg.rows) + tried(share.heldout_share, cfg.heldout_rows)
+    # Nearly every chunk has places: of those nothing is checked.
     placed = chunks + (at.chunks(share.rlmt_share, cfg.rlmt_rows) if share.rlmt_share else 0)
     total = Cost()
     if cfg.positions == "surprise":

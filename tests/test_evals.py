@@ -272,7 +272,7 @@ def test_shorter_text_wins_by_a_judge_that_prefers_it() -> None:
         win = find(comparison, "win_rate", condition)
         assert (win.value, win.n, win.high) == (1.0, 40, 1.0)
         assert win.low == pytest.approx(0.912384, abs=1e-5)  # 40 / (40 + 1.96**2)
-        assert win.unit == "share of prefixes; Wilson"
+        assert win.unit == "share of prefixes; interval over documents"
         assert (win.against, win.judge, win.subject, win.stage) == ("base", "judge", "hash-self-improved", "evaluate")
         p_value = find(comparison, "sign_test_p", condition)
         assert p_value.value == pytest.approx(2 * 0.5**40)
@@ -305,7 +305,7 @@ def test_identical_sides_tie_without_being_shown() -> None:
 def test_a_judge_that_always_names_the_first_only_ties() -> None:
     comparison = run(SHORT, LONG, Shorter(first_always=True), chunks(20), settings())
     win = find(comparison, "win_rate")
-    assert (win.value, win.unit) == (0.5, "share of prefixes; bootstrap over documents")
+    assert (win.value, win.unit) == (0.5, "share of prefixes; interval over documents")
     assert find(comparison, "tie_rate").value == 1.0
 
 
@@ -354,12 +354,12 @@ def test_pointwise_judges_compare_scores() -> None:
 def test_several_chunks_of_a_document_are_not_independent() -> None:
     comparison = run(SHORT, LONG, Shorter(), chunks(40, per_document=4), settings())
     win = find(comparison, "win_rate")
-    assert (win.value, win.n, win.unit) == (1.0, 10, "share of documents; Wilson")
+    assert (win.value, win.n, win.unit) == (1.0, 40, "share of prefixes; interval over documents")
     assert win.low == pytest.approx(0.722467, abs=1e-5)  # 10 / (10 + 1.96**2)
     assert find(comparison, "sign_test_p").n == 10
     even = run(Categorical(), Categorical((0.0, 0.1, 0.0, 0.0)), Shorter(), chunks(40, per_document=4), settings())
     mixed = find(even, "win_rate")
-    assert (mixed.n, mixed.unit) == (40, "share of prefixes; bootstrap over documents")
+    assert (mixed.n, mixed.unit) == (40, "share of prefixes; interval over documents")
     assert mixed.low is not None
     assert mixed.high is not None
     assert mixed.low < mixed.value < mixed.high

@@ -147,7 +147,7 @@ def probe(model: Model, evaluation: WindowEval, inserted: dict[str, list[list[In
 
 def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
     """Return every condition's figures, and how the own thoughts differ from each other condition."""
-    over = "n held-out windows, bootstrap over documents"
+    over = "n held-out windows, interval over documents"
     figures: list[Measurement] = []
     for name, result in probed.items():
         figures += recorder.mean(metrics.PROBE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
@@ -166,7 +166,7 @@ def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
 
 def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Probed]) -> list[Measurement]:
     """Return how much more an arm's own thoughts help it than those of the arm it is compared with help that one."""
-    over = "nats per token, paired by window; n held-out windows, bootstrap over documents"
+    over = "nats per token, paired by window; n held-out windows, interval over documents"
     measurements = recorder.difference(metrics.PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
     if SWAPPED in probed and SWAPPED in before:
         measurements += recorder.difference(metrics.PROBE_SPECIFIC, (specific(probed), specific(before)), over)

@@ -19,7 +19,7 @@ def figures(recorder: Recorder, scored: Scored, rollouts: Rollouts | None) -> li
         max(known) if (known := [reward for reward in row if reward is not None]) else None for row in scored.rewards
     ]
     unscored = [sum(reward is None for reward in row) / len(row) for row in scored.rewards]
-    over = f"n held-out windows, {samples} samples each, bootstrap over documents"
+    over = f"n held-out windows, {samples} samples each, interval over documents"
     measurements = [
         *recorder.mean(GATE_REWARD, means(scored.rewards), f"share of predictions that match; {over}"),
         *recorder.mean(GATE_SCORE, means(scored.scores), f"mean score; {over}"),
@@ -36,7 +36,7 @@ def figures(recorder: Recorder, scored: Scored, rollouts: Rollouts | None) -> li
 
 def compare(recorder: Recorder, scored: Scored, before: Scored) -> list[Measurement]:
     """Return the paired differences to the arm that ``recorder`` compares with."""
-    unit = "paired by window; n windows, bootstrap over documents"
+    unit = "paired by window; n windows, interval over documents"
     rewards, scores = means(scored.rewards), means(scored.scores)
     return [
         *recorder.difference(GATE_REWARD, (rewards, means(before.rewards)), f"share of predictions; {unit}"),

@@ -27,7 +27,7 @@ from forethought.tags import parse
 KindNLL = Mapping[str, NLL]
 """NLL by kind of token, of :data:`TAGGED` and of :data:`RAW_TEXT`."""
 
-OVER_ROWS = "nats per token; n rows, bootstrap over documents"
+OVER_ROWS = "nats per token; n rows, interval over documents"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ def figures(recorder: Recorder, answers: Answers) -> list[Measurement]:
     gap = answers.nll[SpanKind.TEXT.value].paired(answers.nll[RAW_TEXT])
     measurements += recorder.change(metrics.NLL[SpanKind.TEXT].change, gap, OVER_ROWS, metrics.AMONG_THOUGHTS)
     free = dataclasses.replace(recorder, documents=recorder.documents[: len(answers.opened)])
-    over = "bootstrap over documents"
+    over = "interval over documents"
     measurements += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
     for metric, values, unit in (
         (metrics.WELL_FORMED, answers.well_formed, "share of those that open one"),

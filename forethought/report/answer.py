@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from forethought import metrics as m
 from forethought.graph import ARMS, CONTINUED, IMPROVED, LINEAGES, Arm
 from forethought.records import Measurement
-from forethought.report.values import FEWEST, Figures, Value, judgement, sign, trained
+from forethought.report.values import Figures, Value, judgement, sign, trained
 from forethought.run.store import BASE
+from forethought.stats import FEWEST
 
 Part = str | Value
 
@@ -101,9 +102,9 @@ def _receptive(figures: Figures) -> Sentence:
         parts += ["RL mid-training changed the reward on held-out windows by ", *_told(gains, unit=""), "; "]
     if levels := _both(figures, _RLMT, m.GATE_REWARD):
         parts += ["it ends at ", Value(levels[0]), " without and ", Value(levels[1]), " with stage 1: "]
-    parts += ["a paired difference of ", Value(change), f", {judgement(change, figures.needed(change))}"]
+    parts += ["a paired difference of ", Value(change), f", {judgement(change, figures.detectable(change))}"]
     if score:
-        said = judgement(score, figures.needed(score))
+        said = judgement(score, figures.detectable(score))
         parts += ["; in the finer score the difference is ", Value(score), f", {said}"]
     if uses := _both(figures, _RLMT, m.PROBE_GAIN.difference, m.own_against(m.SWAPPED)):
         parts.append(
@@ -123,7 +124,7 @@ def _after_thoughts(figures: Figures) -> list[Part]:
     win = figures.get(m.EVALUATE_SFT, improved, m.WIN_RATE, against=base, condition=m.SAMPLED, judge=judge)
     parts: list[Part] = ["Stage 3 was not run, or not evaluated, here, so this question has no answer yet"]
     if change:
-        said = judgement(change, figures.needed(change))
+        said = judgement(change, figures.detectable(change))
         parts += ["; after stage 2 the reward differs by ", Value(change), f", {said}"]
     elif win:
         parts += [f"; after stage 2, {judge} prefers the self-improved lineage on ", Value(win)]

@@ -130,7 +130,8 @@ def _table(family: Family, title: str, group: Sequence[Placed], figures: Figures
         again = len(row) > 1 and row[0] == above
         table.rows.append(("" if again else row[0], *row[1:], *values, *([counts[row]] * counted)))
         above = row[0]
-    table.note = family.note([figure for *_, figure in group])
+    smallest = (figures.detectable(figure) for *_, figure in group) if family.units else ()
+    table.note = family.note([figure for figure in smallest if figure is not None])
     return table
 
 
@@ -143,7 +144,7 @@ def _cell(family: Family, figure: Measurement, figures: Figures) -> str:
     if bracket:
         lines.append(f"[{ends}")
     if family.units:
-        lines.append(judgement(figure, figures.needed(figure, family.units), family.units))
+        lines.append(judgement(figure, figures.detectable(figure), family.units))
     if family.compared is None and figure.against:
         lines.append(f"against {figure.against}")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from forethought.metrics import BASE_PASSES, THRESHOLD, UNRELATED_PASSES
 from forethought.records import Chunk, JudgeRequest, Split
 from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, required
-from forethought.stats import Interval, bootstrap_mean
+from forethought.stats import Interval, estimate
 
 OTHERS = 16
 """Rollouts of other documents that each suffix is compared with."""
@@ -67,10 +67,10 @@ class Calibrate(Stage):
         recorder = Recorder.of(self.context.base, self.name, (), self.config.seed, matcher.judge.name)
         known = Interval(value=threshold, low=threshold, high=threshold, n=len(self.chunks))
         figures = recorder.interval(THRESHOLD, known, "score")
-        unit = "share; n chunks of the improve split, bootstrap over them"
+        unit = "share; n chunks of the improve split, interval over them"
         for metric, values in passing.items():
             if values:
-                figures += recorder.interval(metric, bootstrap_mean(values, self.config.seed), unit)
+                figures += recorder.interval(metric, estimate(values, share=True), unit)
         self.context.measure(figures)
         folder.finish({"policy": self.context.base.identity}, {"threshold": threshold, "judge": matcher.judge.name})
 

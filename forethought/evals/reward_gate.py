@@ -1,6 +1,6 @@
 """The reward gate: all arms predict on the same held-out windows with the same keys; the unit is the window.
 
-A small binary reward needs many windows to tell two arms apart, so each difference comes with the number that would.
+A small binary reward needs many windows to tell two arms apart, so each difference comes with the smallest that shows.
 """
 
 from __future__ import annotations

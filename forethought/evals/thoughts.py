@@ -1,7 +1,7 @@
 """Whether SFT installed the interface: NLL of thoughts, tags and text apart, and what the policy does with it.
 
-Everything is measured on held-out rows, before and after, for every arm, paired by row; intervals are bootstrapped
-over documents.
+Everything is measured on held-out rows, before and after, for every arm, paired by row, with
+intervals over documents.
 """
 
 from __future__ import annotations

@@ -235,14 +235,14 @@ def test_suffix_nll_weighs_tokens_and_pairs_by_chunk() -> None:
     odd = sum(1 + index % 3 for index in range(1, 100, 2))
     assert base.per_token == pytest.approx(3.0 + 0.1 * odd / sum(base.tokens), abs=1e-6)
     documents = [chunk.document_id for chunk in heldout]
-    [level] = nll_figures(Recorder.of(model_of("base"), "evaluate", documents, seed=0), base)
+    [level] = nll_figures(Recorder.of(model_of("base"), "evaluate", documents), base)
     assert level.value == pytest.approx(base.per_token)
     assert level.low is not None
     assert level.high is not None
     assert 3.0 < level.low < level.value < level.high < 3.1
     policy = model_of("self-improved", scorer=Constant(3.25))
     after = suffix_nll(policy, heldout)
-    found = nll_figures(Recorder.of(policy, "evaluate", documents, seed=0), after, ("base", base))
+    found = nll_figures(Recorder.of(policy, "evaluate", documents), after, ("base", base))
     assert [(one.metric, one.against, one.n) for one in found] == [
         ("suffix_nll", "", 100),
         ("suffix_nll_change", "base", 100),

@@ -141,7 +141,7 @@ def compare(
         progress(f"{names[0]} and {names[1]} write: {condition}")
         pairs[condition] = _pair(condition, policy, base)
     documents = [chunk.document_id for chunk in chunks]
-    own, other = (Recorder.of(side.model, stage, documents, settings.seed) for side in (policy, base))
+    own, other = (Recorder.of(side.model, stage, documents) for side in (policy, base))
     recorders = own.versus(names[1]), other.versus(names[0])
     measurements = [figure for condition, pair in pairs.items() for figure in _describe(condition, pair, recorders)]
     examples = [_example(chunk, pairs, index) for index, chunk in enumerate(chunks)]

@@ -25,16 +25,15 @@ class Recorder:
     arm: str
     subject: str
     """Hash of what was measured."""
-    seed: int
     documents: Sequence[str] = ()
     """The document of each unit: intervals are over documents."""
     against: str = ""
     judge: str = ""
 
     @classmethod
-    def of(cls, model: Model, stage: str, documents: Sequence[str], seed: int, judge: str = "") -> Recorder:
+    def of(cls, model: Model, stage: str, documents: Sequence[str], judge: str = "") -> Recorder:
         """Return the recorder of a model's figures."""
-        return cls(stage=stage, arm=model.name, subject=model.identity, seed=seed, documents=documents, judge=judge)
+        return cls(stage=stage, arm=model.name, subject=model.identity, documents=documents, judge=judge)
 
     def versus(self, arm: str) -> Recorder:
         """Return the recorder of comparisons with another arm."""

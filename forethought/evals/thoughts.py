@@ -52,7 +52,7 @@ class ThoughtEval:
 
     def recorder(self, model: Model) -> Recorder:
         documents = [row.document_id for row in self.rows]
-        return Recorder.of(model, metrics.EVALUATE_SFT, documents, self.seed)
+        return Recorder.of(model, metrics.EVALUATE_SFT, documents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

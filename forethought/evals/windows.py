@@ -46,7 +46,7 @@ class WindowEval:
         return [window.document_id for window in self.windows]
 
     def recorder(self, model: Model) -> Recorder:
-        return Recorder.of(model, EVALUATE_RLMT, self.documents, self.seed, self.matcher.name)
+        return Recorder.of(model, EVALUATE_RLMT, self.documents, self.matcher.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ class Calibrate(Stage):
             BASE_PASSES: [float(score >= threshold) for score in related],
             UNRELATED_PASSES: [sum(score >= threshold for score in row) / len(row) for row in unrelated if row],
         }
-        recorder = Recorder.of(self.context.base, self.name, (), self.config.seed, matcher.judge.name)
+        recorder = Recorder.of(self.context.base, self.name, (), matcher.judge.name)
         known = Interval(value=threshold, low=threshold, high=threshold, n=len(self.chunks))
         figures = recorder.interval(THRESHOLD, known, "score")
         unit = "share; n chunks of the improve split, interval over them"

@@ -109,9 +109,7 @@ def make_row(chunk: Chunk, places: Sequence[Place], thoughts: Sequence[str] = ()
     )
 
 
-def statistics(
-    rows: Sequence[ThoughtRow], chunks: Sequence[Chunk], counts: ThoughtCounts, seed: int
-) -> dict[str, Interval]:
+def statistics(rows: Sequence[ThoughtRow], chunks: Sequence[Chunk], counts: ThoughtCounts) -> dict[str, Interval]:
     """Return what the rows look like, with 95% intervals; a rate's ``n`` is its denominator.
 
     ``exact_preservation`` joins every row's text spans and compares them with the chunk that the row came from.

@@ -73,9 +73,7 @@ def majority(votes: Sequence[int | None]) -> float:
     return leading.count(0) / len(leading) if leading else 0.0
 
 
-def measure(
-    arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], config: ReasoningConfig, seed: int
-) -> list[Measurement]:
+def measure(arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], config: ReasoningConfig) -> list[Measurement]:
     """Return all figures of all arms, and how each differs, problem by problem, from those that it is compared with.
 
     An arm is compared with others by the same interface, or with their plain answers where they are not asked to
@@ -91,7 +89,7 @@ def measure(
         compared += [(THOUGHT, arm)] if THOUGHT in arm.interfaces else []
         for interface, other in compared:
             for metric in wanted:
-                figures += _figures((arm, interface), other, metric, rows, tasks, seed)
+                figures += _figures((arm, interface), other, metric, rows, tasks)
     return figures
 
 
@@ -101,7 +99,6 @@ def _figures(
     metric: ProblemMetric,
     rows: Rows,
     tasks: Sequence[Task],
-    seed: int,
 ) -> list[Measurement]:
     """Return the figure of each task and their macro average; of a difference also the smallest that shows."""
     arm, interface = subject
@@ -110,7 +107,7 @@ def _figures(
     if other is not None:
         unit = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; interval over problems"
     against = other.name if other is not None else ""
-    recorder = Recorder(stage=REASONING, arm=arm.name, subject=arm.identity, seed=seed, against=against)
+    recorder = Recorder(stage=REASONING, arm=arm.name, subject=arm.identity, against=against)
     share = metric.metric.kind is metrics.SHARE and other is None
     figures: list[Measurement] = []
     strata: list[list[float]] = []

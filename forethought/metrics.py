@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forethought.records import Measurement, SpanKind
 
@@ -70,7 +70,7 @@ class Metric(str):
         kind: its unit, with its formats.
         stages: the stages that measure it.
         better: :data:`UP`, :data:`DOWN`, or empty if neither is better.
-        of: of a difference, the metric whose difference it is; also of the number of units that would resolve one.
+        of: of a difference, the metric whose difference it is; also of the smallest one that is detectable.
         paired: whether figures *against* another arm are differences of this metric under the same name.
     """
 
@@ -114,9 +114,11 @@ class Metric(str):
         """How much more an arm changed it than another arm did, each since the start of its lineage; paired."""
         return Metric(f"{self} difference of differences", self.label, self.kind, self.stages, self.better, of=self)
 
-    def needed(self, units: str) -> Metric:
-        """Return how many ``units`` (windows, problems) would resolve a difference as large as the measured one."""
-        return Metric(f"{self} {units} needed", f"{units} needed", COUNT, self.stages, of=self)
+    @property
+    def detectable(self) -> Metric:
+        """The smallest difference that a comparison of this size finds four times in five; a size has no sign."""
+        kind = replace(self.kind, change=lambda value: self.kind.change(value).removeprefix("+"))
+        return Metric(f"{self} smallest detectable difference", "smallest detectable", kind, self.stages, of=self)
 
     def at(self, k: int) -> Metric:
         """Return ``<name>@k``."""
@@ -288,7 +290,7 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
 }
 """Conditions of each stage; those of others are names of tasks, of stages, or reasons."""
 
-_DERIVED = re.compile(r"^(.+?)(?: (difference of differences|difference|change)| (\w+) needed)$")
+_DERIVED = re.compile(r"^(.+?)(?: (difference of differences|smallest detectable difference|difference|change))$")
 _AT = re.compile(r"^(\w+)@(\d+)$")
 
 
@@ -297,9 +299,8 @@ def find(stage: str, name: str) -> Metric | None:
     if (stage, name) in METRICS:
         return METRICS[stage, name]
     if (derived := _DERIVED.match(name)) and (of := find(stage, derived[1])) is not None:
-        if derived[3]:
-            return of.needed(derived[3])
-        return {"difference": of.difference, "change": of.change}.get(derived[2], of.interaction)
+        kinds = {"difference": of.difference, "change": of.change, "difference of differences": of.interaction}
+        return kinds.get(derived[2], of.detectable)
     if (at := _AT.match(name)) and (family := find(stage, at[1])) is not None:
         return family.at(int(at[2]))
     return None
@@ -328,7 +329,7 @@ def of(figure: Measurement) -> Metric:
 def form(figure: Measurement) -> Format:
     """Return how a figure's value reads: as a level or as a difference."""
     metric = of(figure)
-    is_change = (metric.of is not None and metric.kind is not COUNT) or (metric.paired and bool(figure.against))
+    is_change = metric.of is not None or (metric.paired and bool(figure.against))
     return metric.kind.change if is_change else metric.kind.level
 
 

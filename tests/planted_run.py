@@ -73,9 +73,10 @@ def figures() -> Iterator[Measurement]:
                 yield one("reasoning", "base-think", metric, 0.15, condition=f"{task}/{interface}")
         strict = {"condition": f"{task}/plain", "judge": "math-verify, strict"}
         yield one("reasoning", "base-think", "mean@4", 0.1, **strict)
-        yield one("reasoning", "base-think", "mean@4 problems needed", 90.0, against="base", condition=f"{task}/plain")
+        change = {"against": "base", "condition": f"{task}/plain"}
+        yield one("reasoning", "base-think", "mean@4 smallest detectable difference", 0.1, **change)
         yield one("reasoning", "base-think", "pass@2", 0.12, condition=f"{task}/plain")
-        yield one("reasoning", "base-think", "mean@4", 0.1, against="base", condition=f"{task}/plain")
+        yield one("reasoning", "base-think", "mean@4", 0.1, **change)
     yield one("audit", JUDGE, "accuracy", 0.9, condition="shuffled", judge=JUDGE)
     yield one("interleave", "sft", "rows", 9.0)
     yield one("interleave", "sft", "places_per_row", 1.5)

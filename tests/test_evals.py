@@ -236,14 +236,14 @@ def test_suffix_nll_weighs_tokens_and_pairs_by_chunk() -> None:
     odd = sum(1 + index % 3 for index in range(1, 100, 2))
     assert base.per_token == pytest.approx(3.0 + 0.1 * odd / sum(base.tokens), abs=1e-6)
     documents = [chunk.document_id for chunk in heldout]
-    [level] = nll_figures(Recorder.of(model_of("base"), "evaluate", documents, seed=0), base)
+    [level] = nll_figures(Recorder.of(model_of("base"), "evaluate", documents), base)
     assert level.value == pytest.approx(base.per_token)
     assert level.low is not None
     assert level.high is not None
     assert 3.0 < level.low < level.value < level.high < 3.1
     policy = model_of("self-improved", scorer=Constant(3.25))
     after = suffix_nll(policy, heldout)
-    found = nll_figures(Recorder.of(policy, "evaluate", documents, seed=0), after, ("base", base))
+    found = nll_figures(Recorder.of(policy, "evaluate", documents), after, ("base", base))
     assert [(one.metric, one.against, one.n) for one in found] == [
         ("suffix_nll", "", 100),
         ("suffix_nll_change", "base", 100),
@@ -273,7 +273,7 @@ def test_shorter_text_wins_by_a_judge_that_prefers_it() -> None:
         win = find(comparison, "win_rate", condition)
         assert (win.value, win.n, win.high) == (1.0, 40, 1.0)
         assert win.low == pytest.approx(0.912384, abs=1e-5)  # 40 / (40 + 1.96**2)
-        assert win.unit == "share of prefixes; Wilson"
+        assert win.unit == "share of prefixes; interval over documents"
         assert (win.against, win.judge, win.subject, win.stage) == ("base", "judge", "hash-self-improved", "evaluate")
         p_value = find(comparison, "sign_test_p", condition)
         assert p_value.value == pytest.approx(2 * 0.5**40)
@@ -306,7 +306,7 @@ def test_identical_sides_tie_without_being_shown() -> None:
 def test_a_judge_that_always_names_the_first_only_ties() -> None:
     comparison = run(SHORT, LONG, Shorter(first_always=True), chunks(20), settings())
     win = find(comparison, "win_rate")
-    assert (win.value, win.unit) == (0.5, "share of prefixes; bootstrap over documents")
+    assert (win.value, win.unit) == (0.5, "share of prefixes; interval over documents")
     assert find(comparison, "tie_rate").value == 1.0
 
 
@@ -355,12 +355,12 @@ def test_pointwise_judges_compare_scores() -> None:
 def test_several_chunks_of_a_document_are_not_independent() -> None:
     comparison = run(SHORT, LONG, Shorter(), chunks(40, per_document=4), settings())
     win = find(comparison, "win_rate")
-    assert (win.value, win.n, win.unit) == (1.0, 10, "share of documents; Wilson")
+    assert (win.value, win.n, win.unit) == (1.0, 40, "share of prefixes; interval over documents")
     assert win.low == pytest.approx(0.722467, abs=1e-5)  # 10 / (10 + 1.96**2)
     assert find(comparison, "sign_test_p").n == 10
     even = run(Categorical(), Categorical((0.0, 0.1, 0.0, 0.0)), Shorter(), chunks(40, per_document=4), settings())
     mixed = find(even, "win_rate")
-    assert (mixed.n, mixed.unit) == (40, "share of prefixes; bootstrap over documents")
+    assert (mixed.n, mixed.unit) == (40, "share of prefixes; interval over documents")
     assert mixed.low is not None
     assert mixed.high is not None
     assert mixed.low < mixed.value < mixed.high

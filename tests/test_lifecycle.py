@@ -150,9 +150,7 @@ def test_learning_is_visible_on_held_out_text(tmp_path: Path) -> None:
         assert wins.low > 0.6
     assert found["self-improved", "win_rate", "sampled"].n == 24
     shorter, base = (found[arm, "characters", "sampled"] for arm in ("self-improved", "base"))
-    assert shorter.high is not None
-    assert base.low is not None
-    assert shorter.high < base.low - 0.5
+    assert shorter.value < base.value - 1
     assert found["self-improved", "suffix_nll_change", ""].value > 0  # what it costs
 
 

@@ -50,9 +50,9 @@ def test_a_difference_is_derived_from_its_metric() -> None:
     assert change is not None
     assert change == metrics.GATE_REWARD.difference
     assert (change.of, change.better, change.kind) == (metrics.GATE_REWARD, "up", metrics.SHARE)
-    assert metrics.find("evaluate-rlmt", "gate reward windows needed") == metrics.GATE_REWARD.needed("windows")
+    assert metrics.find("evaluate-rlmt", "gate reward smallest detectable difference") == metrics.GATE_REWARD.detectable
     assert metrics.find("evaluate-sft", "raw text NLL change") == metrics.NLL["raw text"].change
-    assert metrics.find("reasoning", "pass@8 problems needed") == metrics.PASS.at(8).needed("problems")
+    assert metrics.find("reasoning", "pass@8 smallest detectable difference") == metrics.PASS.at(8).detectable
     assert metrics.find("evaluate", "suffix_nll_change").of == metrics.SUFFIX_NLL  # type: ignore[union-attr]
     assert metrics.find("evaluate", "gate reward") is None
 
@@ -64,7 +64,7 @@ def test_a_level_and_a_difference_read_differently() -> None:
 
     assert read() == "25.0%"
     assert read(metric="gate reward difference", against="base-think") == "+25.0 points"
-    assert read(metric="gate reward windows needed", value=1310.0) == "1,310"
+    assert read(metric="gate reward smallest detectable difference", against="base-think") == "25.0 points"
     assert read(stage="evaluate", metric="win_rate", against="base", arm="continued") == "25.0%"
     assert read(stage="reasoning", metric="mean@8", condition="gsm8k/plain") == "25.0%"
     assert read(stage="reasoning", metric="mean@8", condition="gsm8k/plain", against="base") == "+25.0 points"

@@ -101,7 +101,7 @@ def win_figures(planted: Planted, rng: np.random.Generator) -> list[Measurement]
     figures: list[Measurement] = []
     for condition, rates in planted.wins.items():
         for judge, rate in zip(("unseen", "other"), rates, strict=True):
-            own = Recorder(stage=m.EVALUATE, arm="self-improved", against="base", subject="x", seed=SEED,
+            own = Recorder(stage=m.EVALUATE, arm="self-improved", against="base", subject="x",
                            documents=documents, judge=judge)  # fmt: skip
             points = [PairResult(points=float(vote)) for vote in rng.random(DOCUMENTS) < rate]
             figures += count(points, own, condition)
@@ -110,7 +110,7 @@ def win_figures(planted: Planted, rng: np.random.Generator) -> list[Measurement]
 
 def recorder(arm: str) -> Recorder:
     documents = [f"d{number}" for number in range(DOCUMENTS)]
-    return Recorder(stage=m.EVALUATE_RLMT, arm=arm, subject="x", seed=SEED, documents=documents, judge=UNSEEN)
+    return Recorder(stage=m.EVALUATE_RLMT, arm=arm, subject="x", documents=documents, judge=UNSEEN)
 
 
 def _level(arm: graph.Arm, level: str, planted: Planted) -> float:

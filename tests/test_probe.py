@@ -116,9 +116,8 @@ def test_the_probe_sees_a_policy_that_copies_its_thought(scripted: dict[str, Mod
     assert found[probe.OWN].copied == [0.0] * 12  # two words: there is no 3-gram to copy
     for condition in (probe.BLANK, probe.GENERIC, probe.SWAPPED, probe.NEAR, probe.NO_TAGS):
         one = difference(figures, condition)
-        assert one.low is not None
-        assert one.low > 0.5, condition
-        assert one.n == 12
+        assert one.value > 0.6, condition
+        assert (one.n, one.low) == (12, None)  # too few for an interval
     # Its letters count, not their order; the teacher says it, too.
     assert difference(figures, probe.SHUFFLED).value == 0.0
 
@@ -222,22 +221,34 @@ def test_the_gate_compares_paired_and_says_how_many_windows_are_missing(scripted
     compared = reward_gate.compare(recorder.versus(COPIES), found_by[IGNORES], found_by[COPIES])
     found = {one.metric: one for one in compared}
     assert found["gate reward difference"].against == COPIES
-    assert found["gate reward difference"].high < 0
-    assert found["gate reward windows needed"].value < 12
+    assert found["gate reward difference"].value < -0.2
+    assert "gate reward smallest detectable difference" not in found  # twelve windows say nothing of it
 
 
 def test_an_unscored_sample_is_no_zero() -> None:
     assert means([[1.0, None], [None, None], [0.0, 1.0]]) == [1.0, None, 0.5]
     recorder = EVALUATION.recorder(byte_model())
-    values = [1.0, None] + [0.0] * 10
-    [mean] = recorder.mean("m", values, "share")
+    metric, values = metrics.Metric("m", "m", metrics.SHARE), [1.0, None] + [0.0] * 10
+    [mean] = recorder.mean(metric, values, "share")
     assert (mean.n, mean.value) == (11, pytest.approx(1 / 11))
-    [change, needed] = recorder.difference(
-        metrics.Metric("m", "m", metrics.SHARE), (values, [None, 1.0, *[0.0] * 9, 1.0]), "share"
-    )
+    [change] = recorder.difference(metric, (values, [None, 1.0, *[0.0] * 9, 1.0]), "share")
     assert (change.n, change.value) == (10, pytest.approx(-0.1))
-    assert needed.value > 10
-    assert recorder.mean("m", [None] * 12, "share") == []
+    assert recorder.mean(metric, [None] * 12, "share") == []
+
+
+def test_a_difference_comes_with_the_smallest_that_shows() -> None:
+    documents = [f"d{number // 2}" for number in range(80)]
+    recorder = dataclasses.replace(EVALUATION.recorder(byte_model()), documents=documents, against="base")
+    before = [0.0] * 80
+    after = [1.0 if number % 20 < 4 else 0.0 for number in range(80)]  # both windows of 8 documents of 40
+    change, size = recorder.difference(metrics.GATE_REWARD, (after, before), "share")
+    assert (change.value, change.n) == (pytest.approx(0.2), 80)
+    assert size.metric == "gate reward smallest detectable difference"
+    assert (size.low, size.high, size.against) == (None, None, "base")
+    # sqrt(0.2 * 0.8 / 39) over documents, times 1.96 + 0.84.
+    assert size.value == pytest.approx(0.17944, abs=1e-4)
+    level = recorder.mean(metrics.GATE_REWARD, after, "share")[0]
+    assert (level.low, level.high) == pytest.approx((0.1050, 0.3476), abs=1e-4)  # Wilson, 8 of 40
 
 
 def test_an_arm_that_does_not_think_predicts_at_once() -> None:

@@ -39,9 +39,8 @@ from forethought.llm.endpoint import Endpoint
 from forethought.models.model import Model, Parts
 from forethought.records import Measurement
 from forethought.report import tables
-from forethought.report.values import resolution
 from forethought.run.store import Run
-from forethought.stats import bootstrap_mean, macro_bootstrap
+from forethought.stats import estimate, macro
 from forethought.tags import Tags
 from forethought.testing import ScriptedSampler, UniformScorer, byte_tokenizer, tiny_model
 
@@ -266,7 +265,7 @@ def test_figures_are_means_over_problems_macro_means_over_tasks_and_paired_betwe
         "base": {"gsm8k": [row("a", [0, 0]), row("b", [1, 0])], "procedural": [row("c", [1, 1])]},
         "other": {"gsm8k": [row("b", [1, 1]), row("a", [1, 0])], "procedural": [row("c", [0, 1])]},
     }
-    found = figures.measure([base, other], rows, tasks, ReasoningConfig(samples=2), seed=0)
+    found = figures.measure([base, other], rows, tasks, ReasoningConfig(samples=2))
     value = {(one.arm, one.against, one.metric, one.condition, one.judge): one.value for one in found}
     assert value["base", "", "mean@2", "gsm8k/plain", "number"] == 0.25
     assert value["base", "", "mean@2", "macro/plain", "each task's"] == pytest.approx((0.25 + 1.0) / 2)
@@ -274,22 +273,21 @@ def test_figures_are_means_over_problems_macro_means_over_tasks_and_paired_betwe
     assert value["other", "base", "mean@2", "gsm8k/plain", "number"] == 0.5
     assert value["other", "base", "mean@2", "macro/plain", "each task's"] == pytest.approx((0.5 - 0.5) / 2)
     change = next(one for one in found if one.against and one.metric == "mean@2" and one.condition == "gsm8k/plain")
-    assert change.low == change.high == 0.5  # both problems differ by the same
+    assert change.low is change.high is None  # two problems are too few
     assert not any(one.against == "absent" for one in found)
 
 
 def test_a_macro_interval_keeps_the_tasks_apart() -> None:
     rng = np.random.default_rng(0)
     one, two = rng.random(200), rng.random(20)
-    both = macro_bootstrap([one, two], seed=1)  # type: ignore[list-item]
+    both = macro([one, two])  # type: ignore[list-item]
     assert both.value == pytest.approx((one.mean() + two.mean()) / 2)
     assert both.n == 220
     error = math.sqrt(one.var() / 200 + two.var() / 20) / 2
-    assert both.high - both.low == pytest.approx(2 * 1.96 * error, rel=0.1)
-    alone, plain = macro_bootstrap([two], 1), bootstrap_mean(two, 1)  # type: ignore[list-item]
-    assert (alone.low, alone.high) == pytest.approx((plain.low, plain.high), abs=0.01)
+    assert both.ends[1] - both.ends[0] == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert macro([one]) == estimate(one)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="none of them empty"):
-        macro_bootstrap([[0.5], []], 1)
+        macro([[0.5], []])
 
 
 def uniform(sampler: Any = None, scorer: Any = None, special: tuple[int, ...] = ()) -> ModelAnswerer:
@@ -409,7 +407,7 @@ def test_an_evaluation_through_a_server_resumes(server: Any, tmp_path: Path) -> 
 
 
 def figure(arm: str, metric: str, value: float, width: float, **more: Any) -> Measurement:
-    settings: dict[str, Any] = {"condition": "gsm8k/plain", "judge": "number", "n": 24, "unit": "", "against": ""}
+    settings: dict[str, Any] = {"condition": "gsm8k/plain", "judge": "number", "n": 48, "unit": "", "against": ""}
     return Measurement(
         stage="reasoning", arm=arm, metric=metric, value=value, low=value - width, high=value + width, subject="x",
         **settings | more,
@@ -423,18 +421,16 @@ def test_the_tables_say_what_they_can_resolve() -> None:
         figure("base", "mean@4", 0.4, 0.1, judge="number, strict"),
         figure("other", "mean@4", 0.52, 0.1),
         change,
-        figure("other", "mean@4 problems needed", 600, 0, against="base"),
+        figure("other", "mean@4 smallest detectable difference", 0.143, 0, against="base"),
     ])["reasoning"]  # fmt: skip
     console = Console(width=100, record=True)
     for table in found:
         console.print(table.rich())
     text = " ".join(console.export_text().split())
-    assert "inside the noise of 24 problems; about 600 would resolve it" in " ".join(
-        re.sub(r"[^\w;\s]", " ", text).split()
+    assert "inside the noise of 48 problems, which show a difference from 14.3 points on" in " ".join(
+        re.sub(r"[^\w.,\s]", " ", text).split()
     )
-    seen = resolution(change)
-    assert seen == pytest.approx((1.96 + 0.8416) * 0.1 / 1.96, rel=1e-3)
-    assert f"gsm8k {100 * math.ceil(1000 * seen) / 1000:.1f}" in text
+    assert "gsm8k 14.3 points" in text
 
 
 def test_configs_that_cannot_be_meant_are_refused() -> None:

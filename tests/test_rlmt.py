@@ -25,6 +25,7 @@ from forethought.engine.branches import Group, Prompt
 from forethought.judges.base import QuestionJudge
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
+from forethought.metrics import GATE_REWARD
 from forethought.models.embedding import LetterEmbedder
 from forethought.models.model import Model, Parts
 from forethought.records import Axis, Measurement, Place, Rollout, Split, ThoughtRow
@@ -454,14 +455,16 @@ def test_without_its_table_the_command_says_what_to_add(tmp_path: Path) -> None:
 
 def test_a_difference_inside_the_noise_is_called_that() -> None:
     def figure(value: float, low: float, high: float) -> Measurement:
-        return records.figure("m", value, low=low, high=high, n=24)
+        return records.figure("m", value, low=low, high=high, n=85)
 
-    needed = figure(310.0, 310.0, 310.0)
-    said = judgement(figure(0.1, -0.1, 0.3), needed)
-    assert said == "inside the noise of 24 windows; about 310 would resolve it"
-    assert judgement(figure(0.2, 0.1, 0.3), needed) == "above zero"
-    assert judgement(figure(-0.2, -0.3, -0.1), needed) == "below zero"
-    assert judgement(figure(0.0, -0.1, 0.1), None) == "inside the noise of 24 windows"
-    assert judgement(figure(0.0, 0.0, 0.0), None) == "no difference in any of 24 windows"
-    few = dataclasses.replace(figure(0.2, 0.1, 0.3), n=4)
-    assert judgement(few, needed) == "4 windows are too few to tell"
+    size = records.figure(GATE_REWARD.detectable, 0.029, stage="evaluate-rlmt")
+    said = judgement(figure(0.1, -0.1, 0.3), size)
+    assert said == "inside the noise of 85 windows, which show a difference from 2.9 points on"
+    assert judgement(figure(0.2, 0.1, 0.3), size) == "above zero"
+    assert judgement(figure(-0.2, -0.3, -0.1), size) == "below zero"
+    assert judgement(figure(0.0, -0.1, 0.1), None) == "inside the noise of 85 windows"
+    assert judgement(figure(0.0, 0.0, 0.0), None) == "no difference in any of 85 windows"
+    few = dataclasses.replace(figure(0.2, 0.1, 0.3), n=29)
+    assert judgement(few, size) == "29 windows are too few to tell"
+    alike = dataclasses.replace(figure(0.2, 0.1, 0.3), low=None, high=None)
+    assert judgement(alike, size) == "85 windows of fewer than 30 documents are too few to tell"

@@ -354,13 +354,13 @@ def test_500_replies_that_no_one_wants_lose_nothing_and_are_all_counted(by_chunk
     if not by_chunk:
         assert counts.offered == used  # one reply, one thought or one rejection
         assert counts.rejected["no reply"] == sum(reply is None for reply in replies[:used])
-    assert statistics(made, [chunk()], counts, 0)["exact_preservation"].value == 1.0
+    assert statistics(made, [chunk()], counts)["exact_preservation"].value == 1.0
 
 
 def test_preservation_is_measured_and_can_fail() -> None:
     places = candidates(chunk(), byte_tokenizer(), 20)[:1]
     one = make_row(chunk(), places, ["Why?"])
-    found = statistics([one], [chunk(TEXT[:-1])], ThoughtCounts(chunks=1), 0)
+    found = statistics([one], [chunk(TEXT[:-1])], ThoughtCounts(chunks=1))
     assert found["exact_preservation"].value == 0.0
     assert found["places_per_row"].value == 1.0
     assert found["words_per_thought"].value == 1.0

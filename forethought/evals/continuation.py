@@ -24,7 +24,7 @@ from forethought.keys import Key
 from forethought.metrics import EVALUATE, GREEDY, MATCHED, MATCHED_TO_BASE, SAMPLED
 from forethought.models.model import Model
 from forethought.records import Chunk, JudgeRequest, Measurement, Outcome
-from forethought.stats import Interval, bootstrap_mean, sign_test, wilson
+from forethought.stats import estimate, sign_test
 
 MATCHING_RANGE = 4.0
 """The matching temperature is sought between 1 / 4 and 4."""
@@ -144,7 +144,7 @@ def compare(
         progress(f"{names[0]} and {names[1]} write: {condition}")
         pairs[condition] = _pair(condition, policy, base)
     documents = [chunk.document_id for chunk in chunks]
-    own, other = (Recorder.of(side.model, stage, documents, settings.seed) for side in (policy, base))
+    own, other = (Recorder.of(side.model, stage, documents) for side in (policy, base))
     recorders = own.versus(names[1]), other.versus(names[0])
     measurements = [figure for condition, pair in pairs.items() for figure in _describe(condition, pair, recorders)]
     examples = [_example(chunk, pairs, index) for index, chunk in enumerate(chunks)]
@@ -238,7 +238,8 @@ def count(results: Sequence[PairResult], recorder: Recorder, condition: str) -> 
     """
 
     def share(metric: str, points: Sequence[float], owners: Sequence[str]) -> list[Measurement]:
-        return recorder.interval(metric, *rate(points, owners, recorder.seed), condition)
+        rate = estimate(points, owners, share=True)
+        return recorder.interval(metric, rate, "share of prefixes; interval over documents", condition)
 
     unscored = share(metrics.UNSCORED_RATE, [float(r.points is None) for r in results], recorder.documents)
     scored = [(r.points, owner) for r, owner in zip(results, recorder.documents, strict=True) if r.points is not None]
@@ -259,19 +260,6 @@ def count(results: Sequence[PairResult], recorder: Recorder, condition: str) -> 
     ]
 
 
-def rate(points: Sequence[float], documents: Sequence[str], seed: int) -> tuple[Interval, str]:
-    """Return the mean of ``points`` in [0, 1] with its 95% interval, and its unit.
-
-    Wilson if every point is a single vote (0 or 1) and every document has one; else a bootstrap over documents.
-    """
-    mean, owners = sum(points) / len(points), len(set(documents))
-    # All wins or all losses bootstrap to a point, so they take Wilson over documents.
-    if mean in (0.0, 1.0) or (owners == len(points) and set(points) <= {0.0, 1.0}):
-        single = wilson(round(mean * owners), owners)
-        return single, "share of prefixes; Wilson" if owners == len(points) else "share of documents; Wilson"
-    return bootstrap_mean(points, seed, clusters=documents), "share of prefixes; bootstrap over documents"
-
-
 def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[Samples, Samples]:
     if condition in (GREEDY, SAMPLED):
         temperature = 0.0 if condition == GREEDY else 1.0
@@ -286,7 +274,7 @@ def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[S
 def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Recorder, Recorder]) -> list[Measurement]:
     """Return entropy, repetition, distinct-2 and length of both policies, and how well their entropies match."""
     figures: list[Measurement] = []
-    over = "n texts, bootstrap over documents"
+    over = "n texts, interval over documents"
     for samples, recorder in zip(pair, recorders, strict=True):
         words, lengths = (
             [text.words(sample) for sample in samples.texts],

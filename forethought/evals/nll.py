@@ -33,7 +33,7 @@ class NLL:
 
     @property
     def linear(self) -> list[float]:
-        """A number for each text whose mean is :attr:`per_token`, and which a bootstrap may resample.
+        """A number for each text whose mean is :attr:`per_token`, of which documents may be the units.
 
         The ratio of two sums is resampled through its linear form ``R + (nats - R tokens) / mean(tokens)``, whose mean
         is the ratio R itself; with equal lengths it is each text's own nats per token.
@@ -83,7 +83,7 @@ def branch_logprobs(model: Model, groups: Sequence[Group]) -> Iterator[np.ndarra
 
 def nll_figures(recorder: Recorder, nll: NLL, before: tuple[str, NLL] | None = None) -> list[Measurement]:
     """Return the suffix NLL of an arm and, given ``(name, nll)`` of another, its change against that one."""
-    unit = "nats per token; n suffixes, bootstrap over documents"
+    unit = "nats per token; n suffixes, interval over documents"
     figures = recorder.mean(SUFFIX_NLL, nll.linear, unit)
     if before is not None:
         name, earlier = before

@@ -177,7 +177,7 @@ def figures(evaluation: WindowEval, model: Model, probed: dict[str, Probed]) -> 
     """Return every condition's figures by every judge, and how the own thoughts differ from each other condition."""
     # Gains are the policy's own and no judge's; they stand with the judge that trains.
     figures, recorder = list[Measurement](), evaluation.recorder(model)
-    over = "n held-out windows, bootstrap over documents"
+    over = "n held-out windows, interval over documents"
     for name, result in probed.items():
         figures += recorder.mean(metrics.PROBE_GAIN, result.gains, f"nats per token of the true suffix; {over}", name)
         figures += recorder.mean(metrics.PROBE_COPIED, result.copied, f"share of word 3-grams; {over}", name)
@@ -195,7 +195,7 @@ def figures(evaluation: WindowEval, model: Model, probed: dict[str, Probed]) -> 
 
 def rates(recorder: Recorder, name: str, draws: Mapping[str, Drawn], found: Mapping[str, Result]) -> list[Measurement]:
     """Return the rates of one condition and, beside each of them, the entropy at which it was reached."""
-    over = "n held-out windows, bootstrap over documents"
+    over = "n held-out windows, interval over documents"
     figures: list[Measurement] = []
     for level, result in found.items():
         condition = at(name, level)
@@ -214,7 +214,7 @@ def differences(
     recorder: Recorder, name: str, own: Mapping[str, Result], other: Mapping[str, Result]
 ) -> list[Measurement]:
     """Return how the own thoughts' rates differ from those of another condition, at each entropy."""
-    unit = "paired by window; n held-out windows, bootstrap over documents"
+    unit = "paired by window; n held-out windows, interval over documents"
     figures: list[Measurement] = []
     for level in own:
         rewards, scores = (own[level].rewards, other[level].rewards), (own[level].scores, other[level].scores)
@@ -225,7 +225,7 @@ def differences(
 
 def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Probed]) -> list[Measurement]:
     """Return how much more an arm's own thoughts help it than those of the arm it is compared with help that one."""
-    over = "nats per token, paired by window; n held-out windows, bootstrap over documents"
+    over = "nats per token, paired by window; n held-out windows, interval over documents"
     measurements = recorder.difference(metrics.PROBE_GAIN, (probed[OWN].gains, before[OWN].gains), over, OWN)
     if SWAPPED in probed and SWAPPED in before:
         measurements += recorder.difference(metrics.PROBE_SPECIFIC, (specific(probed), specific(before)), over)

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forethought.metrics import Metric
+import numpy as np
+
+from forethought.metrics import SHARE, Metric
 from forethought.models.model import Model
 from forethought.records import Measurement
-from forethought.stats import Interval, bootstrap_mean, detectable_n, paired_bootstrap
+from forethought.stats import Interval, detectable, estimate, gaps, paired
 
 Values = Sequence[float | None]
 """A number for each unit; ``None`` is unscored, and left out."""
@@ -23,16 +25,15 @@ class Recorder:
     arm: str
     subject: str
     """Hash of what was measured."""
-    seed: int
     documents: Sequence[str] = ()
-    """The document of each unit: what is resampled."""
+    """The document of each unit: intervals are over documents."""
     against: str = ""
     judge: str = ""
 
     @classmethod
-    def of(cls, model: Model, stage: str, documents: Sequence[str], seed: int, judge: str = "") -> Recorder:
+    def of(cls, model: Model, stage: str, documents: Sequence[str], judge: str = "") -> Recorder:
         """Return the recorder of a model's figures."""
-        return cls(stage=stage, arm=model.name, subject=model.identity, seed=seed, documents=documents, judge=judge)
+        return cls(stage=stage, arm=model.name, subject=model.identity, documents=documents, judge=judge)
 
     def versus(self, arm: str) -> Recorder:
         """Return the recorder of comparisons with another arm."""
@@ -60,14 +61,13 @@ class Recorder:
         [figure] = self.value(metric, interval.value, interval.n, unit, condition)
         return [dataclasses.replace(figure, low=interval.low, high=interval.high)]
 
-    def mean(self, metric: str, values: Values, unit: str, condition: str = "") -> list[Measurement]:
-        """Return the mean of what is known, bootstrapped over documents."""
+    def mean(self, metric: Metric, values: Values, unit: str, condition: str = "") -> list[Measurement]:
+        """Return the mean of what is known, with its interval over documents."""
         known = [(value, document) for value, document in zip(values, self.documents, strict=True) if value is not None]
         if not known:
             return []
-        # Units of one document are alike, so whole documents are resampled.
         numbers, owners = zip(*known, strict=True)
-        return self.interval(metric, bootstrap_mean(numbers, self.seed, clusters=owners), unit, condition)
+        return self.interval(metric, estimate(numbers, owners, share=metric.kind is SHARE), unit, condition)
 
     def change(self, metric: str, pair: tuple[Values, Values], unit: str, condition: str = "") -> list[Measurement]:
         """Return the mean of the first less the second over the units that both know, paired."""
@@ -75,31 +75,40 @@ class Recorder:
         if not known:
             return []
         left, right, owners = zip(*known, strict=True)
-        return self.interval(metric, paired_bootstrap(left, right, self.seed, clusters=owners), unit, condition)
+        return self.interval(metric, paired(left, right, owners), unit, condition)
 
     def difference(
         self, metric: Metric, pair: tuple[Values, Values], unit: str, condition: str = ""
     ) -> list[Measurement]:
-        """Return the paired difference of a metric of windows, and how many windows would resolve it."""
+        """Return the paired difference of a metric, and the smallest that such a comparison would show."""
         figures = self.change(metric.difference, pair, unit, condition)
-        # A copy, since the list grows in the loop; empty if nothing could be paired.
-        for figure in list(figures):
-            gaps = [a - b for a, b, _ in self._known(pair)]
-            spread = (sum((gap - figure.value) ** 2 for gap in gaps) / max(1, len(gaps) - 1)) ** 0.5
-            figures += self.needed(metric, "windows", (figure.value, spread, figure.n), condition)
+        if known := self._known(pair):
+            left, right, owners = zip(*known, strict=True)
+            figures += self.detectable(metric, gaps(left, right), owners, unit, condition)
         return figures
 
-    def needed(
-        self, metric: Metric, units: str, measured: tuple[float, float, int], condition: str
+    def interaction(
+        self, metric: Metric, pair: tuple[Values, Values], unit: str, condition: str = ""
     ) -> list[Measurement]:
-        """Return how many units would resolve the measured (difference, standard deviation, n), if it is not zero."""
-        difference, spread, n = measured
-        # No number of units resolves a difference of zero.
-        if not (difference and spread):
-            return []
-        count = float(detectable_n(difference, spread))
-        unit = f"{units} that would resolve a difference as large as this one (5% level, 80% power)"
-        return self.interval(metric.needed(units), Interval(value=count, low=count, high=count, n=n), unit, condition)
+        """Return how much more the first side changed than the second, paired, and the smallest that would show."""
+        figures = self.change(metric.interaction, pair, unit, condition)
+        if known := self._known(pair):
+            left, right, owners = zip(*known, strict=True)
+            figures += self.detectable(metric.interaction, gaps(left, right), owners, unit, condition)
+        return figures
+
+    def detectable(
+        self,
+        metric: Metric,
+        gaps: Sequence[float] | np.ndarray,
+        owners: Sequence[str] | None,
+        unit: str,
+        condition: str,
+    ) -> list[Measurement]:
+        """Return the smallest true difference of ``metric`` that these paired ``gaps`` show, if they are enough."""
+        smallest = detectable(gaps, owners)
+        shown = f"{unit}; a difference of this size is found four times in five"
+        return [] if smallest is None else self.value(metric.detectable, smallest, len(gaps), shown, condition)
 
     def _known(self, pair: tuple[Values, Values]) -> list[tuple[float, float, str]]:
         units = zip(*pair, self.documents, strict=True)

@@ -46,7 +46,7 @@ from forethought.metrics import (
 from forethought.models.model import Model
 from forethought.records import Measurement, content_id
 
-PAIRED = "paired by window; n windows, bootstrap over documents"
+PAIRED = "paired by window; n windows, interval over documents"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def figures(
 ) -> list[Measurement]:
     """Return an arm's rates and, beside each of them, the entropy at which it was reached."""
     samples = len(entry.drawn.suffixes[0])
-    over = f"n held-out windows, {samples} samples each, bootstrap over documents"
+    over = f"n held-out windows, {samples} samples each, interval over documents"
     measurements: list[Measurement] = []
     for name, result in found.items():
         measurements += recorder.mean(GATE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
@@ -106,7 +106,7 @@ def details(recorder: Recorder, entry: Entry, scored: Scored | None) -> list[Mea
         max(known) if (known := [reward for reward in row if reward is not None]) else None for row in scored.rewards
     ]
     unscored = [sum(reward is None for reward in row) / len(row) for row in scored.rewards]
-    over = f"n held-out windows, {samples} samples each, bootstrap over documents"
+    over = f"n held-out windows, {samples} samples each, interval over documents"
     measurements = [
         *recorder.mean(ORACLE.at(samples), best, f"share of windows of which a prediction matches; {over}"),
         *recorder.mean(GATE_UNSCORED, unscored, f"share of predictions without a verdict; {over}"),
@@ -149,8 +149,8 @@ def interact(
         (a, a_root), (b, b_root) = ([one[name] for one in pair] for pair in (ours, theirs))
         rewards = difference(a.rewards, a_root.rewards), difference(b.rewards, b_root.rewards)
         scores = difference(a.scores, a_root.scores), difference(b.scores, b_root.scores)
-        measurements += recorder.change(GATE_REWARD.interaction, rewards, f"share of predictions; {PAIRED}", name)
-        measurements += recorder.change(GATE_SCORE.interaction, scores, f"score; {PAIRED}", name)
+        measurements += recorder.interaction(GATE_REWARD, rewards, f"share of predictions; {PAIRED}", name)
+        measurements += recorder.interaction(GATE_SCORE, scores, f"score; {PAIRED}", name)
     return measurements
 
 
@@ -172,11 +172,10 @@ def copy_figures(evaluation: WindowEval, name: str, result: Result, judge: str) 
         stage=EVALUATE_RLMT,
         arm=name,
         subject=subject,
-        seed=evaluation.seed,
         documents=evaluation.documents,
         judge=evaluation.matchers[judge].name,
     )
-    over = "n held-out windows, bootstrap over documents"
+    over = "n held-out windows, interval over documents"
     return [
         *recorder.mean(GATE_REWARD, result.rewards, f"share of copies that match; {over}"),
         *recorder.mean(GATE_SCORE, result.scores, f"mean score; {over}"),

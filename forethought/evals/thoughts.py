@@ -1,7 +1,7 @@
 """Whether SFT installed the interface: NLL of thoughts, tags and text apart, and what the policy does with it.
 
-Everything is measured on held-out rows, before and after, for every arm, paired by row; intervals are bootstrapped
-over documents.
+Everything is measured on held-out rows, before and after, for every arm, paired by row, with
+intervals over documents.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from forethought.tags import parse
 KindNLL = Mapping[str, NLL]
 """NLL by kind of token, of :data:`TAGGED` and of :data:`RAW_TEXT`."""
 
-OVER_ROWS = "nats per token; n rows, bootstrap over documents"
+OVER_ROWS = "nats per token; n rows, interval over documents"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class ThoughtEval:
 
     def recorder(self, model: Model) -> Recorder:
         documents = [row.document_id for row in self.rows]
-        return Recorder.of(model, metrics.EVALUATE_SFT, documents, self.seed)
+        return Recorder.of(model, metrics.EVALUATE_SFT, documents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ def figures(recorder: Recorder, answers: Answers) -> list[Measurement]:
     gap = answers.nll[SpanKind.TEXT.value].paired(answers.nll[RAW_TEXT])
     measurements += recorder.change(metrics.NLL[SpanKind.TEXT].change, gap, OVER_ROWS, metrics.AMONG_THOUGHTS)
     free = dataclasses.replace(recorder, documents=recorder.documents[: len(answers.opened)])
-    over = "bootstrap over documents"
+    over = "interval over documents"
     measurements += free.mean(metrics.OPENS, answers.opened, f"share of free continuations that open a thought; {over}")
     for metric, values, unit in (
         (metrics.WELL_FORMED, answers.well_formed, "share of those that open one"),

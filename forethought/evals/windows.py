@@ -61,7 +61,7 @@ class WindowEval:
     def recorder(self, model: Model, judge: str = "") -> Recorder:
         """Return the recorder of a model's figures by a judge; by default the one that trains."""
         name = judge or next(iter(self.matchers))
-        return Recorder.of(model, EVALUATE_RLMT, self.documents, self.seed, self.matchers[name].name)
+        return Recorder.of(model, EVALUATE_RLMT, self.documents, self.matchers[name].name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

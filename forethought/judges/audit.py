@@ -134,8 +134,9 @@ def _compare_with_thresholds(
                 f"none of {len(planted[kind])} {kind} pairs was scored, the threshold is accuracy {threshold:.2f}"
             )
         elif share.value < threshold:
+            low, high = share.ends
             failures.append(
                 f"accuracy on {kind} pairs is {share.value:.2f} "
-                f"({share.low:.2f} to {share.high:.2f}, n = {share.n}), the threshold is {threshold:.2f}"
+                f"({low:.2f} to {high:.2f}, n = {share.n}), the threshold is {threshold:.2f}"
             )
     return failures, notes

@@ -197,7 +197,7 @@ def find_primary(repetitions: Repetitions, rows: Sequence[Pooled]) -> list[Poole
     found = [row for row in rows if all(getattr(row.figure, name) == asked[name] for name in names)]
     found = [row for row in found if not asked["judge"] or asked["judge"] in row.figure.judge]
     sign = -1 if m.of(found[0].figure).better == m.DOWN else 1
-    return sorted(found, key=lambda row: sign * (row.widest.low if row.widest else row.mean)) if found else []
+    return sorted(found, key=lambda row: sign * (row.widest.ends[0] if row.widest else row.mean)) if found else []
 
 
 def verdict(row: Pooled) -> str:
@@ -205,8 +205,9 @@ def verdict(row: Pooled) -> str:
     if row.widest is None:
         return f"{len(row.values)} seeds are too few to tell"
     form, count = m.form(row.figure), len(row.values)
-    if row.widest.low > 0 or row.widest.high < 0:
-        return f"{'above' if row.widest.low > 0 else 'below'} zero over {count} seeds"
+    low, high = row.widest.ends
+    if low > 0 or high < 0:
+        return f"{'above' if low > 0 else 'below'} zero over {count} seeds"
     least = "" if row.detectable is None else f", which show {form(row.detectable)} four times in five"
     return f"inside the noise of {count} seeds{least}"
 

@@ -26,10 +26,11 @@ from forethought.report.sentences import (
     listed,
     told,
 )
-from forethought.report.values import FEWEST, Figures, Value, sign
+from forethought.report.values import Figures, Value, sign
 from forethought.run.store import BASE
+from forethought.stats import FEWEST
 
-_CLAIMED = (m.MATCHED, m.AT_HIGHEST, m.AT_LOWEST)
+_CLAIMED = (m.MATCHED, m.MATCHED_TO_BASE)
 """Conditions under which a win is no matter of entropy; where there are several, all must hold."""
 _BESIDE = {m.SAMPLED: "when both sample at temperature 1", m.GREEDY: "when both write greedily"}
 _WHERE = ("the interval includes one half", "the interval lies above one half", "the interval lies below one half")

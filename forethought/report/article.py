@@ -81,7 +81,7 @@ class Row:
                 metric=metric,
                 condition=f"{name} steps",
                 **to_dict(end),
-                unit="steps; bootstrap over steps",
+                unit="steps",
                 subject=f"{arm}/{stage}/metrics.jsonl",
             )
             yield f"{arm}, {name} steps", Value(measured, form)

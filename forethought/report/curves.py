@@ -12,9 +12,8 @@ from typing import Any
 from forethought.metrics import UNKNOWN, Format, clock_time, percent, plain, short, signed
 from forethought.report.facts import phases_of
 from forethought.report.tables import OTHER, Table
-from forethought.report.values import interval
 from forethought.run.store import Run
-from forethought.stats import Interval, bootstrap_mean
+from forethought.stats import Interval
 
 Rows = Sequence[Mapping[str, Any]]
 Curves = Mapping[str, Rows]
@@ -91,14 +90,19 @@ class Trend:
 def trend(rows: Rows, key: str) -> Trend | None:
     """Return the two ends of the curve ``key``, or ``None`` if no row has it.
 
-    Each end is a mean over :data:`WINDOW` steps (half of the curve if it is shorter), with a bootstrap
-    interval over steps.  What is measured on a fixed slice (NLL) is not averaged.
+    Each end is a mean over :data:`WINDOW` steps (half of the curve if it is shorter).  It describes the curve and has
+    no interval: steps depend on those before them, and the policy learns within the first ones, too.  What is measured
+    on a fixed slice (NLL) is not averaged.
     """
     points = tuple(float(row[key]) for row in rows if row.get(key) is not None)
     if not points:
         return None
     window = 1 if key.endswith("_nll") else max(1, min(WINDOW, len(points) // 2))
-    return Trend(bootstrap_mean(points[:window], 0), bootstrap_mean(points[-window:], 0), points)
+    first, last = (
+        Interval(value=math.fsum(end) / window, low=None, high=None, n=window)
+        for end in (points[:window], points[-window:])
+    )
+    return Trend(first, last, points)
 
 
 def read_curves(run: Run) -> dict[str, list[dict[str, Any]]]:
@@ -131,13 +135,12 @@ def section_of(keys: Iterable[str]) -> str:
 
 def curve_table(arm: str, rows: Rows) -> Table:
     """Return both ends and the course of every curve of an arm."""
-    title = f"Training of {arm}: means of the first and the last steps with 95% intervals"
+    title = f"Training of {arm}: means of the first and the last steps"
     table = Table(title, ("curve", "first", "last", "points", "course"))
     for curve in chosen({arm: rows}):
         if ends := trend(rows, curve.key):
-            texts = (interval(end.value, end.low, end.high, curve.form) for end in (ends.first, ends.last))
+            cells = [curve.form(end.value) for end in (ends.first, ends.last)]
             counts = f"{ends.first.n} of {len(ends.points)}"
-            cells = [text.replace(" [", "\n[") for text in texts]
             table.rows.append((curve.label, *cells, counts, sparkline(ends.points, 16)))
     return table
 

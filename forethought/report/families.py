@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ from forethought import metrics as m
 from forethought.graph import RLMT, arm_of
 from forethought.metrics import Metric
 from forethought.records import Measurement
-from forethought.report.values import resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,8 @@ class Family:
     """Title of a column of denominators; ``cell`` puts them in the cells."""
     units: str = ""
     """What differences are paired by: then cells say what they show."""
-    note: Callable[[Sequence[Measurement]], str] = lambda figures: ""
+    note: Callable[[Sequence[Measurement]], str] = lambda smallest: ""
+    """What stands below, from the smallest differences that are detectable, if there are ``units``."""
     plot: Sequence[int] = ()
     """Columns of which there is an interval plot, too."""
     plot_by: str = ""
@@ -116,17 +115,17 @@ def _nll(change: bool) -> list[Column]:
     return columns
 
 
-def _resolves(figures: Sequence[Measurement]) -> str:
+def _resolves(smallest: Sequence[Measurement]) -> str:
     """Return what comparisons of tasks can show: the widest one of each task decides."""
-    smallest: dict[str, float] = {}
-    for figure in figures:
-        task, size = m.task_of(figure), resolution(figure)
-        if m.split_k(figure.metric)[0] == m.MEAN and task != m.MACRO and size is not None:
-            smallest[task] = max(smallest.get(task, 0.0), size)
-    parts = ", ".join(f"{task} {100 * math.ceil(1000 * size) / 1000:.1f}" for task, size in smallest.items())
+    widest: dict[str, Measurement] = {}
+    for figure in smallest:
+        task, of = m.task_of(figure), m.of(figure).of
+        if of is not None and m.split_k(of)[0] == m.MEAN and task != m.MACRO:
+            widest[task] = max(widest.get(task, figure), figure, key=lambda one: one.value)
+    parts = ", ".join(f"{task} {m.form(figure)(figure.value)}" for task, figure in widest.items())
     return parts and (
-        "Smallest true difference in the mean that every comparison of this size shows four times in five, in points: "
-        f"{parts}. Smaller ones need more problems: four times as many for half the difference."
+        "Smallest true difference in the mean that every comparison of this size shows four times in five: "
+        f"{parts}. Half of it takes four times as many problems."
     )
 
 

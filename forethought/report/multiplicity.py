@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from forethought import metrics as m
 from forethought.records import Measurement
 from forethought.report.tables import Table
-from forethought.report.values import FEWEST, name
-from forethought.stats import Z95
+from forethought.report.values import name
+from forethought.stats import FEWEST, Z95
 
 RATE = 0.05
 """The share of false discoveries that is allowed among those that survive, and of intervals that miss by chance."""

@@ -6,7 +6,8 @@ from forethought import metrics as m
 from forethought.config import PrimaryConfig
 from forethought.records import Measurement
 from forethought.report.sentences import NO, NONE, PARTLY, UNCLEAR, YES, Part, Sentence, by_whom
-from forethought.report.values import FEWEST, Figures, Value, sign
+from forethought.report.values import Figures, Value, sign
+from forethought.stats import FEWEST
 
 TITLES = {
     False: "Primary endpoint, written down before the run",

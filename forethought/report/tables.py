@@ -123,7 +123,7 @@ def _table(family: Family, title: str, group: Sequence[Placed], figures: Figures
         heads[head] = None
         counts.setdefault(row, str(figure.n))
         # The base is measured once for each arm that is compared with it: what reads alike is written once.
-        cells.setdefault(row, {}).setdefault(head, {})[_cell(family, figure)] = None
+        cells.setdefault(row, {}).setdefault(head, {})[_cell(family, figure, figures)] = None
     # Rows of one name stand together, in the order in which the names were measured.
     first = list(dict.fromkeys(fields[0][1](figure) for *_, figure in group))
     order = list(cells) if family.across else sorted(cells, key=lambda row: first.index(row[0]))
@@ -135,7 +135,9 @@ def _table(family: Family, title: str, group: Sequence[Placed], figures: Figures
         again = len(row) > 1 and row[0] == above
         table.rows.append(("" if again else row[0], *row[1:], *values, *([counts[row]] * counted)))
         above = row[0]
-    notes = [family.note([figure for *_, figure in group]), _judged([figure for *_, figure in group], figures)]
+    shown = [figure for *_, figure in group]
+    smallest = (figures.detectable(figure) for figure in shown) if family.units else ()
+    notes = [family.note([figure for figure in smallest if figure is not None]), _judged(shown, figures)]
     table.note = " ".join(filter(None, notes))
     return table
 
@@ -148,7 +150,7 @@ def _judged(group: Sequence[Measurement], figures: Figures) -> str:
     return f"Judges: {'. '.join(said)}." if said else ""
 
 
-def _cell(family: Family, figure: Measurement) -> str:
+def _cell(family: Family, figure: Measurement, figures: Figures) -> str:
     """Return a value over its interval, its denominator where no column has it, and what a difference shows."""
     value, bracket, ends = text(figure).partition(" [")
     of, _, estimator = figure.unit.removeprefix("share of ").partition("; ")
@@ -157,7 +159,7 @@ def _cell(family: Family, figure: Measurement) -> str:
     if bracket:
         lines.append(f"[{ends}")
     if family.units:
-        lines.append(judgement(figure, None, family.units))
+        lines.append(judgement(figure, figures.detectable(figure), family.units))
     if family.compared is None and figure.against:
         lines.append(f"against {figure.against}")
     return "\n".join(lines)

@@ -10,10 +10,10 @@ from forethought import graph, metrics
 from forethought.metrics import Format, Metric
 from forethought.records import Measurement
 from forethought.report.independence import Judges
-from forethought.stats import Z80, Z95
+from forethought.stats import FEWEST
 
-FEWEST = 10
-"""A bootstrap over fewer units gives intervals that are too narrow to be called anything."""
+RETIRED = (" windows needed", " problems needed")
+"""Ends of names in earlier runs: power at the difference that was seen, which says nothing and is not shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +61,30 @@ def sign(figure: Measurement) -> int:
     return 1 if figure.low > 0 else -1 if figure.high < 0 else 0
 
 
-def judgement(change: Measurement, needed: Measurement | None, units: str = "windows") -> str:
-    """Return in words what a paired difference shows, and how many units would show it where it shows nothing.
+def judgement(change: Measurement, detectable: Measurement | None, units: str = "windows") -> str:
+    """Return in words what a paired difference shows, and where it shows nothing, how large one it would show.
 
-    Example: ``inside the noise of 24 windows; about 310 would resolve it``
+    Example: ``inside the noise of 85 windows, which show a difference from 2.9 points on``
     """
-    if change.low == change.high:
-        return f"no difference in any of {change.n} {units}"
     if change.n < FEWEST:
         return f"{change.n} {units} are too few to tell"
+    if change.low is None:
+        return f"{change.n} {units} of fewer than {FEWEST} documents are too few to tell"
+    if change.low == change.high == 0:
+        return f"no difference in any of {change.n} {units}"
     if sign(change):
         return "above zero" if sign(change) > 0 else "below zero"
-    return f"inside the noise of {change.n} {units}" + (
-        f"; about {needed.value:,.0f} would resolve it" if needed is not None else ""
-    )
-
-
-def resolution(change: Measurement) -> float | None:
-    """Return the smallest true difference that a comparison like this one shows four times in five.
-
-    ``(z_0.975 + z_0.8) * standard error``, the error read off the interval's width; ``None`` without one.
-    """
-    if change.low is None or change.high is None or change.low == change.high:
-        return None
-    return (Z95 + Z80) * (change.high - change.low) / (2 * Z95)
+    noise = f"inside the noise of {change.n} {units}"
+    if detectable is None:
+        return noise
+    return f"{noise}, which show a difference from {metrics.form(detectable)(detectable.value)} on"
 
 
 class Figures:
     """The measurements of a run, to be looked up by their names, and what its judges did in it."""
 
     def __init__(self, measurements: Iterable[Measurement], judges: Judges | None = None) -> None:
-        self.all = list(measurements)
+        self.all = [figure for figure in measurements if not figure.metric.endswith(RETIRED)]
         self.judges = judges or Judges()
 
     def get(self, stage: str, arm: str, metric: str, **names: str) -> Measurement | None:
@@ -108,11 +101,14 @@ class Figures:
             if same and all(getattr(figure, field) == value for field, value in names.items()):
                 yield figure
 
-    def needed(self, change: Measurement, units: str = "windows") -> Measurement | None:
-        """Return how many units would resolve a difference, if that was computed."""
+    def detectable(self, change: Measurement) -> Measurement | None:
+        """Return the smallest difference that the comparison behind ``change`` shows, if that was computed."""
         metric = metrics.of(change)
+        base = metric.of or metric
+        # That of a difference of differences is its own.
+        own = metric if metric == base.interaction else base
         names = {"against": change.against, "condition": change.condition, "judge": change.judge}
-        return self.get(change.stage, change.arm, (metric.of or metric).needed(units), **names)
+        return self.get(change.stage, change.arm, own.detectable, **names)
 
     def least(self, stage: str, arm: str, metric: Metric, **names: str) -> Measurement | None:
         """Return one figure, of several judges' the least favourable by where its interval begins, or ``None``.

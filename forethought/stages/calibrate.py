@@ -36,12 +36,10 @@ from forethought.models.embedding import LETTERS
 from forethought.records import Chunk, JudgeRequest, Measurement, Split
 from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, StageError, required
-from forethought.stats import Interval
+from forethought.stats import FEWEST, Interval
 
 OTHERS = 4
 """Rollouts of other documents that each suffix is compared with."""
-FEWEST = 30
-"""Documents below which a rate of a tenth says nothing, so that a threshold is refused."""
 
 Prediction = tuple[str, str]
 """(kind, text)"""
@@ -173,7 +171,7 @@ class Calibrate(Stage):
         return calibrate([([score for _, score in scores.get(kind, ())], share) for kind, share in limits.items()])
 
     def figures(self, matcher: Matcher, report: MatchReport, count: int) -> list[Measurement]:
-        recorder = Recorder.of(self.context.base, self.name, (), self.config.seed, matcher.judge.name)
+        recorder = Recorder.of(self.context.base, self.name, (), matcher.judge.name)
         threshold = Interval(value=matcher.threshold, low=matcher.threshold, high=matcher.threshold, n=count)
         figures = recorder.interval(THRESHOLD, threshold, "score")
         unit = "share; n documents of the improve split, Wilson's interval over them"
@@ -184,7 +182,7 @@ class Calibrate(Stage):
             if kind in report.passing:
                 figures += recorder.interval(PLANTED_PASSES, report.passing[kind], unit, kind)
             if kind in report.auc:
-                of = "share of pairs; n planted suffixes, bootstrap over documents"
+                of = "share of pairs; n planted suffixes, interval over documents"
                 figures += recorder.interval(MATCH_AUC, report.auc[kind], of, kind)
         return figures
 

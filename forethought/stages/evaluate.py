@@ -56,7 +56,7 @@ class Evaluate(Stage):
 
             before, after = context.once((EVALUATE, "nll"), lambda: nll(base)), nll(policy)
         owners = [chunk.document_id for chunk in for_nll]
-        recorders = [Recorder.of(model, EVALUATE, owners, config.seed) for model in (base, policy)]
+        recorders = [Recorder.of(model, EVALUATE, owners) for model in (base, policy)]
         figures = [
             *comparison.measurements,
             *nll_figures(recorders[0], before),

@@ -111,7 +111,7 @@ class Interleave(Stage):
                         "fewer thoughts (interleave.thoughts), a smaller interleave.gap, or longer chunks "
                         "(chunk.prefix_tokens)"
                     )
-                made_of[split] = (statistics(rows, self.context.chunks(split), counts, config.seed), counts)
+                made_of[split] = (statistics(rows, self.context.chunks(split), counts), counts)
                 atomic_write(folder.path / FILES[split], parquet(rows, tags))
         atomic_write(folder.path / "README.md", card(config.name, self.teacher.name, tags, made_of))
         teacher = self.teacher

@@ -75,7 +75,7 @@ class Reasoning(Stage):
                 arm.answerer.model.release()
             # From the log: it also has what was answered before a kill.
             rows[arm.name] = {name: list(folder.read(ANSWERS)) for name, folder in folders.items()}
-        figures = measure(self._arms, rows, self._tasks, self._settings, self.config.seed)
+        figures = measure(self._arms, rows, self._tasks, self._settings)
         self._publish(figures)
         return len(figures)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from forethought import metrics
 from forethought.config import InterleaveConfig
 from forethought.records import Chunk, Measurement, Place, ThoughtRow, content_id
-from forethought.stats import Interval, bootstrap_mean, wilson
+from forethought.stats import Interval, estimate, wilson
 from forethought.tags import Tags, raw, spans
 from forethought.thoughts.checks import Passage, Rejection, check, leak
 from forethought.thoughts.teacher import Draft, Teacher
@@ -109,18 +109,16 @@ def make_row(chunk: Chunk, places: Sequence[Place], thoughts: Sequence[str] = ()
     )
 
 
-def statistics(
-    rows: Sequence[ThoughtRow], chunks: Sequence[Chunk], counts: ThoughtCounts, seed: int
-) -> dict[str, Interval]:
+def statistics(rows: Sequence[ThoughtRow], chunks: Sequence[Chunk], counts: ThoughtCounts) -> dict[str, Interval]:
     """Return what the rows look like, with 95% intervals; a rate's ``n`` is its denominator.
 
     ``exact_preservation`` joins every row's text spans and compares them with the chunk that the row came from.
     """
     figures: dict[str, Interval] = {}
 
-    def mean(name: str, values: Sequence[tuple[float, ThoughtRow]]) -> None:
+    def mean(name: metrics.Metric, values: Sequence[tuple[float, ThoughtRow]]) -> None:
         documents = [row.document_id for _, row in values]
-        figures[name] = bootstrap_mean([value for value, _ in values], seed, clusters=documents)
+        figures[name] = estimate([value for value, _ in values], documents, share=name.kind is metrics.SHARE)
 
     kept = float(len(rows))
     figures[metrics.ROWS] = Interval(value=kept, low=kept, high=kept, n=counts.chunks)
@@ -143,10 +141,10 @@ def statistics(
 UNITS: dict[str, str] = {
     metrics.ROWS: "rows; n chunks that were tried",
     metrics.EXACT: "share of rows whose text spans join to the raw chunk; Wilson",
-    metrics.PLACES: "per row; n rows, bootstrap over documents",
-    metrics.POSITION: "share of the text before the place; n places, bootstrap over documents",
-    metrics.WORDS: "words; n thoughts, bootstrap over documents",
-    metrics.KEPT_LEAK: "share of a kept thought's word 3-grams that only the coming text has; n thoughts, bootstrap",
+    metrics.PLACES: "per row; n rows, interval over documents",
+    metrics.POSITION: "share of the text before the place; n places, interval over documents",
+    metrics.WORDS: "words; n thoughts, interval over documents",
+    metrics.KEPT_LEAK: "share of a kept thought's word 3-grams only in the coming text; n thoughts, over documents",
     metrics.ACCEPTED: "share of offered thoughts; Wilson",
     metrics.LEAK_RATE: "share of offered thoughts; Wilson",
 }

@@ -104,8 +104,8 @@ def _cell(metric: str, figure: Interval | None) -> str:
     if metric == "rows":
         return f"{figure.value:.0f} of {figure.n} chunks"
     form = "{:.2f}" if metric in ("places_per_row", "words_per_thought") else "{:.1%}"
-    value, low, high = map(form.format, (figure.value, figure.low, figure.high))
-    return f"{value} [{low}, {high}] of {figure.n}"
+    ends = [form.format(end) for end in (figure.low, figure.high) if end is not None]
+    return f"{form.format(figure.value)}{f' [{ends[0]}, {ends[1]}]' if ends else ''} of {figure.n}"
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -1,6 +1,6 @@
 """From rows of answers to figures: per task, macro averages, and paired differences between arms.
 
-The unit of resampling is the problem.  Samples of one problem are not independent, so they are averaged first.
+The unit is the problem.  Samples of one problem are not independent, so they are averaged first.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from forethought import metrics
 from forethought.config import ReasoningConfig
 from forethought.evals.reasoning.answers import EvalArm, Row
 from forethought.evals.reasoning.task import Task
 from forethought.evals.recorder import Recorder
-from forethought.keys import Key
 from forethought.metrics import MACRO, PLAIN, REASONING, STRICT, THOUGHT
 from forethought.records import Measurement
-from forethought.stats import macro_bootstrap, pass_at_k
+from forethought.stats import macro, pass_at_k
 
 Rows = Mapping[str, Mapping[str, Sequence[Row]]]
 """Rows of each arm to each task, by their names."""
@@ -76,9 +73,7 @@ def majority(votes: Sequence[int | None]) -> float:
     return leading.count(0) / len(leading) if leading else 0.0
 
 
-def measure(
-    arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], config: ReasoningConfig, seed: int
-) -> list[Measurement]:
+def measure(arms: Sequence[EvalArm], rows: Rows, tasks: Sequence[Task], config: ReasoningConfig) -> list[Measurement]:
     """Return all figures of all arms, and how each differs, problem by problem, from those that it is compared with.
 
     An arm is compared with others by the same interface, or with their plain answers where they are not asked to
@@ -94,7 +89,7 @@ def measure(
         compared += [(THOUGHT, arm)] if THOUGHT in arm.interfaces else []
         for interface, other in compared:
             for metric in wanted:
-                figures += _figures((arm, interface), other, metric, rows, tasks, seed)
+                figures += _figures((arm, interface), other, metric, rows, tasks)
     return figures
 
 
@@ -104,17 +99,16 @@ def _figures(
     metric: ProblemMetric,
     rows: Rows,
     tasks: Sequence[Task],
-    seed: int,
 ) -> list[Measurement]:
-    """Return the figure of each task and their macro average; of a difference also how many would resolve it."""
+    """Return the figure of each task and their macro average; of a difference also the smallest that shows."""
     arm, interface = subject
     theirs = interface if other is not None and other is not arm and interface in other.interfaces else PLAIN
-    unit = f"{metric.unit}; n problems, bootstrap over problems"
+    unit = f"{metric.unit}; n problems, interval over problems"
     if other is not None:
-        unit = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; bootstrap over problems"
+        unit = f"{metric.unit}: difference, paired by problem, {interface} against {theirs}; interval over problems"
     against = other.name if other is not None else ""
-    recorder = Recorder(stage=REASONING, arm=arm.name, subject=arm.identity, seed=seed, against=against)
-    resampling = Key(seed, "reasoning intervals").integer() % 2**32
+    recorder = Recorder(stage=REASONING, arm=arm.name, subject=arm.identity, against=against)
+    share = metric.metric.kind is metrics.SHARE and other is None
     figures: list[Measurement] = []
     strata: list[list[float]] = []
     for task in tasks:
@@ -127,16 +121,15 @@ def _figures(
         if not values:
             continue
         strata.append(values)
-        mean, condition = macro_bootstrap([values], resampling), f"{task.name}/{interface}"
+        mean, condition = macro([values], share=share), f"{task.name}/{interface}"
         recorder = dataclasses.replace(recorder, judge=metric.judge.format(task.grader.name))
         figures += recorder.interval(metric.metric, mean, unit, condition)
-        if other is not None and len(values) > 1:
-            spread = float(np.std(values, ddof=1))
-            figures += recorder.needed(metric.metric, "problems", (mean.value, spread, mean.n), condition)
+        if other is not None:
+            figures += recorder.detectable(metric.metric, values, None, unit, condition)
     # An average over fewer tasks could not be compared with another arm's.
     if len(strata) == len(tasks):
         recorder = dataclasses.replace(recorder, judge=metric.judge.format("each task's"))
-        figures += recorder.interval(metric.metric, macro_bootstrap(strata, resampling), unit, f"{MACRO}/{interface}")
+        figures += recorder.interval(metric.metric, macro(strata, share=share), unit, f"{MACRO}/{interface}")
     return figures
 
 

@@ -67,6 +67,17 @@ def test_a_pair_with_an_unscored_order_counts_for_nobody():
     assert tournament.scores(4, verdicts) == [0.0, None, 1.0, None]
 
 
+def test_a_candidate_with_few_scored_pairs_is_neither_the_best_nor_the_worst():
+    def votes(a: int, b: int) -> list[Verdict]:
+        # Candidate 0 is scored against 4 only, and wins; the lower number wins everywhere else.
+        return [vote(a, b, None, unscored=True) if a == 0 and b < 4 else vote(a, b, a), vote(b, a, a)]
+
+    verdicts = [verdict for a, b in itertools.combinations(range(5), 2) for verdict in votes(a, b)]
+    assert tournament.scores(5, verdicts) == [None, 1.0, 2 / 3, 1 / 3, 0.0]
+    half = [vote(0, 1, 0), vote(1, 0, 0), vote(0, 2, None, unscored=True), vote(2, 0, 0)]
+    assert tournament.scores(3, half) == [1.0, 0.0, None]
+
+
 def test_pointwise_scores_are_taken_as_they_are_and_unscored_is_not_zero():
     assert tournament.scores(3, [grade(0, 0.5), grade(2, 0.0), grade(1, None)]) == [0.5, None, 0.0]
 

@@ -3,7 +3,7 @@
 A policy that was trained with thoughts may do better for having the tags, the pause, or words of the right kind.  So
 its own thoughts are compared with none, with empty and generic ones, with its thoughts about other windows, with the
 teacher's, and with its own words out of order.  That swapped thoughts do worse may only mean that they distract; that
-own ones do better than blank ones means that they say something useful.
+own ones do better than blank ones may only mean that training with thoughts made the blank unfamiliar.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ PROBE_SCORE = Metric("probe score", "score", SCORE, _GATE, UP)
 PROBE_GAIN = Metric("probe gain", "gain, nats per token", GAIN, _GATE, UP)
 PROBE_COPIED = Metric("probe copied", "copied", SHARE, _GATE)
 PROBE_SPECIFIC = Metric("probe specific gain", "gain above thoughts about another window", NATS, _GATE, UP)
-"""The gain of own thoughts less that of thoughts about another window: what the reward `specific-gain` trains."""
+"""The gain of own thoughts less that of thoughts about another window; harm raises it, too."""
 
 # Reasoning tasks; the condition is ``<task>/<interface>``.
 _ANSWERS = (REASONING,)

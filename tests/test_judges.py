@@ -28,6 +28,7 @@ from forethought.llm import TRANSPORT
 from forethought.llm.cache import TextCache
 from forethought.records import Axis, Candidate, JudgeRequest, Origin, Outcome, Verdict
 from forethought.testing import BOS_ID, UniformScorer
+from forethought.text import words
 
 
 def vote(first: int, second: int, winner: int | None, unscored: bool = False) -> Verdict:
@@ -64,6 +65,17 @@ def test_orders_that_agree_win_and_orders_that_disagree_tie():
 def test_a_pair_with_an_unscored_order_counts_for_nobody():
     verdicts = [vote(0, 1, 0), vote(1, 0, None, unscored=True), vote(0, 2, 2), vote(2, 0, 2)]
     assert tournament.scores(4, verdicts) == [0.0, None, 1.0, None]
+
+
+def test_a_candidate_with_few_scored_pairs_is_neither_the_best_nor_the_worst():
+    def votes(a: int, b: int) -> list[Verdict]:
+        # Candidate 0 is scored against 4 only, and wins; the lower number wins everywhere else.
+        return [vote(a, b, None, unscored=True) if a == 0 and b < 4 else vote(a, b, a), vote(b, a, a)]
+
+    verdicts = [verdict for a, b in itertools.combinations(range(5), 2) for verdict in votes(a, b)]
+    assert tournament.scores(5, verdicts) == [None, 1.0, 2 / 3, 1 / 3, 0.0]
+    half = [vote(0, 1, 0), vote(1, 0, 0), vote(0, 2, None, unscored=True), vote(2, 0, 0)]
+    assert tournament.scores(3, half) == [1.0, 0.0, None]
 
 
 def test_pointwise_scores_are_taken_as_they_are_and_unscored_is_not_zero():
@@ -361,10 +373,43 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path):
         TextCache(path, "verdicts")
 
 
-def test_copied_tokens_are_charged_and_loops_stop_winning():
-    """A token that completes a run of three seen before, in the prefix or the text, earns at most minus the cost."""
-    logprobs = np.array([-1.0, -1.0, -0.1, -6.0, -0.1], np.float32)
-    charged = charge_copies((7, 8, 9), (7, 8, 9, 7, 1), logprobs, 4.0)
-    assert charged.tolist() == pytest.approx([-1.0, -1.0, -4.0, -6.0, -0.1])
-    assert logprobs[2] == pytest.approx(-0.1)
-    assert charge_copies((1, 2), (3, 4), logprobs[:2], 4.0).tolist() == pytest.approx([-1.0, -1.0])
+def charged(prefix: str, text: str) -> list[str]:
+    """Return the tokens of ``text`` that are charged, where each word and each punctuation mark is a token."""
+    ids: dict[str, int] = {}
+    head, tail = ([ids.setdefault(word, len(ids)) for word in words(part)] for part in (prefix, text))
+    earned = charge_copies(head, tail, np.full(len(tail), -1.0, np.float32), 4.0)
+    return [word for word, value in zip(words(text), earned, strict=True) if value == -4.0]
+
+
+def test_a_copied_run_is_charged_whole_and_keeps_what_costs_more():
+    logprobs = np.array([-0.1] * 8 + [-6.0, -0.1], np.float32)
+    earned = charge_copies((*range(8), 99), (7, *range(8), 9), logprobs, 4.0)
+    assert earned.tolist() == pytest.approx([-0.1] + [-4.0] * 7 + [-6.0, -0.1])
+    assert logprobs[1] == pytest.approx(-0.1)
+
+
+def test_an_authors_repeated_names_and_years_are_not_charged():
+    prefix = "The war of 1 6 3 6 was fought by the de yi re me da of East Africa."
+    assert not charged(prefix, "In 1 6 3 6 all de yi re me da won the west of Africa; in 1 6 3 7 they lost.")
+    assert charged(prefix, "It was fought by the de yi re me da.") == words("was fought by the de yi re me da")
+
+
+def test_loops_are_charged_also_those_that_change_a_word_each_time():
+    assert charged("It is so", "very " * 10) == ["very"] * 9
+    looped = charged("They lived", "in Spain, in Italy, in Egypt, in Chile, in China, in Peru, in India, in Iran,")
+    assert set(looped) == {"in", ","}
+    assert len(looped) == 14
+    # What the author enumerated before is no loop of the candidate.
+    assert not charged("in Spain, in Italy, in Egypt, in Chile, in China, in Peru, in Mali,", "in India, and in Iran.")
+    assert charge_copies((1,), (), np.zeros(0, np.float32), 4.0).size == 0
+
+
+def test_a_judge_that_charges_by_another_rule_has_another_name(monkeypatch: pytest.MonkeyPatch):
+    def names() -> list[str]:
+        return [LikelihoodJudge(local(), copy_cost=cost).name for cost in (0.0, 4.0)]
+
+    before = names()
+    monkeypatch.setattr("forethought.judges.likelihood.RULE", "another")
+    after = names()
+    assert before[0] == after[0]  # nothing is charged, by whatever rule
+    assert before[1] != after[1]

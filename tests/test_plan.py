@@ -190,12 +190,15 @@ STAGE_OF = {
 """Steps that share a setting with another one."""
 
 
-def test_specific_gain_scores_every_thought_twice() -> None:
-    once, twice = (
-        seconds(f"rlmt.reward={reward}", "rlmt.monitor_every=0", "rlmt.control=false")["base-rlmt/rlmt"]
-        for reward in ("information-gain", "specific-gain")
+def test_specific_gain_scores_every_thought_with_each_negative() -> None:
+    plain, one, three, nine = (
+        seconds(f"rlmt.reward={reward}", f"rlmt.negatives={count}", "rlmt.monitor_windows=4", "rlmt.control=false")[
+            "base-rlmt/rlmt"
+        ]
+        for reward, count in (("information-gain", 1), ("specific-gain", 1), ("specific-gain", 3), ("specific-gain", 9))
     )
-    assert twice > once
+    # Of four windows, no more than three are others.
+    assert nine == three > one > plain
 
 
 def test_a_pairwise_judge_reads_both_texts_for_every_verdict() -> None:

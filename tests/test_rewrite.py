@@ -31,7 +31,7 @@ def rewriter(rule, join_words: int = 2) -> Rewriter:
 
 
 def test_a_rewrite_loses_the_join_and_is_cut_to_the_suffix():
-    teacher = rewriter(lambda request, k: "the whale is a marine mammal that breathes air and sings")
+    teacher = rewriter(lambda request, k: "the whale is a marine mammal that sings")
     assert teacher.rewrite([chunk("Biologically, the whale", " is a big fish of sorts.")]) == [
         " is a marine mammal that"
     ]
@@ -39,20 +39,31 @@ def test_a_rewrite_loses_the_join_and_is_cut_to_the_suffix():
     assert teacher.generator.requests[0].endswith("go on from there: the whale")
 
 
-def test_failed_rewrites_are_none_with_a_counted_reason():
-    replies = {"A": None, "B": "", "C": "of C short", "D": "of D, which is quite long enough"}
+def test_failed_rewrites_are_none_with_a_counted_reason(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "forethought")
+    replies = {
+        "A": None,
+        "B": "",
+        "C": "of C short",
+        "D": "of D, which is quite long enough",
+        "E": "of E, nineteen letter",  # half of the suffix was enough before
+        "F": "of F" + "." * 20,  # 20 of 25 tokens
+        "G": "of G" + "." * 32,
+    }
     teacher = rewriter(lambda request, k: replies[request.split("\n</beginning>\n\n<cont")[0][-1]])
     chunks = [chunk(f"Story of {name}", ", twenty-four characters.") for name in replies]
-    assert teacher.rewrite(chunks) == [None, None, None, ", which is quite long eno"]
+    assert teacher.rewrite(chunks) == [None, None, None, ", which is quite long eno", None, "." * 20, None]
     assert teacher.failures == {
         "transport: down": 1,
         "the teacher wrote nothing": 1,
-        "the rewrite is less than half as long as the suffix": 1,
+        "the rewrite has less than 0.8 of the suffix's tokens": 2,
+        "the rewrite has more than 1.25 times the suffix's tokens": 1,
     }
+    assert "no candidate: 2 of 7 rewrites: the rewrite has less than 0.8" in caplog.text
 
 
 def test_a_cut_never_splits_a_character():
-    assert rewriter(lambda request, k: "x yz ééé", 2).rewrite([chunk("x yz", " é" + "a")]) == [" é"]
+    assert rewriter(lambda request, k: "x yz éééé", 2).rewrite([chunk("x yz", " seventh")]) == [" ééé"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from helpers.stages import GivenContext, run_stage, stage_of, untrained, weights
 
 from forethought import config
 from forethought.algorithms.advantages import dr_grpo, grpo, normaliser
+from forethought.algorithms.rewards import MatchTask, RewardsPG
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics
 from forethought.algorithms.windows import Window, WindowCutter, match_request, prefix_copies
 from forethought.config import Config, ConfigError, RLMTConfig
@@ -180,6 +181,19 @@ def rlmt(place: Path, *overrides: str, matcher: Matcher = MATCHER, heldout: int 
     return stage_of(GivenContext(settings(*overrides), place, **given), "base-rlmt/rlmt")
 
 
+def closing(stage: Any) -> Any:
+    """Return the stage with a reward that takes all thoughts for closed: a random model never spells a closing tag."""
+    reward, more = stage.reward
+
+    def of_closed(groups: Sequence[RolloutGroup], model: Model, task: MatchTask) -> RewardsPG:
+        closed = [[dataclasses.replace(r, closed=True) for r in group.rollouts] for group in groups]
+        pairs = zip(groups, closed, strict=True)
+        return reward([dataclasses.replace(group, rollouts=tuple(row)) for group, row in pairs], model, task)
+
+    stage.reward = of_closed, more
+    return stage
+
+
 def rollouts(stage: Any) -> tuple[Model, list[RolloutGroup]]:
     """Return the policy and six rollouts of each of four windows."""
     policy = stage.context.load("base-think", stage.cfg, THINK)
@@ -232,14 +246,29 @@ def test_information_gain_is_the_policys_own_and_trains_thoughts_alone(tmp_path:
     assert [len(branch) for branch in branches] == [r.thought_tokens for r in group.rollouts]
 
 
-def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window(tmp_path: Path) -> None:
-    policy, groups = rollouts(rlmt(tmp_path, "rlmt.reward='specific-gain'", "rlmt.control=false"))
-    for group, other in zip(groups, groups[1:] + groups[:1], strict=True):
+def test_specific_gain_is_what_a_thought_does_beyond_what_it_does_for_other_documents(tmp_path: Path) -> None:
+    policy, groups = rollouts(
+        closing(rlmt(tmp_path, "rlmt.reward='specific-gain'", "rlmt.negatives=1", "rlmt.control=false"))
+    )
+    windows = [group.window for group in groups]
+    for group in groups:
+        # The one window of another document whose suffix is likeliest after this prefix.
+        scored = [
+            (
+                float(
+                    policy.logprobs([policy.group(group.window.prefix_ids, [w.suffix_ids])], as_drawn=True)[0][0].sum()
+                ),
+                w,
+            )
+            for w in windows
+            if w.document_id != group.window.document_id
+        ]
+        hardest = max(scored, key=lambda pair: pair[0])[1]
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
             thought = rollout.token_ids[: rollout.thought_tokens]
-            expected = gain(policy, group.window, thought) - gain(policy, other.window, thought)
-            assert reward == pytest.approx(expected, abs=1e-4)
-    assert not any(group.zero_variance for group in groups)
+            own, other = (gain(policy, window, thought) for window in (group.window, hardest))
+            assert reward == pytest.approx(max(0.0, own - max(0.0, other)), abs=1e-4)
+    assert any(reward for group in groups for reward in group.rewards)
 
 
 def test_gain_over_blank_has_the_blank_reward_as_its_baseline(tmp_path: Path) -> None:
@@ -317,7 +346,7 @@ def test_each_reward_trains_and_an_interrupted_run_ends_with_the_same_weights(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = ("rlmt.steps=4", "rlmt.checkpoint_every=2", "rlmt.learning_rate=3e-3", "rlmt.monitor_every=1")
-    whole, cut = (rlmt(tmp_path / name, *overrides, *more) for name in ("whole", "cut"))
+    whole, cut = (closing(rlmt(tmp_path / name, *overrides, *more)) for name in ("whole", "cut"))
     folder, steps = run_stage(whole), itertools.count(1)
 
     def deadly(groups: Sequence[RolloutGroup]) -> dict[str, float | None]:

@@ -44,7 +44,7 @@ class JudgeConfig(VerdictConfig):
     contrast_weight: Annotated[float, Field(ge=0.0)] = 1.0
     """Factor of the subtracted score."""
     copy_cost: Annotated[float, Field(ge=0.0)] = 4.0
-    """For `likelihood`: smallest cost, in nats, of a token that completes a copy of three tokens; 0: none."""
+    """For `likelihood`: smallest cost, in nats, of a token in a copy or a loop; 0: none."""
     tournament: Literal["full", "pivot"] = "full"
     """Which pairs are judged: all of them, or each candidate against the original suffix."""
 

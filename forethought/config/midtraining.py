@@ -96,9 +96,10 @@ class RLMTConfig(TrainingConfig):
     match: MatchConfig = MatchConfig()
     """The judge that compares suffixes."""
     reward: Annotated[str, OneOf("binary", "gain-over-blank", "information-gain", "specific-gain")] = "binary"
-    """`binary`: 1 if the suffix matches; `gain-over-blank`: the same, with the mean reward after a blank thought as
-    baseline; `information-gain`: nats per token by which the thought makes the true suffix likelier (no judge; only the
-    thought is trained); `specific-gain`: the same, less the gain for another prefix; `module:function`: your own."""
+    """`binary`: 1 if the suffix matches; `gain-over-blank`: the same objective, with the mean reward after a blank
+    thought as baseline; `information-gain`: nats per token by which the thought makes the true suffix likelier (no
+    judge; only the thought is trained); `specific-gain`: as far as that exceeds what it does for suffixes of other
+    documents, else 0, and 0 for a thought that the policy did not close; `module:function`: your own."""
     advantage: Literal["dr-grpo", "grpo"] = "dr-grpo"
     """`dr-grpo`: reward minus baseline, summed over tokens, divided by a fixed number; `grpo`: also divided by the
     standard deviation of the group, and averaged within each rollout."""
@@ -110,6 +111,9 @@ class RLMTConfig(TrainingConfig):
     """G, thoughts with suffixes of each prefix."""
     blanks: Positive = 8
     """Suffixes after a blank thought whose mean reward is the baseline of `gain-over-blank`."""
+    negatives: Positive = 3
+    """Windows of other documents with which `specific-gain` compares: those of the step whose suffixes are likeliest
+    after the thought's own prefix."""
     resample: Annotated[int, Field(ge=0)] = 0
     """How often a group without variance is sampled again before it is skipped."""
     updates: Positive = 1

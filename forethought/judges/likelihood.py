@@ -19,8 +19,12 @@ from forethought.records import Axis, JudgeRequest, Verdict
 
 Normalise = Literal["token", "byte", "none"]
 
-COPIED = 3
-"""This many tokens in a row that stood before are a copy."""
+COPIED = 8
+"""This many tokens in a row that stood before are a copy: authors repeat names and years, of fewer tokens."""
+PATTERN = 16
+"""A loop that changes a word each time is looked for in stretches of this many tokens; a turn has at most as many."""
+RULE = f"runs of {COPIED}, half of {PATTERN}"
+"""Part of a charging judge's name, so that verdicts of another rule are not taken for its own."""
 
 
 class LikelihoodJudge(QuestionJudge):
@@ -41,7 +45,9 @@ class LikelihoodJudge(QuestionJudge):
         contrast_weight: float = 1.0,
     ) -> None:
         against = None if contrast is None else (contrast.identity, contrast_weight)
-        super().__init__(f"likelihood-{model.name}", "likelihood", model.identity, normalise, against, copy_cost)
+        # Without a charge the rule changes no verdict, and those that are kept stay valid.
+        charge = (copy_cost, RULE) if copy_cost else copy_cost
+        super().__init__(f"likelihood-{model.name}", "likelihood", model.identity, normalise, against, charge)
         self.model = model
         self.normalise = normalise
         self.copy_cost = copy_cost
@@ -76,21 +82,44 @@ class LikelihoodJudge(QuestionJudge):
 def charge_copies(prefix: Sequence[int], ids: Sequence[int], logprobs: np.ndarray, cost: float) -> np.ndarray:
     """Return ``logprobs`` with every copied token at most ``-cost``.
 
-    A token is copied if it completes a run of :data:`COPIED` tokens that stands earlier in the prefix or the text.
     Language models find loops likely, more likely than any author: without the charge, a mean log-probability
-    prefers a sentence that repeats itself to the original nine times out of ten.
+    prefers a sentence that repeats itself to the original nine times out of ten.  docs/judges.md has what the rule
+    charges of authors' text and of loops.
     """
-    text = [*prefix, *ids]
+    return np.where(copied_runs(prefix, ids) | patterns(ids), np.minimum(logprobs, np.float32(-cost)), logprobs)
+
+
+def copied_runs(prefix: Sequence[int], ids: Sequence[int]) -> np.ndarray:
+    """Return which tokens lie in a run of :data:`COPIED` that stood earlier in the prefix or the text; bool ``(T,)``.
+
+    The whole run, not only the token that completes it: else a loop of short turns would get its first ones free.
+    """
+    text, before = [*prefix, *ids], len(prefix)
     seen: set[tuple[int, ...]] = set()
-    charged = logprobs.copy()
+    copied = np.zeros(len(text), bool)
     # Runs of the prefix are walked, too: they count as seen but are not charged.
     for end in range(COPIED, len(text) + 1):
         run = tuple(text[end - COPIED : end])
-        place = end - 1 - len(prefix)
-        if place >= 0 and run in seen:
-            charged[place] = min(charged[place], -cost)
+        if end > before and run in seen:
+            copied[end - COPIED : end] = True
         seen.add(run)
-    return charged
+    return copied[before:]
+
+
+def patterns(ids: Sequence[int]) -> np.ndarray:
+    """Return which tokens keep up a loop that changes a word each time ("in Spain, in France, ..."); bool ``(T,)``.
+
+    A token echoes if the same one stood ``lag`` tokens earlier.  Where half of :data:`PATTERN` tokens in a row echo at
+    the same lag, those that echo are charged; what changes is new.
+    """
+    tokens = np.asarray(ids)
+    kept_up = np.zeros(len(tokens), bool)
+    # The stretch and what it echoes both lie in the text: how the prefix is built is its author's choice.
+    for lag in range(1, min(PATTERN, len(tokens) - PATTERN) + 1):
+        echoes = tokens[lag:] == tokens[:-lag]
+        for start in np.flatnonzero(np.convolve(echoes, np.ones(PATTERN, int), "valid") >= PATTERN // 2):
+            kept_up[lag:][start : start + PATTERN] |= echoes[start : start + PATTERN]
+    return kept_up
 
 
 def _scores(

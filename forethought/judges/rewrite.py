@@ -6,6 +6,7 @@ that the join is smooth, and the rewrite has the suffix's length.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +16,14 @@ from forethought.llm.generate import GenerationConfig, Generator, Reply
 from forethought.llm.prompts import PromptTemplate
 from forethought.records import Chunk
 
+log = logging.getLogger(__name__)
+
 FIELDS = ("prefix", "suffix", "join", "words")
-SHORTEST = 0.5
-"""A rewrite with a smaller share of the suffix's tokens is not of its length, and no candidate."""
+SHORTEST = 0.8
+"""A rewrite with a smaller share of the suffix's tokens is no candidate: a sum of log-probabilities prefers a short
+text, and it alone would end its sentence, where suffix and rollouts are cut at a fixed length."""
+LONGEST = 1.25
+"""Nor is one with a larger share, of which too little is left when it is cut."""
 ROOM = 4
 """Teacher tokens per policy token of join and suffix: its tokenizer may be coarser, and it may begin with a remark."""
 
@@ -49,7 +55,10 @@ class Rewriter:
         config = GenerationConfig(max_tokens=ROOM * (longest + self.join_words), temperature=self.temperature)
         replies = self.generator.generate(requests, 1, config)
         rewrites = [self._read(chunk, join, reply) for chunk, join, [reply] in zip(chunks, joins, replies, strict=True)]
-        self.failures.update(rewrite.reason for rewrite in rewrites if rewrite.text is None)
+        refused = Counter(rewrite.reason for rewrite in rewrites if rewrite.text is None)
+        self.failures.update(refused)
+        for reason, count in refused.items():
+            log.info("no candidate: %d of %d rewrites: %s", count, len(rewrites), reason)
         return [rewrite.text for rewrite in rewrites]
 
     def _read(self, chunk: Chunk, join: str, reply: Reply) -> Reply:
@@ -58,14 +67,19 @@ class Rewriter:
         text = strip_join(reply.text, join, chunk.suffix)
         if not text.strip():
             return Reply(None, "the teacher wrote nothing")
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: len(chunk.suffix_ids)]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        length = len(chunk.suffix_ids)
+        # Each refusal with a reason of its own, so that a teacher that cannot keep to a length is seen in the counts.
+        if len(ids) < SHORTEST * length:
+            return Reply(None, f"the rewrite has less than {SHORTEST} of the suffix's tokens")
+        if len(ids) > LONGEST * length:
+            return Reply(None, f"the rewrite has more than {LONGEST} times the suffix's tokens")
+        # As long as a rollout: cut where the suffix is.
+        ids = ids[:length]
         cut: str = self.tokenizer.decode(ids)
         while cut.endswith("\N{REPLACEMENT CHARACTER}"):  # the cut went through a character
             ids = ids[:-1]
             cut = self.tokenizer.decode(ids)
-        # A much shorter text would win or lose by its length alone.
-        if len(ids) < SHORTEST * len(chunk.suffix_ids):
-            return Reply(None, "the rewrite is less than half as long as the suffix")
         return Reply(cut)
 
 

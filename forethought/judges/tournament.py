@@ -18,6 +18,9 @@ from forethought.records import Axis, Candidate, Outcome, Preference, Verdict
 UNBOUNDED = (Axis.LIKELIHOOD, Axis.LENGTH)
 """Axes whose scores are not in [0, 1]."""
 
+ENOUGH = 0.5
+"""Smallest share of a candidate's pairs that must be scored: one lucky pair of sixteen makes no best and no worst."""
+
 Score = float | None
 """A candidate's score, or ``None`` when it has none."""
 
@@ -32,19 +35,23 @@ def scores(n: int, verdicts: Sequence[Verdict]) -> list[Score]:
     """Return the score of each of ``n`` candidates under one judge, ``None`` where nothing was scored.
 
     Pointwise: the score that was given.  Pairwise: the mean over the candidate's scored pairs of 1 (won), 0 (lost)
-    and 0.5 (tie).
+    and 0.5 (tie); ``None`` if fewer than :data:`ENOUGH` of its pairs were scored.
     """
     # True of no verdicts at all, too: then every candidate is unscored.
     if all(verdict.second is None for verdict in verdicts):
         given = {verdict.first: verdict.score for verdict in verdicts}
         return [given.get(index) for index in range(n)]
-    results: list[list[float]] = [[] for _ in range(n)]
+    results: list[list[Score]] = [[] for _ in range(n)]
     for (low, high), share in merge(verdicts).items():
+        results[low].append(share)
+        results[high].append(None if share is None else 1.0 - share)
+
+    def score(row: Sequence[Score]) -> Score:
         # Unscored is no tie: half a point would pull the mean towards one half.
-        if share is not None:
-            results[low].append(share)
-            results[high].append(1.0 - share)
-    return [sum(won) / len(won) if won else None for won in results]
+        known = [share for share in row if share is not None]
+        return sum(known) / len(known) if known and len(known) >= ENOUGH * len(row) else None
+
+    return [score(row) for row in results]
 
 
 def merge(verdicts: Iterable[Verdict]) -> dict[tuple[int, int], Score]:

@@ -1,8 +1,9 @@
 """Stage 3, RL mid-training: from a prefix the policy writes a thought, then a suffix; the suffix is rewarded.
 
 A match judge compares the suffix with the true one and never sees the thought (Tan et al. 2026, arXiv 2601.21343,
-section 2).  On-policy Dr. GRPO by default.  The `*-rl` control has the same
-reward and does not think.  Two rewards aim at thoughts that are worth more than none.
+section 2).  On-policy Dr. GRPO by default.  The `*-rl` control has the same reward and does not think.  Of the
+other rewards, a blank thought's is another baseline of the same objective, information gain is the true suffix's plain
+likelihood, and only specific gain is a new one (:mod:`forethought.algorithms.rewards`).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class RLMT(TrainingStage):
         return required(self.config.rlmt)
 
     @cached_property
-    def reward(self) -> tuple[RewardFunction, dict[str, str]]:
-        return reward_of(self.cfg.reward)
+    def reward(self) -> tuple[RewardFunction, dict[str, str | int]]:
+        return reward_of(self.cfg.reward, self.cfg.negatives)
 
     def validate(self) -> None:
         self.reward  # noqa: B018  the user's own code is loaded, so that what is wrong with it is said at once
@@ -79,7 +80,7 @@ class RLMT(TrainingStage):
             "rows": self.context.identity(ROWS),
             "windows": self.context.window_ids("all"),
             "judge": self.context.matcher.name,
-            "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every", "control"}),
+            "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every", "control", "negatives"}),
             "suffixes": "as written",  # before, thoughts were taken out of them
             **({} if self.arm.thinks else {"thoughts": False}),
             **self.reward[1],
@@ -256,7 +257,11 @@ def reward_cost(at: Setting, cfg: RLMTConfig, windows: float, k: float) -> Cost:
     with_thought = k * (REPLY * cfg.thought_tokens + cfg.suffix_tokens)
     thought = scored(at.policy, windows, at.prefix, with_thought, cfg.micro_tokens)
     plain = scored(at.policy, windows, at.prefix, cfg.suffix_tokens, cfg.micro_tokens)
-    return (thought + plain).times(2 if cfg.reward == "specific-gain" else 1)
+    if cfg.reward != "specific-gain":
+        return thought + plain
+    # Own and negative windows alike, and all suffixes after each prefix to find these.
+    ranking = scored(at.policy, windows, at.prefix, (windows - 1) * cfg.suffix_tokens, cfg.micro_tokens)
+    return (thought + plain).times(1 + min(cfg.negatives, windows - 1)) + ranking
 
 
 def update_cost(at: Setting, cfg: RLMTConfig) -> Cost:

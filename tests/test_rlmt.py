@@ -23,6 +23,7 @@ from forethought.algorithms.rollouts import RolloutGroup, group_metrics
 from forethought.algorithms.windows import Window, WindowCutter, match_request, prefix_copies
 from forethought.config import Config, ConfigError, RLMTConfig
 from forethought.engine.branches import Group, Prompt
+from forethought.graph import ARMS
 from forethought.judges.base import QuestionJudge
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
@@ -402,7 +403,7 @@ def test_configs_that_cannot_be_meant_are_refused() -> None:
 
 def evaluated(place: Path, *overrides: str) -> tuple[list[Measurement], list[dict[str, Any]]]:
     """Return the figures of gate and probe on four windows, and the rows of ``windows.jsonl``."""
-    given = {"matcher": MATCHER, "heldout_windows": WINDOWS[:8:2]}
+    given = {"matchers": {"training": MATCHER}, "heldout_windows": WINDOWS[:8:2]}
     context = GivenContext(settings("thinking.samples=2", *overrides), place, **given)
     run_stage(stage_of(context, "shared/evaluate-rlmt"))
     return context.run.measurements(), rows(place, "shared/evaluate-rlmt/windows.jsonl")
@@ -412,7 +413,7 @@ def test_every_window_of_the_gate_is_kept_for_who_pools_runs(tmp_path: Path) -> 
     figures, kept = evaluated(tmp_path, "thinking.probe_samples=0")
     assert not [one for one in figures if one.metric.startswith("probe")]  # 0: no probe, no controls of one
     ways = {"", "entropy-matched", "at the highest entropy", "at the lowest entropy"}
-    arms = {"base", "self-improved", "base-think", "self-improved-think", "base-rlmt", "self-improved-rlmt"}
+    arms = {arm.name for arm in ARMS if not arm.name.endswith("raw")}
     places = [(row["arm"], row["condition"]) for row in kept if "control" not in row["arm"]]
     assert len(places) == len(set(places))
     assert set(places) == {(arm, way) for arm in arms for way in ways}

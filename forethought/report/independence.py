@@ -33,7 +33,12 @@ _BEFORE = {
 """What bars a judge from a stage: a part in the training of what is compared there.  Elsewhere everything does."""
 _MARK = " (training)"
 """Ends the name under which a training judge compares arms; see ``Context.comparing_judges``."""
-_KINDS = {"gain": "likelihood-gain", "match": "llm", "similarity": "similarity"}
+_KINDS = {
+    "gain-": "likelihood-gain",
+    "match-": "llm",
+    "similarity-": "similarity",
+    "beyond-prefix-": "beyond-prefix",
+}
 """Kind of a shipped match judge by the start of its name."""
 
 
@@ -120,7 +125,7 @@ class Judges:
         own = {} if rlmt is None else {"rlmt.match": rlmt.match}
         # A reward that asks no judge leaves even its own config's match judge a stranger to the training.
         training = own if rlmt is not None and not rlmt.thought_only else {}
-        others: Mapping[str, MatchConfig] = getattr(self.config.thinking, "judges", {})
+        others: Mapping[str, MatchConfig] = self.config.thinking.judges
         return training, {
             **({} if training else own),
             **{f"thinking.judges.{name}": one for name, one in others.items()},
@@ -167,16 +172,17 @@ def _short(model: str) -> str:
 def _alike(one: MatchConfig, other: MatchConfig) -> bool:
     """Return whether two match judges are one in kind and model, whatever their thresholds and prompts."""
     same = one.kind == other.kind and identity(one) == identity(other) and one.path == other.path
-    return same and (one.kind != "similarity" or one.embedder == other.embedder)
+    return same and (not one.embeds or one.embedder == other.embedder)
 
 
 def _labelled(label: str, match: MatchConfig) -> bool:
     """Return whether the shipped name of a match judge, or any other name, can be that of ``match``."""
-    kind, _, model = label.partition("-")
-    if kind not in _KINDS:
+    start = next((start for start in _KINDS if label.startswith(start)), None)
+    if start is None:
         return match.kind == "custom"
-    known = PurePath(match.embedder).name if kind == "similarity" else identity(match) or ""
-    return match.kind == _KINDS[kind] and _short(model) in (_short(known), PurePath(known).name.lower())
+    known = PurePath(match.embedder).name if match.embeds else identity(match) or ""
+    model = label.removeprefix(start)
+    return match.kind == _KINDS[start] and _short(model) in (_short(known), PurePath(known).name.lower())
 
 
 def _shared(judge: JudgeConfig, training: Mapping[str, JudgeConfig]) -> Iterator[str]:

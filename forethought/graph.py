@@ -6,9 +6,12 @@
     shared/chunk -> shared/interleave -> base-think/sft ----------\\
     self-improved/improve ------------\\-> self-improved-think/sft -+-> shared/evaluate-sft   (and *-raw/sft)
     shared/chunk -> shared/calibrate -\\
-    base-think/sft          -----------+-> base-rlmt/rlmt ----------+-> shared/evaluate-rlmt
+    base-think/sft          -----------+-> base-rlmt/rlmt ----------+-> shared/evaluate-rlmt   (and *-rl/rlmt)
     self-improved-think/sft -----------+-> self-improved-rlmt/rlmt /
     every arm ------------------------------------------------------> shared/reasoning
+
+With ``improve.control_lineage`` the control of stage 1 goes the whole way, too: ``continued-think``, and so on.  With
+``rlmt.control`` each lineage has a ``*-rl`` arm beside ``*-rlmt``: the same start, reward and steps, without thoughts.
 
 A new stage is a file in :mod:`forethought.stages` and a row of :data:`STEPS`.
 This module reads no run folder and imports no torch.
@@ -20,14 +23,15 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from forethought import metrics
 from forethought.config import Config
 from forethought.run.store import BASE, SHARED
 
 IMPROVED, CONTINUED = "self-improved", "continued"
-THINK, RAW, RLMT = "think", "raw", "rlmt"
+THINK, RAW, RLMT, RL = "think", "raw", "rlmt", "rl"
 REASONING = "reasoning"
-LINEAGES = (BASE, IMPROVED)
-"""The two starts of stage 2: without stage 1, and after it."""
+LINEAGES = (BASE, CONTINUED, IMPROVED)
+"""The starts of stage 2: without stage 1, after plain next-token training on the same chunks, and after stage 1."""
 
 
 class SelectionError(ValueError):
@@ -84,25 +88,32 @@ def _controlled(config: Config) -> bool:
     return config.improve.control and config.improve.objective != "continued"
 
 
+def _goes_on(lineage: str, config: Config) -> bool:
+    """Return whether a lineage goes through stages 2 and 3."""
+    return lineage != CONTINUED or (_controlled(config) and config.improve.control_lineage)
+
+
 CHUNKS, ROWS, THRESHOLD = f"{SHARED}/chunk", f"{SHARED}/interleave", f"{SHARED}/calibrate"
-_START = {BASE: (), IMPROVED: (f"{IMPROVED}/improve",)}
+_START = {BASE: (), CONTINUED: (f"{CONTINUED}/improve",), IMPROVED: (f"{IMPROVED}/improve",)}
+_STARTS = (*_START[CONTINUED], *_START[IMPROVED])
 _TUNED = {kind: tuple(f"{lineage}-{kind}/sft" for lineage in LINEAGES) for kind in (THINK, RAW)}
-_REWARDED = tuple(f"{lineage}-{RLMT}/rlmt" for lineage in LINEAGES)
+_REWARDED = tuple(f"{lineage}-{kind}/rlmt" for kind in (RLMT, RL) for lineage in LINEAGES)
 
 
 def _sft(lineage: str, kind: str) -> Step:
-    return Step(
-        arm=f"{lineage}-{kind}",
-        stage="sft",
-        inputs=(CHUNKS, ROWS, *_START[lineage]),
-        table="sft",
-        when=lambda config: kind == THINK or (config.sft is not None and config.sft.control),
-    )
+    def when(config: Config) -> bool:
+        return _goes_on(lineage, config) and (kind == THINK or (config.sft is not None and config.sft.control))
+
+    inputs = (CHUNKS, ROWS, *_START[lineage])
+    return Step(arm=f"{lineage}-{kind}", stage="sft", inputs=inputs, table="sft", when=when)
 
 
-def _rlmt(lineage: str) -> Step:
+def _rlmt(lineage: str, kind: str) -> Step:
+    def when(config: Config) -> bool:
+        return _goes_on(lineage, config) and (kind == RLMT or (config.rlmt is not None and config.rlmt.control))
+
     inputs = (CHUNKS, ROWS, THRESHOLD, f"{lineage}-{THINK}/sft")
-    return Step(arm=f"{lineage}-{RLMT}", stage="rlmt", inputs=inputs, table="rlmt")
+    return Step(arm=f"{lineage}-{kind}", stage="rlmt", inputs=inputs, table="rlmt", when=when)
 
 
 STEPS: tuple[Step, ...] = (
@@ -122,21 +133,21 @@ STEPS: tuple[Step, ...] = (
     Step(
         arm=SHARED,
         stage="evaluate-sft",
-        inputs=(CHUNKS, ROWS, *_START[IMPROVED], *_TUNED[THINK], *_TUNED[RAW]),
+        inputs=(CHUNKS, ROWS, *_STARTS, *_TUNED[THINK], *_TUNED[RAW]),
         table="sft",
     ),
     Step(arm=SHARED, stage="calibrate", inputs=(CHUNKS,), table="rlmt"),
-    *map(_rlmt, LINEAGES),
+    *(_rlmt(lineage, kind) for kind in (RLMT, RL) for lineage in LINEAGES),
     Step(
         arm=SHARED,
         stage="evaluate-rlmt",
-        inputs=(CHUNKS, ROWS, THRESHOLD, *_START[IMPROVED], *_TUNED[THINK], *_REWARDED),
+        inputs=(CHUNKS, ROWS, THRESHOLD, *_STARTS, *_TUNED[THINK], *_REWARDED),
         table="rlmt",
     ),
     Step(
         arm=SHARED,
         stage=REASONING,
-        inputs=(*_START[IMPROVED], f"{CONTINUED}/improve", *_TUNED[THINK], *_TUNED[RAW], *_REWARDED),
+        inputs=(*_START[IMPROVED], *_START[CONTINUED], *_TUNED[THINK], *_TUNED[RAW], *_REWARDED),
         table="reasoning",
     ),
 )
@@ -157,7 +168,7 @@ class Arm:
     past: tuple[str, ...] = ()
     """What it is compared with in its own lineage: what it was trained from, and its control."""
     peer: tuple[str, ...] = ()
-    """What it is compared with in the other lineage."""
+    """What it is compared with in the other lineages."""
     control: bool = False
     """Whether it is there for comparison only."""
     lineage: str = ""
@@ -171,16 +182,16 @@ class Arm:
         return f"{self.name}/{self.stage}" if self.stage else ""
 
 
-def _arm(lineage: str, kind: str, stage: str, start: str, label: str, *, controls: tuple[str, ...] = ()) -> Arm:
-    thinks = kind != RAW
+def _arm(lineage: str, kind: str, stage: str, start: str, label: str, *, past: tuple[str, ...] = ()) -> Arm:
+    before = LINEAGES[: LINEAGES.index(lineage)]
     return Arm(
         name=f"{lineage}-{kind}",
         stage=stage,
         start=start,
-        thinks=thinks,
-        past=(start, *controls),
-        peer=(f"{BASE}-{kind}",) if thinks and lineage != BASE else (),
-        control=not thinks,
+        thinks=kind in (THINK, RLMT),
+        past=(start, *past),
+        peer=() if kind == RAW else tuple(f"{other}-{kind}" for other in before),
+        control=kind in (RAW, RL),
         lineage=lineage,
         label=label,
     )
@@ -188,7 +199,6 @@ def _arm(lineage: str, kind: str, stage: str, start: str, label: str, *, control
 
 ARMS: tuple[Arm, ...] = (
     Arm(name=BASE, lineage=BASE, label="the start"),
-    Arm(name=IMPROVED, stage="improve", start=BASE, past=(BASE,), lineage=IMPROVED, label="stage 1: online DPO"),
     Arm(
         name=CONTINUED,
         stage="improve",
@@ -198,12 +208,29 @@ ARMS: tuple[Arm, ...] = (
         lineage=CONTINUED,
         label="control: next tokens",
     ),
+    Arm(
+        name=IMPROVED,
+        stage="improve",
+        start=BASE,
+        past=(BASE,),
+        peer=(CONTINUED,),
+        lineage=IMPROVED,
+        label="stage 1: online DPO",
+    ),
     *(_arm(lineage, RAW, "sft", lineage, "control: SFT on raw text") for lineage in LINEAGES),
     *(
-        _arm(lineage, THINK, "sft", lineage, "stage 2: SFT on thoughts", controls=(f"{lineage}-{RAW}",))
+        _arm(lineage, THINK, "sft", lineage, "stage 2: SFT on thoughts", past=(f"{lineage}-{RAW}",))
         for lineage in LINEAGES
     ),
-    *(_arm(lineage, RLMT, "rlmt", f"{lineage}-{THINK}", "stage 3: RL mid-training") for lineage in LINEAGES),
+    # Compared with where the lineage began, too: what all later stages together changed.
+    *(
+        _arm(lineage, RL, "rlmt", f"{lineage}-{THINK}", "control: RL without thoughts", past=(lineage,))
+        for lineage in LINEAGES
+    ),
+    *(
+        _arm(lineage, RLMT, "rlmt", f"{lineage}-{THINK}", "stage 3: RL mid-training", past=(lineage, f"{lineage}-{RL}"))
+        for lineage in LINEAGES
+    ),
 )
 """Every arm there is, each after those that it is compared with."""
 
@@ -217,6 +244,11 @@ def arms(config: Config) -> list[Arm]:
     """Return the arms of ``config``, in order."""
     made = {step.name for step in graph(config)}
     return among([arm for arm in ARMS if not arm.stage or arm.step in made])
+
+
+def going_on(config: Config) -> list[Arm]:
+    """Return the arms of the lineages that go through stages 2 and 3, each with what it is compared with among them."""
+    return among([arm for arm in arms(config) if _goes_on(arm.lineage, config)])
 
 
 def among(taking: Sequence[Arm]) -> list[Arm]:
@@ -238,6 +270,28 @@ def graph(config: Config) -> list[Step]:
         step for step in STEPS if (not step.table or getattr(config, step.table) is not None) and step.when(config)
     ]
     return [_narrowed(step, config) for step in present]
+
+
+def check_primary(config: Config) -> None:
+    """Refuse a primary endpoint that this config can never measure.
+
+    Raises:
+        SelectionError: if there is no such figure, stage or arm in the graph; with those that there are.
+    """
+    asked = config.primary
+    if asked is None:
+        return
+    if metrics.find(asked.stage, asked.metric) is None:
+        known = [name for stage, name in metrics.METRICS if stage == asked.stage]
+        raise SelectionError(f"primary.metric = {asked.metric!r}: no figure of {asked.stage}: {', '.join(known)}")
+    steps, names = list(dict.fromkeys(step.stage for step in graph(config))), [arm.name for arm in arms(config)]
+    if asked.stage not in steps:
+        raise SelectionError(f"primary.stage = {asked.stage!r}: this config has no such step, only {', '.join(steps)}")
+    for key, arm in (("arm", asked.arm), ("against", asked.against)):
+        if arm not in names and (arm or key == "arm"):
+            hint = "; the control goes on to stages 2 and 3 with improve.control_lineage = true, and RL has a control "
+            hint += "without thoughts with rlmt.control = true"
+            raise SelectionError(f"primary.{key} = {arm!r}: no arm of this config. There are {', '.join(names)}{hint}")
 
 
 def _narrowed(step: Step, config: Config) -> Step:

@@ -109,6 +109,11 @@ class Metric(str):
         """Its paired change, of an NLL."""
         return Metric(f"{self} change", f"{self.label}, change", self.kind, self.stages, self.better, of=self)
 
+    @property
+    def interaction(self) -> Metric:
+        """How much more an arm changed it than another arm did, each since the start of its lineage; paired."""
+        return Metric(f"{self} difference of differences", self.label, self.kind, self.stages, self.better, of=self)
+
     def needed(self, units: str) -> Metric:
         """Return how many ``units`` (windows, problems) would resolve a difference as large as the measured one."""
         return Metric(f"{self} {units} needed", f"{units} needed", COUNT, self.stages, of=self)
@@ -128,9 +133,11 @@ ENTROPY = Metric("entropy", "entropy, nats per token", MEAN_COUNT, _PAIRS)
 REPETITION = Metric("repetition", "repeated 4-grams", SHARE, _PAIRS, DOWN)
 DISTINCT = Metric("distinct_2", "distinct-2", SHARE, _PAIRS, UP)
 CHARACTERS = Metric("characters", "characters", COUNT, _PAIRS)
-MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the base", TEMPERATURE, _PAIRS)
+MATCHING_TEMPERATURE = Metric("matching_temperature", "temperature of the side that was matched", TEMPERATURE, _PAIRS)
 ENTROPY_GAP = Metric("entropy_gap", "entropy gap, nats per token", GAIN, _PAIRS)
-SAMPLED, GREEDY, MATCHED = "sampled", "greedy", "entropy-matched"
+SAMPLED, GREEDY = "sampled", "greedy"
+MATCHED, MATCHED_TO_BASE = "entropy-matched", "entropy-matched to the base"
+"""Of two arms: the base has the policy's entropy, or the policy the base's."""
 
 SUFFIX_NLL = Metric("suffix_nll", "suffix NLL", NATS, (EVALUATE,), DOWN)
 SUFFIX_NLL_CHANGE = Metric("suffix_nll_change", "change", NATS, (EVALUATE,), DOWN, of=SUFFIX_NLL)
@@ -153,11 +160,16 @@ RAW_TEXT = "raw text"
 """NLL of the raw chunk, to compare with that of its text among thoughts."""
 TAGGED = "thought with tags"
 """NLL of thoughts and their tags together: what it takes to think at all, at this place."""
-NLL = {
-    kind: Metric(f"{kind} NLL", kind, NATS, (EVALUATE_SFT,), DOWN)
-    for kind in (SpanKind.THOUGHT.value, SpanKind.TAG.value, TAGGED, SpanKind.TEXT.value, RAW_TEXT)
+_KINDS = {
+    SpanKind.THOUGHT.value: "words of thoughts",
+    SpanKind.TAG.value: "tags",
+    SpanKind.TEXT.value: "text among thoughts",
+    RAW_TEXT: RAW_TEXT,
+    TAGGED: "words and tags together",
 }
-"""NLL by kind of token."""
+NLL = {kind: Metric(f"{kind} NLL", label, NATS, (EVALUATE_SFT,), DOWN) for kind, label in _KINDS.items()}
+"""NLL by kind of token.  The words of thoughts come first.  Most of what SFT takes off words and tags together is tags,
+whose form is learnt at once (from 6.2 to 0.4 nats, where words went from 2.6 to 2.3), so that figure comes last."""
 PER_TOKEN, PER_ROW = "per token", "per row"
 AMONG_THOUGHTS = "among thoughts against none"
 OPENS = Metric("opens", "opens", SHARE, (EVALUATE_SFT,), UP)
@@ -176,6 +188,11 @@ COPIES, IGNORES = "control: copies its thought", "control: ignores its thought"
 NOTHING = "none"
 
 
+def at(condition: str, level: str) -> str:
+    """Return the condition of a probe figure at an entropy: :data:`AT_HIGHEST`, :data:`AT_LOWEST`, :data:`MATCHED`."""
+    return f"{condition}, {level}" if level else condition
+
+
 def own_against(condition: str) -> str:
     """Return the condition of a probe figure that compares the own thought with ``condition``."""
     return f"own against {condition}"
@@ -190,11 +207,23 @@ def against_nothing(condition: str) -> str:
 THRESHOLD = Metric("threshold", "threshold", SCORE, (CALIBRATE,))
 BASE_PASSES = Metric("base rollouts that pass", "base rollouts", SHARE, (CALIBRATE,))
 UNRELATED_PASSES = Metric("unrelated suffixes that pass", "unrelated suffixes", SHARE, (CALIBRATE,), DOWN)
+MATCH_AUC = Metric("match AUC", "AUC", SHARE, (CALIBRATE,), UP)
+"""By planted kind: how often a paraphrased or cut true suffix scores above what is no match."""
+PLANTED_PASSES = Metric("planted suffixes that pass", "pass", SHARE, (CALIBRATE,))
 _GATE = (EVALUATE_RLMT,)
 GATE_REWARD = Metric("gate reward", "reward", SHARE, _GATE, UP)
 GATE_SCORE = Metric("gate score", "score", SCORE, _GATE, UP)
 ORACLE = Metric("oracle", "oracle", SHARE, _GATE, UP)
 GATE_UNSCORED = Metric("gate unscored", "unscored", SHARE, _GATE, DOWN)
+SUFFIX_ENTROPY = Metric("suffix entropy", "entropy, nats per token", MEAN_COUNT, _GATE)
+SUFFIX_TEMPERATURE = Metric("suffix temperature", "temperature", TEMPERATURE, _GATE)
+SECOND_THOUGHT = Metric("second thought", "opens a thought in the suffix", SHARE, _GATE, DOWN)
+AT_HIGHEST, AT_LOWEST = "at the highest entropy", "at the lowest entropy"
+"""Conditions of the gate and the probe besides temperature 1 (no name): suffixes are drawn at the temperature at which
+they have the entropy of the most or the least random arm (in the probe: condition).  :data:`MATCHED` is the mean of
+both, window by window."""
+PREFIX_START, PREFIX_END = "control: repeats the prefix's start", "control: repeats the prefix's end"
+"""Rows of the gate that predict nothing."""
 CLOSE_RATE = Metric("close rate", "closes itself", SHARE, _GATE, UP)
 THOUGHT_TOKENS = Metric("thought tokens", "tokens", MEAN_COUNT, _GATE)
 PROBE_REWARD = Metric("probe reward", "reward", SHARE, _GATE, UP)
@@ -240,19 +269,26 @@ METRICS: dict[tuple[str, str], Metric] = {
 }
 """Every metric that has no parameter, by stage and name."""
 
+_ENTROPIES = ("", MATCHED, AT_HIGHEST, AT_LOWEST)
 CONDITIONS: dict[str, tuple[str, ...]] = {
-    EVALUATE: ("", SAMPLED, GREEDY, MATCHED),
+    EVALUATE: ("", SAMPLED, GREEDY, MATCHED, MATCHED_TO_BASE),
     EVALUATE_SFT: (
-        *("", SAMPLED, GREEDY, MATCHED, PER_TOKEN, PER_ROW, AMONG_THOUGHTS, NOTHING, OWN, TEACHER),
+        *("", SAMPLED, GREEDY, MATCHED, MATCHED_TO_BASE, PER_TOKEN, PER_ROW, AMONG_THOUGHTS, NOTHING, OWN, TEACHER),
         *(against_nothing(condition) for condition in (OWN, TEACHER)),
     ),
-    EVALUATE_RLMT: ("", *PROBE, *map(own_against, PROBE[1:])),
-    CALIBRATE: ("",),
+    EVALUATE_RLMT: (
+        *_ENTROPIES,
+        *(at(name, level) for name in (*PROBE, *map(own_against, PROBE[1:])) for level in _ENTROPIES),
+    ),
+    CALIBRATE: (
+        *("", "prefix_start", "prefix_end", "other_document", "same_document", "corrupted", "shuffled"),
+        *("paraphrased", "cut_end", "cut_start"),
+    ),
     AUDIT: ("", "other_document", "shuffled", "repeated", "corrupted", "rollout"),
 }
 """Conditions of each stage; those of others are names of tasks, of stages, or reasons."""
 
-_DERIVED = re.compile(r"^(.+?)(?: (difference|change)| (\w+) needed)$")
+_DERIVED = re.compile(r"^(.+?)(?: (difference of differences|difference|change)| (\w+) needed)$")
 _AT = re.compile(r"^(\w+)@(\d+)$")
 
 
@@ -261,7 +297,9 @@ def find(stage: str, name: str) -> Metric | None:
     if (stage, name) in METRICS:
         return METRICS[stage, name]
     if (derived := _DERIVED.match(name)) and (of := find(stage, derived[1])) is not None:
-        return of.needed(derived[3]) if derived[3] else of.difference if derived[2] == "difference" else of.change
+        if derived[3]:
+            return of.needed(derived[3])
+        return {"difference": of.difference, "change": of.change}.get(derived[2], of.interaction)
     if (at := _AT.match(name)) and (family := find(stage, at[1])) is not None:
         return family.at(int(at[2]))
     return None
@@ -301,5 +339,8 @@ def known(figure: Measurement, arms: Iterable[str]) -> bool:
         find(figure.stage, figure.metric) is not None
         and (conditions is None or figure.condition in conditions)
         # Arms of these are splits, judges, folders, and any model that was asked.
-        and (figure.stage in (INTERLEAVE, AUDIT, RUN, REASONING) or figure.arm in (*arms, COPIES, IGNORES))
+        and (
+            figure.stage in (INTERLEAVE, AUDIT, RUN, REASONING)
+            or figure.arm in (*arms, COPIES, IGNORES, PREFIX_START, PREFIX_END)
+        )
     )

@@ -132,7 +132,7 @@ class Completion(Record):
     """Log-probability of each id under the distribution it was drawn from (nats)."""
     stop: StopReason
     text: str = ""
-    """What a judge reads; without thoughts, if the model writes any."""
+    """What a judge of free continuations reads; without thoughts, if the model writes any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,19 @@ class Rollout(Record):
     """Whether the policy closed the thought itself."""
     thought: str = ""
     text: str = ""
-    """What a judge reads: the suffix, without any thought in it."""
+    """What a judge reads: the suffix as it was written, tags and words of a second thought included."""
+
+    @classmethod
+    def of(cls, completion: Completion) -> Rollout:
+        """Return a completion as a rollout without a thought."""
+        return cls(
+            token_ids=completion.token_ids,
+            logprobs=completion.logprobs,
+            drawn=(True,) * len(completion.token_ids),
+            thought_tokens=0,
+            closed=True,
+            text=completion.text,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from rich.console import Console
 from forethought import __version__
 from forethought.cli.app import app
 from forethought.report.curves import read_curves
+from forethought.report.independence import judges_of
 from forethought.report.summary import render
 from forethought.run.store import Run
 from forethought_offline import MODELS
@@ -108,7 +109,7 @@ def test_show_prints_the_table_of_a_run(done: Path) -> None:
     assert result.exit_code == 0
     opened = Run.open(done)
     expected = Console(file=io.StringIO(), width=80)
-    expected.print(render(opened.measurements(), read_curves(opened)))
+    expected.print(render(opened.measurements(), read_curves(opened), judges_of(opened)))
     assert isinstance(expected.file, io.StringIO)
     assert result.stdout.startswith(expected.file.getvalue())
     assert "self-improved" in result.stdout

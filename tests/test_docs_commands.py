@@ -211,5 +211,6 @@ def test_every_table_of_a_run_is_explained(run: Path) -> None:
     named = [re.sub(r"^X against Y, | X$", "", cell) for cell in cells]
     for title in titles:
         assert any(name in title for name in named), title
-    for name in named:
+    # Differences of so few units are not counted.
+    for name in set(named) - {"Many comparisons"}:
         assert any(name in title for title in titles), name

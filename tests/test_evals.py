@@ -17,6 +17,7 @@ from forethought.engine import Group, Prompt, Sampling
 from forethought.evals.continuation import (
     GREEDY,
     MATCHED,
+    MATCHED_TO_BASE,
     SAMPLED,
     Comparison,
     ComparisonSettings,
@@ -393,16 +394,48 @@ def test_what_cannot_be_matched_shows_its_gap() -> None:
         return 1.0 + temperature
 
     closest = match_temperature(0.5, entropy, tolerance=0.02)
-    assert closest == min(tried)
-    assert 0.25 < closest < 0.252
-    assert len(tried) == 9
+    assert closest == min(tried) == 0.25  # the end of the range
+    assert len(tried) <= 9
+    noisy = match_temperature(0.5, lambda temperature: 1.0 if temperature == 1.0 else 1.2, tolerance=0.02)
+    assert noisy == 1.0  # whatever was tried was farther off
 
 
 @given(st.floats(0.3, 3.5))
-def test_bisection_on_an_analytic_curve(wanted: float) -> None:
+def test_matching_on_an_analytic_curve(wanted: float) -> None:
     base = Categorical((0.0, 1.0, 2.0, 0.5))
     found = match_temperature(base.entropy(wanted), base.entropy, tolerance=0.005)
     assert base.entropy(found) == pytest.approx(base.entropy(wanted), abs=0.005)
+
+
+@pytest.mark.parametrize("wanted", [0.7, 0.85, 1.2, 1.4])
+def test_two_or_three_temperatures_are_tried(wanted: float) -> None:
+    """As steep as a language model's entropy is, and bent as much."""
+    tried: list[float] = []
+
+    def entropy(temperature: float) -> float:
+        tried.append(temperature)
+        return 3.0 + 4.0 * math.log(temperature) - 1.5 * math.log(temperature) ** 2
+
+    target = entropy(wanted)
+    assert entropy(match_temperature(target, entropy, tolerance=0.02)) == pytest.approx(target, abs=0.02)
+    assert len(tried) - 2 <= 4  # temperature 1 included
+
+
+def test_either_side_is_brought_to_the_others_entropy() -> None:
+    logits = (0.0, 1.0, 2.0, 0.5)
+    base, policy = Categorical(logits), Categorical(tuple(2.0 * logit for logit in logits))
+    both = (MATCHED, MATCHED_TO_BASE)
+    comparison = run(policy, base, Shorter(), chunks(150), settings(both, tolerance=0.01))
+    cooled, heated = (find(comparison, "matching_temperature", condition) for condition in both)
+    assert (cooled.value, heated.value) == (pytest.approx(0.5, rel=0.1), pytest.approx(2.0, rel=0.1))
+    assert (cooled.unit, heated.unit) == ("temperature of the base; n texts", "temperature of the policy; n texts")
+    for condition, level in ((MATCHED, policy.entropy(1.0)), (MATCHED_TO_BASE, base.entropy(1.0))):
+        assert abs(find(comparison, "entropy_gap", condition).value) <= 0.01
+        for arm in ("self-improved", "base"):
+            assert find(comparison, "entropy", condition, arm).value == pytest.approx(level, abs=0.05)
+        assert find(comparison, "win_rate", condition).n == 150
+    row = comparison.examples[0]["conditions"][MATCHED_TO_BASE]
+    assert (row["policy_temperature"], row["base_temperature"]) == (heated.value, 1.0)
 
 
 def test_the_base_writes_once_for_all_arms() -> None:

@@ -71,7 +71,7 @@ def test_the_card_says_what_the_run_knows(done: Path, exported: Path) -> None:
         if (one.stage, one.arm, one.metric) == ("evaluate-rlmt", "self-improved-rlmt", "gate reward")
     )
     assert "### Reward gate: all arms" in text
-    assert f"| self-improved-rlmt | {reading(figure)} |" in text
+    assert f"| self-improved-rlmt | T = 1 | {reading(figure)} |" in text
     for part in (
         "1. **improve** (self-improved)",
         "2. **sft** (self-improved-think)",

@@ -44,8 +44,8 @@ def test_the_smoke_config_has_all_arms_and_controls() -> None:
     whole = names(graph.graph(smoke()))
     assert whole == names(list(STEPS))
     trained = {step.arm for step in graph.graph(smoke()) if step.stage in ("improve", "sft", "rlmt")}
-    assert trained == {*ARMS, "continued", "base-raw", "self-improved-raw"}
-    bare = {step.arm for step in graph.graph(smoke("improve.control=false", "sft.control=false"))}
+    assert trained == {arm.name for arm in graph.ARMS} - {"base"}
+    bare = {step.arm for step in graph.graph(smoke("improve.control=false", "sft.control=false", "rlmt.control=false"))}
     assert bare == {*ARMS, "shared"}
 
 
@@ -53,8 +53,13 @@ def test_the_smoke_config_has_all_arms_and_controls() -> None:
     ("override", "gone"),
     [
         ("audit.enabled=false", {"shared/audit"}),
-        ("improve.objective=continued", {"shared/audit", "continued/improve", "continued/evaluate"}),
-        ("sft.control=false", {"base-raw/sft", "self-improved-raw/sft"}),
+        (
+            "improve.objective=continued",
+            {"shared/audit"} | {step.name for step in STEPS if step.arm.partition("-")[0] == "continued"},
+        ),
+        ("improve.control_lineage=false", {step.name for step in STEPS if step.arm.startswith("continued-")}),
+        ("sft.control=false", {f"{lineage}-raw/sft" for lineage in graph.LINEAGES}),
+        ("rlmt.control=false", {f"{lineage}-rl/rlmt" for lineage in graph.LINEAGES}),
     ],
 )
 def test_a_config_has_the_steps_that_it_asks_for(override: str, gone: set[str]) -> None:
@@ -100,11 +105,14 @@ def test_a_wrong_name_lists_the_choices(tmp_path: Path) -> None:
 def test_arms_are_compared_with_those_that_take_part() -> None:
     found = {arm.name: arm for arm in graph.arms(smoke())}
     assert found["self-improved-think"].past == ("self-improved", "self-improved-raw")
-    assert found["self-improved-think"].peer == ("base-think",)
-    bare = {arm.name: arm for arm in graph.arms(smoke("improve.control=false", "sft.control=false"))}
+    assert found["self-improved-think"].peer == ("base-think", "continued-think")
+    assert found["base-rlmt"].past == ("base-think", "base", "base-rl")
+    off = ("improve.control=false", "sft.control=false", "rlmt.control=false")
+    bare = {arm.name: arm for arm in graph.arms(smoke(*off))}
+    assert bare["self-improved-think"].peer == ("base-think",)
     assert bare["self-improved-think"].past == ("self-improved",)
     assert not [arm for arm in bare.values() if arm.control]
     alone = graph.among([found["base"], found["base-rlmt"]])
-    assert [arm.past + arm.peer for arm in alone] == [(), ()]
+    assert [arm.past + arm.peer for arm in alone] == [(), ("base",)]
     for number, arm in enumerate(graph.ARMS):  # each stands after those that it is compared with
         assert {*arm.past, *arm.peer} <= {one.name for one in graph.ARMS[:number]}

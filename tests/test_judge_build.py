@@ -162,7 +162,7 @@ def test_a_judge_is_built_and_named_without_weights(pool, tmp_path: Path, monkey
     for match in (MatchConfig(kind="likelihood-gain", model=TINY), MatchConfig(kind="llm", model=TINY)):
         assert "tiny-llama@" in build_matcher(match, cold, tmp_path / "v.sqlite").name
     if EMBEDDERS["all-minilm-l6-v2"].file() is not None:
-        assert build_matcher(MatchConfig(), cold, tmp_path / "v.sqlite").name.startswith("similarity-all-minilm")
+        assert build_matcher(MatchConfig(), cold, tmp_path / "v.sqlite").name.startswith("beyond-prefix-all-minilm")
     interleave = InterleaveConfig(teacher={"model": TINY})
     assert build_teacher(interleave, cold, tmp_path / "r.sqlite").name == "tiny-llama"
 

@@ -103,21 +103,25 @@ def test_a_language_model_says_yes_no_or_nothing_which_is_no_zero() -> None:
 
 @given(
     unrelated=st.lists(st.floats(-1, 1), min_size=1, max_size=300),
+    copies=st.lists(st.floats(-1, 1), min_size=1, max_size=300),
     rollouts=st.lists(st.floats(-1, 1), min_size=1, max_size=100),
 )
-def test_a_calibrated_threshold_keeps_its_promises(unrelated: list[float], rollouts: list[float]) -> None:
-    threshold = calibrate(unrelated, rollouts, 0.01, 0.1)
+def test_a_calibrated_threshold_keeps_its_promises(
+    unrelated: list[float], copies: list[float], rollouts: list[float]
+) -> None:
+    threshold = calibrate([(unrelated, 0.01), (copies, 0.01), (rollouts, 0.1)])
     assert np.mean([one >= threshold for one in unrelated]) <= 0.01
+    assert np.mean([one >= threshold for one in copies]) <= 0.01
     assert np.mean([one >= threshold for one in rollouts]) <= 0.1
 
 
 def test_the_lowest_such_threshold_is_taken() -> None:
     rollouts = [number / 100 for number in range(100)]
-    threshold = calibrate([-1.0] * 200, rollouts, 0.01, 0.1)
+    threshold = calibrate([([-1.0] * 200, 0.01), (rollouts, 0.1)])
     assert sum(one >= threshold for one in rollouts) == 10
-    assert calibrate([0.95] * 3, rollouts, 0.01, 0.1) > 0.95
+    assert calibrate([([0.95] * 3, 0.01), (rollouts, 0.1)]) > 0.95
     with pytest.raises(ValueError, match="calibration_chunks"):
-        calibrate([], rollouts, 0.01, 0.1)
+        calibrate([([], 0.01), (rollouts, 0.1)])
 
 
 def test_an_embedder_that_is_not_there_is_named_with_the_way_out(tmp_path: object) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from forethought.config import ModelConfig
+from forethought.engine import Prompt
 from forethought.engine.losses import nll
 from forethought.engine.trainer import Example
 from forethought.keys import Key
 from forethought.models.model import Compute, Model, Parts
+from forethought.records import Rollout
 from forethought.tags import Tags
 from forethought.testing import BOS_ID, EOS_ID, PAD_ID, ScriptedSampler, UniformScorer, byte_tokenizer
 
@@ -90,9 +94,32 @@ def test_a_rollout_is_a_thought_and_a_suffix_over_one_prefix(tiny: Model) -> Non
         assert thought[-len(close) :] == close
         assert len(suffix) == 4
         assert rollout.thought + "</think>" == tiny.decode(thought)
-        assert rollout.text == tiny.read(suffix)
+        assert rollout.text == tiny.decode(suffix)
         inserted = [token for token, own in zip(rollout.token_ids, rollout.drawn, strict=True) if not own]
         assert tuple(inserted) == (() if rollout.closed else close)
+
+
+class Twice:
+    """A sampler that opens a second thought in the suffix."""
+
+    def think(self, prompts: Sequence[Prompt], k: int, *_: Any) -> list[list[Rollout]]:
+        thought = tuple(b"Why?</think>")
+        ids = thought + tuple(b" it <think>Hm.</think> swims")
+        rollout = Rollout(
+            token_ids=ids,
+            logprobs=(0.0,) * len(ids),
+            drawn=(True,) * len(ids),
+            thought_tokens=len(thought),
+            closed=True,
+        )
+        return [[rollout] * k for _ in prompts]
+
+
+def test_a_second_thought_is_part_of_the_suffix_that_is_judged() -> None:
+    sampler: Any = Twice()
+    parts = Parts(tokenizer=byte_tokenizer(), sampler=sampler, scorer=UniformScorer())
+    [[rollout]] = Model("stub", "stub", parts, THINK).think(["The whale"], thought_tokens=9, max_tokens=40)
+    assert (rollout.thought, rollout.text) == ("Why?", " it <think>Hm.</think> swims")
 
 
 def test_a_draw_depends_on_its_key_and_its_text_alone(tiny: Model) -> None:

@@ -51,9 +51,9 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
         "continued/improve load models 1 times 2 s update 30 steps, up to 5,280 tokens",  # 120 x (32 + 12)
         "sample 20 steps, 640 thoughts with suffixes after 80 prefixes",
         "update up to 15,360 tokens",  # 640 x (12 + 8) + 80 x 32
-        "gate and probe 6 arms on up to 16 held-out windows, up to 1,408 scored suffixes",
-        "evaluate: self-improved up to 72 pairs for each judge: 24 prefixes, 3 ways",
-        "evaluate: continued up to 72 pairs",
+        "gate and probe 6 arms on up to 16 held-out windows, up to 4,224 scored suffixes",
+        "evaluate: self-improved up to 96 pairs for each judge: 24 prefixes, 4 ways",
+        "evaluate: continued up to 96 pairs",
         "interleave up to 2 thoughts for every chunk",
         "base-think/sft load models 1 times 2 s sft 20 steps, up to 13,760 tokens",  # 20 x 4 x (32 + 12 + 2 x 64)
         "base-raw/sft load models 1 times 2 s sft 20 steps, up to 3,520 tokens",  # 20 x 4 x (32 + 12)
@@ -69,7 +69,7 @@ def test_the_smoke_plan_to_the_letter(tmp_path: Path) -> None:
     [
         (["improve.objective=continued"], "update 30 steps, up to 5,280 tokens", "rollouts"),
         (["improve.objective=rf-nll"], "update 30 steps, up to 5,280 tokens", "NOT ENOUGH"),
-        (["improve.control=false"], "evaluate: self-improved up to 72 pairs", "evaluate: continued"),
+        (["improve.control=false"], "evaluate: self-improved up to 96 pairs", "evaluate: continued"),
         (["improve.original=false"], "judge: shorter 480 verdicts", "600"),
         (["audit.enabled=false"], "sample", "audit"),
         (["improve.rewrite.model.model=tiny-qwen3"], "rewrite 120 rewrites", "600 verdicts"),
@@ -192,7 +192,7 @@ STAGE_OF = {
 
 def test_specific_gain_scores_every_thought_twice() -> None:
     once, twice = (
-        seconds(f"rlmt.reward={reward}", "rlmt.monitor_every=0")["base-rlmt/rlmt"]
+        seconds(f"rlmt.reward={reward}", "rlmt.monitor_every=0", "rlmt.control=false")["base-rlmt/rlmt"]
         for reward in ("information-gain", "specific-gain")
     )
     assert twice > once

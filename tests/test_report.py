@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -41,82 +40,8 @@ def measured(stage: str, arm: str, metric: str, value: float, **more: Any) -> Me
     return Measurement(stage=stage, arm=arm, metric=metric, value=value, **(known | more))
 
 
-def wins(**values: float) -> list[Measurement]:
-    ways = {"sampled": "sampled", "greedy": "greedy", "matched": "entropy-matched"}
-    place = {"against": "base", "judge": "unseen"}
-    return [
-        measured("evaluate", "self-improved", "win_rate", value, condition=ways[way], **place)
-        for way, value in values.items()
-    ]
-
-
-@pytest.mark.parametrize(
-    ("values", "verdict", "says"),
-    [
-        ({"sampled": 0.9, "greedy": 0.6, "matched": 0.7}, "yes", "every interval lies above one half"),
-        ({"sampled": 0.9, "greedy": 0.6, "matched": 0.52}, "in part", "the entropy-matched interval includes one half"),
-        ({"sampled": 0.52, "greedy": 0.5}, "not shown", "the sampled and greedy intervals include one half"),
-        ({"greedy": 0.5, "matched": 0.4}, "no", "the entropy-matched interval lies below one half"),
-    ],
-)
-def test_stage_one_is_better_only_where_the_interval_is(values: dict[str, float], verdict: str, says: str) -> None:
-    first = answer.answer(Figures(wins(**values)))[0]
-    assert first.verdict == verdict
-    assert says in first.text
-    assert "The judge unseen, which did not train it," in first.text
-    assert ("less random text" in first.text) == (verdict == "in part")
-
-
-def test_a_judge_that_trained_the_policy_is_asked_last_and_named_as_such() -> None:
-    trained = dataclasses.replace(wins(greedy=0.9)[0], judge="own (training)")
-    assert answer.answer(Figures([trained]))[0].text.startswith("The judge own, which also trained it,")
-    assert "unseen" in answer.answer(Figures([trained, *wins(greedy=0.4)]))[0].text
-
-
-@pytest.mark.parametrize(
-    ("reward", "score", "n", "verdict", "says"),
-    [
-        (0.2, 0.1, 48, "yes", "above zero"),
-        (-0.2, -0.1, 48, "no", "below zero"),
-        (-0.2, 0.01, 48, "not shown", "below zero"),
-        (0.01, 0.01, 48, "not shown", "inside the noise of 48 windows; about 310 would resolve it"),
-        (0.2, 0.1, 6, "not shown", "6 windows are too few to tell"),
-    ],
-)
-def test_the_lineages_are_compared_by_paired_differences(
-    reward: float, score: float, n: int, verdict: str, says: str
-) -> None:
-    place: dict[str, Any] = {"against": "base-rlmt", "n": n}
-    found = [
-        measured("evaluate-rlmt", "self-improved-rlmt", "gate reward difference", reward, **place),
-        measured("evaluate-rlmt", "self-improved-rlmt", "gate score difference", score, **place),
-        measured("evaluate-rlmt", "self-improved-rlmt", "gate reward windows needed", 310, against="base-rlmt"),
-    ]
-    third = answer.answer(Figures(found))[2]
-    assert third.verdict == verdict
-    assert says in third.text
-
-
-@pytest.mark.parametrize(
-    ("base", "improved", "says"),
-    [
-        (0.2, 0.2, "it matters what is said in both"),
-        (0.2, 0.01, "it matters what is said in the one, nothing beyond the noise in the other"),
-        (-0.2, -0.2, "a harm in both"),
-    ],
-)
-def test_own_thoughts_are_set_against_foreign_ones(base: float, improved: float, says: str) -> None:
-    foreign = {"condition": "own against thought about another window"}
-    found = [
-        measured("evaluate-rlmt", "self-improved-rlmt", "gate reward difference", 0.01, against="base-rlmt"),
-        measured("evaluate-rlmt", "base-rlmt", "probe gain difference", base, **foreign),
-        measured("evaluate-rlmt", "self-improved-rlmt", "probe gain difference", improved, **foreign),
-    ]
-    assert says in answer.answer(Figures(found))[2].text
-
-
 def test_what_was_not_run_has_no_answer(tmp_path: Path) -> None:
-    assert [one.verdict for one in answer.answer(Figures([]))] == ["not run"] * 3
+    assert [one.verdict for one in answer.answer(Figures([]))] == ["not run"] * 4
     assert all(not row.values(Figures([]), {}) for row in article.ROWS)
     content = page.write_page(Run.create_or_open(tmp_path / "empty")).read_text()
     assert content.count('<span class="none">not run</span>') == len(article.ROWS)

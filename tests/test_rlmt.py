@@ -19,20 +19,21 @@ from helpers.stages import GivenContext, run_stage, stage_of, untrained, weights
 from forethought import config
 from forethought.algorithms.advantages import dr_grpo, grpo, normaliser
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics
-from forethought.algorithms.windows import Window, WindowCutter, match_request
+from forethought.algorithms.windows import Window, WindowCutter, match_request, prefix_copies
 from forethought.config import Config, ConfigError, RLMTConfig
-from forethought.engine.branches import Group
+from forethought.engine.branches import Group, Prompt
 from forethought.judges.base import QuestionJudge
 from forethought.judges.match import Matcher, SimilarityJudge
 from forethought.keys import Key
 from forethought.models.embedding import LetterEmbedder
-from forethought.models.model import Model
-from forethought.records import Axis, Measurement, Place, Rollout, Split
+from forethought.models.model import Model, Parts
+from forethought.records import Axis, Measurement, Place, Rollout, Split, ThoughtRow
 from forethought.report.values import judgement
 from forethought.run.store import Run
 from forethought.tags import Tags
-from forethought.testing import byte_tokenizer
+from forethought.testing import ScriptedSampler, UniformScorer, byte_tokenizer
 from forethought.thoughts.dataset import make_row
+from forethought.thoughts.teacher import Draft, Proposal, StubTeacher
 
 THINK = Tags("<think>", "</think>")
 TEXT = "The whale is big. It sings, too, in the deep sea."
@@ -64,8 +65,70 @@ def test_windows_are_slices_of_the_text() -> None:
     one_each = WindowCutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(ROWS, CHUNKS, Key(0, "x"))
     assert [window.document_id for window in one_each] == [one.document_id for one in ROWS]
     assert len({len(window.prefix) for window in one_each}) == 2
+    # Two rows of a document give one window: the document is the unit.
+    twin = dataclasses.replace(ROWS[1], document_id=ROWS[0].document_id)
+    rows = [ROWS[0], twin, *ROWS[2:]]
+    fewer = WindowCutter(tokenizer=byte_tokenizer(), suffix_tokens=12).one_each(rows, CHUNKS, Key(0, "x"))
+    assert len(fewer) == 7
     assert match_request(WINDOWS[0], ["a"], longer=False).original == WINDOWS[0].suffix
     assert match_request(WINDOWS[0], ["a"], longer=True).original == WINDOWS[0].reference
+
+
+def test_copies_of_a_prefix_are_its_ends() -> None:
+    assert prefix_copies(WINDOWS[0], byte_tokenizer(), 5) == (WINDOWS[0].prefix[:5], WINDOWS[0].prefix[-5:])
+    assert prefix_copies(WINDOWS[0], byte_tokenizer(), 99) == (WINDOWS[0].prefix, WINDOWS[0].prefix)
+
+
+class Silent(StubTeacher):
+    """Writes the first thought of each chunk and no other."""
+
+    def ask(self, drafts: Sequence[Draft], attempt: int) -> list[list[Proposal]]:
+        return [row[:1] if not attempt else [] for row in super().ask(drafts, attempt)]
+
+
+def test_held_out_windows_are_cut_where_training_would_cut_them(tmp_path: Path) -> None:
+    texts = [f"The {name} is big. It sings, too, in the sea. Who hears it? We." for name in ("whale", "shark", "squid")]
+    splits = (Split.SFT, Split.HELDOUT, Split.RLMT)
+    chunks = [
+        chunk(text[:10], text[10:], number=number + 3 * place, split=split)
+        for place, split in enumerate(splits)
+        for number, text in enumerate(texts)
+    ]
+    small = ("interleave.gap=8", "interleave.thoughts=[1, 3]", "interleave.rows=3", "rlmt.suffix_tokens=5")
+    context = GivenContext(config.load(CONFIG, (*SMALL, *small)), tmp_path, chunks=chunks)
+    stage = stage_of(context, "shared/interleave")
+    vars(stage)["teacher"] = Silent()
+    folder = run_stage(stage)
+    offered, kept, trained = (
+        {row.text: [place.token for place in row.places] for row in folder.load(log, ThoughtRow)}
+        for log in ("places.heldout", "rows.heldout", "rows.rlmt")
+    )
+    assert {text: len(places) for text, places in kept.items()} == dict.fromkeys(texts, 1)
+    assert offered == trained  # the same texts stand in both splits here
+    assert all(len(places) > 1 for places in offered.values())
+    for split in splits:
+        context._kept["rows", split] = folder.load(f"rows.{split}", ThoughtRow)
+    tokens = [len(window.prefix_ids) for window in context.heldout_windows]
+    assert len(tokens) == 3
+    wanted = [offered[window.prefix + window.reference] for window in context.heldout_windows]
+    assert all(token in places for token, places in zip(tokens, wanted, strict=True))
+    at_kept = [len(w.prefix_ids) in kept[w.prefix + w.reference] for w in context.heldout_windows]
+    assert [bool(window.thought) for window in context.heldout_windows] == at_kept
+    assert not all(at_kept)  # places are there, too, where the teacher said nothing that was kept
+
+
+def test_rows_of_older_runs_have_windows_where_thoughts_were_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    place = [Place(position=19, token=19)]
+    taught = [make_row(dataclasses.replace(one, split=Split.HELDOUT), place, ["Why?"]) for one in CHUNKS.values()]
+    heldout = [dataclasses.replace(one, split=Split.HELDOUT) for one in CHUNKS.values()]
+    context = GivenContext(settings(), tmp_path, chunks=heldout, rows={Split.HELDOUT: taught})
+    context.say = said.append
+    folder = context.run.stage("shared", "interleave")
+    folder.write_config({})
+    folder.finish({}, {})
+    assert [window.thought for window in context.heldout_windows] == ["Why?"] * 8
+    assert "keeps no offered places of held-out text" in said[0]
 
 
 def test_advantages_are_measured_from_the_group_or_from_a_blank_thought() -> None:
@@ -157,7 +220,7 @@ def gain(policy: Model, window: Window, thought: tuple[int, ...]) -> float:
 
 
 def test_information_gain_is_the_policys_own_and_trains_thoughts_alone(tmp_path: Path) -> None:
-    stage = rlmt(tmp_path, "rlmt.reward='information-gain'")
+    stage = rlmt(tmp_path, "rlmt.reward='information-gain'", "rlmt.control=false")
     policy, groups = rollouts(stage)
     group = groups[1]
     for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
@@ -169,7 +232,7 @@ def test_information_gain_is_the_policys_own_and_trains_thoughts_alone(tmp_path:
 
 
 def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window(tmp_path: Path) -> None:
-    policy, groups = rollouts(rlmt(tmp_path, "rlmt.reward='specific-gain'"))
+    policy, groups = rollouts(rlmt(tmp_path, "rlmt.reward='specific-gain'", "rlmt.control=false"))
     for group, other in zip(groups, groups[1:] + groups[:1], strict=True):
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
             thought = rollout.token_ids[: rollout.thought_tokens]
@@ -179,12 +242,21 @@ def test_specific_gain_takes_off_what_a_thought_does_for_the_next_window(tmp_pat
 
 
 def test_gain_over_blank_has_the_blank_reward_as_its_baseline(tmp_path: Path) -> None:
-    _, groups = rollouts(rlmt(tmp_path, "rlmt.reward='gain-over-blank'", "rlmt.blanks=4"))
+    _, groups = rollouts(rlmt(tmp_path, "rlmt.reward='gain-over-blank'", "rlmt.blanks=4", "rlmt.control=false"))
     for group in groups:
         assert group.blank is not None
         assert group.blank * 4 == int(group.blank * 4)
         assert group.advantages == pytest.approx([reward - group.blank for reward in group.rewards])
     assert group_metrics(groups)["blank_reward"] == pytest.approx(np.mean([group.blank for group in groups]))
+
+
+def test_a_thought_that_the_control_opens_is_judged_as_written(tmp_path: Path) -> None:
+    script = ScriptedSampler({WINDOWS[0].id: [tuple(b"a<think>b</think>c")]})
+    policy = Model("rl", "rl", Parts(tokenizer=byte_tokenizer(), sampler=script, scorer=UniformScorer()), THINK)
+    stage = stage_of(GivenContext(settings("rlmt.suffix_tokens=40"), tmp_path, matcher=MATCHER), "base-rl/rlmt")
+    prompt = Prompt(id=WINDOWS[0].id, token_ids=WINDOWS[0].prefix_ids)
+    [[rollout]] = stage.draw(policy, [prompt], 1, Key(0, "test"))
+    assert rollout.text == "a<think>b</think>c"
 
 
 def test_groups_without_variance_teach_nothing_and_can_be_drawn_again(tmp_path: Path) -> None:
@@ -234,9 +306,9 @@ def test_metrics_tell_copies_and_sameness_apart() -> None:
     [
         (),
         ("rlmt.advantage='grpo'", "rlmt.updates=2", "rlmt.kl_weight=0.05"),
-        ("rlmt.reward='information-gain'",),
-        ("rlmt.reward='specific-gain'",),
-        ("rlmt.reward='gain-over-blank'", "rlmt.resample=1"),
+        ("rlmt.reward='information-gain'", "rlmt.control=false"),
+        ("rlmt.reward='specific-gain'", "rlmt.control=false"),
+        ("rlmt.reward='gain-over-blank'", "rlmt.resample=1", "rlmt.control=false"),
     ],
     ids=["dr-grpo", "grpo, two updates, kl", "information gain", "specific gain", "gain over blank"],
 )
@@ -289,13 +361,53 @@ def test_learning_is_visible_on_held_out_windows(tmp_path: Path) -> None:
 
 def test_configs_that_cannot_be_meant_are_refused() -> None:
     for wrong, words in (
-        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'"), "which may be 0"),
+        (("rlmt.reward='gain-over-blank'", "rlmt.advantage='grpo'", "rlmt.control=false"), "which may be 0"),
         (("rlmt.match.kind='llm'",), "exactly one of `model` and `endpoint`"),
         (("thinking.probe_samples=9",), "probe_samples = 9: must be at most samples"),
         (("chunk.rlmt_share=0.0",), "rlmt_share must not be 0"),
     ):
         with pytest.raises(ConfigError, match=words):
             settings(*wrong)
+
+
+def evaluated(place: Path, *overrides: str) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    """Return the figures of gate and probe on four windows, and the rows of ``windows.jsonl``."""
+    given = {"matcher": MATCHER, "heldout_windows": WINDOWS[:8:2]}
+    context = GivenContext(settings("thinking.samples=2", *overrides), place, **given)
+    run_stage(stage_of(context, "shared/evaluate-rlmt"))
+    return context.run.measurements(), rows(place, "shared/evaluate-rlmt/windows.jsonl")
+
+
+def test_every_window_of_the_gate_is_kept_for_who_pools_runs(tmp_path: Path) -> None:
+    figures, kept = evaluated(tmp_path, "thinking.probe_samples=0")
+    assert not [one for one in figures if one.metric.startswith("probe")]  # 0: no probe, no controls of one
+    ways = {"", "entropy-matched", "at the highest entropy", "at the lowest entropy"}
+    arms = {"base", "self-improved", "base-think", "self-improved-think", "base-rlmt", "self-improved-rlmt"}
+    places = [(row["arm"], row["condition"]) for row in kept if "control" not in row["arm"]]
+    assert len(places) == len(set(places))
+    assert set(places) == {(arm, way) for arm in arms for way in ways}
+    assert [row["condition"] for row in kept if "control" in row["arm"]] == ["", ""]
+    for row in kept:
+        assert row["windows"] == [window.id for window in WINDOWS[:8:2]]
+        assert row["documents"] == [window.document_id for window in WINDOWS[:8:2]]
+        assert row["judge"] == MATCHER.name
+        assert {len(row[name]) for name in ("reward", "score", "entropy")} == {4}
+    levels = {row["condition"]: row["entropy"] for row in kept if row["arm"] == "base-rlmt"}
+    assert levels["entropy-matched"] == pytest.approx(
+        np.mean([levels["at the highest entropy"], levels["at the lowest entropy"]], axis=0), abs=1e-5
+    )
+    found = {(one.against, one.metric, one.condition) for one in figures}
+    for way in ways:  # all arms have the same weights here, and the same name
+        assert ("base-rlmt", "gate score difference of differences", way) in found
+        assert ("base-think", "gate reward difference of differences", way) in found
+        assert ("base", "gate reward difference of differences", way) not in found
+
+
+def test_the_probe_can_do_without_equal_entropy(tmp_path: Path) -> None:
+    figures, _ = evaluated(tmp_path, "thinking.probe_samples=1", "thinking.probe_matched=false")
+    of_probe = {one.condition for one in figures if one.metric == "probe reward difference"}
+    assert "own against blank thought" in of_probe
+    assert not [condition for condition in of_probe if "entropy" in condition]
 
 
 def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
@@ -317,6 +429,10 @@ def test_the_lifecycle_goes_on_through_stage_three(done: Path) -> None:
     ignores = found["control: ignores its thought", "", "probe score difference", "own against blank thought"]
     assert copies.value > 0.1
     assert ignores.value == 0.0
+    for way in ("", "entropy-matched", "at the highest entropy", "at the lowest entropy"):
+        assert ("self-improved-rlmt", "base-rlmt", "gate score difference of differences", way) in found
+        assert ("base-rlmt", "base-think", "gate score difference", way) in found
+    assert found["control: repeats the prefix's start", "", "gate reward", ""].n == 4
     assert found["base", "", "unrelated suffixes that pass", ""].value <= 0.02
     assert {one["arm"] for one in rows(done, "shared/evaluate-rlmt/examples.jsonl")} >= set(arms[2:])
 

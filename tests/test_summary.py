@@ -117,7 +117,7 @@ def test_sides_nll_audit_and_durations() -> None:
     assert "[+0.090, +0.120]" in line(text, "[3.100, 3.300]")
     assert "92.0% of 32 pairs" in line(text, "unseen", "accuracy", "shuffled")
     assert "50.0% of 64 decided verdicts" in line(text, "first position")
-    assert "4:12" in line(text, "evaluate ")
+    assert "4:12" in line(text, "evaluate ", "–")
     assert "5.50 GiB" in text
 
 
@@ -163,7 +163,10 @@ def test_summary_json_is_the_run_folder_and_nothing_else(tmp_path: Path) -> None
     assert [from_dict(Measurement, row) for row in content["measurements"]] == MEASUREMENTS
     figures = summarise(MEASUREMENTS, read_curves(run))
     assert {key: content[key] for key in figures} == figures
-    assert content.keys() - figures.keys() == {"config", "versions", "durations", "cost", "schedule"}
+    assert content.keys() - figures.keys() == {
+        *("config", "versions", "durations", "cost", "schedule"),
+        *("primary", "multiplicity"),
+    }
     assert content["curves"]["self-improved"]["improve/selection_rate"]["last"]["value"] == pytest.approx(0.755)
     assert content["seconds"] == {"self-improved": {"sample": 62.0, "judge": 186.0}, "continued": {"train": 90.0}}
     assert phase_seconds([]) == {}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers.records import chunk
 
+from forethought import metrics
 from forethought.evals.thoughts import ThoughtEval, changes, examine, figures, until_close
 from forethought.models.model import Model, Parts
 from forethought.models.thought_tokens import ThoughtTokens
@@ -95,6 +96,12 @@ def test_nll_is_summed_by_kind_of_token_and_paired_by_row() -> None:
     kinds = ("thought", "tag", "thought with tags", "text", "raw text")
     assert {one.metric for one in found} == {f"{kind} NLL change" for kind in kinds}
     assert all(one.value == 0.0 and one.against == "before" for one in found)
+
+
+def test_the_words_of_thoughts_come_first_and_what_mixes_them_with_tags_last() -> None:
+    found = list(examine(model_of({}), EVALUATION).nll)
+    assert found == list(metrics.NLL) == ["thought", "tag", "text", "raw text", "thought with tags"]
+    assert metrics.NLL["thought"].label == "words of thoughts"
 
 
 def test_an_own_thought_is_scored_by_the_ids_that_were_drawn() -> None:

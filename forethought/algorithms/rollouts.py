@@ -33,7 +33,7 @@ class RolloutGroup:
 
     @property
     def suffixes(self) -> list[str]:
-        """What a judge reads: the suffixes, without any thought in them."""
+        """What a judge reads: the suffixes as they were written."""
         return [rollout.text for rollout in self.rollouts]
 
     @property

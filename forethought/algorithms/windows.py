@@ -1,11 +1,13 @@
 """Windows: a prefix after which a policy thinks and predicts, and the text that really comes next.
 
 Earlier thoughts of a row stay out of the prefix: the rows of RL mid-training have places only, so there is none to put
-in, and held-out windows are cut alike.
+in.  Held-out windows are cut alike, at every place that was offered to the teacher, whatever became of its thought:
+where thoughts pass all checks, text is another than where they do not.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,10 +49,12 @@ class WindowCutter:
         return [window for row in rows for window in self.of_row(row, chunks[row.chunk_id])]
 
     def one_each(self, rows: Sequence[ThoughtRow], chunks: Mapping[str, Chunk], key: Key) -> list[Window]:
-        """Return one window of each row that has any, chosen by ``key``."""
-        by_row = [(row, self.of_row(row, chunks[row.chunk_id])) for row in rows]
-        # Each draw is keyed by its row, so a row without windows moves no other row's choice.
-        return [some[int(key.generator(row.id).integers(len(some)))] for row, some in by_row if some]
+        """Return one window of each document that has any, chosen by ``key`` among all of its rows."""
+        by_document: dict[str, list[Window]] = {}
+        for row in rows:
+            by_document.setdefault(row.document_id, []).extend(self.of_row(row, chunks[row.chunk_id]))
+        # Each draw is keyed by its document, so a document without windows moves no other one's choice.
+        return [some[int(key.generator(name).integers(len(some)))] for name, some in by_document.items() if some]
 
     def of_row(self, row: ThoughtRow, chunk: Chunk) -> list[Window]:
         ids = chunk.prefix_ids + chunk.suffix_ids
@@ -82,7 +86,27 @@ class WindowCutter:
         return windows
 
 
+def with_thoughts(windows: Sequence[Window], rows: Sequence[ThoughtRow]) -> list[Window]:
+    """Return ``windows`` with the teacher's thoughts where one of ``rows`` has one at the window's place."""
+    thoughts = {
+        content_id(row.chunk_id, place.token): thought
+        for row in rows
+        for place, thought in zip(row.places, row.thoughts, strict=True)
+    }
+    return [dataclasses.replace(window, thought=thoughts.get(window.id, "")) for window in windows]
+
+
 def match_request(window: Window, predictions: Sequence[str], longer: bool) -> JudgeRequest:
     """Return what a match judge is shown; ``longer``: all that comes next, not only as much as was predicted."""
     original = window.reference if longer else window.suffix
     return JudgeRequest(prefix=window.prefix, candidates=tuple(predictions), original=original)
+
+
+def prefix_copies(window: Window | Chunk, tokenizer: Any, tokens: int) -> tuple[str, str]:
+    """Return the first and the last ``tokens`` tokens of the prefix as texts: predictions that predict nothing.
+
+    A shorter prefix is copied whole, twice.
+    """
+    ids = list(window.prefix_ids)
+    start, end = (str(tokenizer.decode(some)) for some in (ids[:tokens], ids[-tokens:]))
+    return start, end

@@ -22,9 +22,10 @@ TASKS = typer.Option("--tasks", help="Reasoning tasks, separated by commas: gsm8
 def print_results(opened: Run, examples: int) -> None:
     from forethought.report.curves import read_curves
     from forethought.report.examples import render_examples
+    from forethought.report.independence import judges_of
     from forethought.report.summary import render
 
-    out.print(render(opened.measurements(), read_curves(opened)))
+    out.print(render(opened.measurements(), read_curves(opened), judges_of(opened)))
     out.print(render_examples(opened, examples))
 
 

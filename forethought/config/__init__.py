@@ -5,13 +5,21 @@ Hand-written configs are TOML, resolved ones are JSON (``config.json`` in a stag
 
 from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig, RewriteConfig
-from forethought.config.midtraining import MatchConfig, RLMTConfig, ThinkingEvaluateConfig
+from forethought.config.midtraining import TRAINING, MatchAuditConfig, MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reading import Config, build, dump, load
 from forethought.config.reasoning import ReasoningConfig, reasoning_overrides
 from forethought.config.sources import ChunkConfig, CorpusConfig, EndpointConfig, ModelConfig
-from forethought.config.stages import ImproveConfig, InterleaveConfig, LogConfig, SFTConfig, TrainingConfig
+from forethought.config.stages import (
+    ImproveConfig,
+    InterleaveConfig,
+    LogConfig,
+    PrimaryConfig,
+    SFTConfig,
+    TrainingConfig,
+)
 
 __all__ = [
+    "TRAINING",
     "AuditConfig",
     "ChunkConfig",
     "Config",
@@ -22,8 +30,10 @@ __all__ = [
     "InterleaveConfig",
     "JudgeConfig",
     "LogConfig",
+    "MatchAuditConfig",
     "MatchConfig",
     "ModelConfig",
+    "PrimaryConfig",
     "RLMTConfig",
     "ReasoningConfig",
     "RewriteConfig",

@@ -11,19 +11,51 @@ from forethought.config.judging import check_custom
 from forethought.config.sources import VerdictConfig
 from forethought.config.stages import TrainingConfig
 
+TRAINING = "training"
+"""Name of the match judge of `[rlmt.match]` among the others."""
+NegativeKind = Literal["prefix_start", "prefix_end", "other_document", "same_document", "corrupted", "shuffled"]
+
+
+class MatchAuditConfig(Section):
+    """What a match judge must tell apart before it may train; it is examined on the windows of its calibration."""
+
+    min_auc: dict[NegativeKind, Share] = {
+        "prefix_start": 0.95,
+        "prefix_end": 0.95,
+        "other_document": 0.95,
+        "same_document": 0.9,
+        "corrupted": 0.8,
+        "shuffled": 0.9,
+    }
+    """By planted kind, the smallest share of pairs in which a paraphrased or cut true suffix must score above it."""
+    max_passing: dict[NegativeKind, Share] = {
+        "prefix_start": 0.01,
+        "prefix_end": 0.01,
+        "other_document": 0.05,
+        "corrupted": 0.2,
+        "shuffled": 0.1,
+    }
+    """By planted kind, the largest share that may reach the threshold."""
+    max_unscored: Share = 0.05
+    """Largest share of predictions that may be unscored."""
+    allow_failing: bool = False
+    """Whether to train with a match judge that failed."""
+
 
 class MatchConfig(VerdictConfig):
     """The judge that compares a predicted suffix with the true one; it never sees the thought."""
 
-    kind: Literal["similarity", "llm", "likelihood-gain", "custom"] = "similarity"
-    """`similarity`: cosine of sentence embeddings; `llm`: `model` or `endpoint` answers yes or no; `likelihood-gain`:
-    how much likelier `model` finds the true suffix after it has read the prediction; `custom`: your own Python code."""
+    kind: Literal["beyond-prefix", "similarity", "llm", "likelihood-gain", "custom"] = "beyond-prefix"
+    """`beyond-prefix`: how much of what the true suffix adds to the prefix is said, by sentence embeddings, word order,
+    names and numbers; `similarity`: cosine of the embeddings alone; `llm`: `model` or `endpoint` answers yes or no;
+    `likelihood-gain`: how much likelier `model` finds the true suffix after it has read the prediction; `custom`: your
+    own Python code."""
     path: str | None = None
     """For `custom`: `module:attribute` of a class or function that returns a match judge; see docs/extending.md."""
     options: dict[str, Any] = {}
     """For `custom`: keyword arguments of it."""
     embedder: str = "all-minilm-l6-v2"
-    """For `similarity`: the installed package of that name, a sentence-transformers folder with mean pooling, or
+    """For kinds that embed: the installed package of that name, a sentence-transformers folder with mean pooling, or
     `letters`, which counts letters (tests)."""
     max_tokens: Positive = 256
     """Longest written verdict, in tokens."""
@@ -31,18 +63,27 @@ class MatchConfig(VerdictConfig):
     """Lowest score that passes; default: calibrated, or 0.5 for `llm`."""
     max_unrelated: Share = 0.01
     """Calibration: largest share of suffixes of other documents that may pass."""
+    max_copies: Share = 0.01
+    """Calibration: largest share of prefixes of which a copy may pass, of either end and as long as a prediction."""
     base_rate: Share = 0.1
-    """Calibration: share of the untrained policy's suffixes that passes, unless `max_unrelated` asks for fewer."""
-    calibration_chunks: Positive = 64
-    """Chunks of the improve split for the calibration: one of each document before a second of any."""
+    """Calibration: share of the untrained policy's suffixes that passes, unless the other limits ask for fewer."""
+    calibration_chunks: Positive = 256
+    """Chunks of the improve split for the calibration, one of each document; if there are fewer documents, as many."""
+    audit: MatchAuditConfig = MatchAuditConfig()
+    """The test that the judge must pass before it may train."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it compares sentence embeddings."""
+        return self.kind in ("beyond-prefix", "similarity")
 
     @model_validator(mode="after")
     def _consistent(self) -> MatchConfig:
         check_custom(self.kind, self.path, self.options)
-        if self.sources != (0 if self.kind in ("similarity", "custom") else 1):
+        if self.sources != (0 if self.embeds or self.kind == "custom" else 1):
             raise ValueError(
-                f"kind = {self.kind!r}: `similarity` takes `embedder`, `custom` takes `path`, the others exactly "
-                "one of `model` and `endpoint`"
+                f"kind = {self.kind!r}: `beyond-prefix` and `similarity` take `embedder`, `custom` takes `path`, the "
+                "others exactly one of `model` and `endpoint`"
             )
         if self.kind == "likelihood-gain" and self.model is None:
             raise ValueError("likelihood-gain needs `model`: servers do not return reliable scores of a given text")
@@ -61,6 +102,8 @@ class RLMTConfig(TrainingConfig):
     advantage: Literal["dr-grpo", "grpo"] = "dr-grpo"
     """`dr-grpo`: reward minus baseline, summed over tokens, divided by a fixed number; `grpo`: also divided by the
     standard deviation of the group, and averaged within each rollout."""
+    control: bool = False
+    """Whether to train the `*-rl` arms, too: the same start, reward and steps, without thoughts."""
     windows_per_step: Positive = 8
     """Prefixes per step."""
     rollouts: Annotated[int, Field(ge=2)] = 16
@@ -102,6 +145,11 @@ class RLMTConfig(TrainingConfig):
     def _consistent(self) -> RLMTConfig:
         if self.reward == "specific-gain" and self.windows_per_step < 2:
             raise ValueError("reward = 'specific-gain' compares the prefixes of a step: set windows_per_step >= 2")
+        if self.control and (self.thought_only or self.blank_baseline):
+            raise ValueError(
+                f"control = true trains without thoughts, and reward = {self.reward!r} is about thoughts: set reward = "
+                "'binary', or control = false"
+            )
         if self.reward == "gain-over-blank" and self.advantage == "grpo":
             raise ValueError(
                 "reward = 'gain-over-blank' has a baseline of its own, and advantage = 'grpo' would divide by the "
@@ -114,11 +162,14 @@ class ThinkingEvaluateConfig(Section):
     """The reward gate and the thought-use probe, if there is `[rlmt]`."""
 
     windows: Positive = 64
-    """Held-out windows, one of each row."""
+    """Held-out windows, one of each document."""
     samples: Positive = 8
     """Rollouts of each window in the gate."""
-    probe_samples: Positive = 4
-    """Thoughts of each window, and suffixes under each condition, in the probe."""
+    probe_samples: Annotated[int, Field(ge=0)] = 4
+    """Thoughts of each window, and suffixes under each condition, in the probe; 0: no probe."""
+    probe_matched: bool = True
+    """Whether the probe compares at equal entropy, too, which draws about six times as many suffixes; the gate always
+    does."""
     generic: tuple[str, ...] = (
         "Let me think about what comes next.",
         "This needs some careful thought.",
@@ -126,6 +177,8 @@ class ThinkingEvaluateConfig(Section):
         "What would the author say here?",
     )
     """Thoughts that say nothing about the text, used in turn."""
+    judges: dict[str, MatchConfig] = {}
+    """More match judges by name, which train nothing: they are calibrated and audited like that of `[rlmt.match]`."""
     conditions: dict[str, UserPath] = {}
     """Conditions of your own, by name: `module:function` of a thought and its window, which returns what is inserted
     instead of the thought."""
@@ -136,6 +189,10 @@ class ThinkingEvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ThinkingEvaluateConfig:
+        if TRAINING in self.judges:
+            raise ValueError(
+                f"judges.{TRAINING} is what the match judge of [rlmt.match] is called: choose another name"
+            )
         if self.probe_samples > self.samples:
             raise ValueError(f"probe_samples = {self.probe_samples}: must be at most samples, which is {self.samples}")
         return self

@@ -14,10 +14,17 @@ from pydantic import Field, ValidationError, model_validator
 from forethought.config import shipped
 from forethought.config.base import ConfigError, Section
 from forethought.config.judging import AuditConfig, JudgeConfig
-from forethought.config.midtraining import RLMTConfig, ThinkingEvaluateConfig
+from forethought.config.midtraining import TRAINING, MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reasoning import ReasoningConfig
 from forethought.config.sources import ChunkConfig, CorpusConfig, EngineConfig, ModelConfig
-from forethought.config.stages import EvaluateConfig, ImproveConfig, InterleaveConfig, LogConfig, SFTConfig
+from forethought.config.stages import (
+    EvaluateConfig,
+    ImproveConfig,
+    InterleaveConfig,
+    LogConfig,
+    PrimaryConfig,
+    SFTConfig,
+)
 
 
 class Config(Section):
@@ -27,6 +34,9 @@ class Config(Section):
     """Name of the run; its folder is `runs/<name>` unless `--run` says otherwise."""
     seed: int = 0
     """Seed of all random numbers of the run."""
+    training_seed: int | None = None
+    """Seed of what varies between repetitions: training order and rollouts; default: `seed`. Chunks, rows, windows,
+    threshold and evaluation keep to `seed`, so that repetitions differ in their training alone."""
     device: str = "auto"
     """`auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -56,6 +66,8 @@ class Config(Section):
     """Held-out evaluation."""
     thinking: ThinkingEvaluateConfig = ThinkingEvaluateConfig()
     """Whether thoughts matter: reward gate and probe."""
+    primary: PrimaryConfig | None = None
+    """The primary endpoint. Without this table every figure is exploratory."""
     reasoning: ReasoningConfig | None = None
     """Reasoning benchmarks. Without this table none runs."""
     log: LogConfig = LogConfig()
@@ -67,6 +79,11 @@ class Config(Section):
     """Written by the run: the schedule that `--budget` chose. Leave it out."""
     budget: str = ""
     """Written by the run: the `--budget`. Leave it out."""
+
+    @property
+    def match_judges(self) -> dict[str, MatchConfig]:
+        """The match judges by name: that of `[rlmt.match]`, ``training``, then those that train nothing; or none."""
+        return {} if self.rlmt is None else {TRAINING: self.rlmt.match, **self.thinking.judges}
 
     @model_validator(mode="after")
     def _usable(self) -> Config:
@@ -85,6 +102,11 @@ class Config(Section):
         if self.rlmt is not None and not self.chunk.rlmt_share:
             raise ValueError("[rlmt] needs a part of the text: chunk.rlmt_share must not be 0")
         return self
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of training order and rollouts."""
+        return self.seed if self.training_seed is None else self.training_seed
 
     @property
     def candidates_per_prefix(self) -> int:

@@ -46,6 +46,9 @@ class ImproveConfig(TrainingConfig):
     `continued`: plain next-token training on the same chunks (the control); `module:function`: your own."""
     control: bool = True
     """Whether `forethought run` also trains the `continued` control arm."""
+    control_lineage: bool = False
+    """Whether that arm goes through stages 2 and 3, too: without it nothing tells what stage 1 does for them from what
+    more training on the same text does."""
     prefixes_per_step: Positive = 16
     """Prefixes per step."""
     rollouts: Annotated[int, Field(ge=1)] = 16
@@ -158,6 +161,9 @@ class SFTConfig(TrainingConfig):
     """Held-out rows whose NLL is measured while training."""
 
 
+Way = Literal["sampled", "greedy", "entropy-matched", "entropy-matched to the base"]
+
+
 class ThoughtEvaluateConfig(Section):
     """What is measured of the thoughts, before and after SFT."""
 
@@ -169,7 +175,7 @@ class ThoughtEvaluateConfig(Section):
     """Longest thought of a policy that is asked for one, in tokens."""
     text_tokens: Positive = 32
     """Tokens after a thought whose NLL is compared with and without the thought."""
-    conditions: tuple[Literal["sampled", "greedy", "entropy-matched"], ...] = ("sampled", "greedy")
+    conditions: tuple[Way, ...] = ("sampled", "greedy")
     """Ways of sampling in which the two thinking arms are compared."""
 
 
@@ -178,8 +184,9 @@ class EvaluateConfig(Section):
 
     prefixes: Positive = 64
     """Held-out prefixes."""
-    conditions: tuple[Literal["sampled", "greedy", "entropy-matched"], ...] = ("sampled", "greedy", "entropy-matched")
-    """Ways of sampling in which arms are compared. Sharpening alone wins `sampled`."""
+    conditions: tuple[Way, ...] = ("sampled", "greedy", "entropy-matched", "entropy-matched to the base")
+    """Ways of sampling in which arms are compared. Sharpening alone wins `sampled`; at equal entropy the base is
+    sampled with the entropy of the arm, or the arm with that of the base."""
     new_tokens: Positive | None = None
     """Length of the compared continuations; default: the suffix length."""
     judges: dict[str, JudgeConfig] = {}
@@ -187,11 +194,32 @@ class EvaluateConfig(Section):
     nll_chunks: Positive = 128
     """Held-out chunks for suffix NLL."""
     entropy_tolerance: Annotated[float, Field(gt=0.0)] = 0.02
-    """Largest difference of entropy, in nats per token, between arms at matched entropy."""
+    """Largest difference of entropy, in nats per token, between what is compared at matched entropy, here and in
+    `[thinking]`."""
     examples: Annotated[int, Field(ge=0)] = 8
     """Examples that are kept, side by side."""
     thoughts: ThoughtEvaluateConfig = ThoughtEvaluateConfig()
     """Measurements of thoughts, if there is `[sft]`."""
+
+
+class PrimaryConfig(Section):
+    """The one figure that the run is made for, written down before it; all others are exploratory.
+
+    It is named as in the table of figures: `forethought show` and summary.json have the same names.
+    """
+
+    stage: str = "evaluate-rlmt"
+    """The evaluation that measures it."""
+    metric: str = "gate score difference of differences"
+    """Its name."""
+    arm: str = "self-improved-rlmt"
+    """The arm."""
+    against: str = "continued-rlmt"
+    """The arm that it is compared with; empty for none."""
+    condition: str = "entropy-matched"
+    """The condition."""
+    judge: str = ""
+    """The judge; empty: of all that trained nothing, the least favourable."""
 
 
 class LogConfig(Section):

@@ -16,6 +16,8 @@ REPLY = 0.6
 """Mean length of a reply or an answer, as a share of the longest that is allowed."""
 KEPT, THOUGHT, TAGS = 0.7, 0.45, 8
 """Share of thoughts that pass all checks, their mean length as a share of the longest reply, tokens of both tags."""
+TRIED = 2.5
+"""Temperatures that are tried, on average, until two entropies match; see ``match_temperature``."""
 PACKING = 4
 """Copying weights into the layout for decoding, once for each batch, takes as long as 4 decode steps."""
 SECONDS_PER_REQUEST, SECONDS_PER_TOKEN = 1.0, 0.02

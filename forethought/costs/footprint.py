@@ -50,7 +50,7 @@ def largest(at: Setting) -> Footprint | None:
 def footprints(at: Setting) -> list[Footprint]:
     """Return the memory of every step that runs models, in the order of the graph."""
     loads, kept, found = first_loads(at.config), list[Shape](), []
-    embeds = at.config.rlmt is not None and at.config.rlmt.match.kind == "similarity"
+    embeds = any(match.embeds for match in at.config.match_judges.values())
     for step in graph(at.config):
         new = [at.shape(role) for role in loads[step.name]]
         kept += new

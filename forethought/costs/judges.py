@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
+from forethought.config import TRAINING, JudgeConfig, MatchConfig, RewriteConfig
 from forethought.config.stages import TeacherConfig
 from forethought.costs.base import REPLY, Cost, Setting, drawn, passes, scored, served
 from forethought.costs.work import scoring
@@ -11,6 +11,8 @@ INSTRUCTIONS, FRAME = 200, 30
 """Tokens of what a judge or teacher is told, and of the turn markers and the question behind what it reads; about."""
 SECONDS_PER_EMBEDDING = 0.015
 """A sentence embedding by all-MiniLM-L6-v2, on two cores."""
+PIECES = 5
+"""Texts of a prefix, itself and pieces of it, that are embedded for a match judge; about."""
 
 
 def verdicts(judge: JudgeConfig, candidates: int) -> int:
@@ -38,20 +40,23 @@ def judging(at: Setting, name: str, pools: float, candidates: int, tokens: float
     return _asking(at, judge, f"judge {name}", (asked, shared, told + tokens, tokens))
 
 
-def matching(at: Setting, windows: float, predictions: float) -> Cost:
-    """Return the cost of comparing ``predictions`` suffixes with the true one of each window."""
+def matching(at: Setting, windows: float, predictions: float, name: str = TRAINING) -> Cost:
+    """Return the cost of comparing ``predictions`` suffixes with the true one of each window by one match judge."""
     assert at.config.rlmt is not None
-    match, tokens = at.config.rlmt.match, at.config.rlmt.suffix_tokens
+    match, tokens = at.config.match_judges[name], at.config.rlmt.suffix_tokens
+    role = "match judge" if name == TRAINING else f"match judge {name}"
     asked = windows * predictions
     if match.kind == "custom":
         return Cost()
-    if match.kind == "similarity":
-        return Cost(seconds=0.0 if match.embedder == "letters" else (windows + asked) * SECONDS_PER_EMBEDDING)
+    if match.embeds:
+        # Besides the predictions the true suffix and, where that counts, the prefix with its pieces.
+        texts = windows * (1 + PIECES * (match.kind == "beyond-prefix")) + asked
+        return Cost(seconds=0.0 if match.embedder == "letters" else texts * SECONDS_PER_EMBEDDING)
     if match.kind == "likelihood-gain":
         micro = at.config.improve.micro_tokens
-        return scored(at.shape("match judge"), windows + asked, at.prefix + tokens, tokens, micro)
+        return scored(at.shape(role), windows + asked, at.prefix + tokens, tokens, micro)
     told = INSTRUCTIONS + at.prefix + 2 * tokens
-    return _asking(at, match, "match judge", (asked * match.repeats, windows * told, told, tokens))
+    return _asking(at, match, role, (asked * match.repeats, windows * told, told, tokens))
 
 
 def _asking(

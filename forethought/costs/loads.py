@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forethought.config import Config, ModelConfig
+from forethought.config import TRAINING, Config, ModelConfig
 from forethought.costs.base import Cost, Phase, Setting, known
 from forethought.graph import Step, arm_of, graph
 from forethought.models import Shape
@@ -25,7 +25,8 @@ def models_of(config: Config) -> dict[str, ModelConfig]:
         models |= {f"judge {name}": judge.model, f"judge {name}, contrast": judge.contrast}
     models["rewrite teacher"] = config.improve.rewrite.model if config.improve.rewrite else None
     models["thought teacher"] = config.interleave.teacher.model if config.interleave else None
-    models["match judge"] = config.rlmt.match.model if config.rlmt else None
+    for name, match in config.match_judges.items():
+        models["match judge" if name == TRAINING else f"match judge {name}"] = match.model
     return {role: model for role, model in models.items() if model is not None}
 
 
@@ -43,7 +44,9 @@ def first_loads(config: Config) -> dict[str, list[str]]:
 
 def _stages(config: Config, role: str) -> tuple[str, ...]:
     """Return the first stages that use a judge or a teacher: whichever of them the config has."""
-    teachers = {"rewrite teacher": "improve", "thought teacher": "interleave", "match judge": "calibrate"}
+    teachers = {"rewrite teacher": "improve", "thought teacher": "interleave"}
+    if role.startswith("match judge"):
+        return ("calibrate",)
     if role in teachers:
         return (teachers[role],)
     trains = role.removeprefix("judge ").removesuffix(", contrast") in config.judges

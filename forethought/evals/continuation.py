@@ -1,9 +1,10 @@
-"""Held-out comparison of two policies by their continuations, three ways.
+"""Held-out comparison of two policies by their continuations, four ways.
 
 Sharpening alone wins at temperature 1: a policy that has merely lost entropy writes safer text than its base, and
-judges like that.  So every win rate is given ``sampled`` (both at T = 1), ``greedy`` (both at T = 0) and
-``entropy-matched`` (the policy at T = 1, the base at the temperature at which it has the policy's entropy), with
-entropy, repetition, diversity and length of both sides.
+judges like that.  So every win rate is given ``sampled`` (both at T = 1), ``greedy`` (both at T = 0) and at equal
+entropy from both sides: ``entropy-matched`` (the policy at T = 1, the base at the temperature at which it has the
+policy's entropy) and ``entropy-matched to the base`` (the base at T = 1, the policy at the temperature at which it has
+the base's), with entropy, repetition, diversity and length of both sides.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from forethought.evals.recorder import Recorder
 from forethought.judges import Judge
 from forethought.judges.tournament import scores
 from forethought.keys import Key
-from forethought.metrics import EVALUATE, GREEDY, MATCHED, SAMPLED
+from forethought.metrics import EVALUATE, GREEDY, MATCHED, MATCHED_TO_BASE, SAMPLED
 from forethought.models.model import Model
 from forethought.records import Chunk, JudgeRequest, Measurement, Outcome
 from forethought.stats import Interval, bootstrap_mean, sign_test, wilson
@@ -28,18 +29,21 @@ from forethought.stats import Interval, bootstrap_mean, sign_test, wilson
 MATCHING_RANGE = 4.0
 """The matching temperature is sought between 1 / 4 and 4."""
 MATCHING_STEPS = 8
-"""Bisection steps; eight of them leave 0.5% of the temperature."""
+"""Temperatures that are tried at most besides 1; two or three do as a rule."""
+ENTROPY_SLOPE = 3.0
+"""Nats per token that a language model gains, about, when its temperature grows from 1 to e: the first guess.
+Untrained SmolLM2-135M loses 1.56 nats from T = 1 to 0.677, which is 4.0; a model over few tokens has less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonSettings:
     """What both policies of a comparison share."""
 
-    conditions: tuple[str, ...] = (SAMPLED, GREEDY, MATCHED)
+    conditions: tuple[str, ...] = (SAMPLED, GREEDY, MATCHED, MATCHED_TO_BASE)
     new_tokens: int
     """Length of every continuation."""
     entropy_tolerance: float = 0.02
-    """Nats per token within which the base's entropy matches the policy's."""
+    """Nats per token within which entropies match."""
     seed: int = 0
 
 
@@ -62,8 +66,7 @@ class Samples:
 class Continuations:
     """One policy's continuations of the held-out chunks, drawn once per temperature and kept.
 
-    Make one for the base and give it to the comparison of every arm: nothing is drawn twice, and the bisections of
-    several arms share their first temperatures.
+    Make one for the base and give it to the comparison of every arm: nothing is drawn twice.
     """
 
     model: Model
@@ -158,20 +161,42 @@ def compare(
 def match_temperature(target: float, entropy_at: Callable[[float], float], tolerance: float) -> float:
     """Return a temperature at which ``entropy_at`` is within ``tolerance`` of ``target`` (nats per token).
 
-    Bisection in log-temperature on the side of 1 on which the target lies; if nothing matches, the closest
-    temperature that was tried.
+    Entropy is nearly straight in the logarithm of the temperature, so each step goes where the line through the last
+    two points meets the target (secant), as long as that lies between what is known to be too cold and too hot; else
+    to the middle.  It never leaves the range 1 / :data:`MATCHING_RANGE` to :data:`MATCHING_RANGE`; if nothing in it
+    matches, the closest temperature that was tried is returned.
+
+    ``entropy_at`` should draw with the same random numbers at every temperature, so that it is smooth.
     """
-    gaps = {1.0: entropy_at(1.0) - target}
+    gaps = {0.0: entropy_at(1.0) - target}  # by log-temperature
     # Entropy rises with the temperature: too little of it means searching above 1.
-    low, high = (0.0, math.log(MATCHING_RANGE)) if gaps[1.0] < 0 else (-math.log(MATCHING_RANGE), 0.0)
+    low, high = (0.0, math.log(MATCHING_RANGE)) if gaps[0.0] < 0 else (-math.log(MATCHING_RANGE), 0.0)
     for _ in range(MATCHING_STEPS):
-        if min(map(abs, gaps.values())) <= tolerance:
+        if low == high or min(map(abs, gaps.values())) <= tolerance:
             break
-        middle = (low + high) / 2
-        temperature = math.exp(middle)
-        gaps[temperature] = entropy_at(temperature) - target
-        low, high = (middle, high) if gaps[temperature] < 0 else (low, middle)
-    return min(gaps, key=lambda temperature: abs(gaps[temperature]))
+        tried = _next_trial(list(gaps.items()), low, high)
+        gaps[tried] = entropy_at(math.exp(tried)) - target
+        low, high = (tried, high) if gaps[tried] < 0 else (low, tried)
+    return math.exp(min(gaps, key=lambda tried: abs(gaps[tried])))
+
+
+def _next_trial(points: Sequence[tuple[float, float]], low: float, high: float) -> float:
+    """Return the log-temperature to try next, in [low, high]; ``points``: those tried so far with their gaps."""
+    at, gap = points[-1]
+    slope = ENTROPY_SLOPE
+    if len(points) > 1:
+        before, gap_before = points[-2]
+        slope = (gap - gap_before) / (at - before)
+    middle = (low + high) / 2
+    if slope <= 0:  # sampling noise hides which way entropy goes
+        return middle
+    aim = at - gap / slope
+    known = {tried for tried, _ in points}
+    # Beyond an end of the range that nobody tried, that end is the nearest that there is.
+    for end, beyond in ((low, aim <= low), (high, aim >= high)):
+        if beyond:
+            return middle if end in known else end
+    return aim
 
 
 def judge_pairs(
@@ -251,8 +276,11 @@ def _pair(condition: str, policy: Continuations, base: Continuations) -> tuple[S
     if condition in (GREEDY, SAMPLED):
         temperature = 0.0 if condition == GREEDY else 1.0
         return policy.at(temperature), base.at(temperature)
-    target, tolerance = policy.at(1.0), policy.settings.entropy_tolerance
-    return target, base.at(match_temperature(target.entropy, lambda tried: base.at(tried).entropy, tolerance))
+    # Which side is brought to the other's entropy matters: text of low entropy is judged otherwise than text of high.
+    kept, moved = (policy, base) if condition == MATCHED else (base, policy)
+    target, tolerance = kept.at(1.0), kept.settings.entropy_tolerance
+    matched = moved.at(match_temperature(target.entropy, lambda tried: moved.at(tried).entropy, tolerance))
+    return (target, matched) if condition == MATCHED else (matched, target)
 
 
 def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Recorder, Recorder]) -> list[Measurement]:
@@ -272,9 +300,10 @@ def _describe(condition: str, pair: tuple[Samples, Samples], recorders: tuple[Re
         # Over all texts together, not a mean over texts: so it takes another interval.
         distinct, unit = text.distinct_interval(words, 2, recorder.documents), "share of all word 2-grams; n texts"
         figures += recorder.interval(metrics.DISTINCT, distinct, f"{unit}, jackknife", condition)
-    if condition == MATCHED:
-        own, unit = recorders[0], "temperature of the base; n texts"
-        figures += own.value(metrics.MATCHING_TEMPERATURE, pair[1].temperature, len(own.documents), unit, condition)
+    if condition in (MATCHED, MATCHED_TO_BASE):
+        own, moved = recorders[0], int(condition == MATCHED)
+        unit = f"temperature of {'the base' if moved else 'the policy'}; n texts"
+        figures += own.value(metrics.MATCHING_TEMPERATURE, pair[moved].temperature, len(own.documents), unit, condition)
         gap = pair[0].surprise, pair[1].surprise
         figures += own.change(metrics.ENTROPY_GAP, gap, f"nats per token; {over}", condition)
     return figures
@@ -285,6 +314,7 @@ def _example(chunk: Chunk, pairs: Mapping[str, tuple[Samples, Samples]], index: 
         condition: {
             "policy": policy.texts[index],
             "base": base.texts[index],
+            "policy_temperature": policy.temperature,
             "base_temperature": base.temperature,
             "judges": {},
         }

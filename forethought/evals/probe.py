@@ -3,7 +3,10 @@
 A policy that was trained with thoughts may do better for having the tags, the pause, or words of the right kind.  So
 its own thoughts are compared with none, with empty and generic ones, with its thoughts about other windows, with the
 teacher's, and with its own words out of order.  That swapped thoughts do worse may only mean that they distract; that
-own ones do better than blank ones means that they say something useful.
+own ones do better than blank ones may only mean that training made blanks unfamiliar.
+
+What stands before a suffix changes its entropy, and text of less entropy matches more often by that alone.  So suffixes
+are also compared at equal entropy: that of the condition with the most and that of the one with the least.
 """
 
 from __future__ import annotations
@@ -18,9 +21,22 @@ from forethought import metrics
 from forethought.algorithms.windows import Window
 from forethought.config import ThinkingEvaluateConfig
 from forethought.evals.recorder import Recorder
-from forethought.evals.windows import Rollouts, Scored, WindowEval, gains, means, predict
+from forethought.evals.windows import (
+    Drawn,
+    Means,
+    Result,
+    Rollouts,
+    WindowEval,
+    at_levels,
+    difference,
+    gains,
+    levels,
+    means,
+    predict,
+    results,
+)
 from forethought.keys import Key
-from forethought.metrics import BLANK, GENERIC, NEAR, NO_TAGS, OWN, PROBE, SHUFFLED, SWAPPED, TEACHER, own_against
+from forethought.metrics import BLANK, GENERIC, NEAR, NO_TAGS, OWN, PROBE, SHUFFLED, SWAPPED, TEACHER, at, own_against
 from forethought.models.model import Model
 from forethought.models.thought_tokens import ThoughtTokens
 from forethought.records import Measurement
@@ -49,13 +65,14 @@ class Insert:
 class Probed:
     """What came of one condition, per window."""
 
-    rewards: list[float | None]
-    scores: list[float | None]
-    gains: list[float | None]
-    """Mean gain in the true suffix's log-probability, nats per token."""
-    copied: list[float | None]
-    """Mean share of the prediction's word 3-grams that stand in the thought."""
-    predictions: Scored
+    gains: Means
+    """Mean gain in the true suffix's log-probability, nats per token; it rests on no draw, so there is one of it."""
+    copied: Means
+    """Mean share of the prediction's word 3-grams that stand in the thought, at temperature 1."""
+    draws: Mapping[str, Drawn]
+    """The suffixes at temperature 1 (""), and at the highest and the lowest entropy of the arm's conditions."""
+    found: Mapping[str, Mapping[str, Result]]
+    """What each judge says of them, by its name and by entropy."""
 
 
 def inserts(
@@ -67,6 +84,7 @@ def inserts(
 ) -> dict[str, list[list[Insert]]]:
     """Return what is inserted under each condition, per window and sample; conditions that cannot be are left out.
 
+    A window without a thought of the teacher has nothing inserted under that condition, and is not counted in it.
     ``conditions`` are the user's own, by name.
     """
     windows, fixed = evaluation.windows, [Insert.saying(tokens, text) for text in cfg.generic]
@@ -96,9 +114,10 @@ def inserts(
         others = derangement(evaluation.documents, Key(evaluation.seed, "swapped thoughts"))
         inserted[SWAPPED] = [own[other] for other in others]
         inserted[NEAR] = [own[other] for other in nearest(windows)]
-    # With thoughts missing, the condition would be compared on other windows than the rest.
-    if all(window.thought for window in windows):
-        inserted[TEACHER] = saying(lambda index, k: windows[index].thought)
+    # Only where one was kept: differences pair on those windows.
+    if any(window.thought for window in windows):
+        taught = saying(lambda index, k: windows[index].thought)
+        inserted[TEACHER] = [row if window.thought else [] for window, row in zip(windows, taught, strict=True)]
     written = {
         # write=write: a closure would see the loop's last function.
         name: saying(lambda index, k, write=write: write(own[index][k].said, windows[index]))  # type: ignore[misc]
@@ -121,46 +140,86 @@ def user_condition(name: str, path: str) -> tuple[Condition, str]:
     return write, user.source_hash
 
 
-def probe(model: Model, evaluation: WindowEval, inserted: dict[str, list[list[Insert]]]) -> dict[str, Probed]:
-    """Return what a model predicts under each condition."""
+def probe(
+    model: Model, evaluation: WindowEval, inserted: dict[str, list[list[Insert]]], *, matched: bool = True
+) -> dict[str, Probed]:
+    """Return what a model predicts under each condition; ``matched``: also at equal entropy."""
     # All inserts of a window are branches of its one prefix.
     every = range(len(evaluation.windows))
     together = [[insert.ids for rows in inserted.values() for insert in rows[index]] for index in every]
     gained = [iter(row) for row in gains(model, evaluation, together)]
+    ids = {name: [[insert.ids for insert in row] for row in rows] for name, rows in inserted.items()}
+    plain = {name: predict(model, evaluation, rows) for name, rows in ids.items()}
+    # A condition of some windows only has the entropy of those windows: it sets no level.
+    targets = levels([drawn.entropy for drawn in plain.values() if all(drawn.suffixes)]) if matched else {}
     measurements = {}
     for name, rows in inserted.items():
-        scored = predict(model, evaluation, [[insert.ids for insert in row] for row in rows])
+
+        def again(temperature: float, name: str = name) -> Drawn:
+            return predict(model, evaluation, ids[name], temperature)
+
+        draws = at_levels(plain[name], again, targets, evaluation.entropy_tolerance)
         own_gains = [[next(values) for _ in row] for values, row in zip(gained, rows, strict=True)]
         copies = [
             [copied(suffix, insert.said) for suffix, insert in zip(suffixes, row, strict=True)]
-            for suffixes, row in zip(scored.suffixes, rows, strict=True)
+            for suffixes, row in zip(plain[name].suffixes, rows, strict=True)
         ]
         measurements[name] = Probed(
-            rewards=means(scored.rewards),
-            scores=means(scored.scores),
             gains=means(own_gains),
             copied=means(copies),
-            predictions=scored,
+            draws=draws,
+            found={judge: results(evaluation, draws, judge) for judge in evaluation.matchers},
         )
     return measurements
 
 
-def figures(recorder: Recorder, probed: dict[str, Probed]) -> list[Measurement]:
-    """Return every condition's figures, and how the own thoughts differ from each other condition."""
+def figures(evaluation: WindowEval, model: Model, probed: dict[str, Probed]) -> list[Measurement]:
+    """Return every condition's figures by every judge, and how the own thoughts differ from each other condition."""
+    # Gains are the policy's own and no judge's; they stand with the judge that trains.
+    figures, recorder = list[Measurement](), evaluation.recorder(model)
     over = "n held-out windows, bootstrap over documents"
-    figures: list[Measurement] = []
     for name, result in probed.items():
-        figures += recorder.mean(metrics.PROBE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
-        figures += recorder.mean(metrics.PROBE_SCORE, result.scores, f"mean score; {over}", name)
         figures += recorder.mean(metrics.PROBE_GAIN, result.gains, f"nats per token of the true suffix; {over}", name)
         figures += recorder.mean(metrics.PROBE_COPIED, result.copied, f"share of word 3-grams; {over}", name)
         if name != OWN:
-            for metric, pair, unit in (
-                (metrics.PROBE_REWARD, (probed[OWN].rewards, result.rewards), "share, paired by window"),
-                (metrics.PROBE_SCORE, (probed[OWN].scores, result.scores), "score, paired by window"),
-                (metrics.PROBE_GAIN, (probed[OWN].gains, result.gains), "nats per token, paired"),
-            ):
-                figures += recorder.difference(metric, pair, f"{unit}; {over}", own_against(name))
+            pair, unit = (probed[OWN].gains, result.gains), f"nats per token, paired; {over}"
+            figures += recorder.difference(metrics.PROBE_GAIN, pair, unit, own_against(name))
+    for judge in evaluation.matchers:
+        for name, result in probed.items():
+            figures += rates(evaluation.recorder(model, judge), name, result.draws, result.found[judge])
+            if name != OWN:
+                both = probed[OWN].found[judge], result.found[judge]
+                figures += differences(evaluation.recorder(model, judge), own_against(name), *both)
+    return figures
+
+
+def rates(recorder: Recorder, name: str, draws: Mapping[str, Drawn], found: Mapping[str, Result]) -> list[Measurement]:
+    """Return the rates of one condition and, beside each of them, the entropy at which it was reached."""
+    over = "n held-out windows, bootstrap over documents"
+    figures: list[Measurement] = []
+    for level, result in found.items():
+        condition = at(name, level)
+        share = f"share of predictions that match; {over}"
+        figures += recorder.mean(metrics.PROBE_REWARD, result.rewards, share, condition)
+        figures += recorder.mean(metrics.PROBE_SCORE, result.scores, f"mean score; {over}", condition)
+        entropy = f"nats per token of the suffix; {over}"
+        figures += recorder.mean(metrics.SUFFIX_ENTROPY, result.entropies, entropy, condition)
+    for level, drawn in draws.items():
+        count, unit = sum(map(bool, drawn.suffixes)), "temperature of the suffixes; n held-out windows"
+        figures += recorder.value(metrics.SUFFIX_TEMPERATURE, drawn.temperature, count, unit, at(name, level))
+    return figures
+
+
+def differences(
+    recorder: Recorder, name: str, own: Mapping[str, Result], other: Mapping[str, Result]
+) -> list[Measurement]:
+    """Return how the own thoughts' rates differ from those of another condition, at each entropy."""
+    unit = "paired by window; n held-out windows, bootstrap over documents"
+    figures: list[Measurement] = []
+    for level in own:
+        rewards, scores = (own[level].rewards, other[level].rewards), (own[level].scores, other[level].scores)
+        figures += recorder.difference(metrics.PROBE_REWARD, rewards, f"share, {unit}", at(name, level))
+        figures += recorder.difference(metrics.PROBE_SCORE, scores, f"score, {unit}", at(name, level))
     return figures
 
 
@@ -173,16 +232,17 @@ def compare(recorder: Recorder, probed: dict[str, Probed], before: dict[str, Pro
     return measurements
 
 
-def specific(probed: dict[str, Probed]) -> list[float | None]:
+def specific(probed: dict[str, Probed]) -> Means:
     """Return, per window, the gain of the own thought less that of a thought about another window."""
-    pairs = zip(probed[OWN].gains, probed[SWAPPED].gains, strict=True)
-    return [None if own is None or swapped is None else own - swapped for own, swapped in pairs]
+    return difference(probed[OWN].gains, probed[SWAPPED].gains)
 
 
 def examples(
     evaluation: WindowEval, inserted: dict[str, list[list[Insert]]], probed: dict[str, Probed], count: int
 ) -> list[dict[str, Any]]:
-    """Return the first windows with what was thought and predicted under each condition."""
+    """Return the first windows with what was thought and predicted under each condition, at temperature 1."""
+    judge = next(iter(evaluation.matchers))
+    scored = {name: result.found[judge][""].samples for name, result in probed.items()}
     return [
         {
             "window": window.id,
@@ -191,10 +251,11 @@ def examples(
             "conditions": {
                 name: {
                     "thought": inserted[name][index][0].said,
-                    "prediction": result.predictions.suffixes[index][0],
-                    "score": result.predictions.scores[index][0],
+                    "prediction": result.draws[""].suffixes[index][0],
+                    "score": samples.scores[index][0],
                 }
                 for name, result in probed.items()
+                if inserted[name][index] and (samples := scored[name]) is not None
             },
         }
         for index, window in enumerate(evaluation.windows[:count])

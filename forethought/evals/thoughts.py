@@ -95,14 +95,15 @@ def examine(model: Model, evaluation: ThoughtEval) -> Answers:
 
 
 def nll_by_kind(model: Model, evaluation: ThoughtEval) -> dict[str, NLL]:
-    """Return the NLL of text, tags and thoughts in the held-out rows, and of the same text without thoughts."""
+    """Return the NLL of thoughts, tags and text in the held-out rows, and of the same text without thoughts."""
     chunks = [evaluation.chunks[row.chunk_id] for row in evaluation.rows]
     pairs = list(zip(evaluation.rows, chunks, strict=True))
     augmented = [model.thoughts.tokens(row, chunk) for row, chunk in pairs]
     raw = [plain(row, chunk) for row, chunk in pairs]
     # Under which names a token of each kind counts.
     kinds = {kind: (kind.value, TAGGED) for kind in SpanKind} | {SpanKind.TEXT: (SpanKind.TEXT.value,)}
-    sums = {name: ([0.0] * len(raw), [0] * len(raw)) for name in (RAW_TEXT, TAGGED, *SpanKind)}
+    # In the order of the table: words, tags beside them, and what mixes both last.
+    sums = {name: ([0.0] * len(raw), [0] * len(raw)) for name in metrics.NLL}
     for rows, named in ((augmented, kinds), (raw, dict.fromkeys(SpanKind, (RAW_TEXT,)))):
         scored = branch_logprobs(model, [as_group(row.ids, model.bos) for row in rows])
         for index, (row, logprobs) in enumerate(zip(rows, scored, strict=True)):

@@ -12,6 +12,7 @@ from forethought.export.arms import TRAINS, Trained
 from forethought.graph import STEPS, Step, needs
 from forethought.metrics import RUN
 from forethought.models import TINY_PARAMETERS, packages
+from forethought.report.independence import Judges
 from forethought.report.page import fill
 from forethought.report.tables import build
 from forethought.run.store import SHARED, Run
@@ -38,7 +39,7 @@ def card(run: Run, config: Config, arm: Trained, interface: Mapping[str, Any]) -
         interface=interface,
         splits=((run.look(SHARED, "chunk").manifest() or {}).get("summary", {})).get("splits", {}),
         steps=[(step, *_made(run, step)) for step in (*needs(own, STEPS), *own) if step.stage in TRAINS],
-        tables=list(itertools.chain.from_iterable(build(figures).values())),
+        tables=list(itertools.chain.from_iterable(build(figures, Judges(config)).values())),
         licence=f"`{base}`: {licence}" if licence else f"see the licence of `{base}`",
         version=__version__,
     )

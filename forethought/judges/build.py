@@ -8,6 +8,7 @@ from typing import Any
 from forethought.config import JudgeConfig, MatchConfig, RewriteConfig
 from forethought.judges import Judge, pairwise, rewrite
 from forethought.judges.base import QuestionJudge
+from forethought.judges.beyond import BeyondPrefixJudge
 from forethought.judges.cache import CachedJudge
 from forethought.judges.custom import CustomJudge
 from forethought.judges.likelihood import LikelihoodJudge
@@ -58,19 +59,25 @@ def build_rewriter(config: RewriteConfig, pool: ModelPool, tokenizer: Any) -> Re
     return Rewriter(teacher, prompt, tokenizer, config.temperature, config.join_words)
 
 
-def build_matcher(config: MatchConfig, pool: ModelPool, cache: Path, threshold: float | None = None) -> Matcher:
-    """Return the match judge of ``config``; ``threshold`` is the calibrated one, if it was."""
+def build_matcher(
+    config: MatchConfig, pool: ModelPool, cache: Path, threshold: float | None = None, key: str = "rlmt.match"
+) -> Matcher:
+    """Return the match judge of ``config``; ``threshold`` is the calibrated one, if it was.
+
+    ``key`` is the section of the config, for messages about a judge of the user's own.
+    """
     # Not `or`: a threshold of 0 is a threshold.
     given = config.threshold if config.threshold is not None else threshold
-    return Matcher(judge=_match_judge(config, pool, cache), threshold=HALF if given is None else given)
+    return Matcher(judge=_match_judge(config, pool, cache, key), threshold=HALF if given is None else given)
 
 
-def _match_judge(config: MatchConfig, pool: ModelPool, cache: Path) -> Judge:
+def _match_judge(config: MatchConfig, pool: ModelPool, cache: Path, key: str) -> Judge:
     if config.kind == "custom":
         assert config.path is not None
-        return CustomJudge(config.path, config.options, "rlmt.match", cache)
-    if config.kind == "similarity":  # faster than a cache
-        return SimilarityJudge(load_embedder(config.embedder, resolve_device(pool.compute.device)))
+        return CustomJudge(config.path, config.options, key, cache)
+    if config.embeds:  # faster than a cache
+        kind = SimilarityJudge if config.kind == "similarity" else BeyondPrefixJudge
+        return kind(load_embedder(config.embedder, resolve_device(pool.compute.device)))
     gain = config.kind == "likelihood-gain"
     judge = LikelihoodGainJudge(local_model(config, pool)) if gain else _pointwise("match", config, pool)
     return CachedJudge(judge, TextCache(cache, "verdicts"))

@@ -36,11 +36,11 @@ class SimilarityJudge(QuestionJudge):
         pairs = list(zip(requests, questions, strict=True))
         predicted = [request.candidates[first] for request, row in pairs for first, _ in row]
         # Each text once: the predictions for a window share one true text.
-        texts = list(dict.fromkeys([*map(_true, requests), *predicted]))
+        texts = list(dict.fromkeys([*map(true_suffix, requests), *predicted]))
         vectors = dict(zip(texts, self.embedder.embed(texts), strict=True)) if texts else {}
 
         def score(request: JudgeRequest, text: str) -> float:
-            return float(np.dot(vectors[_true(request)], vectors[text])) if text.strip() else -1.0
+            return float(np.dot(vectors[true_suffix(request)], vectors[text])) if text.strip() else -1.0
 
         return [[self.scored(q, score(request, request.candidates[q[0]])) for q in row] for request, row in pairs]
 
@@ -85,7 +85,7 @@ class LikelihoodGainJudge(QuestionJudge):
     def _group(self, request: JudgeRequest, text: str) -> Group:
         encode = self.model.encode
         head = self.model.bos + (encode(text.strip() + "\n\n") if text.strip() else ()) + encode(request.prefix)
-        return Group(prefix=head, branches=(encode(_true(request)),))
+        return Group(prefix=head, branches=(encode(true_suffix(request)),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,16 +108,19 @@ class Matcher:
         return None if score is None else float(score >= self.threshold)
 
 
-def calibrate(unrelated: Sequence[float], rollouts: Sequence[float], max_unrelated: float, base_rate: float) -> float:
-    """Return the lowest threshold that passes at most these shares of unrelated suffixes and of rollouts.
+def calibrate(limits: Sequence[tuple[Sequence[float], float]]) -> float:
+    """Return the lowest threshold that keeps every limit: at most this share of these scores may pass.
 
     Raises:
-        ValueError: if there is nothing to calibrate on.
+        ValueError: if there are no scores to keep one by.
     """
-    if not unrelated or not rollouts:
-        raise ValueError("a threshold needs scores of unrelated suffixes and of rollouts: raise calibration_chunks")
-    # Both shares must hold, so the stricter threshold counts.
-    return max(_threshold(unrelated, max_unrelated), _threshold(rollouts, base_rate))
+    if not limits or not all(scores for scores, _ in limits):
+        raise ValueError(
+            "a threshold needs scores of rollouts, of unrelated suffixes and of prefix copies, and the judge gave none "
+            "of one kind: raise calibration_chunks, or see what the judge says"
+        )
+    # All limits must hold, so the strictest counts.
+    return max(_threshold(scores, share) for scores, share in limits)
 
 
 def _threshold(scores: Sequence[float], share: float) -> float:
@@ -128,7 +131,12 @@ def _threshold(scores: Sequence[float], share: float) -> float:
     return ranked[-1] if allowed >= len(ranked) else float(np.nextafter(ranked[allowed], np.inf))
 
 
-def _true(request: JudgeRequest) -> str:
+def true_suffix(request: JudgeRequest) -> str:
+    """Return the text that predictions are compared with.
+
+    Raises:
+        ValueError: if the request has none.
+    """
     if request.original is None:
         raise ValueError("a match judge compares with the true suffix, and a request has none")
     return request.original

@@ -130,8 +130,8 @@ def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.ran
     one of the ``others``' texts.  A name is a run of capitalised words that does not begin a sentence.
     """
     changes = [
-        *_swap(_numbers(suffix), [span.text for text in others for span in _numbers(text)], generator),
-        *_swap(_names(prefix, suffix), [span.text for text in others for span in _names("", text)], generator),
+        *_swap(numbers(suffix), [span.text for text in others for span in numbers(text)], generator),
+        *_swap(names(prefix, suffix), [span.text for text in others for span in names("", text)], generator),
     ]
     pieces, end = [], 0
     for change in sorted(changes):
@@ -140,23 +140,25 @@ def corrupted(prefix: str, suffix: str, others: Sequence[str], generator: np.ran
     return "".join([*pieces, suffix[end:]]) if changes else None
 
 
-def _numbers(text: str) -> list[Span]:
+def numbers(text: str) -> list[Span]:
+    """Return the numbers of ``text``."""
     return [Span(*match.span(), match.group()) for match in NUMBER.finditer(text)]
 
 
-def _names(prefix: str, text: str) -> list[Span]:
-    names: list[Span] = []
+def names(prefix: str, text: str) -> list[Span]:
+    """Return the runs of capitalised words of ``text``, which goes on from ``prefix``, that begin no sentence."""
+    found: list[Span] = []
     for match in NAME.finditer(text):
         start, end = match.span()
         if not match.group()[0].isupper():
             continue
-        if names and text[names[-1].end : start] == " ":
-            start = names.pop().start  # the second word of "New York" goes on with the first
+        if found and text[found[-1].end : start] == " ":
+            start = found.pop().start  # the second word of "New York" goes on with the first
         # A word that begins a sentence is capitalised anyway.
         elif SENTENCE_END.search(prefix[-20:] + text[:start]):
             continue
-        names.append(Span(start, end, text[start:end]))
-    return names
+        found.append(Span(start, end, text[start:end]))
+    return found
 
 
 def _swap(spans: Sequence[Span], foreign: Sequence[str], generator: np.random.Generator) -> list[Span]:

@@ -207,7 +207,7 @@ class Model:
         return text
 
     def read(self, ids: Sequence[int]) -> str:
-        """Return what a judge reads of ``ids``: their text, without any thought in it."""
+        """Return what a judge reads of a free continuation: the text of ``ids``, without any thought in it."""
         return self.decode(ids) if self.tags is None else self.thoughts.without_thoughts(ids)
 
     def sample(
@@ -250,7 +250,8 @@ class Model:
         """Return ``k`` rollouts of each prefix: a thought of at most ``thought_tokens``, then a suffix.
 
         The opening tag is put after the prefix, and a thought that reaches its limit is closed; both are marked as
-        not drawn, and are never trained.  The other arguments are those of :meth:`sample`, ``how``: `temperature`,
+        not drawn, and are never trained.  The suffix's text is as it was written: tags and words of a thought that was
+        opened in it are part of it.  The other arguments are those of :meth:`sample`, ``how``: `temperature`,
         `stop_ids` and `ended`.
         """
         tokens = self.thoughts
@@ -357,7 +358,8 @@ class Model:
 
     def _read_rollout(self, rollout: Rollout) -> Rollout:
         thought, suffix = rollout.token_ids[: rollout.thought_tokens], rollout.token_ids[rollout.thought_tokens :]
-        return dataclasses.replace(rollout, thought=self.thoughts.read(thought), text=self.read(suffix))
+        # A second thought in the suffix stays: without it a judge would compare fewer words than others wrote.
+        return dataclasses.replace(rollout, thought=self.thoughts.read(thought), text=self.decode(suffix))
 
 
 def _check_names(function: str, settings: dict[str, Any], known: list[str]) -> None:

@@ -35,8 +35,9 @@ def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: 
     """
     # One document shows that the corpus can be read.
     next(sources.documents(config.corpus, Counter()))
-    if config.rlmt is not None and config.rlmt.match.kind == "similarity":
-        embedding.load_embedder(config.rlmt.match.embedder)
+    for match in config.match_judges.values():
+        if match.embeds:
+            embedding.load_embedder(match.embedder)
     listing, at = _listing(config), setting(config)
     found, pace = phases(at, pending(config)), rates.here(config, say)
     days = sum(phase.seconds(pace) or 0.0 for _, phase in found) / DAY

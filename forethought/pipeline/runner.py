@@ -16,7 +16,7 @@ from forethought import models
 from forethought.config import Config
 from forethought.engine import heap
 from forethought.engine.backends.selection import decided
-from forethought.graph import Selection, Step, after, graph, needs
+from forethought.graph import Selection, Step, after, check_primary, graph, needs
 from forethought.machine import MachineError, dtype_for, machine
 from forethought.metrics import PEAK_MEMORY, RUN, STAGE_SECONDS
 from forethought.records import Measurement
@@ -92,7 +92,9 @@ class Lifecycle:
                     f"these steps are needed and not done: {missing}. "
                     f"Do them first: `forethought run CONFIG --only {missing}`"
                 )
+        check_primary(self.config)
         self.run.save_config(self.config.model_dump(mode="json"))
+        self.run.keep_primary(self.config.primary.model_dump(mode="json") if self.config.primary is not None else None)
         for step in self.selection.steps:
             # All before the first one runs: an error in the last step should show now, not in hours.
             stage_class(step)(self.context, step).validate()

@@ -1,169 +1,134 @@
-"""The answer of a run in three sentences, put together from its own figures; it says what was not run or not shown."""
+"""The answer of a run, a sentence for each question, put together from its figures; it says what was not run or shown.
+
+What is claimed is claimed at equal entropy, of several judges by the least favourable one that had no part in the
+training; what was measured otherwise stands beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from forethought import metrics as m
-from forethought.graph import ARMS, CONTINUED, IMPROVED, LINEAGES, Arm
+from forethought.graph import CONTINUED, IMPROVED, THINK
 from forethought.records import Measurement
-from forethought.report.values import FEWEST, Figures, Value, judgement, sign, trained
+from forethought.report.receptive import receptive, rewarded
+from forethought.report.sentences import (
+    NO,
+    NONE,
+    PARTLY,
+    UNCLEAR,
+    YES,
+    Part,
+    Sentence,
+    by_whom,
+    each,
+    judge,
+    listed,
+    told,
+)
+from forethought.report.values import FEWEST, Figures, Value, sign
 from forethought.run.store import BASE
 
-Part = str | Value
-
-YES, PARTLY, UNCLEAR, NO, NONE = "yes", "in part", "not shown", "no", "not run"
-"""What a sentence says of its question."""
-
-_WAYS = {
-    m.SAMPLED: "when both sample at temperature 1",
-    m.GREEDY: "when both write greedily",
-    m.MATCHED: "when the base samples at the policy's entropy",
-}
-_THINK, _RLMT = (
-    [arm for lineage in LINEAGES for arm in ARMS if (arm.lineage, arm.stage, arm.thinks) == (lineage, stage, True)]
-    for stage in ("sft", "rlmt")
-)
-"""The arms of both lineages after stages 2 and 3."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """An answer: ``verdict`` says it in a word, ``parts`` are words and figures."""
-
-    question: str
-    verdict: str
-    parts: Sequence[Part]
-
-    @property
-    def text(self) -> str:
-        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
+_CLAIMED = (m.MATCHED, m.AT_HIGHEST, m.AT_LOWEST)
+"""Conditions under which a win is no matter of entropy; where there are several, all must hold."""
+_BESIDE = {m.SAMPLED: "when both sample at temperature 1", m.GREEDY: "when both write greedily"}
+_WHERE = ("the interval includes one half", "the interval lies above one half", "the interval lies below one half")
 
 
 def answer(figures: Figures) -> list[Sentence]:
-    """Return the three sentences."""
-    return [_improved(figures), _thoughts(figures), _receptive(figures)]
+    """Return a sentence for each question, in the order of the stages."""
+    return [_improved(figures), _thoughts(figures), rewarded(figures), receptive(figures)]
 
 
 def _improved(figures: Figures) -> Sentence:
     question = "Did self-improving pretraining make the policy better on held-out text?"
-    judge = figures.independent_judge(m.EVALUATE, IMPROVED, BASE)
-    asked = (figures.get(m.EVALUATE, IMPROVED, m.WIN_RATE, against=BASE, condition=way, judge=judge) for way in _WAYS)
-    wins = [win for win in asked if win is not None]
-    if not wins:
+    every = list(figures.select(m.EVALUATE, m.WIN_RATE, arm=IMPROVED, against=BASE))
+    if not every:
         return Sentence(question, NONE, ["Stage 1 was not compared with the base in this run."])
-    who = "also trained it" if trained(judge) else "did not train it"
-    name = judge.removesuffix(" (training)")
-    parts: list[Part] = [f"The judge {name}, which {who}, prefers the self-improved policy to the base on "]
-    for number, win in enumerate(wins):
-        joint = "" if not number else " and " if number == len(wins) - 1 else ", "
-        parts += [joint, Value(win), f" of held-out prefixes {_WAYS[win.condition]}"]
-    verdict, remark = _halves(wins)
-    parts.append(f"; {remark}")
+    worst = [win for way in _CLAIMED if (win := _win(figures, way)) is not None]
+    if not worst:
+        told_ = 'No win was measured at equal entropy ("entropy-matched" in evaluate.conditions), so none is claimed'
+        return Sentence(question, UNCLEAR, [told_, *_beside(figures), *_paid(figures), "."])
+    parts: list[Part] = ["At equal entropy the policy is preferred to the base on "]
+    parts += listed(
+        [
+            Value(win),
+            f" of held-out prefixes{f' ({win.condition})' if len(worst) > 1 else ''} by {by_whom(figures, win)}",
+        ]
+        for win in worst
+    )
+    least = min(worst, key=lambda win: (-1.0 if win.low is None else win.low, win.value))
+    parts.append(f": {_WHERE[_side(least)]}")
+    kind = figures.independent(least)
+    others = [
+        win for win in every if win.condition in _CLAIMED and win not in worst and figures.independent(win) == kind
+    ]
+    if others:
+        parts += ["; of the others, ", *listed([Value(win), f" by {judge(figures, win)}"] for win in others)]
+    parts += _beside(figures)
+    sampled, verdict = _win(figures, m.SAMPLED), _verdict(worst, kind)
+    if sampled is not None and _side(sampled) > 0 >= _side(least):
+        parts.append(": less random text may be all of the gain at temperature 1")
+    return Sentence(question, verdict, [*parts, *_paid(figures), "."])
+
+
+def _verdict(worst: Sequence[Measurement], independent: bool) -> str:
+    """Return what the least favourable win rates say, one for each way of matching the entropy."""
+    sides = [_side(win) for win in worst]
+    if min(sides) > 0:
+        # Who trained the policy is an interested party.
+        return YES if independent else PARTLY
+    if max(sides) > 0 and min(sides) == 0:
+        return PARTLY
+    return NO if min(sides) < 0 else UNCLEAR
+
+
+def _win(figures: Figures, way: str) -> Measurement | None:
+    return figures.least(m.EVALUATE, IMPROVED, m.WIN_RATE, against=BASE, condition=way)
+
+
+def _side(win: Measurement) -> int:
+    """Return on which side of one half the whole interval lies, or 0."""
+    if win.low is None or win.high is None or win.n < FEWEST:
+        return 0
+    return 1 if win.low > 0.5 else -1 if win.high < 0.5 else 0
+
+
+def _beside(figures: Figures) -> list[Part]:
+    """Return the win rates that are not claimed, each by the judge that is the least favourable there."""
+    wins = [win for way in _BESIDE if (win := _win(figures, way)) is not None]
+    name = figures.judges.of
+    said: Iterable[list[Part]] = (
+        [f"{_BESIDE[win.condition]} ", Value(win), f" by {name(win.judge, win.stage).name}"] for win in wins
+    )
+    return ["; beside it, ", *listed(said)] if wins else []
+
+
+def _paid(figures: Figures) -> list[Part]:
+    """Return what stage 1 changed of the likelihood of the authors' text."""
     change, control = (figures.get(m.EVALUATE, arm, m.SUFFIX_NLL_CHANGE, against=BASE) for arm in (IMPROVED, CONTINUED))
-    if change:
-        ways = ("neither harder nor easier to predict beyond the noise", "harder to predict", "easier to predict")
-        parts += [f"; the true suffixes became {ways[sign(change)]}, ", Value(change), " nats per token"]
-        if control:
-            parts += [" (", Value(control), " after plain next-token training on the same chunks)"]
-    return Sentence(question, verdict, [*parts, "."])
+    if change is None:
+        return []
+    ways = ("neither harder nor easier to predict beyond the noise", "harder to predict", "easier to predict")
+    parts: list[Part] = [f"; the true suffixes became {ways[sign(change)]}, ", Value(change), " nats per token"]
+    if control is not None:
+        parts += [" (", Value(control), " after plain next-token training on the same chunks)"]
+    return parts
 
 
 def _thoughts(figures: Figures) -> Sentence:
     question = "Did training on interleaved thoughts teach them, and do they help?"
-    changes = _both(figures, _THINK, m.NLL["thought"].change, m.PER_TOKEN, started=True)
+    changes = each(figures, THINK, m.NLL["thought"].change, m.PER_TOKEN, lambda lineage: lineage)
     if not changes:
         return Sentence(question, NONE, ["Stage 2 was not run, or not evaluated, here."])
-    parts = ["SFT changed the NLL of held-out thoughts by ", *_told(changes, "harder to predict", "easier to predict")]
-    uses = _both(figures, _THINK, m.NEXT_TEXT.change, m.against_nothing(m.OWN))
+    parts: list[Part] = ["SFT changed the NLL of held-out thoughts by "]
+    parts += told(changes, "harder to predict", "easier to predict", " nats per token")
+    uses = each(figures, THINK, m.NEXT_TEXT.change, m.against_nothing(m.OWN))
     # A lower NLL is a better one.
-    verdict = YES if all(sign(change) < 0 for change in changes) else UNCLEAR
+    verdict = YES if all(sign(change) < 0 for change in changes.values()) else UNCLEAR
     if uses:
         parts.append("; against no thought, one of the model's own changes the NLL of the text after it by ")
-        parts += _told(uses, "a hindrance", "a help")
-        if verdict == YES and not all(sign(use) < 0 for use in uses):
-            verdict = PARTLY
+        parts += told(uses, "a hindrance", "a help", " nats per token")
+    if verdict == YES and (not uses or not all(sign(use) < 0 for use in uses.values())):
+        verdict = PARTLY
     return Sentence(question, verdict, [*parts, "."])
-
-
-def _receptive(figures: Figures) -> Sentence:
-    question = "Did stage 1 make the model more receptive to thinking mid-training?"
-    base, improved = (arm.name for arm in _RLMT)
-    change, score = (
-        figures.get(m.EVALUATE_RLMT, improved, metric.difference, against=base)
-        for metric in (m.GATE_REWARD, m.GATE_SCORE)
-    )
-    if change is None:
-        return Sentence(question, NONE, _after_thoughts(figures))
-    parts: list[Part] = []
-    if gains := _both(figures, _RLMT, m.GATE_REWARD.difference, started=True):
-        parts += ["RL mid-training changed the reward on held-out windows by ", *_told(gains, unit=""), "; "]
-    if levels := _both(figures, _RLMT, m.GATE_REWARD):
-        parts += ["it ends at ", Value(levels[0]), " without and ", Value(levels[1]), " with stage 1: "]
-    parts += ["a paired difference of ", Value(change), f", {judgement(change, figures.needed(change))}"]
-    if score:
-        said = judgement(score, figures.needed(score))
-        parts += ["; in the finer score the difference is ", Value(score), f", {said}"]
-    if uses := _both(figures, _RLMT, m.PROBE_GAIN.difference, m.own_against(m.SWAPPED)):
-        parts.append(
-            "; its own thought changes the likelihood of the true suffix, against one about another window, by "
-        )
-        parts += _told(uses, "it matters what is said", "a harm")
-    # The reward counts if the score that it is cut from says the same.
-    unclear = change.n < FEWEST or (score is not None and sign(score) != sign(change))
-    return Sentence(question, UNCLEAR if unclear else (UNCLEAR, YES, NO)[sign(change)], [*parts, "."])
-
-
-def _after_thoughts(figures: Figures) -> list[Part]:
-    """Compare the lineages after stage 2, where stage 3 was not run."""
-    base, improved = (arm.name for arm in _THINK)
-    change = figures.get(m.EVALUATE_RLMT, improved, m.GATE_REWARD.difference, against=base)
-    judge = figures.independent_judge(m.EVALUATE_SFT, improved, base)
-    win = figures.get(m.EVALUATE_SFT, improved, m.WIN_RATE, against=base, condition=m.SAMPLED, judge=judge)
-    parts: list[Part] = ["Stage 3 was not run, or not evaluated, here, so this question has no answer yet"]
-    if change:
-        said = judgement(change, figures.needed(change))
-        parts += ["; after stage 2 the reward differs by ", Value(change), f", {said}"]
-    elif win:
-        parts += [f"; after stage 2, {judge} prefers the self-improved lineage on ", Value(win)]
-        parts.append(f" of held-out prefixes: {_halves([win])[1]}")
-    return [*parts, "."]
-
-
-def _halves(wins: Sequence[Measurement]) -> tuple[str, str]:
-    """Return what win rates say of the question, and where their intervals lie."""
-    # By the interval, not the value: a rate above one half may be noise.
-    above = [win.condition for win in wins if win.low is not None and win.low > 0.5]
-    below = [win.condition for win in wins if win.high is not None and win.high < 0.5]
-    half = [win.condition for win in wins if win.condition not in (*above, *below)]
-    if len(above) == len(wins):
-        return YES, "every interval lies above one half"
-    remark = " and ".join(
-        f"the {' and '.join(ways)} interval{'s'[: len(ways) != 1]} {verb}{'s'[: len(ways) == 1]} {place}"
-        for ways, verb, place in ((half, "include", "one half"), (below, "lie", "below one half"))
-        if ways
-    )
-    if m.SAMPLED in above and m.MATCHED not in above and len(wins) > 1:
-        remark += ", so that less random text may be all of the gain at temperature 1"
-    return (PARTLY if above else NO if below else UNCLEAR), remark
-
-
-def _both(
-    figures: Figures, arms: Sequence[Arm], metric: m.Metric, condition: str = "", *, started: bool = False
-) -> list[Measurement]:
-    """Return the figure of the arms of both lineages, against what each ``started`` from, if neither is missing."""
-    [stage] = metric.stages
-    asked = [
-        figures.get(stage, arm.name, metric, against=arm.start if started else "", condition=condition) for arm in arms
-    ]
-    # Both or none: one alone would be told as the base lineage's.
-    return [figure for figure in asked if figure is not None] if all(asked) else []
-
-
-def _told(pair: Sequence[Measurement], up: str = "", down: str = "", unit: str = " nats per token") -> list[Part]:
-    """Return both figures, and in words which way they point, if there are words for it."""
-    base, improved = (("nothing beyond the noise", up, down)[sign(figure)] for figure in pair)
-    way = f": {base}" + (" in both" if base == improved else f" in the one, {improved} in the other")
-    improved_end = f" in the self-improved one{way if up else ''}"
-    return [Value(pair[0]), f"{unit} in the base lineage and ", Value(pair[1]), improved_end]

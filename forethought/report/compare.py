@@ -9,7 +9,17 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from forethought.metrics import RUN, STAGE_SECONDS, UNKNOWN, clock_time
+from forethought.metrics import (
+    GATE_REWARD,
+    ORACLE,
+    PROBE_REWARD,
+    RUN,
+    STAGE_SECONDS,
+    UNKNOWN,
+    clock_time,
+    of,
+    split_k,
+)
 from forethought.records import Measurement
 from forethought.report.tables import Table
 from forethought.report.values import Figures, name, text
@@ -28,8 +38,15 @@ class Pair:
     right: Measurement
 
     @property
+    def comparable(self) -> bool:
+        """Whether both say the same of a text: what is rewarded above one threshold is not rewarded above another."""
+        return self.left.judge == self.right.judge or not _by_threshold(self.left)
+
+    @property
     def bounded(self) -> bool:
-        """Whether both have an interval (a value that is known exactly has none)."""
+        """Whether both have an interval (a value that is known exactly has none), and the two compare."""
+        if not self.comparable:
+            return False
         ends = (self.left.low, self.left.high, self.right.low, self.right.high)
         return None not in ends and (ends[0] != ends[1] or ends[2] != ends[3])
 
@@ -105,8 +122,15 @@ def config_differences(left: Run, right: Run) -> list[tuple[str, Any, Any]]:
 
 
 def _key(figure: Measurement) -> tuple[str, ...]:
-    judge = figure.judge.partition(" >= ")[0]  # each run calibrates its own threshold
+    # Each run calibrates its own threshold, which scores do not depend on; see :attr:`Pair.comparable`.
+    judge = figure.judge.partition(" >= ")[0]
     return figure.stage, figure.arm, figure.against, figure.metric, figure.condition, judge
+
+
+def _by_threshold(figure: Measurement) -> bool:
+    """Return whether a figure counts what reaches the threshold of its judge."""
+    metric = of(figure)
+    return " >= " in figure.judge and split_k(metric.of or metric)[0] in (GATE_REWARD, ORACLE, PROBE_REWARD)
 
 
 def _figures(stage: str, pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
@@ -122,7 +146,7 @@ def _figures(stage: str, pairs: Sequence[Pair], names: tuple[str, str]) -> Table
         table.rows.append((arm, "", "", ""))
         for pair in rows:
             parts = filter(None, (pair.left.metric, pair.left.condition, "" if single else pair.judge))
-            mark = SIGNIFICANT if pair.significant else ""
+            mark = "not comparable: thresholds differ" if not pair.comparable else SIGNIFICANT * pair.significant
             table.rows.append(("  " + ", ".join(parts), _value(pair.left), _value(pair.right), mark))
     return table
 

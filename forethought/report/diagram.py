@@ -97,13 +97,14 @@ def _notes(box: Box, written: list[Box]) -> list[str]:
 
 def _figures(arm: str, figures: Figures) -> list[tuple[str, Value]]:
     """Return the figures of an arm that say most, with their labels, two at most."""
-    wins = {"against": BASE, "judge": figures.independent_judge(metrics.EVALUATE, arm, BASE)}
-    named: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    wins = {"against": BASE}
+    named: tuple[tuple[str, str, metrics.Metric, dict[str, str]], ...] = (
         ("wins, equal entropy", metrics.EVALUATE, metrics.WIN_RATE, {"condition": metrics.MATCHED, **wins}),
         ("wins, greedy", metrics.EVALUATE, metrics.WIN_RATE, {"condition": metrics.GREEDY, **wins}),
         ("thought NLL", metrics.EVALUATE_SFT, metrics.NLL["thought"], {"condition": metrics.PER_TOKEN}),
-        ("held-out reward", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {}),
+        ("reward, equal entropy", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {"condition": metrics.MATCHED}),
+        ("reward, T = 1", metrics.EVALUATE_RLMT, metrics.GATE_REWARD, {}),
         ("suffix NLL", metrics.EVALUATE, metrics.SUFFIX_NLL, {}),
     )
-    known = ((label, figures.get(stage, arm, metric, **names)) for label, stage, metric, names in named)
+    known = ((label, figures.least(stage, arm, metric, **names)) for label, stage, metric, names in named)
     return [(label, Value(figure)) for label, figure in known if figure is not None][:2]

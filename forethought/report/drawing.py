@@ -17,7 +17,6 @@ from forethought.graph import CONTINUED, IMPROVED, arm_of
 from forethought.metrics import Format, percent, points
 from forethought.report.curves import Curve, Curves, Rows
 from forethought.report.tables import Series
-from forethought.report.values import trained
 from forethought.run.store import BASE
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def curve(spec: Curve, curves: Curves) -> Image | None:
 
 
 def intervals(series: Series) -> Image:
-    """Return an interval plot: a line for each figure; a point is a ring where the judge trained the policy."""
+    """Return an interval plot: a line for each figure; a point is a ring where its judge had a part in the training."""
     width, lines = 350, series.lines
     left = min(width / 2, 14 + 4.7 * max(len(label) for label, _ in lines))
     # XML cannot hold every character that a name may have.
@@ -117,7 +116,7 @@ def intervals(series: Series) -> Image:
             ink = _colour(measured.arm)
             if measured.low is not None and measured.high is not None:
                 axes.plot([measured.low, measured.high], [y, y], color=ink, linewidth=2.2, alpha=0.55)
-            face = "none" if trained(measured.judge) else ink
+            face = "none" if measured in series.partial else ink
             axes.plot([measured.value], [y], "o", color=ink, markersize=5, markeredgewidth=1.4, markerfacecolor=face)
         axes.set_yticks(range(len(lines)), labels, color=LIGHT["ink"])
         axes.set_ylim(len(lines) - 0.4, -0.6)

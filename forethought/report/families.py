@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from forethought import metrics as m
+from forethought.graph import RLMT, arm_of
 from forethought.metrics import Metric
 from forethought.records import Measurement
 from forethought.report.values import resolution
@@ -81,10 +82,17 @@ def _of_task(task: str) -> str:
     return ", average over tasks" if task == m.MACRO else f": {task}"
 
 
+def _arm(figure: Measurement) -> str:
+    """Return the arm, and of the control of RL what its name does not say."""
+    arm = arm_of(figure.arm)
+    return f"{figure.arm}\n  RL without thoughts" if arm.stage == RLMT and not arm.thinks else figure.arm
+
+
 FIELDS: dict[str, tuple[str, Callable[[Measurement], str]]] = {
-    "arm": ("arm", lambda figure: figure.arm),
+    "arm": ("arm", _arm),
     "against": ("against", lambda figure: figure.against),
-    "pair": ("arm", lambda figure: f"{figure.arm}\n  against {figure.against}"),
+    "pair": ("arm", lambda figure: f"{_arm(figure)}\n  against {figure.against}"),
+    "at": ("entropy", lambda figure: figure.condition or "T = 1"),
     "both": ("arms", lambda figure: " and ".join(sorted((figure.arm, figure.against)))),
     "condition": ("condition", lambda figure: figure.condition),
     "judge": ("judge", lambda figure: figure.judge),
@@ -157,11 +165,17 @@ FAMILIES: tuple[Family, ...] = (
            plot=[3, 4]),
     Family("rlmt", m.CALIBRATE, "Match judge: what reaches its threshold on held-out text, with 95% intervals",
            "judge", [m.THRESHOLD, m.BASE_PASSES, m.UNRELATED_PASSES], count="cell"),
-    Family("rlmt", m.EVALUATE_RLMT, "Reward gate: all arms on the same held-out windows, with 95% intervals", "arm",
-           [m.GATE_REWARD, m.ORACLE, m.GATE_SCORE, m.CLOSE_RATE, m.THOUGHT_TOKENS, m.GATE_UNSCORED], count="windows",
-           plot=[0]),
-    Family("rlmt", m.EVALUATE_RLMT, "Reward gate: differences, paired by window, with 95% intervals", "pair",
-           [m.GATE_REWARD.difference, m.GATE_SCORE.difference], compared=True, units="windows", plot=[0, 1]),
+    Family("rlmt", m.EVALUATE_RLMT, "Reward gate: all arms on the same held-out windows, by {judge}, with 95% "
+           "intervals", "arm at", [m.GATE_REWARD, m.ORACLE, m.GATE_SCORE, m.SUFFIX_ENTROPY, m.SUFFIX_TEMPERATURE,
+                                   m.SECOND_THOUGHT, m.CLOSE_RATE, m.THOUGHT_TOKENS, m.GATE_UNSCORED], "judge",
+           count="windows", plot=[0], plot_by="at"),
+    Family("rlmt", m.EVALUATE_RLMT, "Reward gate: differences, paired by window, by {judge}, with 95% intervals",
+           "pair at", [m.GATE_REWARD.difference, m.GATE_SCORE.difference], "judge", compared=True, units="windows",
+           plot=[0, 1], plot_by="at"),
+    Family("rlmt", m.EVALUATE_RLMT, "Difference of differences: what an arm gained since its lineage began, less what "
+           "another lineage gained, paired by window, by {judge}, with 95% intervals", "pair at",
+           [m.GATE_REWARD.interaction, m.GATE_SCORE.interaction], "judge", compared=True, units="windows", plot=[1],
+           plot_by="at"),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: what stands between prefix and suffix, with 95% intervals",
            "arm condition", [*_PROBE, m.PROBE_COPIED]),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: own thoughts against each condition, paired by window, with "

@@ -15,10 +15,11 @@ from typing import Any
 from forethought import __version__
 from forethought.graph import arm_of
 from forethought.metrics import clock_time
-from forethought.report import answer, article, drawing, tables, texts
+from forethought.report import answer, article, drawing, primary, tables, texts
 from forethought.report.curves import Curves, chosen, read_curves, section_of
 from forethought.report.diagram import boxes
 from forethought.report.facts import machines, schedule_line
+from forethought.report.independence import judges_of
 from forethought.report.status import states
 from forethought.report.summary import tables_by_section, write_summary
 from forethought.report.tables import Table
@@ -43,10 +44,13 @@ def write_page(run: Run) -> Path:
 
 def render(run: Run, summary: Mapping[str, Any]) -> str:
     """Return the page; every figure on it is in ``summary``."""
-    figures, curves = Figures(run.measurements()), read_curves(run)
+    figures, curves = Figures(run.measurements(), judges_of(run)), read_curves(run)
+    endpoint = primary.primary(figures, run.primary_is_late())
     return fill(
         "page.html.j2",
         about=about(run, summary),
+        primary=endpoint,
+        exploratory=primary.NONE_NAMED if endpoint is None else primary.OTHERS,
         sentences=answer.answer(figures),
         article=[(row, row.values(figures, curves)) for row in article.ROWS],
         sources=article.SOURCES,
@@ -93,7 +97,7 @@ def sections(figures: Figures, curves: Curves) -> dict[str, dict[str, Any]]:
                 if section_of(itertools.chain.from_iterable(rows)) == name
             ),
         }
-        for name, section in tables_by_section(figures.all, curves).items()
+        for name, section in tables_by_section(figures.all, curves, figures.judges).items()
     }
 
 

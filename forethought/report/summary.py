@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from forethought.records import Measurement, to_dict
+from forethought.report import multiplicity
 from forethought.report.curves import (
     Curves,
     chosen,
@@ -22,7 +24,10 @@ from forethought.report.curves import (
     trend,
 )
 from forethought.report.facts import facts
+from forethought.report.independence import Judges, judges_of
+from forethought.report.primary import primary
 from forethought.report.tables import Table, build
+from forethought.report.values import Figures
 from forethought.run.files import atomic_write
 from forethought.run.store import Run
 
@@ -45,23 +50,40 @@ def summarise(measurements: Iterable[Measurement], curves: Curves) -> dict[str, 
 
 def write_summary(run: Run) -> dict[str, Any]:
     """Write ``summary.json`` of ``run`` and return its content: figures, curves, cost, config, versions, durations."""
-    content = summarise(run.measurements(), read_curves(run)) | facts(run)
+    measured = run.measurements()
+    content = summarise(measured, read_curves(run)) | facts(run) | _reading(run, measured)
     data = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     atomic_write(run.path / "summary.json", data.encode("utf-8"))
     return content
 
 
-def tables_by_section(measurements: Iterable[Measurement], curves: Curves) -> dict[str, list[Table]]:
-    """Return all tables, those of training after those of what it came to."""
-    tables = build(measurements)
+def _reading(run: Run, measured: Sequence[Measurement]) -> dict[str, Any]:
+    """Return how the figures are to be read: the primary endpoint, and what many comparisons do to the others.
+
+    ``primary`` is ``None`` without one; its ``late`` says whether it was named after its stage had been measured.
+    """
+    asked = Figures(measured, judges_of(run))
+    said, late = primary(asked, run.primary_is_late()), run.primary_is_late()
+    named = None if said is None else {"verdict": said.verdict, "sentence": said.text, "late": late}
+    tested = multiplicity.families(measured)
+    return {"primary": named, "multiplicity": [dataclasses.asdict(one) for one in tested]}
+
+
+def tables_by_section(
+    measurements: Iterable[Measurement], curves: Curves, judges: Judges | None = None
+) -> dict[str, list[Table]]:
+    """Return all tables, those of training after those of what it came to; notes say what ``judges`` did in the run."""
+    figures = list(measurements)
+    tables = build(figures, judges)
+    tables["exploratory"] = [multiplicity.table(multiplicity.families(figures))]
     for arm, rows in curves.items():
         tables.setdefault(section_of(itertools.chain.from_iterable(rows)), []).append(curve_table(arm, rows))
     tables.setdefault("run", []).append(phase_table(curves))
     return {name: shown for name, section in tables.items() if (shown := [table for table in section if table.rows])}
 
 
-def render(measurements: Sequence[Measurement], curves: Curves) -> RenderableType:
+def render(measurements: Sequence[Measurement], curves: Curves, judges: Judges | None = None) -> RenderableType:
     """Return the run's tables for the terminal, 100 columns wide; what was not measured is left out."""
-    tables = itertools.chain.from_iterable(tables_by_section(measurements, curves).values())
+    tables = itertools.chain.from_iterable(tables_by_section(measurements, curves, judges).values())
     shown = [table.rich() for table in tables]
     return Group(*shown) if shown else Text("Nothing was measured yet.")

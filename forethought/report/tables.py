@@ -17,10 +17,13 @@ from forethought import metrics as m
 from forethought.metrics import Format
 from forethought.records import Measurement
 from forethought.report.families import FAMILIES, FIELDS, Column, Family
-from forethought.report.values import Figures, judgement, name, text, trained
+from forethought.report.independence import Judges
+from forethought.report.values import Figures, judgement, name, text
 
 OTHER = "other"
 """The section of what no other section knows."""
+_COMPARED = (m.EVALUATE, m.EVALUATE_SFT, m.EVALUATE_RLMT)
+"""Stages whose judges say what training was good for."""
 _SUBJECT = re.compile(r"^.*?(?=, |; | given |$)", re.DOTALL)
 
 Placed = tuple[int, Column, Measurement]
@@ -67,11 +70,13 @@ class Series:
     reference: float | None
     form: Format
     note: str
+    partial: Sequence[Measurement] = ()
+    """Those whose judge had a part in what they compare."""
 
 
-def build(measurements: Iterable[Measurement]) -> dict[str, list[Table]]:
+def build(measurements: Iterable[Measurement], judges: Judges | None = None) -> dict[str, list[Table]]:
     """Return the tables by section; what no table shows and is not registered is in the section ``other``."""
-    figures, shown = Figures(measurements), set[int]()
+    figures, shown = Figures(measurements, judges), set[int]()
     tables: dict[str, list[Table]] = {}
     for family in FAMILIES:
         for title, group in _groups(family, figures):
@@ -87,7 +92,7 @@ def plots(figures: Figures, section: str) -> Iterator[Series]:
     """Yield the interval plots of a section."""
     for family in FAMILIES:
         for title, group in _groups(family, figures) if family.section == section and family.plot else ():
-            yield from _series(family, title, group)
+            yield from _series(family, title, group, figures)
 
 
 def _groups(family: Family, figures: Figures) -> Iterator[tuple[str, list[Placed]]]:
@@ -118,7 +123,7 @@ def _table(family: Family, title: str, group: Sequence[Placed], figures: Figures
         heads[head] = None
         counts.setdefault(row, str(figure.n))
         # The base is measured once for each arm that is compared with it: what reads alike is written once.
-        cells.setdefault(row, {}).setdefault(head, {})[_cell(family, figure, figures)] = None
+        cells.setdefault(row, {}).setdefault(head, {})[_cell(family, figure)] = None
     # Rows of one name stand together, in the order in which the names were measured.
     first = list(dict.fromkeys(fields[0][1](figure) for *_, figure in group))
     order = list(cells) if family.across else sorted(cells, key=lambda row: first.index(row[0]))
@@ -130,11 +135,20 @@ def _table(family: Family, title: str, group: Sequence[Placed], figures: Figures
         again = len(row) > 1 and row[0] == above
         table.rows.append(("" if again else row[0], *row[1:], *values, *([counts[row]] * counted)))
         above = row[0]
-    table.note = family.note([figure for *_, figure in group])
+    notes = [family.note([figure for *_, figure in group]), _judged([figure for *_, figure in group], figures)]
+    table.note = " ".join(filter(None, notes))
     return table
 
 
-def _cell(family: Family, figure: Measurement, figures: Figures) -> str:
+def _judged(group: Sequence[Measurement], figures: Figures) -> str:
+    """Return what is known of the judges of a comparison: what they did, and share with those that trained."""
+    asked = {figure.judge: figure.stage for figure in group if figure.judge and figure.stage in _COMPARED}
+    known = {judge: figures.judges.of(judge, stage) for judge, stage in asked.items()}
+    said = [f"{judge}: {one.text}" for judge, one in known.items() if one.known]
+    return f"Judges: {'. '.join(said)}." if said else ""
+
+
+def _cell(family: Family, figure: Measurement) -> str:
     """Return a value over its interval, its denominator where no column has it, and what a difference shows."""
     value, bracket, ends = text(figure).partition(" [")
     of, _, estimator = figure.unit.removeprefix("share of ").partition("; ")
@@ -143,13 +157,13 @@ def _cell(family: Family, figure: Measurement, figures: Figures) -> str:
     if bracket:
         lines.append(f"[{ends}")
     if family.units:
-        lines.append(judgement(figure, figures.needed(figure, family.units), family.units))
+        lines.append(judgement(figure, None, family.units))
     if family.compared is None and figure.against:
         lines.append(f"against {figure.against}")
     return "\n".join(lines)
 
 
-def _series(family: Family, title: str, group: Sequence[Placed]) -> Iterator[Series]:
+def _series(family: Family, title: str, group: Sequence[Placed], figures: Figures) -> Iterator[Series]:
     subject = _SUBJECT.findall(title)[0]
     plotted: dict[str, list[tuple[str, Measurement]]] = {}
     for number, column, figure in sorted(group, key=lambda placed: placed[0]):
@@ -168,6 +182,9 @@ def _series(family: Family, title: str, group: Sequence[Placed]) -> Iterator[Ser
             notes.append(f"{'right' if metric.better == m.UP else 'left'} of zero is better")
         if family.reference and not change:
             notes.append("dashed: one half")
-        if any(trained(figure.judge) for _, figure in lines):
-            notes.append("ring: the judge trained it")
-        yield Series(heading, lines, 0.0 if change else family.reference, form, "; ".join(notes))
+        if family.split == "judge":
+            notes.append(f"by {lines[0][1].judge}")
+        partial = [figure for _, figure in lines if figure.judge and not figures.independent(figure)]
+        if partial and metric.stages != (m.AUDIT,):
+            notes.append("ring: the judge had a part in its training")
+        yield Series(heading, lines, 0.0 if change else family.reference, form, "; ".join(notes), partial)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from forethought import graph, metrics
-from forethought.metrics import Format
+from forethought.metrics import Format, Metric
 from forethought.records import Measurement
+from forethought.report.independence import Judges
 from forethought.stats import Z80, Z95
 
 FEWEST = 10
@@ -53,8 +55,8 @@ def interval(value: float, low: float | None, high: float | None, form: Format) 
 
 
 def sign(figure: Measurement) -> int:
-    """Return on which side of zero the whole interval lies, or 0."""
-    if figure.low is None or figure.high is None:
+    """Return on which side of zero the whole interval lies, or 0; few units are on none."""
+    if figure.low is None or figure.high is None or figure.n < FEWEST:
         return 0
     return 1 if figure.low > 0 else -1 if figure.high < 0 else 0
 
@@ -85,16 +87,12 @@ def resolution(change: Measurement) -> float | None:
     return (Z95 + Z80) * (change.high - change.low) / (2 * Z95)
 
 
-def trained(judge: str) -> bool:
-    """Return whether a judge's name says that it trained the policy."""
-    return judge.endswith("(training)")
-
-
 class Figures:
-    """The measurements of a run, to be looked up by their names."""
+    """The measurements of a run, to be looked up by their names, and what its judges did in it."""
 
-    def __init__(self, measurements: Iterable[Measurement]) -> None:
+    def __init__(self, measurements: Iterable[Measurement], judges: Judges | None = None) -> None:
         self.all = list(measurements)
+        self.judges = judges or Judges()
 
     def get(self, stage: str, arm: str, metric: str, **names: str) -> Measurement | None:
         """Return one figure, or ``None``; of whichever judge comes first if ``judge`` is not named.
@@ -116,12 +114,30 @@ class Figures:
         names = {"against": change.against, "condition": change.condition, "judge": change.judge}
         return self.get(change.stage, change.arm, (metric.of or metric).needed(units), **names)
 
-    def independent_judge(self, stage: str, arm: str, against: str) -> str:
-        """Return the first judge of the comparison that did not train the policy, else the one that did; or ``""``."""
-        judges = [figure.judge for figure in self.select(stage, metrics.WIN_RATE, arm=arm, against=against)]
-        return min(judges, key=trained, default="")
+    def least(self, stage: str, arm: str, metric: Metric, **names: str) -> Measurement | None:
+        """Return one figure, of several judges' the least favourable by where its interval begins, or ``None``.
+
+        Only judges that had no part in what is compared are asked, if there are any, else those of which it is not
+        known.  The order of judges does not matter.
+        """
+        asked = list(self.select(stage, metric, **{"arm": arm, "against": "", "condition": "", **names}))
+        unmarked = [figure for figure in asked if not self.judges.of(figure.judge, stage).took_part(stage)]
+        fair = [figure for figure in asked if self.independent(figure)] or unmarked or asked
+        return min(fair, key=lambda figure: _favour(figure, metric), default=None)
+
+    def independent(self, figure: Measurement) -> bool:
+        """Return whether the judge of a figure, and its model, trained nothing that is compared there."""
+        return self.judges.of(figure.judge, figure.stage).independent(figure.stage)
 
     def unknown(self) -> list[Measurement]:
         """Return the figures of which some name is in no registry: a new metric, condition, arm or stage."""
         arms = [arm.name for arm in graph.ARMS]
         return [figure for figure in self.all if not metrics.known(figure, arms)]
+
+
+def _favour(figure: Measurement, metric: Metric) -> tuple[float, float, str]:
+    """Return what orders figures of one kind by how well they speak of the arm, the worst first."""
+    way = -1 if metric.better == metrics.DOWN else 1
+    end = figure.low if way > 0 else figure.high
+    # Without an interval nothing can be claimed, which is the least of all.
+    return (-math.inf if end is None else way * end), way * figure.value, figure.judge

@@ -4,6 +4,7 @@
 
     runs/<name>/measurements.jsonl                     every figure of the run
     runs/<name>/run.json                               the config it was last run with
+    runs/<name>/primary.jsonl                          its primary endpoint, and when it was named
     runs/<name>/<arm or "shared">/<stage>/config.json  the resolved config
                                          *.jsonl       append-only logs
                                          checkpoints/  whole folders, published by renaming
@@ -56,6 +57,7 @@ REPLACED = ".replaced"
 """Folder of what started over.  Whoever needs the room may remove it while nothing runs."""
 
 _FIGURES = "figures"
+_PRIMARY = "primary.jsonl"
 
 TIMED_LOGS = frozenset({"metrics.jsonl"})
 """Logs that hold seconds and rates, so that they differ between two equal runs."""
@@ -177,6 +179,20 @@ class Run:
         path, data = self.path / "run.json", encode({"version": __version__, "config": config}, indent=2)
         if not path.exists() or path.read_bytes() != data:
             atomic_write(path, data)
+
+    def keep_primary(self, primary: Mapping[str, Any] | None) -> None:
+        """Note the primary endpoint that this run is asked for with, and whether its stage had figures by then."""
+        kept = list(read_jsonl(self.path / _PRIMARY))
+        if (kept[-1]["primary"] if kept else None) != primary:
+            stage = "" if primary is None else primary["stage"]
+            seen = any(figure.stage == stage for figure in self.measurements())
+            late = seen or any((self.path / REPLACED).glob(f"*/{stage or '-'}"))
+            append_jsonl(self.path / _PRIMARY, [{"primary": primary, "late": late}])
+
+    def primary_is_late(self) -> bool | None:
+        """Return whether the primary endpoint was named after its stage had been measured; ``None``: not known."""
+        kept = list(read_jsonl(self.path / _PRIMARY))
+        return bool(kept[-1]["late"]) if kept else None
 
     def config(self) -> dict[str, Any] | None:
         kept = read_json(self.path / "run.json")

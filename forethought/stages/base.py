@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from forethought.algorithms.windows import Window, WindowCutter
-from forethought.config import Config, ModelConfig, TrainingConfig
+from forethought.algorithms.windows import Window, WindowCutter, with_thoughts
+from forethought.config import TRAINING, Config, ModelConfig, TrainingConfig
 from forethought.costs.base import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
@@ -30,6 +30,9 @@ from forethought.tags import Tags
 
 T = TypeVar("T")
 
+OFFERED = f"places.{Split.HELDOUT}"
+"""Log of the places of held-out chunks that were offered to the teacher, in the folder of `interleave`."""
+
 Say = Callable[[str], None]
 FolderOf = Callable[[str, str, Mapping[str, Any], str], StageFolder]
 """(arm, stage, depends_on, step) -> a folder that belongs to the step and is none of the graph; see the runner."""
@@ -43,6 +46,10 @@ def required(table: T | None) -> T:
 
 class StageError(ValueError):
     """A stage that cannot run as its config is; the message says why, and the way out."""
+
+
+class JudgeFailedError(StageError):
+    """A judge failed its audit."""
 
 
 class Context:
@@ -136,9 +143,27 @@ class Context:
 
     @cached_property
     def heldout_windows(self) -> list[Window]:
-        """One window of each held-out row that has any."""
-        key = Key(self.config.seed, "held-out windows")
-        return self._cutter.one_each(self.rows(Split.HELDOUT), self.chunks_by_id(Split.HELDOUT), key)
+        """One window of each held-out document that has any, at a place where training would cut one, too.
+
+        It holds the teacher's thought where that was kept.
+        """
+        taught, key = self.rows(Split.HELDOUT), Key(self.config.seed, "held-out windows")
+        windows = self._cutter.one_each(self.offered or taught, self.chunks_by_id(Split.HELDOUT), key)
+        return with_thoughts(windows, taught)
+
+    @cached_property
+    def offered(self) -> list[ThoughtRow]:
+        """The places of held-out chunks that were offered to the teacher, whatever became of its thoughts.
+
+        None in the folder of a run whose rows were made before these were kept.
+        """
+        places = self.done(f"{SHARED}/interleave").load(OFFERED, ThoughtRow)
+        if not places:
+            self.say(
+                f"{SHARED}/interleave keeps no offered places of held-out text: held-out windows are cut only where a "
+                "thought of the teacher was kept, unlike windows of training. Make this step anew (--force)"
+            )
+        return places
 
     def window_ids(self, windows: str, count: int | None = None) -> str:
         """Return a hash of the ids of ``rlmt`` and ``heldout`` windows, or of the first ``count`` ``heldout`` ones."""
@@ -150,6 +175,7 @@ class Context:
             "seed": self.config.seed,
             "suffix_tokens": rlmt.suffix_tokens,
             "cut": rlmt.cut,
+            "heldout": "one of each document, at an offered place",  # a hash that is remembered may be of older rules
         }
 
         def ids() -> str:
@@ -201,15 +227,26 @@ class Context:
         return training | {name: self._judge(name) for name in self.config.evaluate.judges}
 
     @cached_property
-    def match_judge(self) -> Matcher:
-        """The match judge of stage 3, without the calibrated threshold."""
-        return build_matcher(required(self.config.rlmt).match, self.pool, self.run.path / "verdicts.sqlite")
+    def match_judges(self) -> dict[str, Matcher]:
+        """The match judges by name, without the calibrated thresholds."""
+        cache = self.run.path / "verdicts.sqlite"
+        sections = self.config.match_judges
+        keys = {name: "rlmt.match" if name == TRAINING else f"thinking.judges.{name}" for name in sections}
+        return {name: build_matcher(one, self.pool, cache, key=keys[name]) for name, one in sections.items()}
+
+    @cached_property
+    def matchers(self) -> dict[str, Matcher]:
+        """The match judges by name with their calibrated thresholds; the first, ``training``, rewards stage 3."""
+        rows = (self.done(f"{SHARED}/calibrate").manifest() or {})["summary"]["judges"]
+        return {
+            name: Matcher(judge=one.judge, threshold=float(rows[name]["threshold"]))
+            for name, one in self.match_judges.items()
+        }
 
     @cached_property
     def matcher(self) -> Matcher:
-        """The match judge with its calibrated threshold."""
-        threshold = (self.done(f"{SHARED}/calibrate").manifest() or {})["summary"]["threshold"]
-        return Matcher(judge=self.match_judge.judge, threshold=float(threshold))
+        """The match judge of stage 3 with its calibrated threshold."""
+        return self.matchers[TRAINING]
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
         self.run.measure(measurements)

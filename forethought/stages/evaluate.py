@@ -1,26 +1,21 @@
-"""Held-out evaluation of an arm of stage 1 against the base: three ways of comparing, suffix NLL, examples."""
+"""Held-out evaluation of an arm of stage 1 against the base: four ways of comparing, suffix NLL, examples."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored
+from forethought.costs.base import TRIED, Cost, Phase, Setting, drawn, known, scored
 from forethought.costs.judges import judging
-from forethought.evals.continuation import MATCHING_STEPS, ComparisonSettings, Continuations, compare
+from forethought.evals.continuation import ComparisonSettings, Continuations, compare
 from forethought.evals.nll import NLL, nll_figures, suffix_nll
 from forethought.evals.recorder import Recorder
 from forethought.graph import IMPROVED, Step
-from forethought.metrics import EVALUATE, GREEDY, MATCHED, SAMPLED
+from forethought.metrics import EVALUATE, GREEDY, MATCHED, MATCHED_TO_BASE, SAMPLED
 from forethought.models.model import Model
 from forethought.records import Measurement, Split, content_id
 from forethought.run.progress import StageProgress
 from forethought.run.store import StageFolder
 from forethought.stages.base import Stage
-
-ENTROPY_GAP = 0.4
-"""Nats per token by which the entropies of policy and base differ at first, about; each temperature that is tried
-halves it."""
 
 
 class Evaluate(Stage):
@@ -80,23 +75,18 @@ class Evaluate(Stage):
         def cost() -> Cost:
             tokens = cfg.new_tokens or at.suffix
             own = len({SAMPLED, GREEDY} & set(cfg.conditions)) or 1
-            matched = MATCHED in cfg.conditions
+            matched = len({MATCHED, MATCHED_TO_BASE} & set(cfg.conditions))
             once = drawn(at.policy, cfg.prefixes, 1, (at.prefix, tokens), at.config.improve.sample_rows)
             nll = scored(at.policy, at.heldout(cfg.nll_chunks), at.prefix, at.suffix, at.config.improve.micro_tokens)
-            total = (once.times(own) + nll).times(arms) + once.times(tried(cfg.entropy_tolerance) if matched else 0)
+            total = (once.times(own) + nll).times(arms) + once.times(TRIED * matched)
             for name, judge in {**at.config.judges, **cfg.judges}.items():
-                shown = (1, 2 * own + int(matched)) if judge.kind == "likelihood" else (len(cfg.conditions), 2)
+                shown = (1, 2 * own + matched) if judge.kind == "likelihood" else (len(cfg.conditions), 2)
                 total += judging(at, name, cfg.prefixes * shown[0], shown[1], tokens)
             return total
 
         pairs, ways = cfg.prefixes * len(cfg.conditions), len(cfg.conditions)
         amount = f"up to {pairs:,} pairs for each judge: {cfg.prefixes} prefixes, {ways} ways"
         return [Phase(name=f"evaluate: {step.arm}", amount=amount, cost=known(cost))]
-
-
-def tried(tolerance: float) -> int:
-    """Return how many temperatures are tried, about, until the entropies differ by ``tolerance`` nats at most."""
-    return max(1, min(MATCHING_STEPS, round(math.log2(ENTROPY_GAP / tolerance))))
 
 
 def _values(figure: Measurement) -> list[Any]:

@@ -1,23 +1,39 @@
-"""The evaluation after RL mid-training: every arm goes through the reward gate, those that think through the probe."""
+"""The evaluation after RL mid-training: every arm goes through the reward gate, those that think through the probe.
+
+Both compare at temperature 1 and at equal entropy.  What every window gave is kept in ``windows.jsonl``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from forethought.config import Config
-from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored
+from forethought.costs.base import REPLY, TAGS, TRIED, Cost, Phase, Setting, drawn, known, scored
 from forethought.costs.judges import matching
 from forethought.evals import probe, reward_gate
 from forethought.evals.controls import controls
-from forethought.evals.windows import Rollouts, Scored, WindowEval, predict_at_once, think_and_predict
-from forethought.graph import Arm, Step, among, arms
+from forethought.evals.windows import (
+    LEVELS,
+    Drawn,
+    Result,
+    Rollouts,
+    WindowEval,
+    levels,
+    results,
+    think_and_predict,
+)
+from forethought.graph import RAW, Arm, Step, among, arm_of, going_on
 from forethought.metrics import EVALUATE_RLMT, PROBE
 from forethought.models.model import Model
 from forethought.records import Measurement
 from forethought.run.progress import StageProgress
 from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, required
+
+Gates = dict[str, dict[str, Mapping[str, Result]]]
+"""By judge, arm and condition: what the judge says of the arm's suffixes, per window."""
 
 
 class EvaluateRLMT(Stage):
@@ -35,10 +51,11 @@ class EvaluateRLMT(Stage):
             "seed": self.config.seed,
             "dtype": self.config.dtype,
             "arms": {model.name: model.identity for model in self.models().values()},
-            "judge": self.context.matcher.name,
+            "judges": {name: matcher.name for name, matcher in self.context.matchers.items()},
             "windows": self.context.window_ids("heldout", count),
             "tokens": [cfg.thought_tokens, cfg.suffix_tokens],
-            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions"}),
+            "entropy_tolerance": self.config.evaluate.entropy_tolerance,
+            "thinking": self.config.thinking.model_dump(mode="json", exclude={"conditions", "judges"}),
             **({"conditions": sources} if sources else {}),  # what older runs depend on stays as it was
         }
 
@@ -50,60 +67,98 @@ class EvaluateRLMT(Stage):
         """Return the arms of both lineages; weights are loaded when their turn comes."""
         return {arm: self.context.arm(arm.name, self.context.tags) for arm in taking_part(self.config)}
 
-    def run(self, folder: StageFolder) -> None:
-        cfg, rlmt = self.config.thinking, required(self.config.rlmt)
-        evaluation = WindowEval(
-            windows=self.context.heldout_windows[: cfg.windows],
-            matcher=self.context.matcher,
+    @cached_property
+    def evaluation(self) -> WindowEval:
+        rlmt = required(self.config.rlmt)
+        return WindowEval(
+            windows=self.context.heldout_windows[: self.config.thinking.windows],
+            matchers=self.context.matchers,
             # Only who reads can compare texts of unequal length.
-            longer=rlmt.match.kind == "llm",
+            longer=[name for name, match in self.config.match_judges.items() if match.kind == "llm"],
             thought_tokens=rlmt.thought_tokens,
             suffix_tokens=rlmt.suffix_tokens,
             seed=self.config.seed,
+            entropy_tolerance=self.config.evaluate.entropy_tolerance,
         )
-        measurements: list[Measurement] = []
-        gates: dict[str, Scored] = {}
+
+    def run(self, folder: StageFolder) -> None:
+        cfg, evaluation, models = self.config.thinking, self.evaluation, self.models()
+        for log in ("windows", "examples"):
+            folder.truncate(log, lambda row: False)
+        gates: Gates = {judge: {} for judge in evaluation.matchers}
         probes: dict[str, dict[str, probe.Probed]] = {}
-        models = self.models()
-        folder.truncate("examples", lambda row: False)
+        measurements = self.copies(folder)
         with StageProgress(EVALUATE_RLMT) as progress:
-            # In this order, what an arm is compared with comes before it.
+            # All arms predict at temperature 1 first: which of them is the most and the least random shows only then.
+            entries: dict[str, reward_gate.Entry] = {}
             for number, (arm, model) in enumerate(models.items()):
-                recorder, against = evaluation.recorder(model), arm.past + arm.peer
-                progress(number, len(models), f"{model.name}: gate")
-                rollouts: Rollouts | None = None
-                if arm.thinks:
-                    gates[model.name], rollouts = think_and_predict(model, evaluation, cfg.samples)
-                else:
-                    gates[model.name] = predict_at_once(model, evaluation, cfg.samples)
-                measurements += reward_gate.figures(recorder, gates[model.name], rollouts)
-                for other in against:
-                    measurements += reward_gate.compare(recorder.versus(other), gates[model.name], gates[other])
-                if rollouts is not None:
-                    progress(number, len(models), f"{model.name}: probe")
-                    probes[model.name] = probed = self._probe(folder, model, evaluation, rollouts)
-                    measurements += probe.figures(recorder, probed)
-                    for other in against:
+                progress(number, 2 * len(models), f"{model.name}: predicts")
+                entries[arm.name] = reward_gate.Entry.of(model, evaluation, cfg.samples, thinks=arm.thinks)
+                model.release()
+            targets = levels([entry.drawn.entropy for entry in entries.values()])
+            # In this order, what an arm is compared with comes before it.
+            for number, (arm, model) in enumerate(models.items(), len(models)):
+                progress(number, 2 * len(models), f"{model.name}: at equal entropy")
+                draws = entries[arm.name].at(model, evaluation, targets)
+                measurements += self.gate(folder, arm, model, entries[arm.name], draws, gates)
+                rollouts = entries[arm.name].rollouts
+                if rollouts is not None and cfg.probe_samples:
+                    progress(number, 2 * len(models), f"{model.name}: probe")
+                    probes[arm.name] = probed = self._probe(folder, model, rollouts)
+                    measurements += probe.figures(evaluation, model, probed)
+                    for other in arm.past + arm.peer:
                         # An arm that does not think has no thoughts to probe.
                         if other in probes:
-                            measurements += probe.compare(recorder.versus(other), probed, probes[other])
-                if number < len(models) - 1:  # the controls take the last one's tokenizer
+                            recorder = evaluation.recorder(model).versus(other)
+                            measurements += probe.compare(recorder, probed, probes[other])
+                if number < 2 * len(models) - 1:  # the controls take the last one's tokenizer
                     model.release()
-            if cfg.controls:
+            if cfg.controls and cfg.probe_samples:
                 for control in controls(evaluation.windows, model):
                     _, rollouts = think_and_predict(control, evaluation, cfg.probe_samples)
-                    probed = self._probe(folder, control, evaluation, rollouts)
-                    measurements += probe.figures(evaluation.recorder(control), probed)
+                    measurements += probe.figures(evaluation, control, self._probe(folder, control, rollouts))
         self.context.measure(measurements)
         folder.finish({model.name: model.identity for model in models.values()}, {"figures": len(measurements)})
 
-    def _probe(
-        self, folder: StageFolder, model: Model, evaluation: WindowEval, rollouts: Rollouts
-    ) -> dict[str, probe.Probed]:
-        cfg = self.config.thinking
+    def copies(self, folder: StageFolder) -> list[Measurement]:
+        """Return the gate's rows that predict nothing: the prefix's own ends."""
+        measurements: list[Measurement] = []
+        for judge, matcher in self.evaluation.matchers.items():
+            for name, result in reward_gate.copies(self.evaluation, self.context.tokenizer, judge).items():
+                measurements += reward_gate.copy_figures(self.evaluation, name, result, judge)
+                folder.append("windows", reward_gate.rows(self.evaluation.windows, name, matcher.name, {"": result}))
+        return measurements
+
+    def gate(
+        self,
+        folder: StageFolder,
+        arm: Arm,
+        model: Model,
+        entry: reward_gate.Entry,
+        draws: Mapping[str, Drawn],
+        gates: Gates,
+    ) -> list[Measurement]:
+        """Return what all judges say of an arm's suffixes, alone and compared; ``gates`` holds all of it."""
+        evaluation, measurements = self.evaluation, list[Measurement]()
+        for judge, by_arm in gates.items():
+            recorder = evaluation.recorder(model, judge)
+            by_arm[arm.name] = found = results(evaluation, draws, judge)
+            folder.append("windows", reward_gate.rows(evaluation.windows, arm.name, recorder.judge, found))
+            measurements += reward_gate.figures(recorder, entry, draws, found)
+            measurements += reward_gate.details(recorder, entry, found[""].samples)
+            for other in arm.past + arm.peer:
+                measurements += reward_gate.compare(recorder.versus(other), found, by_arm[other])
+            # Whether its start made the arm more receptive: what it gained since, less what its peer gained.
+            for other in arm.peer if arm.name != arm.lineage else ():
+                theirs = by_arm[other], by_arm[arm_of(other).lineage]
+                measurements += reward_gate.interact(recorder.versus(other), (found, by_arm[arm.lineage]), theirs)
+        return measurements
+
+    def _probe(self, folder: StageFolder, model: Model, rollouts: Rollouts) -> dict[str, probe.Probed]:
+        cfg, evaluation = self.config.thinking, self.evaluation
         own = {name: condition for name, (condition, _) in self.conditions.items()}
         inserted = probe.inserts(rollouts, evaluation, model.thoughts, cfg, own)
-        probed = probe.probe(model, evaluation, inserted)
+        probed = probe.probe(model, evaluation, inserted, matched=cfg.probe_matched)
         rows = probe.examples(evaluation, inserted, probed, cfg.examples)
         folder.append("examples", [{"arm": model.name, **row} for row in rows])
         return probed
@@ -116,31 +171,39 @@ class EvaluateRLMT(Stage):
         rows = at.config.interleave.heldout_rows if at.config.interleave is not None else own.windows
         most = min(own.windows, rows)
 
+        # At temperature 1, and for each level of entropy; what is tried on the way there is drawn, too, but not judged.
+        ways, tries = 1 + len(LEVELS), TRIED * len(LEVELS)
+        conditions = len(PROBE) + len(own.conditions) if own.probe_samples else 0
+        shown = conditions * own.probe_samples
+
         def cost() -> Cost:
             windows, many, micro = at.heldout(most), at.config.improve.sample_rows, at.config.improve.micro_tokens
             plain = drawn(at.policy, windows, own.samples, (at.prefix, cfg.suffix_tokens), many)
             length = cfg.thought_tokens + cfg.suffix_tokens
             thought = drawn(at.policy, windows, own.samples, (at.prefix + TAGS, length), many)
             inserted = REPLY * cfg.thought_tokens + TAGS
-            conditions = len(PROBE) + len(own.conditions)
-            shown = conditions * own.probe_samples
-            gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)
             sizes = at.prefix + inserted, cfg.suffix_tokens
+            # Every sample has a thought of its own before its suffix.
+            after = drawn(at.policy, windows * own.samples, 1, sizes, many)
+            gate = plain.times((1 + tries) * (len(taking) - thinking)) + (thought + after.times(tries)).times(thinking)
+            gate += matching(at, windows, ways * own.samples).times(len(taking)) + matching(at, windows, 2)
+            if not conditions:
+                return gate
+            probed_ways, probed_tries = (ways, tries) if own.probe_matched else (1, 0)
+            gains = scored(at.policy, windows, at.prefix, shown * (inserted + cfg.suffix_tokens), micro)
             predicted = drawn(at.policy, windows * own.probe_samples, 1, sizes, many).times(conditions)
-            gate = plain.times(len(taking) - thinking) + thought.times(thinking)
-            gate += matching(at, windows, own.samples).times(len(taking))
             scripted = 2 if own.controls else 0
-            probed = (gains + predicted).times(thinking) + matching(at, windows, shown).times(thinking + scripted)
-            return gate + probed
+            probed = (gains + predicted.times(1 + probed_tries)).times(thinking)
+            return gate + probed + matching(at, windows, probed_ways * shown).times(thinking + scripted)
 
-        judged = len(taking) * most * own.samples + thinking * len(PROBE) * most * own.probe_samples
+        judged = most * (ways * len(taking) * own.samples + (ways if own.probe_matched else 1) * thinking * shown)
         amount = f"{len(taking)} arms on up to {most:,} held-out windows, up to {judged:,} scored suffixes"
         return [Phase(name="gate and probe", amount=amount, cost=known(cost))]
 
 
 def taking_part(config: Config) -> list[Arm]:
-    """Return the arms of both lineages, without controls."""
-    return among([arm for arm in arms(config) if not arm.control])
+    """Return the arms of every lineage; those trained on raw rows have no thoughts and were not rewarded."""
+    return among([arm for arm in going_on(config) if not arm.name.endswith(RAW)])
 
 
 STAGE = EvaluateRLMT

@@ -1,4 +1,4 @@
-"""The evaluation after SFT: every arm answers the same questions, and the two thinking arms are compared."""
+"""The evaluation after SFT: every arm answers the same questions, and thinking arms are compared with each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from forethought.costs.base import Cost, Phase, Setting, drawn, known, scored
 from forethought.costs.judges import judging
 from forethought.evals.continuation import ComparisonSettings, Continuations, compare
 from forethought.evals.thoughts import Answers, ThoughtEval, changes, examine, figures
-from forethought.graph import CONTINUED, RLMT, Arm, Step, among, arms
+from forethought.graph import Arm, Step, among, going_on
 from forethought.metrics import EVALUATE_SFT
 from forethought.models.model import Model
 from forethought.records import Measurement, Split, content_id
@@ -68,10 +68,10 @@ class EvaluateSFT(Stage):
                 folder.append("examples", [{"arm": name, **row} for row in answers[name].examples[: cfg.examples]])
                 if not arm.thinks:  # the others are compared below
                     model.release()
-            thinking = [model for arm, model in models.items() if arm.thinks]
-            if len(thinking) == 2 and context.comparing_judges:
-                base, improved = thinking
-                measurements += self._compare(improved, base, lambda note: progress(0, 0, note))
+            named = {arm.name: model for arm, model in models.items()}
+            for arm, model in models.items():
+                for other in arm.peer if arm.thinks and context.comparing_judges else ():
+                    measurements += self._compare(model, named[other], lambda note: progress(0, 0, note))
         context.measure(measurements)
         folder.finish({model.name: model.identity for model in models.values()}, {"figures": len(measurements)})
 
@@ -107,7 +107,8 @@ class EvaluateSFT(Stage):
 
 
 def taking_part(config: Config) -> list[Arm]:
-    return among([arm for arm in arms(config) if arm.stage != RLMT and arm.name != CONTINUED])
+    """Return the arms of stage 2 and where they start."""
+    return among([arm for arm in going_on(config) if arm.stage != "rlmt"])
 
 
 def _compared(at: Setting) -> Cost:

@@ -24,15 +24,11 @@ from forethought.judges.build import build_rewriter
 from forethought.models.model import Model
 from forethought.records import Candidate, Chunk, Completion, Origin, Split
 from forethought.run.store import SHARED, StageFolder
-from forethought.stages.base import StageError
+from forethought.stages.base import JudgeFailedError
 from forethought.stages.session import Session, TrainingStage
 from forethought.text import distinct_n, repetition, words
 
 CHUNKS, AUDIT = f"{SHARED}/chunk", f"{SHARED}/audit"
-
-
-class JudgeFailedError(StageError):
-    """A judge failed its audit."""
 
 
 class Improve(TrainingStage):
@@ -53,7 +49,7 @@ class Improve(TrainingStage):
             "policy": self.config.policy.model_dump(mode="json"),
             # How often checkpoints are written does not change the weights.
             "improve": self.cfg.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
-            "seed": self.config.seed,
+            **self.seeds(),
             "dtype": self.config.dtype,
             "chunks": self.context.identity(CHUNKS),
             # Judges that rank nothing here must not start the arm over.

@@ -1,7 +1,8 @@
 """Stage 2, first half: a teacher supplies thoughts for raw chunks, whose text stays byte for byte as it is.
 
 The `sft` split and held-out chunks get places and thoughts, the `rlmt` split places only (Tan et al. 2026,
-arXiv 2601.21343, section 2).  The teacher's replies are cached: an interrupted stage asks for nothing twice.
+arXiv 2601.21343, section 2).  Of held-out chunks the places that were offered are kept, too: windows are cut there.
+The teacher's replies are cached: an interrupted stage asks for nothing twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from forethought.records import Chunk, Measurement, Place, Split, ThoughtRow
 from forethought.run.files import atomic_write
 from forethought.run.progress import StageProgress
 from forethought.run.store import SHARED, StageFolder
-from forethought.stages.base import Stage, StageError, required
+from forethought.stages.base import OFFERED, Stage, StageError, required
 from forethought.stats import Interval
 from forethought.thoughts.dataset import (
     FEW_PLACES,
@@ -134,11 +135,15 @@ class Interleave(Stage):
         chunks, wanted = self.context.chunks(split)[: self.limit(split)], self.counts[split]
         counts, rows, start = ThoughtCounts(), list[ThoughtRow](), 0
         # After a kill rows are made again, from cached replies.
-        folder.truncate(f"rows.{split}", lambda row: False)
+        for log in (f"rows.{split}", *([OFFERED] if split is Split.HELDOUT else [])):
+            folder.truncate(log, lambda row: False)
         while start < len(chunks) and (wanted is None or len(rows) < wanted):
             # A chunk gives one row at most: no more are asked about than rows are missing.
             size = BATCH if wanted is None else min(BATCH, wanted - len(rows))
-            made = self.rows(chunks[start : start + size], split, counts)
+            drafts = self.drafts(chunks[start : start + size], counts)
+            if split is Split.HELDOUT:
+                folder.append(OFFERED, self._places_only(drafts, ThoughtCounts()))
+            made = self.rows(drafts, split, counts)
             folder.append(f"rows.{split}", made)
             rows, start = rows + made, start + size
             said(len(rows), counts)
@@ -156,8 +161,8 @@ class Interleave(Stage):
         kept = f", {counts.accepted} of {counts.offered} thoughts kept" if counts.offered else ""
         progress(before + done, total, f"{split}: {rows} rows of {counts.chunks} chunks{kept}")
 
-    def rows(self, chunks: Sequence[Chunk], split: Split, counts: ThoughtCounts) -> list[ThoughtRow]:
-        """Return the rows of a batch of chunks; those that give none are counted in ``counts``."""
+    def drafts(self, chunks: Sequence[Chunk], counts: ThoughtCounts) -> list[Draft]:
+        """Return a batch of chunks with the places that are offered; those that give none are counted in ``counts``."""
         cfg, base = self.cfg, self.context.base
         drafts = []
         for chunk in chunks:
@@ -168,11 +173,15 @@ class Interleave(Stage):
             ranked = by_surprise([d.chunk for d in drafts], [d.places for d in drafts], base.scorer, base.bos)
             for draft, best in zip(drafts, ranked, strict=True):
                 draft.places = spaced(best, cfg.thoughts[1], cfg.gap)
+        return drafts
+
+    def rows(self, drafts: Sequence[Draft], split: Split, counts: ThoughtCounts) -> list[ThoughtRow]:
+        """Return the rows of a batch of drafts; those that give none are counted in ``counts``."""
         # There the policy is to write the thoughts itself.
         if split is Split.RLMT:
             return self._places_only(drafts, counts)
-        augment(drafts, self.teacher, cfg, counts)
-        return [made for draft in drafts if (made := finished_row(draft, cfg, counts)) is not None]
+        augment(drafts, self.teacher, self.cfg, counts)
+        return [made for draft in drafts if (made := finished_row(draft, self.cfg, counts)) is not None]
 
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
@@ -196,6 +205,7 @@ class Interleave(Stage):
         return lines
 
     def _places_only(self, drafts: Sequence[Draft], counts: ThoughtCounts) -> list[ThoughtRow]:
+        """Return the places where a thought may stand: those of most surprise, or those that the teacher names."""
         cfg, teacher = self.cfg, self.teacher
         chosen: list[list[Place]] = [draft.places for draft in drafts]
         if isinstance(teacher, ChunkTeacher):
@@ -216,7 +226,8 @@ def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
         """Return about how many chunks are tried until so many rows are kept."""
         return at.chunks(of, None if rows is None else math.ceil(rows * min(1 / GIVES_ROW, cfg.max_tries)))
 
-    chunks = tried(share.sft_share, cfg.rows) + tried(share.heldout_share, cfg.heldout_rows)
+    heldout = tried(share.heldout_share, cfg.heldout_rows)
+    chunks = tried(share.sft_share, cfg.rows) + heldout
     # Nearly every chunk has places: of those nothing is checked.
     placed = chunks + (at.chunks(share.rlmt_share, cfg.rlmt_rows) if share.rlmt_share else 0)
     total = Cost()
@@ -228,7 +239,9 @@ def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
     each = 1 if by_chunk else cfg.thoughts[1]
     reply = REPLY * cfg.teacher.max_tokens * (cfg.thoughts[1] if by_chunk else 1)
     sizes = TOLD + FRAME + at.chunk, reply
-    asked, rows = each * (placed if by_chunk else chunks), min(improve.sample_rows, BATCH * each)
+    # A teacher that names places is asked for them of held-out chunks, too, besides for thoughts.
+    named = placed + heldout
+    asked, rows = each * (named if by_chunk else chunks), min(improve.sample_rows, BATCH * each)
     once = written(at, "thought teacher", cfg.teacher, asked, sizes, rows)
     few = max(1, round(min(improve.sample_rows, AGAIN * BATCH * each)))
     again = written(at, "thought teacher", cfg.teacher, AGAIN * asked, sizes, few)

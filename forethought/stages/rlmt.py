@@ -1,7 +1,8 @@
 """Stage 3, RL mid-training: from a prefix the policy writes a thought, then a suffix; the suffix is rewarded.
 
 A match judge compares the suffix with the true one and never sees the thought (Tan et al. 2026, arXiv 2601.21343,
-section 2).  On-policy Dr. GRPO by default; two rewards aim at thoughts that are worth more than none.
+section 2).  On-policy Dr. GRPO by default.  The `*-rl` control has the same
+reward and does not think.  Two rewards aim at thoughts that are worth more than none.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ from forethought.algorithms.advantages import ADVANTAGES, normaliser
 from forethought.algorithms.rewards import MatchTask, RewardFunction, reward_of
 from forethought.algorithms.rollouts import RolloutGroup, group_metrics, mean
 from forethought.algorithms.windows import Window
-from forethought.config import RLMTConfig
+from forethought.config import TRAINING, RLMTConfig
 from forethought.costs.base import REPLY, TAGS, Cost, Phase, Setting, drawn, known, scored, times, trained
 from forethought.costs.judges import matching
 from forethought.costs.loads import saving
 from forethought.engine import Prompt
 from forethought.engine.losses import policy_gradient
 from forethought.engine.trainer import Example
-from forethought.graph import Step
+from forethought.graph import Step, arm_of
 from forethought.keys import Key
 from forethought.models.model import Model
+from forethought.records import Rollout
 from forethought.run.store import SHARED, StageFolder
-from forethought.stages.base import required
+from forethought.stages.base import JudgeFailedError, required
 from forethought.stages.session import Session, TrainingStage
 
 T = TypeVar("T")
 
-ROWS = f"{SHARED}/interleave"
+ROWS, CALIBRATED = f"{SHARED}/interleave", f"{SHARED}/calibrate"
 
 VARYING = 0.6
 """Share of the groups whose rewards differ where a reward is 0 or 1; an estimate for the plan."""
@@ -55,15 +57,31 @@ class RLMT(TrainingStage):
     def validate(self) -> None:
         self.reward  # noqa: B018  the user's own code is loaded, so that what is wrong with it is said at once
 
+    def check(self) -> None:
+        """Refuse to train with a match judge that failed its audit."""
+        # What earns its reward by likelihood asks no match judge.
+        if self.cfg.thought_only or self.cfg.match.audit.allow_failing:
+            return
+        row = (self.context.done(CALIBRATED).manifest() or {})["summary"]["judges"][TRAINING]
+        if row["failures"]:
+            raise JudgeFailedError(
+                "\n  ".join([f"the match judge {row['judge']} failed its audit and must not train:", *row["failures"]])
+                + "\nUse another [rlmt.match] kind or a stronger model, another bar in [rlmt.match.audit], a reward "
+                "without a match judge (rlmt.reward = 'specific-gain'), or train with it all the same: "
+                "--set rlmt.match.audit.allow_failing=true"
+            )
+
     def depends_on(self) -> dict[str, Any]:
         return {
-            "seed": self.config.seed,
+            **self.seeds(),
             "dtype": self.config.dtype,
             "policy": self.context.arm(self.arm.start).identity,
             "rows": self.context.identity(ROWS),
             "windows": self.context.window_ids("all"),
             "judge": self.context.matcher.name,
-            "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every"}),
+            "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every", "control"}),
+            "suffixes": "as written",  # before, thoughts were taken out of them
+            **({} if self.arm.thinks else {"thoughts": False}),
             **self.reward[1],
         }
 
@@ -114,10 +132,7 @@ class RLMT(TrainingStage):
         timed = session.timed if session is not None else untimed
         task = MatchTask(matcher=self.context.matcher, whole_rest=cfg.match.kind == "llm")
         prompts = [Prompt(id=window.id, token_ids=policy.bos + window.prefix_ids) for window in windows]
-        # At temperature 1, without top-p: what is drawn has the probability that the trainer computes.  Where no suffix
-        # is judged, the shortest one is written.
-        how = {"thought_tokens": cfg.thought_tokens, "max_tokens": 1 if cfg.thought_only else cfg.suffix_tokens}
-        rollouts_PG = timed("sample", policy.think, prompts, k, key=key, **how)
+        rollouts_PG = timed("sample", self.draw, policy, prompts, k, key)
         groups = [RolloutGroup(window=w, rollouts=tuple(row)) for w, row in zip(windows, rollouts_PG, strict=True)]
         rewards_PG = timed("judge", reward, groups, policy, task)
         baselines_P: list[float | None] = [None] * len(groups)  # None: the mean of the group
@@ -127,7 +142,7 @@ class RLMT(TrainingStage):
             prompts = [dataclasses.replace(prompt, token_ids=prompt.token_ids + empty) for prompt in prompts]
             own = dataclasses.replace(key, purpose=blank)
             blanks_PK = timed("sample", policy.sample, prompts, cfg.blanks, key=own, max_tokens=cfg.suffix_tokens)
-            texts_PK = [[completion.text for completion in row] for row in blanks_PK]
+            texts_PK = [[policy.decode(completion.token_ids) for completion in row] for row in blanks_PK]
             baselines_P = [mean(row) for row in timed("judge", task.rewards, windows, texts_PK)]
         advantage = ADVANTAGES[cfg.advantage]
         return [
@@ -140,6 +155,19 @@ class RLMT(TrainingStage):
             )
             for group, row, baseline in zip(groups, rewards_PG, baselines_P, strict=True)
         ]
+
+    def draw(self, policy: Model, prompts: Sequence[Prompt], k: int, key: Key) -> Sequence[Sequence[Rollout]]:
+        """Return ``k`` thoughts with suffixes after each prompt, or of a control that does not think, suffixes alone.
+
+        At temperature 1, without top-p: what is drawn has the probability that the trainer computes.
+        """
+        # Where no suffix is judged, the shortest one is written.
+        max_tokens = 1 if self.cfg.thought_only else self.cfg.suffix_tokens
+        if self.arm.thinks:
+            return policy.think(prompts, k, thought_tokens=self.cfg.thought_tokens, max_tokens=max_tokens, key=key)
+        drawn = policy.sample(prompts, k, max_tokens=max_tokens, key=key)
+        # As it was written: a thought that the control opens is part of its suffix, as it is for who thinks.
+        return [[dataclasses.replace(Rollout.of(c), text=policy.decode(c.token_ids)) for c in row] for row in drawn]
 
     def examples(self, policy: Model, reference: Model, groups: Sequence[RolloutGroup]) -> list[Example]:
         """Return scored rollouts on their one prefix, with what a loss compares their log-probabilities with."""
@@ -156,8 +184,9 @@ class RLMT(TrainingStage):
         return examples
 
     def example(self, policy: Model, group: RolloutGroup) -> Example:
+        opened = policy.thoughts.open if self.arm.thinks else ()
         return group.example(
-            policy.bos + group.window.prefix_ids + policy.thoughts.open,
+            policy.bos + group.window.prefix_ids + opened,
             thought_only=self.cfg.thought_only,
             per_rollout_mean=ADVANTAGES[self.cfg.advantage].per_rollout_mean,
         )
@@ -186,6 +215,8 @@ class RLMT(TrainingStage):
     @classmethod
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
         cfg = required(at.config.rlmt)
+        if not arm_of(step.arm).thinks:
+            cfg = cfg.model_copy(update={"thought_tokens": 0})
         windows, monitored = cfg.steps * cfg.windows_per_step, times(cfg.monitor_every, cfg.steps)
         thoughts, batch = windows * cfg.rollouts, (cfg.windows_per_step, cfg.rollouts)
         thought_only = cfg.thought_only

@@ -35,6 +35,12 @@ class TrainingStage(Stage):
     def cfg(self) -> TrainingConfig:
         """The settings of the training."""
 
+    def seeds(self) -> dict[str, int]:
+        """Return the seeds that the training depends on."""
+        own = self.config.training_seed
+        # Left out where it is not set: what older runs depend on stays as it was.
+        return {"seed": self.config.seed} | ({} if own is None else {"training_seed": own})
+
 
 class Session:
     """Yields the optimiser steps that are left, and keeps what they leave behind.
@@ -120,10 +126,10 @@ class Session:
             self._metrics.count(phase, count)
 
     def key(self, purpose: str) -> Key:
-        return Key(self._stage.config.seed, purpose).at(self.step)
+        return Key(self._stage.config.order_seed, purpose).at(self.step)
 
     def batch(self, items: Sequence[T], size: int) -> list[T]:
-        return batch(items, size, self.step, self._stage.config.seed)
+        return batch(items, size, self.step, self._stage.config.order_seed)
 
     def keep(self, log: str, rows: Sequence[Any]) -> None:
         """Append this step's rows to a log; before the update, so that a step that fails has shown its data."""

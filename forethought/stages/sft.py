@@ -38,7 +38,7 @@ class SFT(TrainingStage):
 
     def depends_on(self) -> dict[str, Any]:
         return {
-            "seed": self.config.seed,
+            **self.seeds(),
             "dtype": self.config.dtype,
             "policy": self.context.arm(self.arm.start).identity,
             "rows": self.context.identity(ROWS),

@@ -119,6 +119,13 @@ def test_gate_and_probe_have_the_articles_four_arms(what: str) -> None:
     assert labels == [*FOUR] * len(rows)
 
 
+def test_the_judges_of_the_gate_are_named_if_there_are_several() -> None:
+    [row] = (row for row in article.ROWS if row.what.startswith("Share of held-out predictions"))
+    found = [one("evaluate-rlmt", "base-rlmt", "gate reward", v, judge=j) for j, v in {"a": 0.1, "b": 0.3}.items()]
+    labels = [label for label, _ in row.values(Figures(found), {})]
+    assert labels == ["base-rlmt, a, least favourable", "base-rlmt, b"]
+
+
 def test_reasoning_and_the_reward_of_the_probe_have_their_differences() -> None:
     assert len(shown("Macro average, RLMT of the improved lineage")) == 1
     assert len(shown("Probe: reward after own thought less that after thought about another window")) == 4

@@ -60,7 +60,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 
 def test_a_bare_name_means_the_shipped_config_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert config_names() == ["article", "demo", "laptop", "paper", "scratch", "smoke"]
+    assert config_names() == ["article", "demo", "laptop", "paper", "scratch", "smoke", "study"]
     for name in config_names():
         assert load(name).name == name
     assert load(Path("smoke"), ["improve.steps=7"]).improve.steps == 7
@@ -78,8 +78,8 @@ def test_a_file_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("asked", "way"),
     [
-        ("smok", "Did you mean smoke? Shipped configs: article, demo, laptop, paper, scratch, smoke"),
-        ("else.toml", "Shipped configs: article, demo, laptop, paper, scratch, smoke"),
+        ("smok", "Did you mean smoke? Shipped configs: article, demo, laptop, paper, scratch, smoke, study"),
+        ("else.toml", "Shipped configs: article, demo, laptop, paper, scratch, smoke, study"),
         ("configs/demo.toml", "For the shipped config of that name write `forethought run demo`"),
         ("demo.toml", "For the shipped config of that name write `forethought run demo`"),
         ("there/demo", "For the shipped config of that name write `forethought run demo`"),

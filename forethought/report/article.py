@@ -56,7 +56,13 @@ class Row:
         largest = max((m.split_k(figure.metric)[1] for figure in shown), default=0)
         shown = [figure for figure in shown if m.split_k(figure.metric)[1] == largest]
         worst = _least_favourable(shown)
-        label = self.label or (lambda figure: "" if len(self.arms) == 1 else figure.arm)
+        judges = len({figure.judge for figure in shown}) > 1
+
+        def named(figure: Measurement) -> str:
+            parts = [figure.arm] * (len(self.arms) != 1) + [figure.judge] * judges
+            return ", ".join(filter(None, parts))
+
+        label = self.label or named
         values = [(label(figure) + ", least favourable" * (figure in worst), Value(figure)) for figure in shown]
         return [*values, *(end for arm, rows in curves.items() for end in self._ends(arm, rows))]
 

@@ -135,9 +135,8 @@ class Interleave(Stage):
         chunks, wanted = self.context.chunks(split)[: self.limit(split)], self.counts[split]
         counts, rows, start = ThoughtCounts(), list[ThoughtRow](), 0
         # After a kill rows are made again, from cached replies.
-        folder.truncate(f"rows.{split}", lambda row: False)
-        if split is Split.HELDOUT:
-            folder.truncate(OFFERED, lambda row: False)
+        for log in (f"rows.{split}", *([OFFERED] if split is Split.HELDOUT else [])):
+            folder.truncate(log, lambda row: False)
         while start < len(chunks) and (wanted is None or len(rows) < wanted):
             # A chunk gives one row at most: no more are asked about than rows are missing.
             size = BATCH if wanted is None else min(BATCH, wanted - len(rows))
@@ -227,7 +226,8 @@ def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
         """Return about how many chunks are tried until so many rows are kept."""
         return at.chunks(of, None if rows is None else math.ceil(rows * min(1 / GIVES_ROW, cfg.max_tries)))
 
-    chunks = tried(share.sft_share, cfg.rows) + tried(share.heldout_share, cfg.heldout_rows)
+    heldout = tried(share.heldout_share, cfg.heldout_rows)
+    chunks = tried(share.sft_share, cfg.rows) + heldout
     # Nearly every chunk has places: of those nothing is checked.
     placed = chunks + (at.chunks(share.rlmt_share, cfg.rlmt_rows) if share.rlmt_share else 0)
     total = Cost()
@@ -240,7 +240,7 @@ def thoughts(at: Setting, cfg: InterleaveConfig) -> Cost:
     reply = REPLY * cfg.teacher.max_tokens * (cfg.thoughts[1] if by_chunk else 1)
     sizes = TOLD + FRAME + at.chunk, reply
     # A teacher that names places is asked for them of held-out chunks, too, besides for thoughts.
-    named = placed + at.heldout(cfg.heldout_rows)
+    named = placed + heldout
     asked, rows = each * (named if by_chunk else chunks), min(improve.sample_rows, BATCH * each)
     once = written(at, "thought teacher", cfg.teacher, asked, sizes, rows)
     few = max(1, round(min(improve.sample_rows, AGAIN * BATCH * each)))

@@ -48,7 +48,7 @@ class Improve(TrainingStage):
         return {
             "policy": self.config.policy.model_dump(mode="json"),
             # How often checkpoints are written does not change the weights.
-            "improve": self.cfg.model_dump(mode="json", exclude={"control", "checkpoint_every"}),
+            "improve": self.cfg.model_dump(mode="json", exclude={"control", "control_lineage", "checkpoint_every"}),
             **self.seeds(),
             "dtype": self.config.dtype,
             "chunks": self.context.identity(CHUNKS),

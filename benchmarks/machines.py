@@ -236,9 +236,4 @@ def _logged_demo(docs: Path) -> dict[str, Any]:
     date, minutes, seconds = found.groups()
     demo: dict[str, Any] = {"date": date, "source": f"from log.md, {date}: {title}", "schedule": ""}
     demo["elapsed"] = 60 * int(minutes) + int(seconds)
-    kept = json.loads((docs / "results" / "demo" / "summary.json").read_text())
-    if not any(stage.get("machine") for stage in kept["durations"].values()):
-        timed = kept["measurements"]
-        demo["seconds"] = sum(one["value"] for one in timed if (one["stage"], one["metric"]) == ("run", "seconds"))
-        demo["source"] += "; its stages from results/demo/summary.json"
     return demo

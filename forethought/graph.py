@@ -295,6 +295,9 @@ def check_primary(config: Config) -> None:
 
 
 def _narrowed(step: Step, config: Config) -> Step:
+    """Return a step with those inputs alone that its evaluation takes in."""
+    if step.stage in (metrics.EVALUATE_SFT, metrics.EVALUATE_RLMT) and not _goes_on(CONTINUED, config):
+        return dataclasses.replace(step, inputs=tuple(name for name in step.inputs if name not in _START[CONTINUED]))
     chosen = config.reasoning.arms if step.stage == REASONING and config.reasoning is not None else None
     if chosen is None:
         return step

@@ -25,7 +25,7 @@ from forethought_offline import MODELS
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "rlmt", "evaluate")
-READERS = ("show", "report", "status", "compare", "export", "export-data", "try")
+READERS = ("show", "report", "status", "compare", "aggregate", "export", "export-data", "try")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def done(finished: Finished) -> Path:
 
 
 def test_these_are_the_commands() -> None:
-    assert set(COMMANDS) == {*STAGES, *READERS, "doctor", "models", "validate"}
+    assert set(COMMANDS) == {*STAGES, *READERS, "sweep", "doctor", "models", "validate"}
     shown = cli("--help")
     assert shown.exit_code == 0
     for name, command in COMMANDS.items():
@@ -150,7 +150,8 @@ def test_an_unknown_option_is_an_error_of_usage() -> None:
 def test_stages_run_alone_bring_what_they_need(tmp_path: Path) -> None:
     assert smoke("chunk", tmp_path / "run").exit_code == 0
     assert not (tmp_path / "run" / "shared" / "audit").exists()
-    assert smoke("evaluate", tmp_path / "run").exit_code == 0
+    # With the control's lineage, its arms take part in the later evaluations.
+    assert smoke("evaluate", tmp_path / "run", "improve.control_lineage=false").exit_code == 0
     assert (tmp_path / "run" / "self-improved" / "evaluate" / "manifest.json").exists()
     assert not (tmp_path / "run" / "continued").exists()
 

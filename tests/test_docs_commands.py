@@ -44,6 +44,8 @@ NOT_RUN = {
     "make setup": "installs packages; `make -n` only",
     "make demo": "half an hour on a real model; `make -n` only",
     "make test": "runs this test; `make -n` only",
+    "forethought sweep study --seeds 8": "eight runs; test_sweep.py makes two",
+    "forethought aggregate runs/study-sweep/seed-*": "the runs of a sweep; test_sweep.py puts two together",
     "source .venv/bin/activate": "the environment of the tests is another one",
     "vllm serve Qwen/Qwen3-4B-Instruct-2507 --port 8000 --max-model-len 8192": "vLLM is no dependency",
     "llama-server -m Qwen3-4B-Instruct-2507-Q8_0.gguf --port 8000 -c 65536 -np 16": "llama.cpp is no dependency",

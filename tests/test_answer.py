@@ -113,6 +113,10 @@ def test_what_a_judge_did_is_read_from_the_models_of_the_run() -> None:
     assert laptop.of("smollm2 (training)", "evaluate").text == "trained stage 1"
     # The words that both arms were trained on after stage 1 are the teacher's own.
     assert [qwen.independent(stage) for stage in ("evaluate", "evaluate-sft")] == [True, False]
+    assert not laptop.of("beyond-prefix-all-minilm-l6-v2@7ea010d9 >= 0.380", "evaluate-rlmt").independent(
+        "evaluate-rlmt"
+    )
+    laptop = Judges(config.load("laptop", ["rlmt.reward='specific-gain'", "rlmt.control=false"]))
     gate = laptop.of("beyond-prefix-all-minilm-l6-v2@7ea010d9 >= 0.380", "evaluate-rlmt")
     assert gate.independent("evaluate-rlmt")  # specific-gain asks no match judge
     assert gate.text == "trained nothing"

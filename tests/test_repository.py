@@ -22,7 +22,7 @@ CONFIGS = sorted((ROOT / "forethought" / "configs").glob("*.toml"))
 
 LAYERS = [
     {"config", "keys", "machine", "offline", "records", "stats", "user_code"},
-    {"corpus", "metrics", "tags", "text"},
+    {"corpus", "metrics", "seeds", "tags", "text"},
     {"run"},
     {"engine", "graph"},
     {"models"},
@@ -37,7 +37,20 @@ LAYERS = [
 ]
 """A module imports from the layers above it in this list and from its own part, never from a sibling."""
 
-LIGHT = {"config", "records", "keys", "run", "graph", "stats", "report", "text", "user_code", "cli", "__main__"}
+LIGHT = {
+    "config",
+    "records",
+    "keys",
+    "seeds",
+    "run",
+    "graph",
+    "stats",
+    "report",
+    "text",
+    "user_code",
+    "cli",
+    "__main__",
+}
 HEAVY = ("torch", "transformers", "datasets", "pandas", "scipy")
 
 LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS = 400, 60, 8

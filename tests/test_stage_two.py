@@ -101,7 +101,7 @@ def test_all_arms_train_on_the_same_rows_and_learn_the_thoughts(done: Path) -> N
     for lineage in ("base", "self-improved"):
         change = found[f"{lineage}-think", lineage, "thought NLL change", "per token"]
         assert change.value < -0.5
-        assert (change.n, change.low, change.high) == (5, None, None)
+        assert (change.n, change.low, change.high) == (6, None, None)
         assert change.unit == "nats per token; n rows, interval over documents"
         against_raw = found[f"{lineage}-think", f"{lineage}-raw", "tag NLL change", "per token"]
         assert against_raw.value < 0

@@ -157,7 +157,7 @@ def using(place: Path, kind: str, name: str) -> Any:
     """Return the stage whose ``kind`` is that of module ``name``."""
     matcher = Matcher(judge=SimilarityJudge(LetterEmbedder()), threshold=0.1)
     loaded = config.load(CONFIG, (*SMALL, f"{KINDS[kind][0]}{name}:{FUNCTIONS[kind]}"))
-    given = {"matcher": matcher, "rlmt_windows": [], "heldout_windows": [], "judges": {}}
+    given = {"matchers": {"training": matcher}, "rlmt_windows": [], "heldout_windows": [], "judges": {}}
     return stage_of(GivenContext(loaded, place, **given), KINDS[kind][1])
 
 

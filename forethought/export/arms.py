@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from forethought import config as settings
 from forethought.config import Config, ModelConfig
-from forethought.graph import STEPS
+from forethought.graph import STEPS, arm_of
 from forethought.run.store import BASE, Run, StageFolder
 
 TRAINS = ("improve", "sft", "rlmt")
@@ -53,9 +53,8 @@ def arms(run: Run, config: Config) -> dict[str, Trained]:
         folder = folders.get(step.name)
         if step.stage in TRAINS and folder is not None and folder.done:
             weights = (folder.checkpoints / "final").resolve()
-            thinks = step.stage == "rlmt" or bool(folder.read_json("config").get("thoughts"))
             model = ModelConfig(model=str(weights))
-            done[step.arm] = Trained(name=step.arm, model=model, thinks=thinks, folder=folder)
+            done[step.arm] = Trained(name=step.arm, model=model, thinks=arm_of(step.arm).thinks, folder=folder)
     return done
 
 

@@ -28,6 +28,8 @@ CONFIG = ROOT / "forethought" / "configs" / "smoke.toml"
 
 SMALL = (
     "dtype=float32",
+    "improve.control_lineage=false",
+    "rlmt.control=false",
     "audit.prefixes=4",
     "improve.steps=6",
     "improve.prefixes_per_step=2",

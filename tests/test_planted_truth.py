@@ -200,7 +200,7 @@ def test_no_effect_is_not_shown(tmp_path: Path) -> None:
     truth = Planted(wins={m.SAMPLED: (0.5, 0.5), m.MATCHED: (0.5, 0.5)})
     improved, _, rewarded, receptive = answers(truth, tmp_path / "run")
     assert improved[0] == rewarded[0] == receptive[0] == "not shown"
-    assert "inside the noise of 192 windows" in receptive[1]
+    assert "inside the noise of 192 windows, which show a difference from 0.0" in receptive[1]
 
 
 def test_one_judge_of_two_is_not_enough(tmp_path: Path) -> None:

@@ -20,10 +20,9 @@ from forethought.report.sentences import (
     by_whom,
     copied,
     each,
-    shown,
     told,
 )
-from forethought.report.values import Figures, Value, sign
+from forethought.report.values import Figures, Value, judgement, sign
 from forethought.run.store import BASE
 
 _SCORE, _GAIN = m.GATE_SCORE.difference, m.PROBE_GAIN.difference
@@ -133,10 +132,17 @@ def receptive(figures: Figures) -> Sentence:
     controlled = score.against == f"{CONTINUED}-{RLMT}"
     than = "after plain training on the same text" if controlled else "without stage 1"
     parts: list[Part] = ["From where each lineage began, the later stages changed the score of predictions by "]
-    parts += [Value(score), f" more with stage 1 than {than}, at equal entropy: {shown(score)}"]
+    parts += [
+        Value(score),
+        f" more with stage 1 than {than}, at equal entropy: {judgement(score, figures.detectable(score))}",
+    ]
     parts.append(f", by {by_whom(figures, score)}")
     if reward is not None and reward.against == score.against:
-        parts += ["; in the share that matches by ", Value(reward), f": {shown(reward)}"]
+        parts += [
+            "; in the share that matches by ",
+            Value(reward),
+            f": {judgement(reward, figures.detectable(reward))}",
+        ]
     if not controlled:
         parts.append(
             "; extra training on the same text could explain it: the control of stage 1 did not go through the later "

@@ -9,7 +9,7 @@ from forethought import metrics as m
 from forethought.graph import LINEAGES
 from forethought.metrics import Metric
 from forethought.records import Measurement
-from forethought.report.values import Figures, Value, judgement, sign
+from forethought.report.values import Figures, Value, sign
 
 Part = str | Value
 
@@ -64,11 +64,6 @@ def told(found: Mapping[str, Measurement], up: str = "", down: str = "", unit: s
         count = {1: "", 2: " in both"}.get(len(ways), " in all")
         return [*parts, f": {next(iter(ways.values()))}{count}"]
     return [*parts, ": " + ", ".join(f"{way} in the {lineage} one" for lineage, way in ways.items())]
-
-
-def shown(figure: Measurement) -> str:
-    """Return in words what a paired difference shows."""
-    return judgement(figure, None)
 
 
 def judge(figures: Figures, figure: Measurement) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from helpers.planted_rates import PLANTED, plant
@@ -14,9 +15,17 @@ from forethought.evals.reasoning.catalogue import TASKS
 from forethought.graph import graph
 from forethought.pipeline import plan
 
-HERE = ("policy.model=tiny-llama", "corpus={}")
-JUDGE_HERE = dict.fromkeys(("article", "paper"), ("evaluate.judges.likelihood.model.model=tiny-llama",))
-"""Models and a text that are here: a plan of these needs no network."""
+
+def here(name: str, *overrides: str) -> Config:
+    """Return a config with models and a text that are here: a plan of these needs no package and no network."""
+
+    def tiny(value: Any) -> Any:
+        if isinstance(value, dict):
+            small = {"model": "tiny-llama"} if {"model", "init"} <= value.keys() else {}
+            return {key: tiny(one) for key, one in value.items()} | small
+        return value
+
+    return config.build({**tiny(config.load(name, overrides).model_dump(mode="json")), "corpus": {}}, where=name)
 
 
 @pytest.fixture(autouse=True)
@@ -84,14 +93,14 @@ def test_scratch_has_stage_1_alone_from_random_weights() -> None:
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_step_of_a_shipped_config_has_a_plan(name: str) -> None:
-    loaded = config.load(name, (*HERE, *JUDGE_HERE.get(name, ())))
+    loaded = here(name)
     planned = {step for step, _ in plan.phases(plan.setting(loaded))}
     assert {step.name for step in graph(loaded)} <= planned
 
 
 def test_the_plan_counts_the_chunks_that_give_no_row() -> None:
     def seconds(*overrides: str) -> float:
-        return plan.estimate(config.load("demo", overrides), PLANTED)["shared/interleave"]
+        return plan.estimate(here("demo", *overrides), PLANTED)["shared/interleave"]
 
     asked = seconds("interleave.max_tries=4")
     # As many tries as rows: those that fail are not replaced.

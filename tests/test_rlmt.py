@@ -410,7 +410,8 @@ def evaluated(place: Path, *overrides: str) -> tuple[list[Measurement], list[dic
 
 
 def test_every_window_of_the_gate_is_kept_for_who_pools_runs(tmp_path: Path) -> None:
-    figures, kept = evaluated(tmp_path, "thinking.probe_samples=0")
+    every = ("improve.control_lineage=true", "rlmt.control=true")
+    figures, kept = evaluated(tmp_path, "thinking.probe_samples=0", *every)
     assert not [one for one in figures if one.metric.startswith("probe")]  # 0: no probe, no controls of one
     ways = {"", "entropy-matched", "at the highest entropy", "at the lowest entropy"}
     arms = {arm.name for arm in ARMS if not arm.name.endswith("raw")}

@@ -149,3 +149,10 @@ def test_the_graph_knows_the_primary_endpoint() -> None:
         graph.check_primary(config.load("smoke", [*SMALL, "primary.metric=gate mark"]))
     with pytest.raises(graph.SelectionError, match=r"primary\.against = 'continued-rlmt'.*control_lineage"):
         graph.check_primary(config.load("smoke", [*SMALL, "primary.against=continued-rlmt"]))
+
+
+def test_a_dry_run_refuses_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
+    asked = ["run", "smoke", "--dry-run", "--run", str(tmp_path / "run"), "--set", 'primary={arm="somebody"}']
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2
+    assert "primary.arm = 'somebody': no arm of this config" in " ".join(refused.stderr.split())

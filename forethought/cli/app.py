@@ -209,6 +209,7 @@ def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run:
     config = settled(config, place)
     selection = dataclasses.replace(choose(config), force=force)
     if dry_run:
+        graph.check_primary(config)
         out.print(plan.plan(config, place, say))
         return
     opened, page = _make(config, place, selection)

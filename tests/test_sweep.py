@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from forethought import config, graph
 from forethought.cli.app import app
 from forethought.pipeline.sweep import SweepError, data_steps, sweep
 from forethought.records import Measurement
-from forethought.report.aggregate import AggregateError, Repetitions, find_primary, verdict
+from forethought.report.aggregate import AggregateError, Repetitions, find_primary, tables, verdict
 from forethought.run.store import Run
 
 SMALL = ("dtype=float32", "audit.prefixes=4", "improve.steps=3", "sft.steps=3", "rlmt.steps=3", "sft.control=false",
@@ -75,6 +76,13 @@ def test_a_seed_with_other_data_is_refused(swept: Path, tmp_path: Path) -> None:
         sweep(config.load("smoke", SMALL), place, [1], lambda *given: None, keep_weights=False, say=print)
 
 
+def test_an_arm_whose_weights_the_sweep_removed_is_not_exported(swept: Path, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["export", str(swept / "seed-0"), "self-improved", str(tmp_path / "model")])
+    assert refused.exit_code == 2
+    assert "a sweep removes the trained models of a finished seed" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "model").exists()
+
+
 def test_two_seeds_are_put_together(swept: Path, tmp_path: Path) -> None:
     runs = [str(swept / f"seed-{seed}") for seed in (0, 1)]
     done = CliRunner().invoke(app, ["aggregate", *runs, "--out", str(tmp_path / "page")])
@@ -101,24 +109,49 @@ def test_other_configs_and_equal_seeds_are_refused(swept: Path, tmp_path: Path) 
         Repetitions([first, Run(other)])
 
 
-def planted(place: Path, effects: list[float], spread: float = 0.02) -> Repetitions:
-    """Runs of which the gate's difference of differences is known: one per seed, on sixty windows."""
-    asked, runs = config.load("smoke", SMALL), []
+def planted(place: Path, effects: list[float], judges: Mapping[str, float] | None = None) -> Repetitions:
+    """Runs of which the gate's difference of differences is known: one per seed, on sixty windows.
+
+    ``judges``: by name, what each adds to the effects.
+    """
+    judges, spread, runs = judges or {"letters >= 0.500": 0.0}, 0.02, []
+    asked = config.load("smoke", [*SMALL, "thinking.judges.other={kind='beyond-prefix', embedder='letters'}"])
     for seed, effect in enumerate(effects):
         run = Run.create_or_open(place / f"seed-{seed}")
         run.save_config(asked.model_copy(update={"training_seed": seed}).model_dump(mode="json"))
-        names = {"stage": "evaluate-rlmt", "arm": ARM, "against": AGAINST, "metric": METRIC}
-        run.measure([Measurement(**names, condition="entropy-matched", judge="letters >= 0.500", value=effect, n=60,
-                                 low=effect - 0.01, high=effect + 0.01, unit="score", subject="x")])  # fmt: skip
+        names = {"stage": "evaluate-rlmt", "arm": ARM, "against": AGAINST, "condition": "entropy-matched"}
         hard = [spread * ((n * 7) % 11 - 5) / 5 for n in range(60)]
-        scores = {"base": hard, "self-improved": hard, AGAINST: hard, ARM: [effect + 2 * one for one in hard]}
         folder = run.stage("shared", "evaluate-rlmt")
-        folder.append("windows", [
-            {"arm": arm, "condition": "entropy-matched", "judge": "letters >= 0.500", "score": row, "reward": row}
-            for arm, row in scores.items()
-        ])  # fmt: skip
+        for judge, more in judges.items():
+            of = {**names, "judge": judge, "n": 60, "unit": "score", "subject": "x"}
+            value = effect + more
+            run.measure([
+                Measurement(**of, metric=METRIC, value=value, low=value - 0.01, high=value + 0.01),
+                Measurement(**of, metric=f"{METRIC} smallest detectable difference", value=0.02 + effect / 10),
+                Measurement(**of, metric="gate score smallest detectable difference", value=0.02 + effect / 10),
+            ])  # fmt: skip
+            scores = {"base": hard, "self-improved": hard, AGAINST: hard, ARM: [value + 2 * one for one in hard]}
+            folder.append("windows", [
+                {"arm": arm, "condition": "entropy-matched", "judge": judge, "score": row, "reward": row}
+                for arm, row in scores.items()
+            ])  # fmt: skip
         runs.append(run)
     return Repetitions(runs)
+
+
+def test_a_judge_that_rewarded_does_not_speak_for_the_primary_endpoint(tmp_path: Path) -> None:
+    """It stays in the table; and what a single run would detect is no figure of several."""
+    repetitions = planted(tmp_path, [0.03, 0.04, 0.05], judges={"similarity-letters@0 >= 0.500": -0.02,
+                                                               "beyond-prefix-letters@0 >= 0.400": 0.0})  # fmt: skip
+    rows = repetitions.pooled()
+    assert [row.figure.judge.partition("@")[0] for row in find_primary(repetitions, rows)] == [
+        "beyond-prefix-letters", "similarity-letters",
+    ]  # fmt: skip
+    assert {row.figure.metric for row in rows} == {METRIC}
+    [table, *_] = tables(repetitions)
+    assert table.note == (
+        "beyond-prefix-letters@0 >= 0.400: trained nothing; similarity-letters@0 >= 0.500: rewarded stage 3"
+    )
 
 
 @pytest.mark.parametrize(

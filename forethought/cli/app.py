@@ -143,7 +143,7 @@ def evaluate(
 @guard()
 def sweep(
     config: ConfigFile,
-    seeds: Annotated[int, typer.Option(help="How many training seeds: 0, 1, ... up to this number.", min=1)] = 8,
+    seeds: Annotated[int, typer.Option(help="How many training seeds.", min=1)] = 8,
     first: Annotated[int, typer.Option(help="The first of them.", min=0)] = 0,
     set_: Overrides = None,
     run_: Annotated[

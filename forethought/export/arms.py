@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from forethought import config as settings
 from forethought.config import Config, ModelConfig
@@ -63,6 +64,11 @@ def find(run: Run, config: Config, name: str) -> Trained:
     done = arms(run, config)
     if name not in done:
         raise ExportError(f"{name}: {run.path} has no such arm, or it is not done. Done: {', '.join(done)}")
+    if name != BASE and not Path(done[name].model.model).is_dir():
+        raise ExportError(
+            f"{name}: {done[name].model.model} is gone: a sweep removes the trained models of a finished seed. "
+            "`forethought sweep CONFIG --keep-weights` keeps them; this seed must be made again"
+        )
     return done[name]
 
 

@@ -20,6 +20,7 @@ from forethought import seeds
 from forethought.graph import ARMS, arm_of
 from forethought.records import Measurement
 from forethought.report.facts import machines
+from forethought.report.independence import judges_of
 from forethought.report.page import fill
 from forethought.report.tables import Table
 from forethought.report.values import interval
@@ -107,6 +108,7 @@ class Repetitions:
                 raise AggregateError(f"{run.path} and {self.runs[seed].path} both have training seed {seed}")
             self.runs[seed] = run
         self.config = configs[0][1] or {}
+        self.judges = judges_of(runs[0])
 
     @cached_property
     def figures(self) -> dict[Key, dict[int, Measurement]]:
@@ -129,10 +131,12 @@ class Repetitions:
         }
 
     def pooled(self) -> list[Pooled]:
-        """Return every figure that at least two seeds have; not how long a stage took."""
+        """Return every figure that at least two seeds have; not what a stage took, nor what one run would detect."""
         rows = []
         for key, by_seed in self.figures.items():
-            if key[0] == m.RUN or len(by_seed) < 2:
+            metric = m.find(key[0], key[3])
+            smallest = metric is not None and metric.of is not None and metric == metric.of.detectable
+            if key[0] == m.RUN or smallest or len(by_seed) < 2:
                 continue
             values = {seed: one.value for seed, one in by_seed.items()}
             listed = list(values.values())
@@ -189,15 +193,23 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_primary(repetitions: Repetitions, rows: Sequence[Pooled]) -> list[Pooled]:
-    """Return the primary endpoint by each judge that measured it, the least favourable first; empty without one."""
+    """Return the primary endpoint by each judge that measured it, or by the one that is named; empty without one.
+
+    Judges that had no part in the training come first, and of them the least favourable.
+    """
     asked = repetitions.config.get("primary")
     if not asked:
         return []
     names = ("stage", "metric", "arm", "against", "condition")
     found = [row for row in rows if all(getattr(row.figure, name) == asked[name] for name in names)]
     found = [row for row in found if not asked["judge"] or asked["judge"] in row.figure.judge]
-    sign = -1 if m.of(found[0].figure).better == m.DOWN else 1
-    return sorted(found, key=lambda row: sign * (row.widest.ends[0] if row.widest else row.mean)) if found else []
+
+    def order(row: Pooled) -> tuple[bool, float]:
+        low, high = row.widest.ends if row.widest else (row.mean, row.mean)
+        took_part = not repetitions.judges.of(row.figure.judge, row.figure.stage).independent(row.figure.stage)
+        return took_part, -high if m.of(row.figure).better == m.DOWN else low
+
+    return sorted(found, key=order)
 
 
 def verdict(row: Pooled) -> str:
@@ -221,7 +233,7 @@ def tables(repetitions: Repetitions) -> list[Table]:
     """Return the primary endpoint, the gate at equal entropy, and all that differs between seeds."""
     rows = repetitions.pooled()
     head = ("figure", "mean over seeds", "over seeds and windows", "over seeds", "by seed", "what it shows")
-    primary = Table("Primary endpoint, written down before the runs; the least favourable judge first", head)
+    primary = Table("Primary endpoint; first by the least favourable judge that had no part in the training", head)
     gate = Table(
         "Reward gate at equal entropy", ("arm", "metric", "judge", "mean", "over seeds and windows", "by seed")
     )
@@ -229,6 +241,8 @@ def tables(repetitions: Repetitions) -> list[Table]:
     chosen = find_primary(repetitions, rows)
     for row in chosen:
         primary.rows.append(_cells(row))
+    known = {row.figure.judge: repetitions.judges.of(row.figure.judge, row.figure.stage) for row in chosen}
+    primary.note = "; ".join(f"{judge}: {one.text}" for judge, one in known.items() if one.known)
     order = {arm.name: place for place, arm in enumerate(ARMS)}
     for row in sorted(rows, key=lambda row: order.get(row.figure.arm, 99)):
         one = row.figure

@@ -130,7 +130,7 @@ class InterleaveConfig(Section):
     rows: Positive | None = None
     """Rows of the `sft` split that are kept: chunks are tried until so many pass; default: all that its chunks give."""
     heldout_rows: Positive = 128
-    """Held-out rows that are kept, for evaluation; the gate and the probe take one window of each."""
+    """Held-out rows that are kept, for evaluation; gate and probe take a window of each document that was tried."""
     rlmt_rows: Positive | None = None
     """Rows of the `rlmt` split that are kept, with places only; default: all that its chunks give."""
     max_tries: Positive = 4

@@ -59,7 +59,10 @@ def told(found: Mapping[str, Measurement], up: str = "", down: str = "", unit: s
     )
     if not up:
         return parts
-    ways = {lineage: ("nothing beyond the noise", up, down)[sign(figure)] for lineage, figure in found.items()}
+    ways = {
+        lineage: "too few to tell" if figure.low is None else ("nothing beyond the noise", up, down)[sign(figure)]
+        for lineage, figure in found.items()
+    }
     if len(set(ways.values())) == 1:
         count = {1: "", 2: " in both"}.get(len(ways), " in all")
         return [*parts, f": {next(iter(ways.values()))}{count}"]

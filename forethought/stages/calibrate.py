@@ -182,7 +182,7 @@ class Calibrate(Stage):
             if kind in report.passing:
                 figures += recorder.interval(PLANTED_PASSES, report.passing[kind], unit, kind)
             if kind in report.auc:
-                of = "share of pairs; n planted suffixes, interval over documents"
+                of = "share of pairs; n planted suffixes, bootstrap over documents"
                 figures += recorder.interval(MATCH_AUC, report.auc[kind], of, kind)
         return figures
 

@@ -258,7 +258,7 @@ def test_an_arm_that_does_not_think_predicts_at_once() -> None:
     assert {len(suffix) for row in scored.suffixes for suffix in row} == {9}
     assert {one.metric for one in gate_figures(model, reward_gate.Entry(drawn=scored))} == {
         *("gate reward", "gate score", "oracle@2", "gate unscored"),
-        *("suffix entropy", "suffix temperature", "second thought"),
+        *("gate entropy", "gate temperature", "second thought"),
     }
 
 
@@ -350,9 +350,9 @@ def test_every_arm_is_drawn_again_at_the_highest_and_the_lowest_entropy() -> Non
         figures = reward_gate.figures(LONGER.recorder(model), entries[name], draws, found_by)
         shown = {(one.metric, one.condition): one.value for one in figures}
         for condition in found_by:  # entropy beside every rate
-            assert {("gate reward", condition), ("gate score", condition), ("suffix entropy", condition)} <= set(shown)
-        assert shown["suffix temperature", ""] == 1.0
-        assert (shown["suffix temperature", AT_LOWEST] < 1.0) is (name != "base-rlmt")
+            assert {("gate reward", condition), ("gate score", condition), ("gate entropy", condition)} <= set(shown)
+        assert shown["gate temperature", ""] == 1.0
+        assert (shown["gate temperature", AT_LOWEST] < 1.0) is (name != "base-rlmt")
 
 
 def result(scores: Sequence[float | None]) -> Result:
@@ -426,14 +426,14 @@ def test_the_probe_compares_conditions_at_equal_entropy() -> None:
     model = tempered("base-think", Sure(1.0))
     found, figures = probed(model, 4, LONGER)
     shown = {(one.metric, one.condition): one.value for one in figures}
-    own, blank = (shown["suffix entropy", name] for name in (probe.OWN, probe.BLANK))
+    own, blank = (shown["probe entropy", name] for name in (probe.OWN, probe.BLANK))
     assert own < blank - 0.3
     for level, target in ((AT_HIGHEST, blank), (AT_LOWEST, own)):
         for name in (probe.OWN, probe.BLANK, probe.NO_TAGS):
-            assert shown["suffix entropy", at(name, level)] == pytest.approx(target, abs=0.05), (name, level)
+            assert shown["probe entropy", at(name, level)] == pytest.approx(target, abs=0.05), (name, level)
         assert ("probe score difference", at(own_against(probe.BLANK), level)) in shown
-    assert shown["suffix temperature", at(probe.OWN, AT_HIGHEST)] > 1.2
-    assert shown["suffix temperature", at(probe.BLANK, AT_LOWEST)] < 0.8
+    assert shown["probe temperature", at(probe.OWN, AT_HIGHEST)] > 1.2
+    assert shown["probe temperature", at(probe.BLANK, AT_LOWEST)] < 0.8
     assert ("probe reward difference", at(own_against(probe.BLANK), MATCHED)) in shown
     # Gains rest on no draw: there is one of each.
     assert {condition for metric, condition in shown if metric == "probe gain"} == set(found)

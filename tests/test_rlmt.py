@@ -31,6 +31,7 @@ from forethought.metrics import GATE_REWARD
 from forethought.models.embedding import LetterEmbedder
 from forethought.models.model import Model, Parts
 from forethought.records import Axis, Measurement, Place, Rollout, Split, ThoughtRow
+from forethought.report.tables import build
 from forethought.report.values import judgement
 from forethought.run.store import Run
 from forethought.tags import Tags
@@ -433,6 +434,25 @@ def test_every_window_of_the_gate_is_kept_for_who_pools_runs(tmp_path: Path) -> 
         assert ("base-rlmt", "gate score difference of differences", way) in found
         assert ("base-think", "gate reward difference of differences", way) in found
         assert ("base", "gate reward difference of differences", way) not in found
+
+
+def test_figures_of_the_probe_stand_in_no_row_of_the_gate(tmp_path: Path) -> None:
+    figures, _ = evaluated(tmp_path, "thinking.probe_samples=1", "thinking.controls=false")
+    tables = build(figures)["rlmt"]
+    gate, levels, differences = (next(t for t in tables if t.title.startswith(start)) for start in (
+        "Reward gate: all arms", "Thought-use probe: what stands", "Thought-use probe: own thoughts against",
+    ))  # fmt: skip
+    assert {row[1] for row in gate.rows} == {
+        "T = 1",
+        "entropy-matched",
+        "at the highest entropy",
+        "at the lowest entropy",
+    }
+    assert "entropy, nats per token" in levels.head
+    # Both directions stand in summary.json; the page has their mean.
+    for table in (levels, differences):
+        assert any(row[1].endswith("entropy-matched") for row in table.rows)
+        assert not any(row[1].endswith(("highest entropy", "lowest entropy")) for row in table.rows)
 
 
 def test_the_probe_can_do_without_equal_entropy(tmp_path: Path) -> None:

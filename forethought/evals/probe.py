@@ -203,10 +203,10 @@ def rates(recorder: Recorder, name: str, draws: Mapping[str, Drawn], found: Mapp
         figures += recorder.mean(metrics.PROBE_REWARD, result.rewards, share, condition)
         figures += recorder.mean(metrics.PROBE_SCORE, result.scores, f"mean score; {over}", condition)
         entropy = f"nats per token of the suffix; {over}"
-        figures += recorder.mean(metrics.SUFFIX_ENTROPY, result.entropies, entropy, condition)
+        figures += recorder.mean(metrics.PROBE_ENTROPY, result.entropies, entropy, condition)
     for level, drawn in draws.items():
         count, unit = sum(map(bool, drawn.suffixes)), "temperature of the suffixes; n held-out windows"
-        figures += recorder.value(metrics.SUFFIX_TEMPERATURE, drawn.temperature, count, unit, at(name, level))
+        figures += recorder.value(metrics.PROBE_TEMPERATURE, drawn.temperature, count, unit, at(name, level))
     return figures
 
 

@@ -32,15 +32,15 @@ from forethought.evals.windows import (
 from forethought.metrics import (
     CLOSE_RATE,
     EVALUATE_RLMT,
+    GATE_ENTROPY,
     GATE_REWARD,
     GATE_SCORE,
+    GATE_TEMPERATURE,
     GATE_UNSCORED,
     ORACLE,
     PREFIX_END,
     PREFIX_START,
     SECOND_THOUGHT,
-    SUFFIX_ENTROPY,
-    SUFFIX_TEMPERATURE,
     THOUGHT_TOKENS,
 )
 from forethought.models.model import Model
@@ -87,10 +87,10 @@ def figures(
     for name, result in found.items():
         measurements += recorder.mean(GATE_REWARD, result.rewards, f"share of predictions that match; {over}", name)
         measurements += recorder.mean(GATE_SCORE, result.scores, f"mean score; {over}", name)
-        measurements += recorder.mean(SUFFIX_ENTROPY, result.entropies, f"nats per token of the suffix; {over}", name)
+        measurements += recorder.mean(GATE_ENTROPY, result.entropies, f"nats per token of the suffix; {over}", name)
     for name, drawn in draws.items():
         count, unit = len(recorder.documents), "temperature of the suffixes; n held-out windows"
-        measurements += recorder.value(SUFFIX_TEMPERATURE, drawn.temperature, count, unit, name)
+        measurements += recorder.value(GATE_TEMPERATURE, drawn.temperature, count, unit, name)
         opens = f"share of suffixes in which a thought is opened; {over}"
         measurements += recorder.mean(SECOND_THOUGHT, means(drawn.second), opens, name)
     return measurements

@@ -50,6 +50,8 @@ class Family:
     """Title of a column of denominators; ``cell`` puts them in the cells."""
     units: str = ""
     """What differences are paired by: then cells say what they show."""
+    left_out: tuple[str, ...] = ()
+    """Ends of conditions that stand in ``summary.json`` alone."""
     note: Callable[[Sequence[Measurement]], str] = lambda smallest: ""
     """What stands below, from the smallest differences that are detectable, if there are ``units``."""
     plot: Sequence[int] = ()
@@ -62,6 +64,8 @@ class Family:
     def column_of(self, figure: Measurement) -> tuple[int, Column] | None:
         """Return number and column of a figure, or ``None`` if it does not stand here."""
         if figure.stage != self.stage or self.compared not in (None, bool(figure.against)):
+            return None
+        if figure.condition.endswith(self.left_out):
             return None
         columns = (Column(column) if isinstance(column, Metric) else column for column in self.columns)
         return next(((i, column) for i, column in enumerate(columns) if column.holds(figure)), None)
@@ -142,6 +146,7 @@ def _comparisons(section: str, stage: str) -> list[Family]:
 
 
 _AFTER = (m.OWN, m.TEACHER)
+_LEVELS = (m.AT_HIGHEST, m.AT_LOWEST)
 _PROBE = (m.PROBE_REWARD, m.PROBE_SCORE, m.PROBE_GAIN)
 FAMILIES: tuple[Family, ...] = (
     *_comparisons("improve", m.EVALUATE),
@@ -165,7 +170,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("rlmt", m.CALIBRATE, "Match judge: what reaches its threshold on held-out text, with 95% intervals",
            "judge", [m.THRESHOLD, m.BASE_PASSES, m.UNRELATED_PASSES], count="cell"),
     Family("rlmt", m.EVALUATE_RLMT, "Reward gate: all arms on the same held-out windows, by {judge}, with 95% "
-           "intervals", "arm at", [m.GATE_REWARD, m.ORACLE, m.GATE_SCORE, m.SUFFIX_ENTROPY, m.SUFFIX_TEMPERATURE,
+           "intervals", "arm at", [m.GATE_REWARD, m.ORACLE, m.GATE_SCORE, m.GATE_ENTROPY, m.GATE_TEMPERATURE,
                                    m.SECOND_THOUGHT, m.CLOSE_RATE, m.THOUGHT_TOKENS, m.GATE_UNSCORED], "judge",
            count="windows", plot=[0], plot_by="at"),
     Family("rlmt", m.EVALUATE_RLMT, "Reward gate: differences, paired by window, by {judge}, with 95% intervals",
@@ -176,10 +181,10 @@ FAMILIES: tuple[Family, ...] = (
            [m.GATE_REWARD.interaction, m.GATE_SCORE.interaction], "judge", compared=True, units="windows", plot=[1],
            plot_by="at"),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: what stands between prefix and suffix, with 95% intervals",
-           "arm condition", [*_PROBE, m.PROBE_COPIED]),
+           "arm condition", [*_PROBE, m.PROBE_ENTROPY, m.PROBE_COPIED], left_out=_LEVELS),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: own thoughts against each condition, paired by window, with "
-           "95% intervals", "arm condition", [one.difference for one in _PROBE], units="windows", plot=[1],
-           plot_by="arm"),
+           "95% intervals", "arm condition", [one.difference for one in _PROBE], units="windows", left_out=_LEVELS,
+           plot=[1], plot_by="arm"),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: own thoughts above those about another window", "arm",
            [Column(m.PROBE_GAIN.difference, m.own_against(m.SWAPPED))], units="windows", plot=[0]),
     Family("rlmt", m.EVALUATE_RLMT, "Thought-use probe: what training changed, nats per token, paired by window, with "

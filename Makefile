@@ -1,4 +1,4 @@
-# make setup | test | test-machines | test-arm | demo | bench | check | lint | clean
+# make setup | test | attack | test-machines | test-arm | demo | bench | check | lint | clean
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -11,11 +11,12 @@ PIP_TORCH ?=
 # Arguments for pytest or the benchmarks: make test ARGS="-k store", make bench ARGS="sampling dpo"
 ARGS ?=
 
-.PHONY: help setup test test-machines test-arm demo bench check lint clean
+.PHONY: help setup test attack test-machines test-arm demo bench check lint clean
 
 help:
 	@echo "make setup          virtual environment in .venv, pinned packages, the small test model"
 	@echo "make test           the test suite (ARGS=... goes to pytest)"
+	@echo "make attack         hostile texts, replies, files and configs by the thousand; writes docs/robustness.md"
 	@echo "make test-machines  kernels and a short run as other machines, planted here; at most 15 minutes on two cores"
 	@echo "make test-arm       a part of the tests on an emulated ARM; needs root and Debian"
 	@echo "make demo           the lifecycle on a real model and real text, 25 minutes on two cores"
@@ -52,6 +53,13 @@ test: setup $(VENV)/.chromium
 # The report is tested in a real browser. Where there is none, and no way to one, these tests are skipped.
 $(VENV)/.chromium: $(VENV)/.setup scripts/fetch_chromium.sh
 	@scripts/fetch_chromium.sh $(VENV)/chromium && touch $@ || echo "Without Chromium the tests of the report's page are skipped"
+
+# What was tried and what survived is collected in a file: workers of pytest share it.
+attack: setup
+	@mkdir -p build && rm -f build/attack.jsonl
+	FORETHOUGHT_ATTACK=whole FORETHOUGHT_ATTACK_TABLE=$(CURDIR)/build/attack.jsonl OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n 2 --dist worksteal tests/attack $(ARGS); status=$$?; \
+	  $(BIN)/python scripts/write_robustness.py build/attack.jsonl && exit $$status
 
 test-machines: setup
 	$(BIN)/python scripts/test_machines.py

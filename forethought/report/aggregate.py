@@ -225,8 +225,8 @@ def verdict(row: Pooled) -> str:
 
 
 def shown(row: Pooled, ends: Interval | None) -> str:
-    form = m.form(row.figure)
-    return form(row.mean) if ends is None else interval(row.mean, ends.low, ends.high, form)
+    """Return the mean with an interval, or nothing where there is none."""
+    return "" if ends is None else interval(row.mean, ends.low, ends.high, m.form(row.figure))
 
 
 def tables(repetitions: Repetitions) -> list[Table]:
@@ -247,7 +247,8 @@ def tables(repetitions: Repetitions) -> list[Table]:
     for row in sorted(rows, key=lambda row: order.get(row.figure.arm, 99)):
         one = row.figure
         if (one.stage, one.condition, one.against) == (m.EVALUATE_RLMT, m.MATCHED, "") and one.metric in COLUMNS:
-            gate.rows.append((one.arm, one.metric, one.judge, shown(row, None), shown(row, row.both), by_seed(row)))
+            mean = m.form(one)(row.mean)
+            gate.rows.append((one.arm, one.metric, one.judge, mean, shown(row, row.both), by_seed(row)))
     for row in rows:
         metric = m.of(row.figure)
         if row.figure.against and metric.of is not None and row not in chosen and row.seeds is not None:
@@ -265,7 +266,7 @@ def _cells(row: Pooled) -> tuple[str, ...]:
     against = f" against {one.against}" if one.against else ""
     where = ", ".join(filter(None, (one.condition, one.judge)))
     name = f"{one.metric} of {one.arm}{against}\n{where}"
-    return name, shown(row, None), shown(row, row.both), shown(row, row.seeds), by_seed(row), verdict(row)
+    return name, m.form(row.figure)(row.mean), shown(row, row.both), shown(row, row.seeds), by_seed(row), verdict(row)
 
 
 def notes(repetitions: Repetitions) -> list[str]:
@@ -295,9 +296,31 @@ def content(repetitions: Repetitions) -> dict[str, Any]:
     }
 
 
+def _one_figure_a_line(data: Mapping[str, Any]) -> str:
+    """Return the content as JSON that is small, and whose changes git shows figure by figure."""
+
+    def text(value: Any) -> str:
+        return json.dumps(_rounded(value), ensure_ascii=False)
+
+    parts = []
+    for key, value in data.items():
+        lines = ",\n".join(map(text, value)) if key in ("primary", "figures") else None
+        parts.append(f"{json.dumps(key)}: " + (text(value) if lines is None else f"[\n{lines}\n]"))
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _rounded(value: Any) -> Any:
+    """Return the value with six significant digits in its numbers: no seed resolves more."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
 def write(repetitions: Repetitions, place: Path) -> list[Path]:
     """Write ``aggregate.json`` and ``aggregate.html`` into a folder and return their paths."""
-    data = json.dumps(content(repetitions), indent=1, ensure_ascii=False) + "\n"
+    data = _one_figure_a_line(content(repetitions))
     page = fill(
         "aggregate.html.j2",
         title=f"{repetitions.config['name']}: {len(repetitions.runs)} training seeds",

@@ -158,7 +158,11 @@ def test_an_answer_that_never_ends_is_killed_and_grading_goes_on_from_any_thread
     assert verifier.killed == 1
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "olympiad"])
+HUB_ONLY = ("olympiad", "amc23")
+"""Tasks that no package carries."""
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in HUB_ONLY])
 def test_right_answers_are_worth_one_and_wrong_ones_nothing(name: str) -> None:
     found = check(available(name), "package")
     expected = {"gsm8k": 1319, "math500": 500, "gpqa": 198, "aime2025": 30}
@@ -181,7 +185,7 @@ def test_a_grader_that_is_wrong_is_noticed() -> None:
     assert not check(strict, "package").passed
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "olympiad"])
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in HUB_ONLY])
 def test_no_shot_is_a_problem_of_the_task(name: str) -> None:
     one = available(name)
     questions = [_words(found.question) for found in one.load("package")]
@@ -286,6 +290,44 @@ def test_a_broken_package_is_named_and_never_quoted(tmp_path: Path, monkeypatch:
         gsm8k.load("package")
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_a_task_is_read_from_a_file_of_the_users_own(tmp_path: Path) -> None:
+    listed = [{"question": f"What is {n} + 1?", "answer": f"{n + 1}.0"} for n in range(3)]
+    lines = tmp_path / "amc.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in listed))
+    table = tmp_path / "amc.csv.gz"
+    with gzip.open(table, "wt", encoding="utf-8") as file:
+        file.write("question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in listed))
+    for path in (lines, table):
+        found = TASKS["amc23"].some(path, None)
+        assert sorted(one.gold for one in found) == ["1.0", "2.0", "3.0"]
+        assert check(TASKS["amc23"], path).passed
+    assert TASKS["amc23"].grade(found[0], f"so it is $\\boxed{{{float(found[0].gold):.0f}}}$").right
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"question": "a secret"\n', "reasoning.paths.amc23: .*rows.jsonl cannot be read .*JSON Lines or CSV"),
+        ("[1]\n", "cannot be read"),
+        ('{"problem": "a secret", "answer": 1}\n', "amc23: its rows have no column 'question'"),
+        ('{"question": "a secret", "answer": "B"}\n', "an answer is no number"),
+        (None, "cannot be read .FileNotFoundError"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named_and_never_quoted(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(TaskError, match=message) as caught:
+        TASKS["amc23"].some(path, None)
+    assert "secret" not in str(caught.value)
+
+
+def test_generated_problems_are_not_read_from_a_file(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"reasoning.paths.procedural: .*made by a program"):
+        TASKS["procedural"].some(tmp_path / "rows.jsonl", None)
 
 
 def test_math500_is_read_from_the_compressed_requests_of_its_package(

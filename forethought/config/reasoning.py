@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +18,7 @@ class ReasoningConfig(Section):
     """Reasoning benchmarks: Mean@k, Pass@k and majority vote of all arms, on the same problems and random numbers."""
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)] = ("gsm8k",)
-    """Tasks that `forethought validate` lists: `gsm8k`, `math500`, `gpqa`, `olympiad`, `aime2025`, `procedural`, ..."""
+    """Tasks that `forethought validate` lists: `gsm8k`, `math500`, `gpqa`, `olympiad`, `amc23`, `procedural`, ..."""
     problems: Positive | dict[str, Positive] | None = None
     """Number of problems of each task, or a table of numbers by task; the same problems in every run. Default: all."""
     samples: Positive = 8
@@ -44,6 +45,8 @@ class ReasoningConfig(Section):
     """A server that is evaluated through OpenAI's `/completions`; its arm is called `endpoint`."""
     source: Literal["auto", "package", "hub"] = "auto"
     """Where problems come from. `auto`: an installed package if there is one, else the hub."""
+    paths: dict[str, str] = {}
+    """Files of your own to read a task's problems from, by task: JSON Lines or CSV, with the columns of its hub set."""
     sample_rows: Positive = 128
     """Answers that are sampled at once; changes memory and speed, not the text."""
 
@@ -52,9 +55,15 @@ class ReasoningConfig(Section):
         beyond = [k for k in self.k if k > self.samples]
         if beyond:
             raise ValueError(f"k = {beyond}: Pass@k needs at least k samples, and samples = {self.samples}")
+        if unknown := sorted(set(self.paths) - set(self.tasks)):
+            raise ValueError(f"paths names {', '.join(unknown)}, which is not among tasks = {list(self.tasks)}")
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError(f"tasks = {list(self.tasks)}: name each task once")
         return self
+
+    def where(self, task: str) -> Literal["auto", "package", "hub"] | Path:
+        """Return where the problems of a task come from."""
+        return Path(self.paths[task]).expanduser() if task in self.paths else self.source
 
     def count(self, task: str) -> int | None:
         """Return the number of problems of a task; ``None``: all."""

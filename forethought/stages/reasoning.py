@@ -23,6 +23,7 @@ from forethought.llm.endpoint import Endpoint
 from forethought.metrics import MACRO, PLAIN, THOUGHT
 from forethought.models.model import Compute, Model
 from forethought.records import Measurement, content_id
+from forethought.run.files import hash_file
 from forethought.run.progress import StageProgress
 from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, required
@@ -43,7 +44,7 @@ class Reasoning(Stage):
     def validate(self) -> None:
         self._chosen()
         for task in self._tasks:
-            task.some(self._settings.source, 1)
+            task.some(self._settings.where(task.name), 1)
 
     def prepare(self) -> None:
         """Find the answers that each arm gave before; what another config made is archived."""
@@ -104,7 +105,7 @@ class Reasoning(Stage):
     def _answer(self, arm: EvalArm, task: Task, folder: StageFolder) -> None:
         """Have one arm answer one task; what is in the folder's log already is not asked again."""
         cfg, key = self._settings, Key(self.config.seed, "reasoning")
-        problems = task.some(cfg.source, cfg.count(task.name))
+        problems = task.some(cfg.where(task.name), cfg.count(task.name))
         logged = {(row["interface"], row["problem"]) for row in folder.read(ANSWERS)}
         done, total, size = 0, len(arm.interfaces) * len(problems), max(1, cfg.sample_rows // cfg.samples)
         with StageProgress(REASONING) as progress:
@@ -161,6 +162,7 @@ class Reasoning(Stage):
                     "problems": cfg.count(task.name),
                     "interfaces": list(arm.interfaces),
                     "reasoning": cfg.model_dump(mode="json", include=fields),
+                    **({"rows": hash_file(cfg.where(task.name))} if task.name in cfg.paths else {}),
                 }
                 for task in self._tasks
             }

@@ -7,7 +7,8 @@ import difflib
 from forethought.evals.reasoning import gpqa, gsm8k, maths, procedural
 from forethought.evals.reasoning.task import Task, TaskError
 
-_TASKS = gsm8k.TASK, maths.MATH500, gpqa.TASK, maths.OLYMPIAD, maths.AIME, procedural.TASK, procedural.LEG_TASK
+_MATHS = maths.MATH500, maths.OLYMPIAD, maths.AIME, maths.AMC
+_TASKS = gsm8k.TASK, *_MATHS, gpqa.TASK, procedural.TASK, procedural.LEG_TASK
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 """The tasks that a config may name."""
 

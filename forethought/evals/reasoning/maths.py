@@ -1,6 +1,6 @@
-"""The tasks of competition mathematics, with LaTeX answers: MATH-500, AIME 2025 and OlympiadBench.
+"""The tasks of competition mathematics, with LaTeX answers: MATH-500, AIME 2025, AMC 2023 and OlympiadBench.
 
-MATH-500 met a takedown on the hub in 2025, so problems of all three are kept out of logs here.
+MATH-500 met a takedown on the hub in 2025, so problems of all four are kept out of logs here.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ OLYMPIAD_HUBS = tuple(
     Hub(name="Hothan/OlympiadBench", config=f"OE_TO_{subject}_en_COMP", split="train")
     for subject in ("maths", "physics")
 )
+AMC_HUB = Hub(name="math-ai/amc23")
 LONGEST = 300
 """Characters of an answer of OlympiadBench; longer ones are texts."""
 
@@ -72,13 +73,22 @@ def load_math500(where: Where) -> list[Problem]:
 
 def load_aime(where: Where) -> list[Problem]:
     """Return thirty problems with whole numbers as answers; for want of a worked solution the boxed answer is one."""
+    return _numbers("aime2025", rows("aime2025", where, AIME_PACKAGE, *AIME_HUBS))
+
+
+def load_amc(where: Where) -> list[Problem]:
+    """Return forty problems with numbers as answers, without their choices."""
+    return _numbers("amc23", rows("amc23", where, None, AMC_HUB))
+
+
+def _numbers(task: str, found: list[Row]) -> list[Problem]:
     problems = []
-    for row in rows("aime2025", where, AIME_PACKAGE, *AIME_HUBS):
-        # One answer has a degree sign behind it.
+    for row in found:
+        # One answer of AIME has a degree sign behind it.
         gold = str(row["answer"]).replace("^\\circ", "").strip()
         if number(gold) is None:
-            raise TaskError("aime2025: an answer is no number; this is another data set")
-        problems.append(problem("aime2025", row["question"], gold, f"The answer is $\\boxed{{{gold}}}$."))
+            raise TaskError(f"{task}: an answer is no number; this is another data set")
+        problems.append(problem(task, row["question"], gold, f"The answer is $\\boxed{{{gold}}}$."))
     return problems
 
 
@@ -124,6 +134,12 @@ AIME = _task(
     paper="Mathematical Association of America, 2025",
     licence="MIT, as the package's and the hub's copies state",
     load=load_aime,
+)
+AMC = _task(
+    name="amc23",
+    paper="Mathematical Association of America, 2023",
+    licence="not stated",
+    load=load_amc,
 )
 OLYMPIAD = _task(
     name="olympiad",

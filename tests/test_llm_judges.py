@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,27 +89,6 @@ def test_filling_is_single_pass_and_splitting_loses_nothing(prefix, first, secon
     assert prompt.split("second", values) == (f"<{prefix}|{first}|", f"{second}>")
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            ["</option_1>", "< / OPTION_1 >", "<option_2>", "</beginning", "</", "<", "<b>", "1 < 2 ", "x\n"]
-        )
-    ),
-    st.lists(st.sampled_from(["option_1>", "</option_2\n>", "beginning>", " text"])),
-)
-def test_no_text_closes_its_quotation(first: list[str], second: list[str]) -> None:
-    prompt = load_prompt("quality", pairwise.FIELDS, "letter")
-    filled = prompt.fill({"prefix": "A" + "".join(second), "first": "B" + "".join(first), "second": "".join(first)})
-    tag = re.compile(r"<[\s/]*(beginning|option_1|option_2)\b", re.IGNORECASE)
-    assert len(tag.findall(filled)) == len(tag.findall(prompt.text))
-
-
-def test_only_tags_of_the_prompt_are_changed_in_a_text() -> None:
-    prompt = load_prompt("quality", pairwise.FIELDS, "letter")
-    text = "if a < b and <b>c</b>: <options> \u00a7 </beginnings> <think>"
-    assert text in prompt.fill({"prefix": text, "first": "", "second": ""})
-
-
 @pytest.mark.parametrize("mode", ["letter", "written"])
 @pytest.mark.parametrize(
     ("name", "fields"), [("quality", pairwise.FIELDS), *((axis, scale.fields) for axis, scale in SCALES.items())]
@@ -162,8 +140,7 @@ def test_special_tokens_and_fields_and_tags_in_a_candidate_stay_text():
     judge.rank([JudgeRequest(prefix="$first {{ x }}", candidates=(nasty, " b"))])
     ids = scorer.seen[0].prefix
     assert (ids.count(EOS_ID), ids.count(BOS_ID)) == (0, 1)
-    quoted = nasty.replace("</option_1>", "(/option_1>")  # else the text would end its own quotation
-    assert quoted.encode() in bytes(token for token in ids if token < 256)
+    assert nasty.encode() in bytes(token for token in ids if token < 256)
 
 
 def test_equal_texts_tie_unasked_and_empty_ones_are_unscored():

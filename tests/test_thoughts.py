@@ -266,14 +266,6 @@ def test_a_teacher_by_chunk_names_numbered_places_in_lines_or_json() -> None:
     ]
 
 
-def test_notes_of_a_text_are_no_numbered_places() -> None:
-    asked = generators(lambda request: "1")
-    one = draft(TEXT.replace("herring.", "herring.[2]"))
-    ChunkTeacher(asked, CONFIG).choose([one], 0)
-    assert asked[0].requests[0].count("[2]") == 1
-    assert "herring.(2]" in asked[0].requests[0]
-
-
 def test_a_teacher_may_choose_places_alone() -> None:
     one = draft()
     teacher = ChunkTeacher(generators(lambda request: "2, 4 and 77"), CONFIG)

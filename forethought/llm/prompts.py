@@ -14,8 +14,6 @@ JUDGES = "forethought.judges"
 """The package whose ``prompts`` folder holds the judges' prompts and the rewrite teacher's."""
 
 FIELD = re.compile(r"\$([a-z]+)")
-TAG = re.compile(r"</(\w+)>")
-TAG_BEGUN = re.compile(r"<[\s/]*(\w*)")
 SECTION = re.compile(r"^=== (\w+) ===\n", re.MULTILINE)
 
 
@@ -27,31 +25,13 @@ class PromptTemplate:
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Return the text with every field replaced by its value, whatever the value contains."""
-        return self._filled(self.text, values)
+        return FIELD.sub(lambda match: values[match.group(1)], self.text)
 
     def split(self, field: str, values: Mapping[str, str]) -> tuple[str, str]:
         """Return the filled text before the first use of ``field``, which branches share, and from there on."""
         # Split before it is filled: a value may hold the name of a field.
         start = self.text.index(f"${field}")
-        return self._filled(self.text[:start], values), self._filled(self.text[start:], values)
-
-    def _filled(self, part: str, values: Mapping[str, str]) -> str:
-        return FIELD.sub(lambda match: self._quoted(values[match.group(1)]), part)
-
-    def _quoted(self, value: str) -> str:
-        """Return a value that cannot end its quotation: the ``<`` of a tag that this prompt uses becomes ``(``.
-
-        Only what the model reads is changed, never what is trained on.  A tag may be spread over two values, so the
-        beginning of one at the end of a value counts, too.
-        """
-        names = set(TAG.findall(self.text))
-
-        def safe(found: re.Match[str]) -> str:
-            word, last = found[1].lower(), found.end() == len(value)
-            closes = word in names or (last and any(name.startswith(word) for name in names))
-            return "(" + found[0][1:] if closes else found[0]
-
-        return TAG_BEGUN.sub(safe, value)
+        return PromptTemplate(self.text[:start]).fill(values), PromptTemplate(self.text[start:]).fill(values)
 
 
 def load_prompt(

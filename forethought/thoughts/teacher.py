@@ -173,7 +173,7 @@ class ChunkTeacher(_ModelTeacher):
 
 def _numbered(draft: Draft) -> str:
     """Return the text with ``[n]`` at place n; a copy for the teacher's eyes, which nothing is taken from."""
-    text = re.sub(r"\[(?=\d+\])", "(", draft.text)  # its own notes, such as [12], are no places
+    text = draft.text
     for number, place in reversed(list(enumerate(draft.places, start=1))):  # from behind: positions before stay true
         text = f"{text[: place.position]} [{number}]{text[place.position :]}"
     return text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from forethought import models
@@ -62,7 +62,12 @@ def ask(
 def render(text: str, samples: dict[str, Sequence[Sample]], tags: Sequence[str]) -> RenderableType:
     """Return the samples side by side, one column for each arm; thoughts are dim and keep their tags."""
     table = Table(
-        *map(plain, samples), title=plain(text), title_justify="left", title_style="bold", show_lines=True, expand=True
+        *(Column(plain(name)) for name in samples),
+        title=plain(text),
+        title_justify="left",
+        title_style="bold",
+        show_lines=True,
+        expand=True,
     )
     for row in zip(*samples.values(), strict=True):
         cells = []

@@ -20,17 +20,16 @@ from rich.text import Text
 
 from forethought import config as settings
 from forethought.cli.terminal import _PrintableFormatter
-from forethought.config import ModelConfig
 from forethought.export import arms, try_arms
 from forethought.export.model import demand_empty
 from forethought.judges import pairwise, rewrite
 from forethought.llm.prompts import TAG, load_prompt
-from forethought.models import ModelError, load_tokenizer
-from forethought.records import Completion, Measurement
+from forethought.records import Completion, Measurement, StopReason
 from forethought.report.tables import Table
 from forethought.run.files import StoreError, atomic_write, publish
 from forethought.run.progress import RunProgress, StageProgress, Terminal
 from forethought.run.store import Run
+from forethought.testing import byte_tokenizer
 from forethought.text import printable
 from forethought.thoughts import teacher
 
@@ -98,7 +97,7 @@ def test_nothing_commands_the_terminal(attack: Begin, kind: str, capsys: pytest.
     for text in HOSTILE:
         if kind == "table":
             table = Table(text, (text, "b"), [(text, text)], text).rich()
-            drawn = {text: [Completion(id="1", prefix_id="1", text=text, token_ids=(1,), logprobs=(0.0,))]}
+            drawn = {text: [Completion(text=text, token_ids=(1,), logprobs=(0.0,), stop=StopReason.LENGTH)]}
             outputs = [written(one, Terminal) for one in (table, Text(text), text)]
             outputs += [written(one, Console) for one in (table, try_arms.render(text, drawn, ("", "")))]
         elif kind == "log":
@@ -167,7 +166,8 @@ def test_no_link_leads_out_of_a_run(attack: Begin, whole: bool, tmp_path: Path) 
             foreign.write_text(json.dumps({"config": {"name": secret}, "prefix": secret}) + "\n")
             before = foreign.read_bytes()
         path.symlink_to(foreign)
-        for command in ("show", "status", "report") if whole else ("status", "report"):
+        commands = ("show", "status", "report") if whole else ("report",) if number % 4 == 0 else ("show",)
+        for command in commands:
             result = cli(command, run)
             what = f"{command}, {path.relative_to(run)}"
             case.case(f"{what}: {result.exception!r}", result.exit_code in (0, 2) and secret not in result.output)
@@ -242,7 +242,7 @@ def test_a_run_folder_switches_no_code_on(attack: Begin, tmp_path: Path, monkeyp
     case = attack("code that a run folder names")
     ran, run = tmp_path / "ran", Run.create_or_open(tmp_path / "run")
     model = run.path / "remote"
-    model.mkdir()
+    byte_tokenizer().save_pretrained(model)
     monkeypatch.chdir(run.path)
     for folder in (run.path, model):
         (folder / "planted_code.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass A: pass\n")
@@ -254,6 +254,7 @@ def test_a_run_folder_switches_no_code_on(attack: Begin, tmp_path: Path, monkeyp
     kept = settings.load(Path("smoke")).model_dump(mode="json")
     kept["policy"] |= {"model": str(model), "trust_remote_code": True}
     kept["judges"]["planted"] = {"kind": "custom", "path": "planted_code:A"}
+    settings.build(kept, where="the test")
     (run.path / "run.json").write_text(json.dumps({"version": "0", "config": kept}))
     for command in (
         *(["show", run.path], ["status", run.path], ["report", run.path], ["compare", run.path, run.path]),
@@ -265,8 +266,9 @@ def test_a_run_folder_switches_no_code_on(attack: Begin, tmp_path: Path, monkeyp
         case.case(what, not ran.exists() and result.exit_code in (0, 2))
     assert not arms.config_of(run).policy.trust_remote_code
     assert arms.config_of(run, trust_remote_code=True).policy.trust_remote_code
-    with pytest.raises(ModelError, match="--trust-remote-code"):
-        load_tokenizer(ModelConfig(model=str(model)))
+    case.case("try says how", "--trust-remote-code" in cli("try", run.path, "base", "Hello").output)
+    cli("try", run.path, "base", "Hello", "--trust-remote-code")
+    assert ran.exists()  # who asks for it gets it
 
 
 PROMPTS = {

@@ -1,4 +1,4 @@
-"""What can be counted in text without a judge: repetition and diversity.  Pure functions.
+"""What can be counted in text without a judge, repetition and diversity, and how text is shown.  Pure functions.
 
 A win rate must be read together with these: a judge may prefer text because it repeats itself.
 """
@@ -13,6 +13,27 @@ from collections.abc import Hashable, Iterable, Sequence
 from forethought.stats import Z95, Interval
 
 _WORD = re.compile(r"\w+|[^\w\s]")
+_HIDDEN = re.compile(
+    "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff"  # controls; halves of a character
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of writing
+    "\u180e\u200b\u2028\u2029\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"  # unseen
+)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as it may be shown in a terminal, an error, a log or a page, as long as it was.
+
+    Characters that command a terminal, turn the direction of writing or cannot be seen or encoded are replaced, one
+    by one, by a sign: U+241B for escape, U+FFFD where there is none.  For showing only: data stay as they are.
+    """
+    return text if text.isprintable() else _HIDDEN.sub(_sign, text)
+
+
+def _sign(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return (
+        chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+    )
 
 
 def words(text: str) -> list[str]:

@@ -140,7 +140,8 @@ def test_special_tokens_and_fields_and_tags_in_a_candidate_stay_text():
     judge.rank([JudgeRequest(prefix="$first {{ x }}", candidates=(nasty, " b"))])
     ids = scorer.seen[0].prefix
     assert (ids.count(EOS_ID), ids.count(BOS_ID)) == (0, 1)
-    assert nasty.encode() in bytes(token for token in ids if token < 256)
+    shown = nasty.replace("</option_1>", "‹/option_1>")  # or it could close its own quotation
+    assert shown.encode() in bytes(token for token in ids if token < 256)
 
 
 def test_equal_texts_tie_unasked_and_empty_ones_are_unscored():

@@ -13,6 +13,7 @@ from planted_run import EVIL, plant
 from playwright.sync_api import Browser, Page
 
 from forethought.report.page import write_page
+from forethought.text import printable
 
 CHROMIUM = browser.chromium()
 pytestmark = pytest.mark.skipif(
@@ -125,7 +126,7 @@ def test_the_browser_filters_and_sorts(page: Page) -> None:
 def test_thoughts_are_marked_where_they_stand(page: Page) -> None:
     page.select_option("#kind", "thoughts")
     text = page.locator(".item .block p").first
-    assert text.text_content() == f"It is big.How does it breathe? {EVIL} It sings. {EVIL}"
+    assert text.text_content() == f"It is big.How does it breathe? {printable(EVIL)} It sings. {printable(EVIL)}"
     assert text.locator("mark").count() == 1
 
 

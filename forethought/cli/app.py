@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from forethought.config import Config, load, reasoning_overrides
 from forethought.config.shipped import config_names
 from forethought.run.progress import STDERR, RunProgress
 from forethought.run.store import Run
+from forethought.text import printable
 
 app = typer.Typer(
     name="forethought",
@@ -249,7 +251,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # no run ends because a terminal cannot show a character
             stream.reconfigure(errors="replace")
-    app(prog_name="forethought")
+    try:
+        app(prog_name="forethought")
+    except Exception:  # a fault of ours, whose message may quote what was read
+        sys.stderr.write(printable(traceback.format_exc()))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

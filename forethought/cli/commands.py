@@ -16,6 +16,12 @@ app = typer.Typer()
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
 TargetFolder = Annotated[Path, typer.Argument(help="The folder to write to: a new or an empty one.", metavar="DIR")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Let models of the run execute their own code; what the run says of it is ignored."
+    ),
+]
 TASKS = typer.Option("--tasks", help="Reasoning tasks, separated by commas: gsm8k,math500,gpqa,...")
 
 
@@ -109,12 +115,13 @@ def export(
         bool, typer.Option("--gguf", help="Also convert it to GGUF with llama.cpp's convert_hf_to_gguf.py.")
     ] = False,
     converter: Annotated[Path | None, typer.Option(help="Where convert_hf_to_gguf.py is, if not on the PATH.")] = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Write an arm as a Hugging Face folder with a model card and an example that needs transformers only."""
     from forethought.export import model
 
     program = model.converter(converter) if gguf else None
-    model.export(Run.open(folder), arm, target, say)
+    model.export(Run.open(folder), arm, target, say, trust_remote_code=trust_remote_code)
     out.print(f"{arm}: {target}", soft_wrap=True, highlight=False)
     if program is not None:
         out.print(str(model.to_gguf(target, program, arm)), soft_wrap=True, highlight=False)
@@ -146,6 +153,7 @@ def try_(
     tokens: Annotated[int | None, typer.Option(help="Tokens per continuation.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the samples.")] = 0,
     samples: Annotated[int, typer.Option(help="Samples per arm.", min=1)] = 1,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Print thoughts and continuations of arms of a run side by side."""
     from forethought.export import try_arms
@@ -155,7 +163,9 @@ def try_(
         raise ExportError(f'write [ARM[,ARM]] "TEXT" after the run folder, the text in quotes; got {len(words)} words')
     opened, text = Run.open(folder), words[-1]
     names = [name.strip() for name in words[0].split(",")] if len(words) == 2 else []
-    options = try_arms.SamplingOptions(temperature=temperature, tokens=tokens, samples=samples, seed=seed)
+    options = try_arms.SamplingOptions(
+        temperature=temperature, tokens=tokens, samples=samples, seed=seed, trust_remote_code=trust_remote_code
+    )
     by_arm = try_arms.ask(opened, names, text, options, say)
     out.print(try_arms.render(text, by_arm, tags_of(config_of(opened))))
 

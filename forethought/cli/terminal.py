@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator
 
 import typer
-from rich.console import Console
 
 from forethought.config import ConfigError
 from forethought.run.progress import STDERR
+from forethought.run.terminal import PlainConsole
+from forethought.text import printable
 
-out = Console()
+out = PlainConsole()
 
 _SHORT = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "alloc_failed")
 """How torch, CUDA, the system and C++ report that an allocation failed."""
@@ -24,7 +25,9 @@ _ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) ([A-Za-z]+)", re.IGN
 @contextlib.contextmanager
 def guard() -> Iterator[None]:
     """End the command with one message, not with a traceback, on an error that the user can fix."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(_PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     log = logging.getLogger("forethought.engine.backends")  # says which kernels are chosen
     if not any(isinstance(handler, _OncePerLine) for handler in log.handlers):
         log.addHandler(_OncePerLine())
@@ -58,6 +61,11 @@ def say(line: str) -> None:
     STDERR.print(
         line, style="bold red" if line.startswith("error:") else None, markup=False, highlight=False, soft_wrap=True
     )
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _OncePerLine(logging.Handler):

@@ -8,6 +8,7 @@ from pathlib import Path
 from forethought import config as settings
 from forethought.config import Config, ModelConfig
 from forethought.graph import STEPS, arm_of
+from forethought.run.files import inside
 from forethought.run.store import BASE, Run, StageFolder
 
 TRAINS = ("improve", "sft", "rlmt")
@@ -31,8 +32,10 @@ class Trained:
     """The stage that made it; ``None`` is the base."""
 
 
-def config_of(run: Run) -> Config:
+def config_of(run: Run, *, trust_remote_code: bool = False) -> Config:
     """Return the config that the run was last asked for.
+
+    A run folder may come from somebody else: what it says of ``trust_remote_code`` does not count, the argument does.
 
     Raises:
         ExportError: if the folder does not hold it (older versions did not write it).
@@ -43,7 +46,9 @@ def config_of(run: Run) -> Config:
             f"{run.path}: run.json, the config of the run, is not there. `forethought run CONFIG --run {run.path}` "
             "writes it; what is done is not run again"
         )
-    return settings.build(kept, where=str(run.path / "run.json"))
+    config = settings.build(kept, where=str(run.path / "run.json"))
+    policy = config.policy.model_copy(update={"trust_remote_code": trust_remote_code})
+    return config.model_copy(update={"policy": policy})
 
 
 def arms(run: Run, config: Config) -> dict[str, Trained]:
@@ -53,8 +58,10 @@ def arms(run: Run, config: Config) -> dict[str, Trained]:
     for step in STEPS:
         folder = folders.get(step.name)
         if step.stage in TRAINS and folder is not None and folder.done:
-            weights = (folder.checkpoints / "final").resolve()
-            model = ModelConfig(model=str(weights))
+            weights = inside(folder.checkpoints / "final", run.path).resolve()
+            for path in weights.iterdir() if weights.is_dir() else ():
+                inside(path, run.path)
+            model = ModelConfig(model=str(weights), trust_remote_code=config.policy.trust_remote_code)
             done[step.arm] = Trained(name=step.arm, model=model, thinks=arm_of(step.arm).thinks, folder=folder)
     return done
 

@@ -22,6 +22,7 @@ from forethought.records import Split, ThoughtRow
 from forethought.run.files import publish
 from forethought.run.store import SHARED, Run
 from forethought.tags import Tags, render, spans
+from forethought.text import printable
 from forethought.thoughts.export import card_header, encode
 
 Kind = Literal["parquet", "jsonl"]
@@ -52,7 +53,7 @@ def export_data(run: Run, target: Path, kind: Kind = "parquet") -> dict[str, int
             else:
                 lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 path.write_text(lines, encoding="utf-8", newline="\n")
-        (partial / "README.md").write_text(_card(config, sets, kind), encoding="utf-8")
+        (partial / "README.md").write_text(printable(_card(config, sets, kind)), encoding="utf-8")
     return {f"{name}/{split}": len(rows) for (name, split), rows in sets.items()}
 
 

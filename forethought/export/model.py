@@ -25,11 +25,11 @@ CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
 """What llama.cpp's converter is called on the PATH."""
 
 
-def export(run: Run, name: str, target: Path, say: Callable[[str], None]) -> None:
+def export(run: Run, name: str, target: Path, say: Callable[[str], None], *, trust_remote_code: bool = False) -> None:
     """Write arm ``name`` to ``target``: weights, tokenizer, card, generate.py, and the config of the run."""
     demand_empty(target)
     models.quiet()
-    config = config_of(run)
+    config = config_of(run, trust_remote_code=trust_remote_code)
     arm = find(run, config, name)
     with publish(target) as partial:
         _weights(config, arm, partial, say)
@@ -42,6 +42,8 @@ def export(run: Run, name: str, target: Path, say: Callable[[str], None]) -> Non
 
 def demand_empty(target: Path) -> None:
     """Raise :class:`ExportError` unless ``target`` is not there or an empty folder."""
+    if target.is_symlink():
+        raise ExportError(f"{target}: it is a symbolic link. Name the folder itself, or a new one")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ExportError(f"{target}: it exists and is not an empty folder. Choose another folder, or empty it first")
 
@@ -75,8 +77,10 @@ def interface_of(config: Config, arm: Trained, folder: Path) -> dict[str, Any]:
     """Return what generate.py has to know: tags and their ids, lengths, and which ids stand for no text."""
     from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    vocabulary = AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+    # What the folder needs of somebody's code is asked for nowhere: transformers would ask at the terminal.
+    trust = arm.model.trust_remote_code
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    vocabulary = AutoConfig.from_pretrained(folder, trust_remote_code=trust).get_text_config().vocab_size
     tags = Tags(*tags_of(config))
     tokens = ThoughtTokens.of(tokenizer, tags) if arm.thinks else None
     opened, closed = (tokens.open, tokens.close) if tokens else ((), ())
@@ -97,7 +101,7 @@ def interface_of(config: Config, arm: Trained, folder: Path) -> dict[str, Any]:
 def _weights(config: Config, arm: Trained, partial: Path, say: Callable[[str], None]) -> None:
     if arm.folder is not None:
         for path in Path(arm.model.model).iterdir():
-            if path.is_file():
+            if path.is_file():  # links are inside of the run: arms() has refused others
                 shutil.copyfile(path, partial / path.name)
         return
     # Nothing is multiplied here, so the run's dtype holds also where this processor would not compute in it.

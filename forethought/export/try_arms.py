@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from forethought import models
@@ -19,6 +19,7 @@ from forethought.keys import Key
 from forethought.models.model import Compute, Model
 from forethought.records import Completion, Rollout
 from forethought.run.store import BASE, Run
+from forethought.run.terminal import plain
 from forethought.tags import Tags
 
 Sample = Completion | Rollout
@@ -35,6 +36,8 @@ class SamplingOptions:
     thought_tokens: int | None = None
     samples: int = 1
     seed: int = 0
+    trust_remote_code: bool = False
+    """Whether the models of the run may run code of their own."""
 
 
 def ask(
@@ -48,7 +51,7 @@ def ask(
     if not text:
         raise ExportError("the text is empty: give a beginning, in quotes")
     models.quiet()
-    config = config_of(run)
+    config = config_of(run, trust_remote_code=options.trust_remote_code)
     if not names:
         done = list(arms(run, config))
         names = DEFAULT_ARMS if set(DEFAULT_ARMS) <= set(done) else done[-2:]
@@ -58,15 +61,22 @@ def ask(
 
 def render(text: str, samples: dict[str, Sequence[Sample]], tags: Sequence[str]) -> RenderableType:
     """Return the samples side by side, one column for each arm; thoughts are dim and keep their tags."""
-    table = Table(*samples, title=text, title_justify="left", title_style="bold", show_lines=True, expand=True)
+    table = Table(
+        *(Column(plain(name)) for name in samples),
+        title=plain(text),
+        title_justify="left",
+        title_style="bold",
+        show_lines=True,
+        expand=True,
+    )
     for row in zip(*samples.values(), strict=True):
         cells = []
         for sample in row:
             cell = Text()
             if isinstance(sample, Rollout):
                 end = tags[1] if sample.closed else f"{tags[1]} (cut)"
-                cell.append(f"{tags[0]}{sample.thought}{end}\n", style="dim italic")
-            cells.append(cell.append(sample.text))
+                cell.append_text(plain(f"{tags[0]}{sample.thought}{end}\n", "dim italic"))
+            cells.append(cell.append_text(plain(sample.text)))
         table.add_row(*cells)
     return table
 

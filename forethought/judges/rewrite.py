@@ -64,7 +64,7 @@ class Rewriter:
     def _read(self, chunk: Chunk, join: str, reply: Reply) -> Reply:
         if reply.text is None:
             return reply
-        text = strip_join(reply.text, join, chunk.suffix)
+        text = strip_join(self.prompt.original(reply.text, chunk.prefix, join, chunk.suffix), join, chunk.suffix)
         if not text.strip():
             return Reply(None, "the teacher wrote nothing")
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]

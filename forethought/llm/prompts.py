@@ -1,4 +1,8 @@
-"""Prompts are text files with ``$fields``; they are filled in one pass, so that a value is never read as a template."""
+"""Prompts are text files with ``$fields``; they are filled in one pass, so that a value is never read as a template.
+
+Values stand between tags such as ``<text>`` and ``</text>``.  What looks like a tag of the prompt in a value is
+changed in the prompt, never in the data: a text that could close its quotation would speak to the model.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ JUDGES = "forethought.judges"
 """The package whose ``prompts`` folder holds the judges' prompts and the rewrite teacher's."""
 
 FIELD = re.compile(r"\$([a-z]+)")
+TAG = re.compile(r"<\s*/?\s*(\w+)\s*>")
 SECTION = re.compile(r"^=== (\w+) ===\n", re.MULTILINE)
 
 
@@ -22,16 +27,31 @@ class PromptTemplate:
     """A prompt with fields that are still empty."""
 
     text: str
+    tags: frozenset[str] = frozenset()
+    """Names of the tags that quote values; by default those in the text."""
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Return the text with every field replaced by its value, whatever the value contains."""
-        return FIELD.sub(lambda match: values[match.group(1)], self.text)
+        return FIELD.sub(lambda match: self.quotable(values[match.group(1)]), self.text)
+
+    def quotable(self, value: str) -> str:
+        """Return ``value`` as the prompt quotes it: the ``<`` of what looks like one of its tags becomes ``‹``."""
+        # Two values may stand side by side, so that a tag begins in the first and ends in the second.
+        tags = "|".join(map(re.escape, sorted(self.tags or TAG.findall(self.text))))
+        pattern = rf"<(?=[\s/]{{0,9}}(?:(?:{tags})(?!\w)|\w{{0,40}}\s{{0,9}}$))"
+        return re.sub(pattern, "‹", value, flags=re.IGNORECASE) if tags else value
+
+    def original(self, reply: str, *quoted: str) -> str:
+        """Return a reply with what it took over from the values ``quoted`` as it was before it was quoted."""
+        changed = any(self.quotable(value) != value for value in quoted) and not any("‹" in value for value in quoted)
+        return reply.replace("‹", "<") if changed else reply
 
     def split(self, field: str, values: Mapping[str, str]) -> tuple[str, str]:
         """Return the filled text before the first use of ``field``, which branches share, and from there on."""
         # Split before it is filled: a value may hold the name of a field.
-        start = self.text.index(f"${field}")
-        return PromptTemplate(self.text[:start]).fill(values), PromptTemplate(self.text[start:]).fill(values)
+        start, tags = self.text.index(f"${field}"), frozenset(TAG.findall(self.text))
+        head, tail = (PromptTemplate(part, tags) for part in (self.text[:start], self.text[start:]))
+        return head.fill(values), tail.fill(values)
 
 
 def load_prompt(

@@ -232,7 +232,13 @@ def _reading(failure: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{failure}: {error}") from error
+        hint = ""
+        if "trust_remote_code" in str(error):
+            hint = (
+                ". If you trust that code: trust_remote_code = true in your own config, "
+                "or --trust-remote-code with `forethought try` and `forethought export`"
+            )
+        raise ModelError(f"{failure}: {error}{hint}") from error
 
 
 def _short(*parts: str) -> str:

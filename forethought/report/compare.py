@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from forethought.metrics import (
     GATE_REWARD,
@@ -25,6 +24,7 @@ from forethought.report.tables import Table
 from forethought.report.values import Figures, name, text
 from forethought.run.differences import changed, shown
 from forethought.run.store import Run
+from forethought.run.terminal import plain
 
 SIGNIFICANT = "≠"
 """Marks two intervals that do not overlap."""
@@ -107,7 +107,7 @@ def render(left: Run, right: Run, *, stages: Sequence[str] = (), significant_onl
         "show that two values are equal",
         f"only in {names[0]}: {len(alone[0])} figures; only in {names[1]}: {len(alone[1])}",
     )
-    return Group(*(table.rich() for table in tables if table.rows), *map(Text, lines))
+    return Group(*(table.rich() for table in tables if table.rows), *map(plain, lines))
 
 
 def config_differences(left: Run, right: Run) -> list[tuple[str, Any, Any]]:

@@ -18,6 +18,7 @@ from forethought.metrics import Format, percent, points
 from forethought.report.curves import Curve, Curves, Rows
 from forethought.report.tables import Series
 from forethought.run.store import BASE
+from forethought.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ LIGHT = {name: light for name, (light, _) in THEMES.items()}
 
 SMOOTHED = 40
 """Curves of more points get a running mean over a tenth of them; the points stay visible behind it."""
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_DRAWN = re.compile("[\u2400-\u2421\ufffe\uffff]")
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "forethought",
@@ -105,8 +106,8 @@ def intervals(series: Series) -> Image:
     """Return an interval plot: a line for each figure; a point is a ring where its judge had a part in the training."""
     width, lines = 350, series.lines
     left = min(width / 2, 14 + 4.7 * max(len(label) for label, _ in lines))
-    # XML cannot hold every character that a name may have.
-    labels = [_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", label) for label, _ in lines]
+    # XML cannot hold every character that a name may have, nor has the font a sign for each.
+    labels = [_NOT_DRAWN.sub("\N{REPLACEMENT CHARACTER}", printable(label)) for label, _ in lines]
 
     def paint(figure: Figure) -> None:
         axes = _axes(figure, left=left, below=18)

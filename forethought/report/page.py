@@ -26,6 +26,7 @@ from forethought.report.tables import Table
 from forethought.report.values import Figures
 from forethought.run.files import atomic_write
 from forethought.run.store import Run
+from forethought.text import printable
 
 NAME = "report.html"
 """Its file in the run folder."""
@@ -63,7 +64,7 @@ def render(run: Run, summary: Mapping[str, Any]) -> str:
 
 
 def fill(template: str, **values: Any) -> str:
-    """Return a template with ``values`` in it, which are escaped in HTML."""
+    """Return a template with ``values`` in it, which are escaped in HTML; what may not be shown is replaced."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -76,7 +77,7 @@ def fill(template: str, **values: Any) -> str:
     )
     environment.tests["number"] = lambda cell: bool(_NUMBER.match(cell))
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    return environment.get_template(template).render(values)
+    return printable(environment.get_template(template).render(values))
 
 
 def sections(figures: Figures, curves: Curves) -> dict[str, dict[str, Any]]:

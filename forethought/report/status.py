@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from forethought import config as settings
 from forethought import graph
@@ -16,6 +15,7 @@ from forethought.records import Measurement
 from forethought.report.facts import machines, phases_of, schedule_line, verdicts
 from forethought.report.tables import OTHER, Table, build
 from forethought.run.store import REPLACED, SHARED, Run, StageFolder
+from forethought.run.terminal import plain
 
 DONE, BEGUN, MISSING = "done", "begun", "missing"
 
@@ -78,7 +78,7 @@ def render(run: Run) -> RenderableType:
         counts = ("–" if count is None else f"{count:,}" for count in (step.tokens, step.verdicts))
         table.rows.append((step.name, state, seconds, *counts, size(step.bytes)))
     tables = [table, *build(run.measurements()).get(OTHER, [])]
-    return Group(*(table.rich() for table in tables), *map(Text, _lines(run, steps)))
+    return Group(*(table.rich() for table in tables), *map(plain, _lines(run, steps)))
 
 
 def size(count: int) -> str:
@@ -128,7 +128,7 @@ def _lines(run: Run, steps: Sequence[StepStatus]) -> Iterable[str]:
         yield "run.json is not there, so what is missing is not known: the next `forethought run` writes it"
     if line := schedule_line(run):
         yield f"schedule: {line}"
-    caches = sum(path.stat().st_size for path in run.path.glob("*.sqlite"))
+    caches = sum(path.lstat().st_size for path in run.path.glob("*.sqlite"))
     replaced = _bytes(run.path / REPLACED)
     part = f", {size(replaced)} of it replaced stages in {run.path / REPLACED}" if replaced else ""
     yield f"disk: {size(_bytes(run.path))}{part}; verdicts and replies: {size(caches)}"

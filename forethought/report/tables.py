@@ -19,6 +19,7 @@ from forethought.records import Measurement
 from forethought.report.families import FAMILIES, FIELDS, Column, Family
 from forethought.report.independence import Judges
 from forethought.report.values import Figures, judgement, name, text
+from forethought.run.terminal import plain
 
 OTHER = "other"
 """The section of what no other section knows."""
@@ -41,18 +42,18 @@ class Table:
 
     def rich(self) -> RichTable:
         shown = RichTable(
-            *(RichColumn(title, no_wrap=title == "arm", overflow="fold") for title in self.head),
-            title=self.title,
+            *(RichColumn(plain(title), no_wrap=title == "arm", overflow="fold") for title in self.head),
+            title=plain(self.title),
             title_justify="left",
             title_style="bold",
             header_style="dim",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
-            caption=self.note or None,
+            caption=plain(self.note) if self.note else None,
             caption_justify="left",
         )
         for row in self.rows:
-            shown.add_row(*row)
+            shown.add_row(*map(plain, row))
         return shown
 
     def markdown(self) -> list[str]:

@@ -16,6 +16,7 @@ from forethought import metrics as m
 from forethought.records import Origin, SpanKind, Split, ThoughtRow, content_id, from_dict
 from forethought.run.store import SHARED, Run
 from forethought.tags import spans
+from forethought.text import printable
 
 Row = Mapping[str, Any]
 Item = dict[str, Any]
@@ -249,13 +250,26 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def block(label: str, *pieces: str | tuple[str, str], note: str = "", tone: str = "") -> dict[str, Any]:
     """Return a block of a label and pieces of text: (kind, text), or text alone; each cut to what is embedded."""
     typed = [(TEXT, piece) if isinstance(piece, str) else piece for piece in pieces]
-    return {"label": label, "note": note, "tone": tone, "pieces": [[kind, _clip(text)] for kind, text in typed]}
+    return {
+        "label": printable(label),
+        "note": printable(note),
+        "tone": tone,
+        "pieces": [[kind, _clip(text)] for kind, text in typed],
+    }
 
 
 def _clip(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= LONGEST else text[:LONGEST] + f" … ({len(text) - LONGEST:,} more characters)"
 
 
 def _item(kind: str, arm: str, where: str, blocks: list[dict[str, Any]], score: float | None, scored: str) -> Item:
     shown = round(score, 4) if score is not None and math.isfinite(score) else None
-    return {"kind": kind, "arm": arm, "where": where, "score": shown, "scored": scored, "blocks": blocks}
+    return {
+        "kind": kind,
+        "arm": printable(arm),
+        "where": printable(where),
+        "score": shown,
+        "scored": scored,
+        "blocks": blocks,
+    }

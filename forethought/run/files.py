@@ -39,6 +39,23 @@ def cache_root() -> Path:
     return Path(os.environ.get("FORETHOUGHT_CACHE") or Path.home() / ".cache" / "forethought" / "models").expanduser()
 
 
+def inside(path: Path, root: Path) -> Path:
+    """Return ``path``, unless a symbolic link leads from it out of the run folder ``root``.
+
+    Raises:
+        StoreError: naming the path and where it leads: it would be read as the run's, or written to.
+    """
+    place: Path | None
+    try:
+        place = path.resolve()
+    except RuntimeError:  # a loop of links
+        place = None
+    if place is None or not place.is_relative_to(root.resolve()):
+        to = "nowhere" if place is None else f"out of the run folder, to {place}"
+        raise StoreError(f"{path}: a symbolic link leads {to}. Put the file itself there, or remove the link")
+    return path
+
+
 def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Append records or mappings to ``path``, one JSON object a line, and fsync once.
 
@@ -111,7 +128,8 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path, len(data)):
         try:
-            with open(temporary, "wb") as handle:
+            temporary.unlink(missing_ok=True)
+            with open(temporary, "xb") as handle:  # nothing is written through a link that stands there
                 handle.write(data)
                 handle.flush()
                 _flush(handle.fileno())
@@ -253,7 +271,7 @@ def restore(final_dir: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import rich.progress
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.errors import LiveError
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from forethought.metrics import clock_time
+from forethought.run.terminal import PlainConsole
+from forethought.text import printable
 
 SECONDS_BETWEEN_LINES = 5.0
 """Without a terminal, progress is a line at most this often."""
@@ -31,7 +33,7 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int | None, note: str = "") -> None: ...
 
 
-class Terminal(Console):
+class Terminal(PlainConsole):
     """A console that falls silent when its reader is gone, where rich would end the process."""
 
     display: RunProgress | None = None
@@ -187,7 +189,7 @@ class StageProgress:
         if due and not self._display.live.is_started:
             self._last_line = self._clock()
             with contextlib.suppress(OSError, ValueError):
-                print(self._line(), file=self._console.file, flush=True)
+                print(printable(self._line()), file=self._console.file, flush=True)
 
     def _line(self) -> str:
         done, total, left = int(self._task.completed), self._task.total, self._task.time_remaining

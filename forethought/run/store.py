@@ -35,6 +35,7 @@ from forethought.run.files import (
     encode,
     hash_file,
     holder,
+    inside,
     keep_rows,
     locked,
     read_json,
@@ -58,6 +59,7 @@ REPLACED = ".replaced"
 
 _FIGURES = "figures"
 _PRIMARY = "primary.jsonl"
+_MEASUREMENTS = "measurements.jsonl"
 
 TIMED_LOGS = frozenset({"metrics.jsonl"})
 """Logs that hold seconds and rates, so that they differ between two equal runs."""
@@ -78,7 +80,6 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._figures = self.path / "measurements.jsonl"
         self.machine: Callable[[], Mapping[str, Any]] = dict
         """Tells what computes here: manifests record it when a stage is done."""
 
@@ -108,6 +109,10 @@ class Run:
         """Return the folder of ``stage`` of ``arm``, which may not be there; nothing is created."""
         return StageFolder(self.path / arm / stage, self.machine)
 
+    def _file(self, name: str) -> Path:
+        """Return the path of a file of this run, which no link may lead out of it."""
+        return inside(self.path / name, self.path)
+
     def stages(self) -> list[StageFolder]:
         folders = (StageFolder(path.parent) for path in sorted(self.path.glob("*/*/config.json")))
         return [folder for folder in folders if _NAME.fullmatch(folder.arm) and _NAME.fullmatch(folder.stage)]
@@ -115,7 +120,7 @@ class Run:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing to this run; what a killed one left half-done is repaired."""
-        with locked(self.path / ".lock") as other:
+        with locked(self._file(".lock")) as other:
             if other is not None:
                 raise RunLockedError(
                     f"{self.path}: process {other} is working on this run. "
@@ -132,25 +137,25 @@ class Run:
             yield
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
-        append_jsonl(self._figures, measurements)
+        append_jsonl(self._file(_MEASUREMENTS), measurements)
 
     def measurements(self) -> list[Measurement]:
         """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first."""
         latest: dict[tuple[str, ...], Measurement] = {}
-        for figure in read_jsonl(self._figures, Measurement):
+        for figure in read_jsonl(self._file(_MEASUREMENTS), Measurement):
             key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
             latest[key] = figure
         return list(latest.values())
 
     def drop(self, gone: Callable[[Mapping[str, Any]], bool]) -> None:
-        keep_rows(self._figures, lambda row: not gone(row))
+        keep_rows(self._file(_MEASUREMENTS), lambda row: not gone(row))
 
     def set_aside(self, folder: StageFolder) -> Path:
         """Move a stage and its figures out of the way, and return where it now is.
 
         At a kill the stage is here or there: as long as it is here, the next :meth:`lock` gives its figures back.
         """
-        mine = [row for row in read_jsonl(self._figures) if _owns(folder, row)]
+        mine = [row for row in read_jsonl(self._file(_MEASUREMENTS)) if _owns(folder, row)]
         atomic_write(folder.path / f"{_FIGURES}.jsonl", b"".join(map(encode, mine)))
         self.drop(lambda row: _owns(folder, row))
         place = self._aside(folder, folder.read_json("config"))
@@ -176,38 +181,38 @@ class Run:
 
     def save_config(self, config: Any) -> None:
         """Keep the config that this run was last asked for: what reads the folder then knows what is missing."""
-        path, data = self.path / "run.json", encode({"version": __version__, "config": config}, indent=2)
+        path, data = self._file("run.json"), encode({"version": __version__, "config": config}, indent=2)
         if not path.exists() or path.read_bytes() != data:
             atomic_write(path, data)
 
     def keep_primary(self, primary: Mapping[str, Any] | None) -> None:
         """Note the primary endpoint that this run is asked for with, and whether its stage had figures by then."""
-        kept = list(read_jsonl(self.path / _PRIMARY))
+        kept = list(read_jsonl(self._file(_PRIMARY)))
         if (kept[-1]["primary"] if kept else None) != primary:
             stage = "" if primary is None else primary["stage"]
             seen = any(figure.stage == stage for figure in self.measurements())
             late = seen or any((self.path / REPLACED).glob(f"*/{stage or '-'}"))
-            append_jsonl(self.path / _PRIMARY, [{"primary": primary, "late": late}])
+            append_jsonl(self._file(_PRIMARY), [{"primary": primary, "late": late}])
 
     def primary_is_late(self) -> bool | None:
         """Return whether the primary endpoint was named after its stage had been measured; ``None``: not known."""
-        kept = list(read_jsonl(self.path / _PRIMARY))
+        kept = list(read_jsonl(self._file(_PRIMARY)))
         return bool(kept[-1]["late"]) if kept else None
 
     def config(self) -> dict[str, Any] | None:
-        kept = read_json(self.path / "run.json")
+        kept = read_json(self._file("run.json"))
         return None if kept is None else dict(kept["config"])
 
     def hashes(self) -> dict[str, str]:
-        return {row["name"]: row["hash"] for row in read_jsonl(self.path / "hashes.jsonl")}
+        return {row["name"]: row["hash"] for row in read_jsonl(self._file("hashes.jsonl"))}
 
     def keep_hash(self, name: str, value: str) -> None:
         """Keep the hash of something long that stages depend on, so that it need not be read again to know it."""
-        append_jsonl(self.path / "hashes.jsonl", [{"name": name, "hash": value}])
+        append_jsonl(self._file("hashes.jsonl"), [{"name": name, "hash": value}])
 
     def writer(self) -> str | None:
         """Return the id of the process that holds the lock, or ``None``; nothing is created."""
-        return holder(self.path / ".lock")
+        return holder(self._file(".lock"))
 
     def _aside(self, folder: StageFolder, config: Config) -> Path:
         return self.path / REPLACED / folder.arm / folder.stage / content_id(config)
@@ -215,7 +220,7 @@ class Run:
     def _give_back(self, folder: StageFolder) -> None:
         kept = folder.path / f"{_FIGURES}.jsonl"
         if kept.exists():
-            append_jsonl(self._figures, read_jsonl(kept))
+            append_jsonl(self._file(_MEASUREMENTS), read_jsonl(kept))
             remove(kept)
 
 
@@ -235,6 +240,10 @@ class StageFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def _file(self, name: str) -> Path:
+        """Return the path of a file of this folder, which no link may lead out of the run."""
+        return inside(self.path / name, self.path.parent.parent)
 
     def write_config(self, config: Config) -> None:
         """Write what the stage depends on, or check that what is in the folder was made with it.
@@ -263,23 +272,23 @@ class StageFolder:
     def append(self, name: str, rows: Any) -> None:
         """Append a record, a mapping, or an iterable of them to ``<name>.jsonl``; on disk when it returns."""
         single = isinstance(rows, Mapping) or hasattr(rows, "__dataclass_fields__")
-        append_jsonl(self.path / f"{name}.jsonl", [rows] if single else rows)
+        append_jsonl(self._file(f"{name}.jsonl"), [rows] if single else rows)
 
     def read(self, name: str) -> Iterator[dict[str, Any]]:
-        return read_jsonl(self.path / f"{name}.jsonl")
+        return read_jsonl(self._file(f"{name}.jsonl"))
 
     def load(self, name: str, kind: type[R]) -> list[R]:
-        return list(read_jsonl(self.path / f"{name}.jsonl", kind))
+        return list(read_jsonl(self._file(f"{name}.jsonl"), kind))
 
     def truncate(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> int:
         """Keep some rows of a log: what was logged after the last checkpoint will be computed and logged again."""
-        return keep_rows(self.path / f"{name}.jsonl", keep)
+        return keep_rows(self._file(f"{name}.jsonl"), keep)
 
     def write_json(self, name: str, value: Any) -> None:
-        atomic_write(self.path / f"{name}.json", encode(value, indent=2))
+        atomic_write(self._file(f"{name}.json"), encode(value, indent=2))
 
     def read_json(self, name: str) -> Any:
-        return read_json(self.path / f"{name}.json")
+        return read_json(self._file(f"{name}.json"))
 
     def finish(self, inputs: Mapping[str, str], summary: Mapping[str, Any]) -> None:
         """Write ``manifest.json``, which says that the stage is done.

@@ -173,7 +173,7 @@ class ChunkTeacher(_ModelTeacher):
 
 def _numbered(draft: Draft) -> str:
     """Return the text with ``[n]`` at place n; a copy for the teacher's eyes, which nothing is taken from."""
-    text = draft.text
+    text = re.sub(r"\[(\s*\d{1,4}\s*)\]", r"(\1)", draft.text)  # as long as it was; numbers of its own are no places
     for number, place in reversed(list(enumerate(draft.places, start=1))):  # from behind: positions before stay true
         text = f"{text[: place.position]} [{number}]{text[place.position :]}"
     return text

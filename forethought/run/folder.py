@@ -31,6 +31,15 @@ from forethought.run.integrity import checksum_fault, file_fault, hashes_of, wit
 R = TypeVar("R", bound=Record)
 Config = Mapping[str, Any]
 
+SHARED = "shared"
+"""The arm of stages whose results all arms use."""
+
+BASE = "base"
+"""The arm that nothing has trained; what is measured on it belongs to all that are compared with it."""
+
+FIGURES = "measurements.jsonl"
+"""Of a run: the table of its figures."""
+
 TIMED_LOGS = frozenset({"metrics.jsonl"})
 """Logs that hold seconds and rates, so that they differ between two equal runs."""
 
@@ -191,6 +200,7 @@ class StageFolder:
             "inputs": dict(inputs),
             "summary": dict(summary),
             "files": hashes_of(self.path, self.path.glob("*.jsonl"), self.hash_of),
+            "figures": self.figures(),
             # Besides the logs, and not part of the identity: the model with its tokenizer, tables, a card.
             "outputs": hashes_of(self.path, self._outputs(), self.hash_of),
             "version": __version__,
@@ -226,6 +236,16 @@ class StageFolder:
         """Whether the manifest exists and belongs to the present config."""
         manifest, config = self.manifest(), self.read_json("config")
         return manifest is not None and config is not None and manifest["config"] == content_id(config)
+
+    def figures(self) -> int:
+        """Return how many figures of this stage, and of its arm alone, are in the run's table."""
+        keys = ("stage", "arm", "against", "metric", "condition", "judge")
+        rows = read_jsonl(self.path.parent.parent / FIGURES, keys=keys)
+        mine = (row for row in rows if row["stage"] == self.stage and self._measured(row["arm"], row["against"]))
+        return len({tuple(row[key] for key in keys) for row in mine})
+
+    def _measured(self, arm: str, against: str) -> bool:
+        return self.arm == SHARED or (arm == self.arm and against in ("", BASE))
 
     def _outputs(self) -> Iterator[Path]:
         own = {"config.json", "manifest.json"}

@@ -40,17 +40,11 @@ from forethought.run.files import (
     restore,
     writing,
 )
-from forethought.run.folder import Config, ConfigChangedError, StageFolder, as_stored
+from forethought.run.folder import BASE, FIGURES, SHARED, Config, ConfigChangedError, StageFolder, as_stored
 from forethought.run.integrity import checksum_fault, with_checksum
 from forethought.run.rows import sealed
 
 __all__ = ["BASE", "REPLACED", "SHARED", "ConfigChangedError", "Run", "RunLockedError", "StageFolder", "StoreError"]
-
-SHARED = "shared"
-"""The arm of stages whose results all arms use."""
-
-BASE = "base"
-"""The arm that nothing has trained; what is measured on it belongs to all that are compared with it."""
 
 REPLACED = ".replaced"
 """Folder of what started over.  Whoever needs the room may remove it while nothing runs."""
@@ -73,7 +67,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._figures = self.path / "measurements.jsonl"
+        self._figures = self.path / FIGURES
         self.machine: Callable[[], Mapping[str, Any]] = dict
         """Tells what computes here: manifests record it when a stage is done."""
         self._known_hashes: dict[str, str] | None = None
@@ -137,12 +131,32 @@ class Run:
         append_jsonl(self._figures, measurements)
 
     def measurements(self) -> list[Measurement]:
-        """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first."""
+        """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first.
+
+        Raises:
+            StoreError: if figures of finished stages are not there any more.
+        """
+        self.check_figures()
         latest: dict[tuple[str, ...], Measurement] = {}
         for figure in read_jsonl(self._figures, Measurement):
             key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
             latest[key] = figure
         return list(latest.values())
+
+    def check_figures(self) -> None:
+        """Refuse a table of figures that lacks what finished stages had measured; older manifests do not tell."""
+        lost = []
+        for folder in self.stages():
+            measured = (folder.manifest() or {}).get("figures", 0)
+            there = folder.figures() if measured else 0
+            # Those of `reasoning` may be replaced by fewer, of what was asked for later.
+            if there < measured and (there == 0 or folder.stage != "reasoning"):
+                lost.append(f"{folder.arm}/{folder.stage}")
+        if lost:
+            raise StoreError(
+                f"{self._figures}: figures of {', '.join(lost)} are missing. Put back a copy of the file, or measure "
+                f"again: `forethought run CONFIG --run {self.path} --only {','.join(lost)} --force`"
+            )
 
     def drop(self, gone: Callable[[Mapping[str, Any]], bool]) -> None:
         keep_rows(self._figures, lambda row: not gone(row))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought.records import content_id
-from forethought.run.files import StoreError, hash_file, is_there, read_json
+from forethought.run.files import StoreError, encode, hash_file, is_there, read_json
 
 CHECKSUM = "checksum"
 STATE = Path("trainer") / "state.json"
@@ -20,7 +20,7 @@ _STEP = re.compile(r"step_(\d+)")
 
 def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with the hash of the rest of it as its last key."""
-    plain = json.loads(json.dumps(dict(value)))
+    plain = json.loads(encode(dict(value)))
     return {**plain, CHECKSUM: content_id(plain)}
 
 

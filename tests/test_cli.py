@@ -25,7 +25,7 @@ from forethought_offline import MODELS
 
 COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 STAGES = ("run", "chunk", "audit-judge", "improve", "interleave", "sft", "rlmt", "evaluate")
-READERS = ("show", "report", "status", "compare", "aggregate", "export", "export-data", "try")
+READERS = ("show", "report", "status", "verify", "compare", "aggregate", "export", "export-data", "try")
 
 
 @pytest.fixture(scope="module")

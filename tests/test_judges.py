@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -366,11 +367,21 @@ def test_two_threads_share_a_cache(tmp_path: Path):
     assert results[0] == results[1] == CountingJudge().rank(requests)
 
 
-def test_a_file_that_is_no_cache_is_named(tmp_path: Path):
+def test_a_file_that_is_no_cache_is_put_aside_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "v.sqlite"
     path.write_text("not a database, but long enough to be looked at as one" * 40)
+    cache = TextCache(path, "verdicts")
+    cache.put("judge", [("a", "1")])
+    assert cache.get(["a"]) == {"a": "1"}
+    assert "v.sqlite: damaged" in caplog.text
+    assert (tmp_path / "v.sqlite.damaged").read_text().startswith("not a database")
+
+
+def test_a_table_of_another_layout_is_named(tmp_path: Path):
+    with sqlite3.connect(tmp_path / "v.sqlite") as database:
+        database.execute("CREATE TABLE verdicts (question TEXT)")
     with pytest.raises(ValueError, match=r"v\.sqlite: not a usable verdict cache"):
-        TextCache(path, "verdicts")
+        TextCache(tmp_path / "v.sqlite", "verdicts")
 
 
 def charged(prefix: str, text: str) -> list[str]:

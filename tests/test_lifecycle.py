@@ -48,10 +48,10 @@ KILLS = {
         Kill("rename", f"{IMPROVE}/checkpoints/step_000002"),  # a whole one, without its name
         Kill("write", f"{IMPROVE}/pools.jsonl", 3),  # a checkpoint, and nothing after it
         Kill("write", f"{IMPROVE}/metrics.jsonl"),  # pools after it
-        Kill("remove", f"{IMPROVE}/checkpoints/step_000002"),  # the next one, and the older still there
+        Kill("remove", f"{IMPROVE}/checkpoints/step_000002"),  # a manifest, and both checkpoints still there
         Kill("rename", f"{IMPROVE}/checkpoints/final"),  # trained, but not written
         Kill("write", f"{IMPROVE}/.manifest.json.*"),  # final weights, but no manifest
-        Kill("remove", f"{IMPROVE}/checkpoints/step_000004"),  # a manifest, and a checkpoint that nobody needs
+        Kill("remove", f"{IMPROVE}/checkpoints/step_000004"),  # and one of them
         Kill("write", f"{CONTINUED}/metrics.jsonl", 4),
         Kill("write", "self-improved/evaluate/.manifest.json.*"),
         Kill("write", "continued/evaluate/examples.jsonl"),

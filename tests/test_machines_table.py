@@ -203,7 +203,8 @@ def made_run(place: Path, name: str = "demo", **instead: Any) -> Path:
         folder = place / "shared" / stage
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
-        manifest = {"machine": here | instead, "finished": f"2026-03-04T05:06:0{len(rows)}+00:00"}
+        empty: dict[str, Any] = {"config": "", "version": "", "inputs": {}, "summary": {}, "files": {}}
+        manifest = empty | {"machine": here | instead, "finished": f"2026-03-04T05:06:0{len(rows)}+00:00"}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         for metric in ("seconds", "peak_memory_bytes"):
             named = {"stage": "run", "arm": "shared", "metric": metric, "condition": stage}

@@ -39,6 +39,7 @@ from forethought.llm.endpoint import Endpoint
 from forethought.models.model import Model, Parts
 from forethought.records import Measurement
 from forethought.report import tables
+from forethought.run.rows import sealed, unsealed
 from forethought.run.store import Run
 from forethought.stats import estimate, macro
 from forethought.tags import Tags
@@ -145,7 +146,7 @@ def test_what_is_in_the_log_is_not_asked_again(done: Path, tmp_path: Path) -> No
     log = tmp_path / "run" / LOG
     lines = log.read_bytes().splitlines(keepends=True)
     (log.parent / "manifest.json").unlink()
-    marked = lines[0].replace(b'"right": [0, 0, 0]', b'"right": [1, 1, 1]')
+    marked = sealed(unsealed(lines[0])[0].replace(b'"right": [0, 0, 0]', b'"right": [1, 1, 1]'))
     assert marked != lines[0]
     log.write_bytes(marked + lines[1][:20])  # one row, and a torn one
     assert cli(*arguments(tmp_path / "run")).exit_code == 0

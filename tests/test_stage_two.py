@@ -22,7 +22,8 @@ from forethought.engine.policy import Policy
 from forethought.engine.trainer import Adam, Example, Schedule, Trainer
 from forethought.models.model import Compute, Model
 from forethought.models.thought_tokens import ThoughtTokens, add_tags, as_group
-from forethought.records import Chunk, Place, SpanKind, Split, ThoughtRow, from_dict
+from forethought.records import Chunk, Place, SpanKind, Split, ThoughtRow
+from forethought.run.files import read_jsonl
 from forethought.run.store import Run, StageFolder
 from forethought.stages.sft import nll_by_kind
 from forethought.tags import Tags, raw, render, spans, strip
@@ -79,8 +80,7 @@ def test_rlmt_rows_have_places_only_and_no_two_splits_share_a_document(done: Pat
 def test_rows_are_slices_of_the_chunks(done: Path) -> None:
     for split in (Split.SFT, Split.HELDOUT, Split.RLMT):
         assert read(done, split)
-        lines = (done / "shared" / "chunk" / f"chunks.{split}.jsonl").read_text().splitlines()
-        chunks = {one.id: one for one in (from_dict(Chunk, json.loads(line)) for line in lines)}
+        chunks = {one.id: one for one in read_jsonl(done / "shared" / "chunk" / f"chunks.{split}.jsonl", Chunk)}
         for one in read(done, split):
             source = chunks[one.chunk_id]
             assert raw(spans(one)) == source.prefix + source.suffix

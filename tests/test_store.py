@@ -295,7 +295,8 @@ def test_the_same_config_can_be_set_aside_more_than_once(run: Run, evaluated: St
         evaluated.write_config(CONFIG)
         evaluated.append("examples", {"n": number + 1})
         assert run.set_aside(evaluated) == place
-        assert (place.parent / f"{place.name}.{number}" / "examples.jsonl").read_text() == f'{{"n": {number}}}\n'
+        kept = (place.parent / f"{place.name}.{number}" / "examples.jsonl").read_text()
+        assert json.loads(kept)["n"] == number
     assert run.bring_back(evaluated, CONFIG)
     assert [row["n"] for row in evaluated.read("examples")] == [3]
 
@@ -480,4 +481,4 @@ def test_kill_dash_nine(run: Run, milliseconds: int) -> None:
             folder.truncate("rows", lambda row: row["step"] <= step)
             assert [row["step"] for row in folder.read("rows")] == [number // 3 for number in range(3 * step + 3)]
         folder.append("rows", {"step": -1})
-        assert json.loads((folder.path / "rows.jsonl").read_text().splitlines()[-1]) == {"step": -1}
+        assert json.loads((folder.path / "rows.jsonl").read_text().splitlines()[-1])["step"] == -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import sys
@@ -17,6 +18,7 @@ from forethought.cli import commands
 from forethought.cli.terminal import guard, out, refuse_windows, say
 from forethought.config import Config, load, reasoning_overrides
 from forethought.config.shipped import config_names
+from forethought.run.files import StoreError
 from forethought.run.progress import STDERR, RunProgress
 from forethought.run.store import Run
 from forethought.text import printable
@@ -242,7 +244,8 @@ def _make(config: Config, place: Path, selection: graph.Selection) -> tuple[Run,
             with progress:
                 Lifecycle(config, opened, selection=selection, say=say, progress=progress).everything()
         except BaseException:  # after a run that ends well, write_page writes it
-            write_summary(opened)
+            with contextlib.suppress(StoreError):  # what ended the run is said, not that this cannot be read either
+                write_summary(opened)
             raise
         return opened, write_page(opened)
 

@@ -65,6 +65,20 @@ def status(folder: RunFolder) -> None:
 
 @app.command()
 @guard()
+def verify(folder: RunFolder) -> None:
+    """Check every file of a run against what was written. Exit code 1 if something is damaged; nothing is changed."""
+    from forethought.pipeline.verify import render, verify
+
+    rows = verify(Run.open(folder))
+    damaged = sum(bool(row.fault) for row in rows)
+    out.print(render(rows))
+    out.print(f"\n{len(rows)} checked, {damaged} damaged", highlight=False)
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command()
+@guard()
 def compare(
     left: RunFolder,
     right: Annotated[Path, typer.Argument(help="Another run folder.", metavar="RUN")],

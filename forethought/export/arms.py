@@ -76,6 +76,8 @@ def find(run: Run, config: Config, name: str) -> Trained:
             f"{name}: {done[name].model.model} is gone: a sweep removes the trained models of a finished seed. "
             "`forethought sweep CONFIG --keep-weights` keeps them; this seed must be made again"
         )
+    if (folder := done[name].folder) is not None:
+        folder.check_model()
     return done[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from forethought.judges.base import Question, QuestionJudge
@@ -41,9 +42,11 @@ class CachedJudge:
 
         def unpack(index: int, text: str) -> Verdict:
             stored, question = json.loads(text), asked[index][1]
-            winner = None if stored["winner"] is None else question[stored["winner"]]
-            outcome = Outcome(stored["outcome"])
-            return self.judge.make_verdict(question, outcome, stored["reason"], stored["score"], winner)
+            place, score, reason = stored["winner"], stored["score"], stored["reason"]
+            if place not in (None, 0, 1) or not isinstance(reason, str) or not _is_score(score):
+                raise ValueError("this is not the verdict that was stored")  # it is asked again
+            winner = None if place is None else question[place]
+            return self.judge.make_verdict(question, Outcome(stored["outcome"]), reason, score, winner)
 
         keys = [_key(self.name, requests[number], question) for number, question in asked]
         misses = self.misses
@@ -60,6 +63,10 @@ def _pack(verdict: Verdict) -> str | None:
     return json.dumps(
         {"outcome": verdict.outcome.value, "score": verdict.score, "winner": winner, "reason": verdict.reason}
     )
+
+
+def _is_score(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _key(judge: str, request: JudgeRequest, question: Question) -> str:

@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from forethought.records import Record, RecordError, from_json, to_dict
+from forethought.run.rows import sealed, unsealed
 
 try:
     import fcntl
@@ -57,11 +58,11 @@ def inside(path: Path, root: Path) -> Path:
 
 
 def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Append records or mappings to ``path``, one JSON object a line, and fsync once.
+    """Append records or mappings to ``path``, one JSON object with its checksum a line, and fsync once.
 
     A torn last line, left by a killed process, is cut off first.
     """
-    data = b"".join(map(encode, rows))
+    data = b"".join(sealed(encode(row)) for row in rows)
     if not data:
         return
     with writing(path, len(data)), open(path, "a+b", buffering=0) as handle:
@@ -75,51 +76,109 @@ def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 @overload
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]: ...
+def read_jsonl(path: Path, *, keys: Sequence[str] = ()) -> Iterator[dict[str, Any]]: ...
 @overload
 def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]: ...
-def read_jsonl(path: Path, kind: type[R] | None = None) -> Iterator[Any]:
+def read_jsonl(path: Path, kind: type[R] | None = None, *, keys: Sequence[str] = ()) -> Iterator[Any]:
     """Yield the rows of ``path``, as records of ``kind`` if it is given; none if the file does not exist.
 
     A row counts once its newline is written: a last line without one was torn by a kill and is dropped.
 
     Raises:
-        StoreError: if a whole line is not JSON or not such a record, naming the file, the line and the keys.
+        StoreError: if a whole line is not JSON, not such a record, without one of ``keys``, or not what was written
+            (by its checksum, which older logs lack), naming the file, the line and the keys.
     """
-    if not path.exists():
+    for _, row in _lines(path, kind, keys):
+        yield row
+
+
+def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool], keys: Sequence[str] = ()) -> int:
+    """Rewrite a log atomically with the rows that ``keep`` wants; return how many were dropped."""
+    lines, dropped = [], 0
+    for line, row in _lines(path, None, keys):
+        if keep(row):
+            lines.append(line)
+        else:
+            dropped += 1
+    if dropped:
+        atomic_write(path, b"".join(lines))
+    return dropped
+
+
+def _lines(path: Path, kind: type[R] | None, keys: Sequence[str]) -> Iterator[tuple[bytes, Any]]:
+    """Yield every whole line of a log with its row."""
+    if not is_there(path):
         return
-    with open(path, "rb") as handle:
+    with reading(path), open(path, "rb") as handle:
+        checked = False
         for number, line in enumerate(handle, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
-                row = json.loads(line) if kind is None else from_json(kind, line)
-            except ValueError as error:
-                problem = error if isinstance(error, RecordError) else f"not JSON ({error})"
+                plain, has_checksum = unsealed(line)
+                if checked and not has_checksum:  # rows that older code wrote come before all others
+                    raise ValueError("it has no checksum, unlike the rows before it")
+                checked = has_checksum
+                row = _row(plain, kind, keys)
+            except (ValueError, RecursionError) as error:
                 raise StoreError(
-                    f"{path}, line {number}: {problem}. "
+                    f"{path}, line {number}: {error}. "
                     "The file was changed by hand, by the disk or by another version of forethought: "
                     "correct or delete that line, or start the stage over"
                 ) from None
-            yield row
+            yield line, row
 
 
-def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
-    """Rewrite a log atomically with the rows that ``keep`` wants; return how many were dropped."""
-    rows = list(read_jsonl(path))
-    kept = [row for row in rows if keep(row)]
-    if len(kept) < len(rows):
-        atomic_write(path, b"".join(map(encode, kept)))
-    return len(rows) - len(kept)
+def _row(line: bytes, kind: type[R] | None, keys: Sequence[str]) -> Any:
+    try:
+        row: Any = json.loads(line) if kind is None else from_json(kind, line)
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if kind is None and not isinstance(row, dict):
+        raise ValueError(f"not an object: {str(row)[:80]}")
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise ValueError(f"no {', '.join(missing)} in it")
+    return row
 
 
 def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    """Return what a JSON file holds, or ``None`` if it is not there."""
+    if not is_there(path):
         return None
-    except ValueError as error:
-        raise StoreError(f"{path}: not JSON ({error}). It was changed by hand or by the disk; remove it") from None
+    with reading(path):
+        try:
+            return json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{path}: not JSON ({error}). It was changed by hand or by the disk; remove it") from None
+
+
+def is_there(path: Path) -> bool:
+    """Return whether ``path`` is a file.
+
+    Raises:
+        StoreError: if something else is in its place: a folder, a link to nothing, a pipe.
+    """
+    with reading(path):
+        if path.is_file():
+            return True
+        if not os.path.lexists(path):
+            return False
+    kind = "a link to nothing" if path.is_symlink() else "a folder" if path.is_dir() else "no file"
+    raise StoreError(f"{path}: {kind}, where a file is expected. Move it away, or put the file back")
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a system's error inside into a :class:`StoreError` about ``path``, which is read."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot read: {error.strerror or error}. Make it readable, or put the file back"
+        ) from error
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
@@ -165,7 +224,7 @@ def publish(final_dir: str | Path) -> Iterator[Path]:
 
 
 def hash_file(path: str | Path) -> str:
-    with open(path, "rb") as handle:
+    with reading(Path(path)), open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -18,16 +18,13 @@ log loses at most the line that was being written.  This is the only module that
 from __future__ import annotations
 
 import contextlib
-import datetime
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from forethought import __version__
-from forethought.records import Measurement, Record, content_id
-from forethought.run.differences import differences
+from forethought.records import Measurement, content_id
 from forethought.run.files import (
     StoreError,
     append_jsonl,
@@ -44,31 +41,22 @@ from forethought.run.files import (
     restore,
     writing,
 )
+from forethought.run.folder import BASE, FIGURES, SHARED, Config, ConfigChangedError, StageFolder, as_stored
+from forethought.run.integrity import checksum_fault, with_checksum
+from forethought.run.rows import sealed
 
-R = TypeVar("R", bound=Record)
-Config = Mapping[str, Any]
-
-SHARED = "shared"
-"""The arm of stages whose results all arms use."""
-
-BASE = "base"
-"""The arm that nothing has trained; what is measured on it belongs to all that are compared with it."""
+__all__ = ["BASE", "REPLACED", "SHARED", "ConfigChangedError", "Run", "RunLockedError", "StageFolder", "StoreError"]
 
 REPLACED = ".replaced"
 """Folder of what started over.  Whoever needs the room may remove it while nothing runs."""
 
+SMALL = 1 << 20
+"""Files of up to so many bytes are hashed whenever they are read, larger ones once in a run."""
+
 _FIGURES = "figures"
 _PRIMARY = "primary.jsonl"
-_MEASUREMENTS = "measurements.jsonl"
-
-TIMED_LOGS = frozenset({"metrics.jsonl"})
-"""Logs that hold seconds and rates, so that they differ between two equal runs."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class ConfigChangedError(StoreError):
-    """A stage's folder was made with another config; ``reset()`` starts it over."""
 
 
 class RunLockedError(StoreError):
@@ -82,6 +70,8 @@ class Run:
         self.path = Path(path)
         self.machine: Callable[[], Mapping[str, Any]] = dict
         """Tells what computes here: manifests record it when a stage is done."""
+        self._known_hashes: dict[str, str] | None = None
+        self._writes = False
 
     @classmethod
     def create_or_open(cls, path: str | Path) -> Run:
@@ -107,14 +97,19 @@ class Run:
 
     def look(self, arm: str, stage: str) -> StageFolder:
         """Return the folder of ``stage`` of ``arm``, which may not be there; nothing is created."""
-        return StageFolder(self.path / arm / stage, self.machine)
+        return StageFolder(self.path / arm / stage, self.machine, self.hash_of)
+
+    @property
+    def _figures(self) -> Path:
+        return self._file(FIGURES)
 
     def _file(self, name: str) -> Path:
         """Return the path of a file of this run, which no link may lead out of it."""
         return inside(self.path / name, self.path)
 
     def stages(self) -> list[StageFolder]:
-        folders = (StageFolder(path.parent) for path in sorted(self.path.glob("*/*/config.json")))
+        paths = sorted({path.parent for name in ("config", "manifest") for path in self.path.glob(f"*/*/{name}.json")})
+        folders = (StageFolder(path, self.machine, self.hash_of) for path in paths)
         return [folder for folder in folders if _NAME.fullmatch(folder.arm) and _NAME.fullmatch(folder.stage)]
 
     @contextlib.contextmanager
@@ -134,29 +129,53 @@ class Run:
                     remove(left)
             for stage in self.stages():
                 self._give_back(stage)
-            yield
+            self._writes = True
+            try:
+                yield
+            finally:
+                self._writes = False
 
     def measure(self, measurements: Iterable[Measurement]) -> None:
-        append_jsonl(self._file(_MEASUREMENTS), measurements)
+        append_jsonl(self._figures, measurements)
 
     def measurements(self) -> list[Measurement]:
-        """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first."""
+        """Return the last figure of each (stage, arm, against, metric, condition, judge), oldest key first.
+
+        Raises:
+            StoreError: if figures of finished stages are not there any more.
+        """
+        self.check_figures()
         latest: dict[tuple[str, ...], Measurement] = {}
-        for figure in read_jsonl(self._file(_MEASUREMENTS), Measurement):
+        for figure in read_jsonl(self._figures, Measurement):
             key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
             latest[key] = figure
         return list(latest.values())
 
+    def check_figures(self) -> None:
+        """Refuse a table of figures that lacks what finished stages had measured; older manifests do not tell."""
+        lost = []
+        for folder in self.stages():
+            measured = (folder.manifest() or {}).get("figures", 0)
+            there = folder.figures() if measured else 0
+            # Those of `reasoning` may be replaced by fewer, of what was asked for later.
+            if there < measured and (there == 0 or folder.stage != "reasoning"):
+                lost.append(f"{folder.arm}/{folder.stage}")
+        if lost:
+            raise StoreError(
+                f"{self._figures}: figures of {', '.join(lost)} are missing. Put back a copy of the file, or measure "
+                f"again: `forethought run CONFIG --run {self.path} --only {','.join(lost)} --force`"
+            )
+
     def drop(self, gone: Callable[[Mapping[str, Any]], bool]) -> None:
-        keep_rows(self._file(_MEASUREMENTS), lambda row: not gone(row))
+        keep_rows(self._figures, lambda row: not gone(row))
 
     def set_aside(self, folder: StageFolder) -> Path:
         """Move a stage and its figures out of the way, and return where it now is.
 
         At a kill the stage is here or there: as long as it is here, the next :meth:`lock` gives its figures back.
         """
-        mine = [row for row in read_jsonl(self._file(_MEASUREMENTS)) if _owns(folder, row)]
-        atomic_write(folder.path / f"{_FIGURES}.jsonl", b"".join(map(encode, mine)))
+        mine = [row for row in read_jsonl(self._figures) if _owns(folder, row)]
+        atomic_write(folder.path / f"{_FIGURES}.jsonl", b"".join(sealed(encode(row)) for row in mine))
         self.drop(lambda row: _owns(folder, row))
         place = self._aside(folder, folder.read_json("config"))
         with writing(place):
@@ -170,7 +189,7 @@ class Run:
 
     def bring_back(self, folder: StageFolder, config: Config) -> bool:
         """Put what ``config`` had made before into a folder that holds nothing; return whether there was any."""
-        place = self._aside(folder, _stored(config))
+        place = self._aside(folder, as_stored(config))
         if not place.exists():
             return False
         with writing(folder.path):
@@ -181,13 +200,13 @@ class Run:
 
     def save_config(self, config: Any) -> None:
         """Keep the config that this run was last asked for: what reads the folder then knows what is missing."""
-        path, data = self._file("run.json"), encode({"version": __version__, "config": config}, indent=2)
+        path, data = self._file("run.json"), encode(with_checksum({"version": __version__, "config": config}), indent=2)
         if not path.exists() or path.read_bytes() != data:
             atomic_write(path, data)
 
     def keep_primary(self, primary: Mapping[str, Any] | None) -> None:
         """Note the primary endpoint that this run is asked for with, and whether its stage had figures by then."""
-        kept = list(read_jsonl(self._file(_PRIMARY)))
+        kept = list(read_jsonl(self._file(_PRIMARY), keys=("primary", "late")))
         if (kept[-1]["primary"] if kept else None) != primary:
             stage = "" if primary is None else primary["stage"]
             seen = any(figure.stage == stage for figure in self.measurements())
@@ -196,15 +215,44 @@ class Run:
 
     def primary_is_late(self) -> bool | None:
         """Return whether the primary endpoint was named after its stage had been measured; ``None``: not known."""
-        kept = list(read_jsonl(self._file(_PRIMARY)))
+        kept = list(read_jsonl(self._file(_PRIMARY), keys=("primary", "late")))
         return bool(kept[-1]["late"]) if kept else None
 
     def config(self) -> dict[str, Any] | None:
-        kept = read_json(self._file("run.json"))
-        return None if kept is None else dict(kept["config"])
+        """Return the config that this run was last asked for.
+
+        Raises:
+            StoreError: if ``run.json`` is damaged.
+        """
+        path = self._file("run.json")
+        kept = read_json(path)
+        if kept is None:
+            return None
+        fault = checksum_fault(kept) if isinstance(kept, dict) else "it is no object"
+        if fault or not isinstance(kept.get("config"), dict):
+            raise StoreError(
+                f"{path}: {fault or 'it holds no config'}. Remove it: "
+                f"`forethought run CONFIG --run {self.path}` writes it anew, and what is done is not run again"
+            )
+        return dict(kept["config"])
 
     def hashes(self) -> dict[str, str]:
-        return {row["name"]: row["hash"] for row in read_jsonl(self._file("hashes.jsonl"))}
+        return {row["name"]: row["hash"] for row in read_jsonl(self._file("hashes.jsonl"), keys=("name", "hash"))}
+
+    def hash_of(self, path: Path) -> str:
+        """Return the sha256 of a file; of a large one it is computed once for its path, size and time of change."""
+        found = path.stat()
+        if found.st_size <= SMALL:
+            return hash_file(path)
+        place = path.relative_to(self.path).as_posix() if path.is_relative_to(self.path) else str(path)
+        name = content_id({"file": place, "size": found.st_size, "changed": found.st_mtime_ns})
+        if self._known_hashes is None:
+            self._known_hashes = self.hashes()
+        if name not in self._known_hashes:
+            self._known_hashes[name] = hash_file(path)
+            if self._writes:
+                self.keep_hash(name, self._known_hashes[name])
+        return self._known_hashes[name]
 
     def keep_hash(self, name: str, value: str) -> None:
         """Keep the hash of something long that stages depend on, so that it need not be read again to know it."""
@@ -220,130 +268,8 @@ class Run:
     def _give_back(self, folder: StageFolder) -> None:
         kept = folder.path / f"{_FIGURES}.jsonl"
         if kept.exists():
-            append_jsonl(self._file(_MEASUREMENTS), read_jsonl(kept))
+            append_jsonl(self._figures, read_jsonl(kept))
             remove(kept)
-
-
-class StageFolder:
-    def __init__(self, path: Path, machine: Callable[[], Mapping[str, Any]] = dict) -> None:
-        self.path = path
-        self.machine = machine
-
-    @property
-    def stage(self) -> str:
-        return self.path.name
-
-    @property
-    def arm(self) -> str:
-        return self.path.parent.name
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    def _file(self, name: str) -> Path:
-        """Return the path of a file of this folder, which no link may lead out of the run."""
-        return inside(self.path / name, self.path.parent.parent)
-
-    def write_config(self, config: Config) -> None:
-        """Write what the stage depends on, or check that what is in the folder was made with it.
-
-        Raises:
-            ConfigChangedError: if something was made with another one, naming the keys that differ.
-        """
-        changes = self.changes(config)
-        if changes:
-            raise ConfigChangedError(
-                f"{self.path} was made with another config ({', '.join(changes)}). "
-                "Start it over, or choose another --run"
-            )
-        if self.read_json("config") != _stored(config):
-            self.write_json("config", _stored(config))
-
-    @property
-    def begun(self) -> bool:
-        return self.path.is_dir() and any(path.name != "config.json" for path in self.path.iterdir())
-
-    def changes(self, config: Config) -> list[str]:
-        """Return the keys in which this config differs from the one that made what is here, with the values."""
-        present = self.read_json("config")
-        return [] if present is None or not self.begun else differences(present, _stored(config))
-
-    def append(self, name: str, rows: Any) -> None:
-        """Append a record, a mapping, or an iterable of them to ``<name>.jsonl``; on disk when it returns."""
-        single = isinstance(rows, Mapping) or hasattr(rows, "__dataclass_fields__")
-        append_jsonl(self._file(f"{name}.jsonl"), [rows] if single else rows)
-
-    def read(self, name: str) -> Iterator[dict[str, Any]]:
-        return read_jsonl(self._file(f"{name}.jsonl"))
-
-    def load(self, name: str, kind: type[R]) -> list[R]:
-        return list(read_jsonl(self._file(f"{name}.jsonl"), kind))
-
-    def truncate(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """Keep some rows of a log: what was logged after the last checkpoint will be computed and logged again."""
-        return keep_rows(self._file(f"{name}.jsonl"), keep)
-
-    def write_json(self, name: str, value: Any) -> None:
-        atomic_write(self._file(f"{name}.json"), encode(value, indent=2))
-
-    def read_json(self, name: str) -> Any:
-        return read_json(self._file(f"{name}.json"))
-
-    def finish(self, inputs: Mapping[str, str], summary: Mapping[str, Any]) -> None:
-        """Write ``manifest.json``, which says that the stage is done.
-
-        ``inputs``: what the stage read, by name: the :attr:`identity` of earlier stages, hashes of files or models;
-        ``summary``: what it made, in a few values.  No durations: both are part of :attr:`identity`, which equal runs
-        share.
-        """
-        config = self.read_json("config")
-        if config is None:
-            raise StoreError(f"{self.path}: a stage writes its config before it can finish")
-        started = datetime.datetime.fromtimestamp((self.path / "config.json").stat().st_mtime, datetime.UTC)
-        manifest = {
-            "config": content_id(config),
-            "inputs": dict(inputs),
-            "summary": dict(summary),
-            "files": {path.name: hash_file(path) for path in sorted(self.path.glob("*.jsonl"))},
-            "version": __version__,
-            "machine": dict(self.machine()),
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        self.write_json("manifest", manifest)
-
-    def manifest(self) -> dict[str, Any] | None:
-        return self.read_json("manifest")
-
-    @property
-    def done(self) -> bool:
-        """Whether the manifest exists and belongs to the present config."""
-        manifest, config = self.manifest(), self.read_json("config")
-        return manifest is not None and config is not None and manifest["config"] == content_id(config)
-
-    @property
-    def identity(self) -> str:
-        """Hash of what the stage made and from what, without times: what later stages name as their input."""
-        manifest = self.manifest()
-        if manifest is None:
-            raise StoreError(f"{self.path}: the stage is not done, so it has no identity yet. Run it first")
-        files = {name: digest for name, digest in manifest["files"].items() if name not in TIMED_LOGS}
-        return content_id({key: manifest[key] for key in ("config", "inputs", "summary", "version")} | {"files": files})
-
-    def reset(self) -> None:
-        """Remove everything in the folder, at once even if it is interrupted."""
-        discarded = self.path.with_name(f".{self.path.name}.tmp")
-        with writing(self.path):
-            remove(discarded)
-            self.path.rename(discarded)
-            self.path.mkdir()
-            remove(discarded)
-
-
-def _stored(config: Config) -> Any:
-    """Return ``config`` as JSON gives it back, where tuples are lists: what is compared and written."""
-    return json.loads(json.dumps(dict(config)))
 
 
 def _owns(folder: StageFolder, row: Mapping[str, Any]) -> bool:

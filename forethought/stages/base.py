@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from forethought.algorithms.windows import Window, WindowCutter, with_thoughts
@@ -23,6 +22,7 @@ from forethought.judges.match import Matcher
 from forethought.keys import Key
 from forethought.models import load_tokenizer
 from forethought.models.model import Compute, Model, ModelPool
+from forethought.models.parts import Parts, load_parts
 from forethought.records import Chunk, Measurement, Split, ThoughtRow, content_id
 from forethought.run.files import StoreError
 from forethought.run.store import BASE, SHARED, Run, StageFolder
@@ -210,11 +210,15 @@ class Context:
 
     def load(self, name: str, section: TrainingConfig | None = None, tags: Tags | None = None) -> Model:
         """Return a fresh model with the weights of an arm, computing in batches as a training section says."""
-        step, place, identity = arm_of(name).step, self.config.policy, ""
-        if step:
-            place, identity = ModelConfig(model=str(checkpoint_of(self.run, step))), self.identity(step)
-        compute = Compute.of(self.config, section)
-        return Model.named(place, compute, name=name, identity=identity, tags=tags, progress=self.say)
+        step, compute = arm_of(name).step, Compute.of(self.config, section)
+        if not step:
+            return Model.named(self.config.policy, compute, name=name, tags=tags, progress=self.say)
+        folder = self.done(step)
+
+        def weights() -> Parts:
+            return load_parts(ModelConfig(model=str(folder.check_model())), compute, self.say)
+
+        return Model(name, self.identity(step), weights, tags)
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
@@ -299,10 +303,6 @@ class Stage(ABC):
     def cost(cls, at: Setting, step: Step) -> list[Phase]:
         """Return what the step computes, for the plan; nothing by default."""
         return []
-
-
-def checkpoint_of(run: Run, step: str) -> Path:
-    return run.look(*step.split("/")).checkpoints / "final"
 
 
 def spread(chunks: Sequence[Chunk], key: Key) -> list[Chunk]:

@@ -62,7 +62,7 @@ class Evaluate(Stage):
             *nll_figures(recorders[0], before),
             *nll_figures(recorders[1], after, (base.name, before)),
         ]
-        folder.truncate("examples", lambda row: False)
+        folder.clear("examples")
         folder.append("examples", comparison.examples[: cfg.examples])
         context.measure(figures)  # before the manifest, or a kill in between would lose them
         summary = {"figures": content_id([_values(figure) for figure in figures])}

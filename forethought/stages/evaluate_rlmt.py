@@ -84,7 +84,7 @@ class EvaluateRLMT(Stage):
     def run(self, folder: StageFolder) -> None:
         cfg, evaluation, models = self.config.thinking, self.evaluation, self.models()
         for log in ("windows", "examples"):
-            folder.truncate(log, lambda row: False)
+            folder.clear(log)
         gates: Gates = {judge: {} for judge in evaluation.matchers}
         probes: dict[str, dict[str, probe.Probed]] = {}
         measurements = self.copies(folder)

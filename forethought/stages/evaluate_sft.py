@@ -56,7 +56,7 @@ class EvaluateSFT(Stage):
         measurements: list[Measurement] = []
         answers: dict[str, Answers] = {}
         models = self.models()
-        folder.truncate("examples", lambda row: False)
+        folder.clear("examples")
         with StageProgress(EVALUATE_SFT) as progress:
             for number, (arm, model) in enumerate(models.items()):
                 name, recorder = model.name, evaluation.recorder(model)

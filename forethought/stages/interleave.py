@@ -136,7 +136,7 @@ class Interleave(Stage):
         counts, rows, start = ThoughtCounts(), list[ThoughtRow](), 0
         # After a kill rows are made again, from cached replies.
         for log in (f"rows.{split}", *([OFFERED] if split is Split.HELDOUT else [])):
-            folder.truncate(log, lambda row: False)
+            folder.clear(log)
         while start < len(chunks) and (wanted is None or len(rows) < wanted):
             # A chunk gives one row at most: no more are asked about than rows are missing.
             size = BATCH if wanted is None else min(BATCH, wanted - len(rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -16,7 +15,7 @@ from forethought.engine import checkpoint
 from forethought.engine.trainer import Trainer
 from forethought.keys import Key
 from forethought.models.model import Model
-from forethought.run.files import hash_file
+from forethought.run.files import StoreError, remove
 from forethought.run.metric_log import MetricLog, peak_memory
 from forethought.run.progress import StageProgress
 from forethought.run.store import StageFolder
@@ -147,7 +146,7 @@ class Session:
         """Write the trained model and the manifest."""
         final = self._folder.checkpoints / "final"
         checkpoint.save(final, self._trainer, self._model.tokenizer, self._cfg.steps, resumable=False)
-        weights = {path.name: hash_file(path) for path in sorted(final.glob("*.safetensors"))}
+        weights = {path.name: self._folder.hash_of(path) for path in sorted(final.glob("*.safetensors"))}
         self._folder.finish(inputs, {"weights": weights, "steps": self._cfg.steps})
         # After the manifest: a kill in between leaves files, which the next run removes.
         remove_checkpoints(self._folder)
@@ -160,22 +159,54 @@ class Session:
         self._metrics.log(step, {f"{self._stage.name}/{name}": value for name, value in row.items()})
 
     def _resume(self, logs: Sequence[str]) -> int:
-        """Restore the last checkpoint, drop what was logged after it, and return the step to go on with."""
-        saved = checkpoints(self._folder)
-        first = checkpoint.load_into(saved[-1], self._trainer, self._reference) if saved else 0
-        for log in logs:
-            self._folder.truncate(log, lambda row: row["step"] < first)
-        # Metrics hold the state after each step, hence count from 1; row 0 is the state before training.
-        self._folder.truncate("metrics", lambda row: 0 < row["step"] <= first or (row["step"] == 0 and first > 0))
-        return first
+        """Restore the last whole checkpoint, drop what was logged after it, and return the step to go on with."""
+        self._logs, folder, say = (*logs, "metrics"), self._folder, self._stage.context.say
+        broken_log, unusable = "", list[Path]()
+        for path in reversed(checkpoints(folder)):
+            state, fault = checkpoint.check(path, self._trainer)
+            kept: Mapping[str, Any] = state.get("logs", {})
+            broken = [] if fault else [name for name, log in kept.items() if not folder.begins_with(name, **log)]
+            if not fault and not broken:
+                first = checkpoint.load_into(path, self._trainer, self._reference)
+                self._drop_rows(first, kept)
+                for later in unusable:
+                    remove(later)
+                return first
+            unusable.append(path)
+            if broken:
+                broken_log = f"{folder.path / broken[0]}.jsonl"
+                fault = f"{broken_log} is not what it was at that step"
+            say(f"{path} cannot be used: {fault}. Training goes on from the checkpoint before it, if there is one")
+        if broken_log:
+            raise StoreError(
+                f"{broken_log}: rows were changed or lost, and no checkpoint is older. Put back a copy of it, or train "
+                f"anew: `forethought run CONFIG --run {folder.path.parent.parent} --only {folder.arm}/{folder.stage} "
+                "--force`"
+            )
+        remove_checkpoints(folder)
+        self._drop_rows(0, {})
+        return 0
+
+    def _drop_rows(self, first: int, kept: Mapping[str, Any]) -> None:
+        """Drop the rows of the steps from ``first`` on; ``kept`` tells where logs ended at the checkpoint."""
+        for log in self._logs:
+            if first == 0:
+                self._folder.clear(log)
+            elif kept:
+                self._folder.cut(log, kept[log]["size"] if log in kept else 0)
+            elif log == "metrics":  # a checkpoint of older code; metrics count from 1, row 0 is before training
+                self._folder.truncate(log, lambda row: row["step"] <= first, ["step"])
+            else:
+                self._folder.truncate(log, lambda row: row["step"] < first, ["step"])
 
     def _save(self, steps: int) -> None:
-        older = checkpoints(self._folder)
+        # One before stays, should this one be damaged; removed first, so that three are never on disk.
+        for path in checkpoints(self._folder)[:-1]:
+            remove(path)
         place = self._folder.checkpoints / f"step_{steps:06d}"
-        checkpoint.save(place, self._trainer, self._model.tokenizer, steps, reference=self._reference)
-        # Last: a kill in between leaves a checkpoint too many, never none.
-        for path in older:
-            shutil.rmtree(path)
+        logs = {name: extent for name in self._logs if (extent := self._folder.extent(name)) is not None}
+        extra = {"logs": logs}
+        checkpoint.save(place, self._trainer, self._model.tokenizer, steps, reference=self._reference, extra=extra)
 
 
 def batch(items: Sequence[T], size: int, step: int, seed: int) -> list[T]:
@@ -193,4 +224,4 @@ def checkpoints(folder: StageFolder) -> list[Path]:
 
 def remove_checkpoints(folder: StageFolder) -> None:
     for path in checkpoints(folder):
-        shutil.rmtree(path)
+        remove(path)

@@ -164,7 +164,7 @@ def rows(folder: Path, log: str) -> list[dict[str, Any]]:
     """Return the rows of ``log``, a path inside ``folder``, without the times and sizes in which equal runs differ."""
     lines = (folder / log).read_text().split("\n")  # and no splitlines: texts hold other ends of lines
     found = [json.loads(line) for line in lines if line]
-    timed = ("seconds", "tokens_per_second", "peak_memory")
+    timed = ("crc32", "seconds", "tokens_per_second", "peak_memory")
     return [{key: value for key, value in row.items() if not any(word in key for word in timed)} for row in found]
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 from forethought.llm import TRANSPORT, LanguageError
 from forethought.llm.generate import GenerationConfig, Generator, Reply
+from forethought.llm.interrupts import stored_first
 from forethought.records import content_id
 
 T = TypeVar("T")
@@ -88,8 +89,10 @@ class TextCache:
         """
         known = self.get(keys)
         missing = [index for index, key in enumerate(keys) if key not in known]
-        fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
-        self.put(source, [(keys[index], text) for index, value in fresh.items() if (text := pack(value)) is not None])
+        with stored_first():
+            fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
+            rows = [(keys[index], text) for index, value in fresh.items() if (text := pack(value)) is not None]
+            self.put(source, rows)
         return [fresh[i] if i in fresh else unpack(i, known[key]) for i, key in enumerate(keys)]
 
     def close(self) -> None:
@@ -127,4 +130,4 @@ def _pack(replies: Sequence[Reply]) -> str | None:
     # The replies to a request are kept together or, where a server failed on one of them, not at all.
     if any(reply.reason.startswith(TRANSPORT) for reply in replies):
         return None
-    return json.dumps([[reply.text, reply.reason] for reply in replies])
+    return json.dumps([[reply.text, reply.reason, *([True] if reply.cut else [])] for reply in replies])

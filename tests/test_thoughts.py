@@ -428,5 +428,6 @@ def test_with_a_real_tokenizer_the_ids_decode_to_the_rendered_text() -> None:
 def test_every_reason_has_a_check() -> None:
     assert {one.value for one in checks.Rejection} == {
         "no reply", "empty", "malformed reply", "no such place", "too long", "chat boilerplate", "wrong language",
-        "quotes the coming text", "repeats an earlier thought", "not about the place", "one too many", "cut at max_tokens",
+        "quotes the coming text", "repeats an earlier thought", "not about the place", "one too many",
+        "cut at max_tokens",
     }  # fmt: skip

@@ -43,7 +43,7 @@ class JudgedTrainingConfig(TrainingConfig):
 
     max_undecided: Share | None = None
     """Largest share of the steps that may have no training signal; then the stage ends with exit code 3. Default: ties
-    may be as many as there are, and a tenth of the steps may have none for want of verdicts."""
+    may be as many as there are, and a quarter of the steps may have none for want of verdicts or rewrites."""
 
 
 class ImproveConfig(JudgedTrainingConfig):

@@ -36,8 +36,8 @@ _UNDECIDED = frozenset(
     re.findall(
         r"\w+",
         "or nor not no non none never neither either both cannot without unless if maybe perhaps possibly unclear all "
-        "any undecided tie tied equal equally draw worse worst weaker inferior loses lose wrong incorrect false rejected "
-        "except instead rather versus vs another other others unknown undetermined unable depends",
+        "any undecided tie tied equal equally draw worse worst weaker inferior loses lose wrong incorrect false "
+        "rejected except instead rather versus vs another other others unknown undetermined unable depends",
     )
 )
 """Words of a conclusion that leaves it open or takes it back."""

@@ -28,7 +28,7 @@ Metric = float | None
 
 TIED, UNSCORED = "steps_tied", "steps_unscored"
 """Steps without a training signal: because what was judged is equally good, and because verdicts are missing."""
-MOST_WITHOUT_VERDICTS = 0.1
+MOST_WITHOUT_VERDICTS = 0.25
 """Share of the steps that may train nothing because verdicts are missing, where the config has no `max_undecided`."""
 
 
@@ -166,7 +166,7 @@ class Session:
             raise UndecidedError(
                 f"{self._folder.path}: {count} of {cfg.steps} steps have no training signal ({number[UNSCORED]} for "
                 f"want of verdicts, {number[TIED]} by ties), and {name}.max_undecided allows {most:g} of them. The "
-                f"reasons stand in the logs of this folder. When judges and servers work again, the same command goes "
+                "reasons stand in the logs of this folder. When judges and servers work again, the same command goes "
                 f"on; --set {name}.max_undecided=1 trains all the same"
             )
         return {why: 1.0}

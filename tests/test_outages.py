@@ -226,7 +226,7 @@ def test_a_server_that_sends_escape_sequences_sends_them_to_no_terminal(serve):
     _, endpoint = serve(
         lambda message, visit: FINE if message == SHORT_REQUEST else (500, {}, b"\x1b[31mred\r\nnext\x9b")
     )
-    assert ask(endpoint, "a")[0].error == "status 500: [31mred next \N{REPLACEMENT CHARACTER} (after 2 tries)"
+    assert ask(endpoint, "a")[0].error == "status 500: [31mred next\N{REPLACEMENT CHARACTER} (after 2 tries)"
 
 
 def test_a_proxy_that_is_no_address_is_an_error_without_its_password(serve, monkeypatch):
@@ -250,7 +250,7 @@ def test_a_proxy_that_is_no_address_is_an_error_without_its_password(serve, monk
 )
 def test_a_secret_in_the_config_is_refused_without_being_shown(key, value):
     endpoint = {"base_url": "http://host/v1", "model": "m", key: value}
-    data = {"name": "x", "policy": {"model": "m"}, "judges": {"one": {"kind": "llm", "endpoint": endpoint}}}
+    data = {"name": "x", "policy": {"model": "m"}, "judges": {"one": {"kind": "pointwise", "endpoint": endpoint}}}
     with pytest.raises(ConfigError, match=rf"judges\.one\.endpoint: {key} must be") as error:
         build(data)
     assert "hidden" not in str(error.value)
@@ -283,7 +283,7 @@ def test_verdicts_that_were_paid_are_kept_when_the_server_goes_away(serve, tmp_p
                     "axis": "safety",
                     "verdict": "written",
                     "endpoint": endpoint.config.model_dump(),
-                    "kind": "llm",
+                    "kind": "pointwise",
                 }
             },
         }

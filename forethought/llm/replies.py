@@ -65,11 +65,13 @@ def read(payload: bytes) -> Reply:
     message = choice.get("message")
     if not isinstance(message, dict) and "text" not in choice:
         raise MalformedReplyError("its choice has neither a message nor a text")
+    reasoned = any(isinstance(value := _get(message, key), str) and value for key in ("reasoning_content", "reasoning"))
+    if isinstance(message, dict) and "content" not in message and not reasoned:
+        raise MalformedReplyError("its message has no content")
     text = message.get("content") if isinstance(message, dict) else choice["text"]
     if text is not None and not isinstance(text, str):
         raise MalformedReplyError(f"its text is of type {type(text).__name__}")
     finish = choice.get("finish_reason")
-    reasoned = any(isinstance(value := _get(message, key), str) and value for key in ("reasoning_content", "reasoning"))
     return Reply(
         text=_unicode(text or ""),
         top_logprobs=_top_logprobs(choice.get("logprobs")),

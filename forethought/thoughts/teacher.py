@@ -66,6 +66,8 @@ class Proposal:
     thought: str = ""
     rejection: Rejection | None = None
     """What is wrong with it already."""
+    reason: str = ""
+    """Why there is no reply."""
 
 
 class Teacher(Protocol):
@@ -185,14 +187,14 @@ def _numbered(draft: Draft) -> str:
 def _proposal(place: Place, reply: Reply, tags: Tags) -> Proposal:
     thought = Rejection.NO_REPLY if reply.text is None else Rejection.CUT if reply.cut else clean(reply.text, tags)
     if isinstance(thought, Rejection):
-        return Proposal(place=place, rejection=thought)
+        return Proposal(place=place, rejection=thought, reason=reply.reason)
     return Proposal(place=place, thought=thought)
 
 
 def _read(draft: Draft, reply: Reply, tags: Tags) -> list[Proposal]:
     """Return one proposal for each line of a reply; a reply without any is one proposal, rejected."""
     if reply.text is None:
-        return [Proposal(rejection=Rejection.NO_REPLY)]
+        return [Proposal(rejection=Rejection.NO_REPLY, reason=reply.reason)]
     text = reply.answer
     if text is None:
         return [Proposal(rejection=Rejection.CUT)]

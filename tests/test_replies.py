@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from helpers.endpoint import Server
 from helpers.stages import GivenContext, run_stage, stage_of
-from test_rewrite import chunk as rewritable
-from test_rewrite import rewriter
 
 from forethought import config
 from forethought.config import EndpointConfig, InterleaveConfig
@@ -71,15 +69,6 @@ def generator(endpoint: Endpoint, seed: int = 0) -> EndpointGenerator:
 
 
 # --- 24, 35: reasoning that does not end
-
-
-def test_a_rewrite_that_ends_inside_its_reasoning_is_none_and_is_counted() -> None:
-    cut = "<think>\nOkay, the user wants me to improve how the text goes on. The beginning says"
-    teacher = rewriter(lambda request, k: cut)
-    assert teacher.rewrite([rewritable("Biologically, the whale", " is" + " big" * 20)]) == [None]
-    [(reason, count)] = teacher.failures.items()
-    assert "while the model reasoned" in reason
-    assert count == 1
 
 
 @pytest.mark.parametrize("content", [None, "", "  ", "<think>\nLet me see. Option 1"])

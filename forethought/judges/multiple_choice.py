@@ -28,7 +28,10 @@ KEPT = 2000
 """Characters of a written verdict that are kept."""
 _NONE, _CUT = "no conclusion in", ", which was cut at max_tokens (raise max_tokens of this judge)"
 _WRITTEN = "set verdict = 'written' and a max_tokens that leaves room for both"
-_CONCLUSION = re.compile(r"[\W_]*conclusion[\W_]*?:", re.IGNORECASE)
+_CONCLUSION = re.compile(
+    r"[\W_]*(?:\d{1,2}[.)][\W_]*)?(?:(?:my|the|final|overall|in)[\W_]+){0,2}conclusion[\W_]*?[:\N{FULLWIDTH COLON}]",
+    re.IGNORECASE,
+)
 """What the last line of a written verdict begins with, whatever stands around the word."""
 _SENTENCE = re.compile(r"(?<=[.!;:)*] )\**conclusion[*_ ]{0,4}:", re.IGNORECASE)
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)*")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.endpoint import Server, completion
 from helpers.smoke_runs import CONFIG, SMALL, lifecycle
 from helpers.stages import GivenContext, run_stage, stage_of, untrained, weights
 
@@ -22,6 +23,7 @@ from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
+from forethought.llm.endpoint import SHORT_REQUEST, OutageError
 from forethought.models.model import Compute, Model
 from forethought.pipeline.runner import Lifecycle
 from forethought.records import Axis, Chunk, JudgeRequest, Split, Verdict
@@ -219,6 +221,46 @@ def test_a_stage_without_verdicts_does_not_end_as_done_and_goes_on_when_they_com
     folder = train(chunks, tmp_path, *overrides, judges=[judge])
     assert (folder.manifest() or {})["summary"]["steps_unscored"] == 1
     assert [row["step"] for row in folder.read("metrics")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("answer", [(500, {}, "broken"), (200, {}, {"junk": 1}), None])
+def test_an_outage_after_a_good_start_stops_the_stage_which_then_ends_as_if_there_had_been_none(
+    answer: Any, chunks: list[Chunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    out = {"after": 30}
+
+    def behave(message: str, visit: int) -> Any:
+        out["after"] -= 1
+        good = "1" if len(message) % 2 else "2"
+        return (200, {}, completion(good)) if out["after"] >= 0 else answer
+
+    server = Server(behave)
+    try:
+        endpoint = f'{{base_url="{server.url}", model="m", retries=0, patience=0, concurrency=1}}'
+        overrides = (
+            "improve.steps=4",
+            "improve.checkpoint_every=1",
+            f'judges.shorter={{kind="pairwise", endpoint={endpoint}}}',
+        )
+
+        def run(place: Path) -> StageFolder:
+            context = GivenContext(settings(*overrides), place, chunks=chunks)
+            return run_stage(stage_of(context, "self-improved/improve"))
+
+        with pytest.raises(OutageError) as error:
+            run(tmp_path / "run")
+        assert error.value.exit_code == 3
+        folder = Run.create_or_open(tmp_path / "run").look("self-improved", "improve")
+        assert folder.manifest() is None
+        assert 0 < len(list(folder.read("metrics"))) < 5
+        asked, out["after"] = dict(server.visits), 10**6
+        folder = run(tmp_path / "run")
+        again = {m for m, visits in server.visits.items() if asked.get(m) and visits > asked[m] and m != SHORT_REQUEST}
+        assert len(again) <= 1  # the one that was not answered
+        assert list(folder.read("pools")) == list(run(tmp_path / "whole").read("pools"))
+    finally:
+        server.close()
 
 
 def test_honest_ties_end_a_stage_only_where_the_config_says_so(chunks: list[Chunk], tmp_path: Path) -> None:

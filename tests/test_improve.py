@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.endpoint import Server, completion
 from helpers.smoke_runs import CONFIG, SMALL, lifecycle
 from helpers.stages import GivenContext, run_stage, stage_of, untrained, weights
 
@@ -22,11 +23,12 @@ from forethought.engine.scorer import TorchScorer
 from forethought.judges.base import QuestionJudge
 from forethought.judges.likelihood import LikelihoodJudge
 from forethought.judges.shorter import ShorterJudge
+from forethought.llm.endpoint import SHORT_REQUEST, OutageError
 from forethought.models.model import Compute, Model
 from forethought.pipeline.runner import Lifecycle
 from forethought.records import Axis, Chunk, JudgeRequest, Split, Verdict
 from forethought.run.store import Run, StageFolder
-from forethought.stages.session import batch
+from forethought.stages.session import UndecidedError, batch
 from forethought.testing import byte_tokenizer
 
 TINY = (
@@ -195,7 +197,7 @@ def test_steps_in_which_nothing_is_decided_change_nothing_and_can_be_resumed(
     chunks: list[Chunk], tmp_path: Path
 ) -> None:
     judge = Undecided(interrupt_at=2)
-    overrides = ("improve.steps=4", "improve.checkpoint_every=1")
+    overrides = ("improve.steps=4", "improve.checkpoint_every=1", "improve.max_undecided=1")
     with pytest.raises(KeyboardInterrupt):
         train(chunks, tmp_path, *overrides, judges=[judge])
     folder = train(chunks, tmp_path, *overrides, judges=[judge])
@@ -204,16 +206,92 @@ def test_steps_in_which_nothing_is_decided_change_nothing_and_can_be_resumed(
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert {row["improve/tie_rate"] for row in rows[1:]} == {1.0}
     assert {row["improve/unscored_rate"] for row in rows[1:]} == {1.0}
+    summary = (folder.manifest() or {})["summary"]
+    assert (summary["steps_unscored"], summary["steps_tied"]) == (4, 0)  # two of them from before the interrupt
+
+
+def test_a_stage_without_verdicts_does_not_end_as_done_and_goes_on_when_they_come(
+    chunks: list[Chunk], tmp_path: Path
+) -> None:
+    overrides = ("improve.steps=4", "improve.checkpoint_every=1")
+    judge = Undecided(interrupt_at=9, until=2)
+    with pytest.raises(UndecidedError, match=r"2 of 4 steps have no training signal \(2 for want of verdicts") as error:
+        train(chunks, tmp_path, *overrides, judges=[judge])
+    assert error.value.exit_code == 3
+    folder = train(chunks, tmp_path, *overrides, judges=[judge])
+    assert (folder.manifest() or {})["summary"]["steps_unscored"] == 1
+    assert [row["step"] for row in folder.read("metrics")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("answer", [(500, {}, "broken"), (200, {}, {"junk": 1}), None])
+def test_an_outage_after_a_good_start_stops_the_stage_which_then_ends_as_if_there_had_been_none(
+    answer: Any, chunks: list[Chunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    out = {"after": 30}
+
+    def behave(message: str, visit: int) -> Any:
+        out["after"] -= 1
+        good = "1" if len(message) % 2 else "2"
+        return (200, {}, completion(good)) if out["after"] >= 0 else answer
+
+    server = Server(behave)
+    try:
+        endpoint = f'{{base_url="{server.url}", model="m", retries=0, patience=0, concurrency=1}}'
+        overrides = (
+            "improve.steps=4",
+            "improve.checkpoint_every=1",
+            f'judges.shorter={{kind="pairwise", endpoint={endpoint}}}',
+        )
+
+        def run(place: Path) -> StageFolder:
+            context = GivenContext(settings(*overrides), place, chunks=chunks)
+            return run_stage(stage_of(context, "self-improved/improve"))
+
+        with pytest.raises(OutageError) as error:
+            run(tmp_path / "run")
+        assert error.value.exit_code == 3
+        folder = Run.create_or_open(tmp_path / "run").look("self-improved", "improve")
+        assert folder.manifest() is None
+        assert 0 < len(list(folder.read("metrics"))) < 5
+        asked, out["after"] = dict(server.visits), 10**6
+        folder = run(tmp_path / "run")
+        again = {m for m, visits in server.visits.items() if asked.get(m) and visits > asked[m] and m != SHORT_REQUEST}
+        assert len(again) <= 1  # the one that was not answered
+        assert list(folder.read("pools")) == list(run(tmp_path / "whole").read("pools"))
+    finally:
+        server.close()
+
+
+def test_honest_ties_end_a_stage_only_where_the_config_says_so(chunks: list[Chunk], tmp_path: Path) -> None:
+    folder = train(chunks, tmp_path / "any", "improve.steps=3", judges=[AllEqual()])
+    assert (folder.manifest() or {})["summary"]["steps_tied"] == 3
+    with pytest.raises(UndecidedError, match=r"2 of 3 steps .* 2 by ties\), and improve.max_undecided allows 0\.5"):
+        train(chunks, tmp_path / "few", "improve.steps=3", "improve.max_undecided=0.5", judges=[AllEqual()])
+
+
+class AllEqual(QuestionJudge):
+    """Every candidate is as good as every other."""
+
+    axis = Axis.SAFETY
+
+    def __init__(self) -> None:
+        super().__init__("equal", "equal")
+
+    def answer(
+        self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
+    ) -> list[list[Verdict]]:
+        return [[self.scored(question, 0.5) for question in asked] for asked in questions]
 
 
 class Undecided(QuestionJudge):
-    """A judge that cannot be reached, and is switched off once."""
+    """A judge that cannot be reached for some calls, and is switched off once."""
 
     axis = Axis.QUALITY
 
-    def __init__(self, interrupt_at: int) -> None:
+    def __init__(self, interrupt_at: int, until: int = 99) -> None:
         super().__init__("undecided", "undecided")
-        self.calls, self.interrupt_at = 0, interrupt_at
+        self.calls, self.interrupt_at, self.until = 0, interrupt_at, until
 
     def answer(
         self, requests: Sequence[JudgeRequest], questions: Sequence[Sequence[tuple[int, int | None]]]
@@ -221,6 +299,8 @@ class Undecided(QuestionJudge):
         self.calls += 1
         if self.calls == self.interrupt_at + 1:
             raise KeyboardInterrupt
+        if self.calls > self.until:
+            return [[self.scored(question, question[0] / 99) for question in asked] for asked in questions]
         return [[self.unscored(question, "transport: gone") for question in asked] for asked in questions]
 
 

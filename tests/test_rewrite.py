@@ -62,6 +62,15 @@ def test_failed_rewrites_are_none_with_a_counted_reason(caplog: pytest.LogCaptur
     assert "no candidate: 2 of 7 rewrites: the rewrite has less than 0.8" in caplog.text
 
 
+def test_a_rewrite_that_ends_inside_its_reasoning_is_none_and_is_counted() -> None:
+    cut = "<think>\nOkay, the user wants me to improve how the text goes on. The beginning says"
+    teacher = rewriter(lambda request, k: cut)
+    assert teacher.rewrite([chunk("Biologically, the whale", " is" + " big" * 20)]) == [None]
+    [(reason, count)] = teacher.failures.items()
+    assert "while the model reasoned" in reason
+    assert count == 1
+
+
 def test_a_cut_never_splits_a_character():
     assert rewriter(lambda request, k: "x yz éééé", 2).rewrite([chunk("x yz", " seventh")]) == [" ééé"]
 

@@ -429,4 +429,5 @@ def test_every_reason_has_a_check() -> None:
     assert {one.value for one in checks.Rejection} == {
         "no reply", "empty", "malformed reply", "no such place", "too long", "chat boilerplate", "wrong language",
         "quotes the coming text", "repeats an earlier thought", "not about the place", "one too many",
+        "cut at max_tokens",
     }  # fmt: skip

@@ -36,6 +36,11 @@ class CandidatePool:
     def score_of(self, candidate: Candidate) -> float | None:
         return self.scores[self.candidates.index(candidate)]
 
+    @property
+    def lacks_scores(self) -> bool:
+        """Whether fewer than two candidates have a score, so that there is nothing to compare."""
+        return sum(score is not None for score in self.scores) < 2
+
     def by_origin(self, origin: Origin) -> list[Candidate]:
         return [candidate for candidate in self.candidates if candidate.origin is origin]
 

@@ -41,6 +41,11 @@ class RolloutGroup:
         """Whether no rollout has an advantage, so that there is nothing to learn."""
         return not any(self.advantages)
 
+    @property
+    def lacks_rewards(self) -> bool:
+        """Whether fewer than two rollouts have a reward, so that there is nothing to compare."""
+        return sum(reward is not None for reward in self.rewards) < 2
+
     def row(self, step: int) -> dict[str, Any]:
         return {
             "step": step,

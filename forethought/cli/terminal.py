@@ -46,7 +46,8 @@ def guard() -> Iterator[None]:
         if not _is_ours(error):
             raise
         say(f"error: {error}")
-        raise typer.Exit(2) from None
+        # 3: not a mistake of the config's; what was done is kept, and the same command goes on.
+        raise typer.Exit(getattr(error, "exit_code", 2)) from None
 
 
 def refuse_windows() -> None:

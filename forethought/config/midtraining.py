@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from forethought.config.base import OneOf, Positive, Section, Share, UserPath
 from forethought.config.judging import check_custom
 from forethought.config.sources import VerdictConfig
-from forethought.config.stages import TrainingConfig
+from forethought.config.stages import JudgedTrainingConfig
 
 TRAINING = "training"
 """Name of the match judge of `[rlmt.match]` among the others."""
@@ -90,7 +90,7 @@ class MatchConfig(VerdictConfig):
         return self
 
 
-class RLMTConfig(TrainingConfig):
+class RLMTConfig(JudgedTrainingConfig):
     """Stage 3, RL mid-training: the policy writes a thought, then a suffix; the suffix is rewarded."""
 
     match: MatchConfig = MatchConfig()

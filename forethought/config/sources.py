@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from forethought.config.base import Positive, Section, Share
 
@@ -33,6 +34,8 @@ class EngineConfig(Section):
 class EndpointConfig(Section):
     """An OpenAI-compatible server: vLLM, llama.cpp, SGLang or a hosted one."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     base_url: str
     """Address up to and including `/v1`."""
     model: str
@@ -42,9 +45,26 @@ class EndpointConfig(Section):
     concurrency: Positive = 16
     """Largest number of requests at a time."""
     timeout: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds after which a request fails."""
+    """Seconds after which a request fails, from its start to the last byte of the reply."""
     retries: Annotated[int, Field(ge=0)] = 5
     """Retries after a timeout, a refused connection, a 429 or a 5xx, with exponential backoff."""
+    patience: Annotated[float, Field(ge=0)] = 600.0
+    """Seconds that a stage waits for a server that has stopped answering; then it ends with exit code 3, and the same
+    command goes on where it was."""
+
+    @model_validator(mode="after")
+    def _without_secrets(self) -> EndpointConfig:
+        # Both are stored and shown wherever the server is named.  Of the whole table, so that no error quotes a value.
+        if any(mark in self.base_url for mark in "@?#"):
+            raise ValueError(
+                "base_url must be an address without user name, password or query, which would be stored with the run "
+                "(its value is not shown): put the key into the environment variable that api_key_env names"
+            )
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env) is None:
+            raise ValueError(
+                "api_key_env must be the name of an environment variable, not the key itself (its value is not shown)"
+            )
+        return self
 
 
 class PromptedConfig(Section):

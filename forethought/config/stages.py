@@ -38,7 +38,15 @@ class TrainingConfig(Section):
     """Write a checkpoint every n steps; 0: only at the end."""
 
 
-class ImproveConfig(TrainingConfig):
+class JudgedTrainingConfig(TrainingConfig):
+    """The keys of the stages that train by judgments."""
+
+    max_undecided: Share | None = None
+    """Largest share of the steps that may have no training signal; then the stage ends with exit code 3. Default: ties
+    may be as many as there are, and a quarter of the steps may have none for want of verdicts or rewrites."""
+
+
+class ImproveConfig(JudgedTrainingConfig):
     """Stage 1, self-improving pretraining."""
 
     objective: Annotated[str, OneOf("dpo", "rf-nll", "sft-rewrite", "continued")] = "dpo"

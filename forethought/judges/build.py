@@ -19,7 +19,7 @@ from forethought.judges.pointwise import SCALES, Graded, PointwiseJudge
 from forethought.judges.rewrite import Rewriter
 from forethought.judges.shorter import ShorterJudge
 from forethought.keys import Key
-from forethought.llm.cache import TextCache
+from forethought.llm.cache import CachedGenerator, TextCache
 from forethought.llm.endpoint import Endpoint
 from forethought.llm.generate import GenerationConfig, local_model, make_generator
 from forethought.llm.prompts import load_prompt
@@ -52,9 +52,14 @@ def build(config: JudgeConfig, pool: ModelPool, cache: Path | None = None, key: 
     return judge if cache is None else CachedJudge(judge, TextCache(cache, "verdicts"))
 
 
-def build_rewriter(config: RewriteConfig, pool: ModelPool, tokenizer: Any) -> Rewriter:
-    """Return the rewrite teacher of ``config``; ``tokenizer`` is the policy's, which measures length."""
+def build_rewriter(config: RewriteConfig, pool: ModelPool, tokenizer: Any, cache: Path | None = None) -> Rewriter:
+    """Return the rewrite teacher of ``config``; ``tokenizer`` is the policy's, which measures length.
+
+    A server's replies are kept in the file ``cache``: they are paid for once.
+    """
     teacher = make_generator(config, pool, Key(seed=pool.compute.seed, purpose="rewrite"))
+    if cache is not None and config.endpoint is not None:
+        teacher = CachedGenerator(teacher, TextCache(cache, "replies"))
     prompt = load_prompt("rewrite", rewrite.FIELDS, "joined" if config.join_words else "plain", config.prompt)
     return Rewriter(teacher, prompt, tokenizer, config.temperature, config.join_words)
 

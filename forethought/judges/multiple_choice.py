@@ -14,9 +14,11 @@ import numpy as np
 from forethought.engine import Group
 from forethought.judges.base import JudgeError
 from forethought.llm import TRANSPORT
-from forethought.llm import endpoint as server
-from forethought.llm.generate import GenerationConfig, Generator, Reply, chat_frame
+from forethought.llm import replies as server
+from forethought.llm.endpoint import Endpoint
+from forethought.llm.generate import GenerationConfig, Generator, Reply, chat_frame, unfinished_reasoning
 from forethought.llm.prompts import PromptTemplate
+from forethought.llm.replies import answer_of, whole_lines
 from forethought.models.model import Model
 from forethought.records import content_id
 
@@ -24,6 +26,24 @@ TOP_LOGPROBS = 20
 """Likeliest tokens that a server is asked for; OpenAI's and vLLM's limit."""
 KEPT = 2000
 """Characters of a written verdict that are kept."""
+_NONE, _CUT = "no conclusion in", ", which was cut at max_tokens (raise max_tokens of this judge)"
+_WRITTEN = "set verdict = 'written' and a max_tokens that leaves room for both"
+_CONCLUSION = re.compile(
+    r"[\W_]*(?:\d{1,2}[.)][\W_]*)?(?:(?:my|the|final|overall|in)[\W_]+){0,2}conclusion[\W_]*?[:\N{FULLWIDTH COLON}]",
+    re.IGNORECASE,
+)
+"""What the last line of a written verdict begins with, whatever stands around the word."""
+_SENTENCE = re.compile(r"(?<=[.!;:)*] )\**conclusion[*_ ]{0,4}:", re.IGNORECASE)
+_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W\d_]+)*")
+_UNDECIDED = frozenset(
+    re.findall(
+        r"\w+",
+        "or nor not no non none never neither either both cannot without unless if maybe perhaps possibly unclear all "
+        "any undecided tie tied equal equally draw worse worst weaker inferior loses lose wrong incorrect false "
+        "rejected except instead rather versus vs another other others unknown undetermined unable depends",
+    )
+)
+"""Words of a conclusion that leaves it open or takes it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +119,7 @@ class LocalChoiceModel:
 class EndpointChoiceModel:
     """Compares the probabilities of the choices' first tokens as a server lists them."""
 
-    def __init__(self, endpoint: server.Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.name = endpoint.config.model
         self.identity = content_id("letter", endpoint.config.base_url, endpoint.config.model)
@@ -127,18 +147,43 @@ class WrittenChoiceModel:
 
 
 def conclusion(reply: str, choices: Sequence[str]) -> int | None:
-    """Return the index of the choice that the last ``Conclusion: ...`` of ``reply`` names, or ``None``.
+    """Return the index of the choice that the line ``Conclusion: ...`` of ``reply`` names, or ``None``.
 
-    What stands inside ``<think>...</think>`` is not the judge's word; a thought that never ends leaves none.
+    A reply that names several, there, in another conclusion or behind it, that negates one or leaves it open, names
+    none.  What stands inside ``<think>...</think>`` is not the judge's word; a thought that never ends leaves none.
     """
-    answer = reply.rpartition("</think>")[2]
-    if "<think>" in answer:
+    lines = [line for line in (answer_of(reply) or "").splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines) if _CONCLUSION.match(line)]
+    if starts:
+        said = [_CONCLUSION.sub("", lines[number], count=1) for number in starts]
+        after = lines[starts[-1] + 1 :]
+    else:
+        # A conclusion at the end of the last line counts if it stands there as a sentence of its own.
+        last = lines[-1] if lines else ""
+        found = list(_SENTENCE.finditer(last))
+        said, after = ([last[found[0].end() :]] if len(found) == 1 else []), []
+    if said and not re.search(r"\w", said[-1]) and after:
+        said[-1], after = after[0], after[1:]
+    named = {_named(text, choices) for text in said}
+    if len(named) != 1 or None in named:
         return None
-    named = "|".join(re.escape(choice) for choice in choices)
-    # "Conclusion: 1 or 2" repeats the question and is no choice.
-    pattern = rf"conclusion\W*?:\W*(?:option\W*)?({named})\b(?!\W*(?:or|and)\b|\s*[/|])"
-    matches = re.findall(pattern, answer, flags=re.IGNORECASE)
-    return [choice.casefold() for choice in choices].index(matches[-1].casefold()) if matches else None
+    [index] = named
+    # Second thoughts; only as the form spells them, since "no" and "possible" are words like others.
+    others = {choice for number, choice in enumerate(choices) if number != index}
+    return None if others & {word for line in after for word in _WORD.findall(line)} else index
+
+
+def _named(text: str, choices: Sequence[str]) -> int | None:
+    """Return the one choice that ``text`` names and does not take back."""
+    folded = [choice.casefold() for choice in choices]
+    said = {word.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'") for word in _WORD.findall(text)}
+    # Another number is another scale.
+    numbers = {word for word in said if word[0].isdigit()} if folded[0].isdigit() else set()
+    open_or_denied = (_UNDECIDED - set(folded)) & said or any(word.endswith("n't") for word in said)
+    named = said & set(folded)
+    if len(named | numbers) != 1 or not named or open_or_denied or "?" in text or "~~" in text:
+        return None
+    return folded.index(named.pop())
 
 
 def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
@@ -166,19 +211,29 @@ def choice_ids(model: Model, choices: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def _from_replies(replies: Sequence[Reply], choices: Sequence[str]) -> ChoiceProbs:
-    named = [None if reply.text is None else conclusion(reply.text, choices) for reply in replies]
+    named = [None if reply.text is None else conclusion(_finished(reply), choices) for reply in replies]
     # A reply without a conclusion is no vote: shares are of the replies that have one.
     votes = [named.count(index) for index in range(len(choices))]
     if not any(votes):
         first = replies[0]
-        return ChoiceProbs(None, first.reason if first.text is None else f"no conclusion in: {first.text[-KEPT:]}")
+        if first.text is None:
+            return ChoiceProbs(None, first.reason)
+        what = unfinished_reasoning(None) if first.answer is None else _NONE + _CUT * first.cut
+        return ChoiceProbs(None, f"{what}: {first.text[-KEPT:]}")
     texts = [reply.reason if reply.text is None else reply.text[-KEPT:] for reply in replies]
     return ChoiceProbs(tuple(vote / sum(votes) for vote in votes), "\n---\n".join(texts))
+
+
+def _finished(reply: Reply) -> str:
+    # A line that a limit cut may have gone on: "Conclusion: Option 1 or ...".
+    return whole_lines(reply.text or "") if reply.cut else reply.text or ""
 
 
 def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:
     if reply.error is not None:
         return ChoiceProbs(None, TRANSPORT + reply.error)
+    if reply.reasoned and not reply.text and reply.top_logprobs is None:
+        return ChoiceProbs(None, "the model reasons before it answers, and a letter is one token: " + _WRITTEN)
     # A server that lists no probabilities has still said what it would answer.
     top: Mapping[str, float] = reply.top_logprobs or {reply.text: 0.0}
     shares = [0.0] * len(choices)
@@ -188,7 +243,8 @@ def _from_server(reply: server.Reply, choices: Sequence[str]) -> ChoiceProbs:
         # A beginning that two choices share votes for neither.
         if len(matches) == 1:
             shares[matches[0]] += math.exp(logprob)
-    return _normalised(shares, f"none of the likeliest first tokens begins {' or '.join(choices)}: {sorted(top)!r}")
+    listed = repr(sorted(top))[:KEPT]
+    return _normalised(shares, f"none of the likeliest first tokens begins {' or '.join(choices)}: {listed}")
 
 
 def _normalised(shares: Sequence[float], otherwise: str) -> ChoiceProbs:

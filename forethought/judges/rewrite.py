@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from forethought.llm.generate import GenerationConfig, Generator, Reply
+from forethought.llm.generate import GenerationConfig, Generator, Reply, unfinished_reasoning
 from forethought.llm.prompts import PromptTemplate
+from forethought.llm.replies import answer_of
 from forethought.records import Chunk
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Rewriter:
     def _read(self, chunk: Chunk, join: str, reply: Reply) -> Reply:
         if reply.text is None:
             return reply
+        if reply.answer is None:
+            return Reply(None, unfinished_reasoning(None))
         text = strip_join(self.prompt.original(reply.text, chunk.prefix, join, chunk.suffix), join, chunk.suffix)
         if not text.strip():
             return Reply(None, "the teacher wrote nothing")
@@ -94,7 +97,7 @@ def strip_join(reply: str, join: str, suffix: str) -> str:
 
     White space of the join is matched loosely.  A reply without it begins with the white space of ``suffix``.
     """
-    answer = reply.rpartition("</think>")[2].strip()
+    answer = (answer_of(reply) or "").strip()
     words = r"\s+".join(re.escape(word) for word in join.split())
     # The last word of the join is a whole one, unless the suffix goes on within it.
     end = r"(?!\w)" if suffix[:1].isspace() else ""

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from forethought.llm import TRANSPORT, LanguageError
 from forethought.llm.damage import COLUMNS, as_text, crc_of, is_damage, readable, select
 from forethought.llm.generate import GenerationConfig, Generator, Reply
+from forethought.llm.interrupts import stored_first
 from forethought.records import content_id
 
 T = TypeVar("T")
@@ -191,8 +192,10 @@ class TextCache:
         if damaged:
             self.drop(damaged)
         missing = [index for index in range(len(keys)) if index not in known]
-        fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
-        self.put(source, [(keys[index], text) for index, value in fresh.items() if (text := pack(value)) is not None])
+        with stored_first():
+            fresh = dict(zip(missing, compute(missing), strict=True)) if missing else {}
+            rows = [(keys[index], text) for index, value in fresh.items() if (text := pack(value)) is not None]
+            self.put(source, rows)
         return [fresh[i] if i in fresh else known[i] for i in range(len(keys))]
 
     def close(self) -> None:
@@ -230,13 +233,14 @@ def _pack(replies: Sequence[Reply]) -> str | None:
     # The replies to a request are kept together or, where a server failed on one of them, not at all.
     if any(reply.reason.startswith(TRANSPORT) for reply in replies):
         return None
-    return json.dumps([[reply.text, reply.reason] for reply in replies])
+    return json.dumps([[reply.text, reply.reason, *([True] if reply.cut else [])] for reply in replies])
 
 
 def _unpack(text: str, repeats: int) -> list[Reply]:
-    replies = [Reply(said, reason) for said, reason in json.loads(text)]
+    replies = [Reply(*reply) for reply in json.loads(text)]
     if len(replies) != repeats or not all(
-        isinstance(reply.text, str | None) and isinstance(reply.reason, str) for reply in replies
+        isinstance(reply.text, str | None) and isinstance(reply.reason, str) and isinstance(reply.cut, bool)
+        for reply in replies
     ):
         raise ValueError("these are not the replies that were stored")
     return replies

@@ -11,8 +11,10 @@ from forethought.engine import Prompt, Sampling
 from forethought.keys import Key
 from forethought.llm import TRANSPORT, LanguageError
 from forethought.llm.endpoint import Endpoint
+from forethought.llm.replies import LENGTH, answer_of
+from forethought.llm.replies import Reply as ServerReply
 from forethought.models.model import Model, ModelPool
-from forethought.records import content_id
+from forethought.records import StopReason, content_id
 
 REQUEST = "@@REQUEST@@"
 """Stands for a text while the chat template is taken apart around it, so that no text ever passes through it."""
@@ -40,6 +42,13 @@ class Reply:
 
     text: str | None
     reason: str = ""
+    cut: bool = False
+    """Whether the limit of tokens ended it: its last line may not be what was meant."""
+
+    @property
+    def answer(self) -> str | None:
+        """What it says after the model's reasoning; ``None`` if there is no answer."""
+        return None if self.text is None else answer_of(self.text)
 
 
 class Generator(Protocol):
@@ -79,7 +88,10 @@ class LocalGenerator:
         # Requests that do not fit keep the reason.
         replies = [[Reply(None, reason)] * repeats for _ in requests]
         for index, completions in zip(fitting, drawn, strict=True):
-            replies[index] = [Reply(model.tokenizer.decode(c.token_ids, skip_special_tokens=True)) for c in completions]
+            replies[index] = [
+                Reply(model.tokenizer.decode(c.token_ids, skip_special_tokens=True), cut=c.stop is StopReason.LENGTH)
+                for c in completions
+            ]
         return replies
 
 
@@ -102,8 +114,26 @@ class EndpointGenerator:
         answers = self.endpoint.chat(
             chats, max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p, seeds=seeds
         )
-        replies = [Reply(a.text) if a.error is None else Reply(None, TRANSPORT + a.error) for a in answers]
+        replies = [_from_server(answer, config.max_tokens) for answer in answers]
         return [replies[start : start + repeats] for start in range(0, len(replies), repeats)]
+
+
+def _from_server(answer: ServerReply, max_tokens: int) -> Reply:
+    if answer.error is not None:
+        return Reply(None, TRANSPORT + answer.error)
+    cut = answer.finish == LENGTH
+    if answer_of(answer.text) is None or (answer.reasoned and not answer.text.strip()):
+        return Reply(None, unfinished_reasoning(max_tokens if cut else None))
+    return Reply(answer.text, cut=cut)
+
+
+def unfinished_reasoning(max_tokens: int | None) -> str:
+    """Return why a reply that ends inside the model's reasoning is none; ``max_tokens`` is the limit that cut it."""
+    limit = "" if max_tokens is None else f" at max_tokens = {max_tokens}"
+    return (
+        f"the reply was cut{limit} while the model reasoned, and holds no answer: raise max_tokens of this judge or "
+        "teacher, or take a model that does not reason"
+    )
 
 
 def make_generator(config: PromptedConfig, pool: ModelPool, key: Key) -> Generator:

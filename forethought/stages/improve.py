@@ -8,7 +8,7 @@ arXiv 2601.21343, section 1).  The paper's other objectives are a config word aw
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,11 @@ from forethought.stages.base import JudgeFailedError
 from forethought.stages.session import Session, TrainingStage
 from forethought.text import distinct_n, repetition, words
 
+# Neither how often checkpoints are written nor what is waited for changes the weights.
+UNIMPORTANT: dict[str, Any] = {
+    **dict.fromkeys(("control", "control_lineage", "checkpoint_every", "max_undecided"), True),
+    "rewrite": {"endpoint": {"patience"}},
+}
 CHUNKS, AUDIT = f"{SHARED}/chunk", f"{SHARED}/audit"
 
 
@@ -47,8 +52,7 @@ class Improve(TrainingStage):
     def depends_on(self) -> dict[str, Any]:
         return {
             "policy": self.config.policy.model_dump(mode="json"),
-            # How often checkpoints are written does not change the weights.
-            "improve": self.cfg.model_dump(mode="json", exclude={"control", "control_lineage", "checkpoint_every"}),
+            "improve": self.cfg.model_dump(mode="json", exclude=UNIMPORTANT),
             **self.seeds(),
             "dtype": self.config.dtype,
             "chunks": self.context.identity(CHUNKS),
@@ -107,12 +111,14 @@ class Improve(TrainingStage):
                     logprobs = session.timed("reference", reference.logprobs, batch.groups, as_trained=True)
                     batch = batch.with_reference(logprobs)
                 # A batch in which nothing was decided changes nothing.
-                update: dict[str, float] = {}
+                update: Mapping[str, float | None]
                 if batch.examples:
                     how = {"step": step, "normaliser": batch.normaliser}
                     update = session.timed("update", trainer.step, batch.examples, batch.loss, **how)
+                else:
+                    update = session.undecided([pool.lacks_scores for pool in pools], cfg.max_undecided)
                 session.count(**token_counts(pools, batch))
-                session.log(self.metrics(pools) | update, show=("selection_rate", "margin", "loss"))
+                session.log({**self.metrics(pools), **update}, show=("selection_rate", "margin", "loss"))
             session.finish({"chunks": context.identity(CHUNKS), "policy": policy.identity})
 
     @classmethod
@@ -140,7 +146,8 @@ class Improve(TrainingStage):
     def teacher(self) -> Any:
         if self.cfg.rewrite is None or not self.cfg.rewrites:
             return None
-        return build_rewriter(self.cfg.rewrite, self.context.pool, self.context.tokenizer)
+        replies = self.context.run.path / "replies.sqlite"
+        return build_rewriter(self.cfg.rewrite, self.context.pool, self.context.tokenizer, replies)
 
     def candidates(
         self, policy: Model, chunk: Chunk, rollouts: Sequence[Completion], rewrite: str | None

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 ROWS, CALIBRATED = f"{SHARED}/interleave", f"{SHARED}/calibrate"
 
+UNIMPORTANT = {"match", "checkpoint_every", "max_undecided", "control", "negatives"}
+
 VARYING = 0.6
 """Share of the groups whose rewards differ where a reward is 0 or 1; an estimate for the plan."""
 
@@ -80,7 +82,7 @@ class RLMT(TrainingStage):
             "rows": self.context.identity(ROWS),
             "windows": self.context.window_ids("all"),
             "judge": self.context.matcher.name,
-            "rlmt": self.cfg.model_dump(mode="json", exclude={"match", "checkpoint_every", "control", "negatives"}),
+            "rlmt": self.cfg.model_dump(mode="json", exclude=UNIMPORTANT),
             "suffixes": "as written",  # before, thoughts were taken out of them
             **({} if self.arm.thinks else {"thoughts": False}),
             **self.reward[1],
@@ -122,6 +124,8 @@ class RLMT(TrainingStage):
                             update = trainer.step(examples, loss, step=step, normaliser=normaliser(cfg))
                     tokens = update.pop("tokens")
                     metrics |= update | {name: update[name] / tokens for name in ("kl", "clipped") if name in update}
+                else:
+                    metrics |= session.undecided([group.lacks_rewards for group in groups], cfg.max_undecided)
                 session.log(metrics, show=("reward", "heldout_reward"))
             session.finish({"rows": context.identity(ROWS), "policy": policy.identity})
 

@@ -19,11 +19,22 @@ from forethought.run.files import StoreError, remove
 from forethought.run.metric_log import MetricLog, peak_memory
 from forethought.run.progress import StageProgress
 from forethought.run.store import StageFolder
-from forethought.stages.base import Stage
+from forethought.stages.base import Stage, StageError
 
 T = TypeVar("T")
 
 Metric = float | None
+
+TIED, UNSCORED = "steps_tied", "steps_unscored"
+"""Steps without a training signal: because what was judged is equally good, and because verdicts are missing."""
+MOST_WITHOUT_VERDICTS = 0.25
+"""Share of the steps that may train nothing because verdicts are missing, where the config has no `max_undecided`."""
+
+
+class UndecidedError(StageError):
+    """Too many steps have no training signal."""
+
+    exit_code = 3
 
 
 class TrainingStage(Stage):
@@ -77,6 +88,7 @@ class Session:
         self._model, self._trainer, self._monitor = model, trainer, monitor
         self._reference = reference.policy.model if reference is not None else None
         self._shown: dict[str, Metric] = {}
+        self._undecided = {TIED: 0, UNSCORED: 0}
         cuda = trainer.policy.device.type == "cuda"
         self._metrics = MetricLog(folder, stage.config.log, torch.cuda.max_memory_allocated if cuda else peak_memory)
         self._progress = StageProgress(f"{folder.arm}: {folder.stage}", self._cfg.steps)
@@ -134,6 +146,30 @@ class Session:
         """Append this step's rows to a log; before the update, so that a step that fails has shown its data."""
         self._folder.append(log, rows)
 
+    def undecided(self, lacking: Sequence[bool], most: float | None) -> dict[str, Metric]:
+        """Count this step, which has no training signal, and return that as a metric.
+
+        ``lacking``: of each prefix, whether for want of verdicts; else what was judged is equally good.  ``most``: the
+        largest share of such steps.
+
+        Raises:
+            UndecidedError: if there are more such steps than the config allows; this one is made again on a resume.
+        """
+        why, cfg = UNSCORED if 2 * sum(lacking) >= len(lacking) else TIED, self._cfg
+        self._undecided[why] += 1
+        count = sum(self._undecided.values())
+        if most is None:
+            count, most = self._undecided[UNSCORED], MOST_WITHOUT_VERDICTS
+        if count > most * cfg.steps:
+            name, number = self._stage.name, self._undecided
+            raise UndecidedError(
+                f"{self._folder.path}: {count} of {cfg.steps} steps have no training signal ({number[UNSCORED]} for "
+                f"want of verdicts, {number[TIED]} by ties), and {name}.max_undecided allows {most:g} of them. The "
+                "reasons stand in the logs of this folder. When judges and servers work again, the same command goes "
+                f"on; --set {name}.max_undecided=1 trains all the same"
+            )
+        return {why: 1.0}
+
     def log(self, metrics: Mapping[str, Metric], show: Sequence[str] = ()) -> None:
         """Write the row of this step, with held-out figures where they are due; ``show`` goes to the screen."""
         row = dict(metrics)
@@ -147,7 +183,7 @@ class Session:
         final = self._folder.checkpoints / "final"
         checkpoint.save(final, self._trainer, self._model.tokenizer, self._cfg.steps, resumable=False)
         weights = {path.name: self._folder.hash_of(path) for path in sorted(final.glob("*.safetensors"))}
-        self._folder.finish(inputs, {"weights": weights, "steps": self._cfg.steps})
+        self._folder.finish(inputs, {"weights": weights, "steps": self._cfg.steps, **self._undecided})
         # After the manifest: a kill in between leaves files, which the next run removes.
         remove_checkpoints(self._folder)
 
@@ -169,6 +205,7 @@ class Session:
             if not fault and not broken:
                 first = checkpoint.load_into(path, self._trainer, self._reference)
                 self._drop_rows(first, kept)
+                self._count_undecided()
                 for later in unusable:
                     remove(later)
                 return first
@@ -186,6 +223,12 @@ class Session:
         remove_checkpoints(folder)
         self._drop_rows(0, {})
         return 0
+
+    def _count_undecided(self) -> None:
+        """Count the steps without a training signal that the log of metrics still has."""
+        for row in self._folder.read("metrics"):
+            for why in self._undecided:
+                self._undecided[why] += int(row.get(f"{self._stage.name}/{why}") or 0)
 
     def _drop_rows(self, first: int, kept: Mapping[str, Any]) -> None:
         """Drop the rows of the steps from ``first`` on; ``kept`` tells where logs ended at the checkpoint."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought.config import InterleaveConfig
+from forethought.llm.replies import answer_of, reasons
 from forethought.records import Place
 from forethought.tags import Tags
 from forethought.text import ngrams, words
@@ -25,6 +26,7 @@ class Rejection(enum.StrEnum):
     EMPTY = "empty"
     MALFORMED = "malformed reply"
     NO_PLACE = "no such place"
+    CUT = "cut at max_tokens"
     LONG = "too long"
     BOILERPLATE = "chat boilerplate"
     LANGUAGE = "wrong language"
@@ -70,19 +72,18 @@ _AROUND = 400
 
 def clean(reply: str, tags: Tags) -> str | Rejection:
     """Return the thought that ``reply`` holds, on one line and without quotation marks, or why it holds none."""
-    thought = " ".join(without_reasoning(reply).split()).strip(_QUOTES)
+    # Reasoning that does not stand first is a thought that talks about thinking.
+    answer = answer_of(reply) if reply.lstrip()[:1] in ("<", "[") else reply
+    if answer is None:
+        return Rejection.MALFORMED
+    thought = " ".join(answer.split()).strip(_QUOTES)
     if not thought:
         return Rejection.EMPTY
     # Letters that show nothing or turn the direction of writing.
     odd = any(unicodedata.category(letter) in _UNSEEN or letter in _OVERRIDES for letter in thought)
-    if odd or tags.inside(thought) or re.search(r"</?think\b", thought) or thought[0] in "[{":
+    if odd or tags.inside(thought) or reasons(thought) or thought[0] in "[{":
         return Rejection.MALFORMED
     return thought
-
-
-def without_reasoning(reply: str) -> str:
-    """Return ``reply`` without the teacher's own reasoning before ``</think>``."""
-    return reply.rpartition("</think>")[2] if reply.lstrip().startswith("<think>") else reply
 
 
 def check(thought: str, passage: Passage, config: InterleaveConfig) -> Rejection | None:

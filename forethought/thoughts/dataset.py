@@ -20,6 +20,8 @@ from forethought.thoughts.teacher import Draft, Teacher
 
 HOLDS_TAGS, FEW_PLACES, FEW_THOUGHTS = "the text holds a tag", "too few places", "too few thoughts"
 """Why a chunk gives no row."""
+KEPT_REASONS = 5
+"""Reasons of requests without a reply that are kept: servers may put numbers of their own into each."""
 
 
 @dataclass(slots=True)
@@ -31,6 +33,8 @@ class ThoughtCounts:
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     """The others, by reason."""
+    unanswered: Counter[str] = field(default_factory=Counter)
+    """Requests without a reply, by what was said of them."""
     chunks: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Chunks that gave no row, by reason."""
@@ -42,6 +46,7 @@ class ThoughtCounts:
             "offered": self.offered,
             metrics.ACCEPTED: self.accepted,
             "rejected": dict(sorted(self.rejected.items())),
+            **({"unanswered": dict(self.unanswered.most_common(KEPT_REASONS))} if self.unanswered else {}),
             "chunks": self.chunks,
             "dropped": dict(sorted(self.dropped.items())),
             "lost": self.lost,
@@ -76,6 +81,8 @@ def augment(drafts: Sequence[Draft], teacher: Teacher, config: InterleaveConfig,
                     counts.accepted += 1
                 else:
                     counts.rejected[str(reason)] += 1
+                    if proposal.reason:
+                        counts.unanswered[proposal.reason] += 1
 
 
 def _objection(draft: Draft, place: Place | None, thought: str, config: InterleaveConfig) -> Rejection | None:

@@ -19,11 +19,12 @@ from forethought.keys import Key
 from forethought.llm.cache import CachedGenerator, TextCache
 from forethought.llm.generate import GenerationConfig, Generator, Reply, make_generator
 from forethought.llm.prompts import PromptTemplate, load_prompt
+from forethought.llm.replies import whole_lines
 from forethought.models.model import ModelPool
 from forethought.records import Chunk, Place, content_id
 from forethought.tags import Tags
 from forethought.text import words
-from forethought.thoughts.checks import Rejection, clean, without_reasoning
+from forethought.thoughts.checks import Rejection, clean
 
 HOME = "forethought.thoughts"
 BY_PLACE, BY_CHUNK = ("before", "after", "words"), ("text", "count", "words")
@@ -65,6 +66,8 @@ class Proposal:
     thought: str = ""
     rejection: Rejection | None = None
     """What is wrong with it already."""
+    reason: str = ""
+    """Why there is no reply."""
 
 
 class Teacher(Protocol):
@@ -162,7 +165,9 @@ class ChunkTeacher(_ModelTeacher):
         """Return the places that the teacher names, without thoughts; in the order of the text."""
         chosen = []
         for draft, reply in zip(drafts, self._replies(self._requests(self.places, drafts), attempt), strict=True):
-            numbers = {int(number) for number in re.findall(r"\d{1,4}", reply.text or "")}
+            found = re.findall(r"(?<!\d)\d{1,4}(?!\d)", reply.answer or "")
+            # The last one may be the beginning of another.
+            numbers = {int(number) for number in (found[:-1] if reply.cut else found)}
             chosen.append([place for number, place in enumerate(draft.places, start=1) if number in numbers])
         return chosen
 
@@ -180,21 +185,26 @@ def _numbered(draft: Draft) -> str:
 
 
 def _proposal(place: Place, reply: Reply, tags: Tags) -> Proposal:
-    thought = Rejection.NO_REPLY if reply.text is None else clean(reply.text, tags)
+    thought = Rejection.NO_REPLY if reply.text is None else Rejection.CUT if reply.cut else clean(reply.text, tags)
     if isinstance(thought, Rejection):
-        return Proposal(place=place, rejection=thought)
+        return Proposal(place=place, rejection=thought, reason=reply.reason)
     return Proposal(place=place, thought=thought)
 
 
 def _read(draft: Draft, reply: Reply, tags: Tags) -> list[Proposal]:
     """Return one proposal for each line of a reply; a reply without any is one proposal, rejected."""
     if reply.text is None:
-        return [Proposal(rejection=Rejection.NO_REPLY)]
-    text = without_reasoning(reply.text)
+        return [Proposal(rejection=Rejection.NO_REPLY, reason=reply.reason)]
+    text = reply.answer
+    if text is None:
+        return [Proposal(rejection=Rejection.CUT)]
     if not text.strip():
         return [Proposal(rejection=Rejection.EMPTY)]
     open_places = {number: place for number, place in enumerate(draft.places, 1) if place not in draft.thoughts}
     proposals = []
+    if reply.cut:  # what stands in its last line is half a thought
+        text = whole_lines(text)
+        proposals.append(Proposal(rejection=Rejection.CUT))
     for line in _lines(text):
         if line is None:
             proposals.append(Proposal(rejection=Rejection.MALFORMED))
@@ -207,7 +217,7 @@ def _read(draft: Draft, reply: Reply, tags: Tags) -> list[Proposal]:
 
 def _lines(text: str) -> list[tuple[int, str] | None]:
     """Return number and thought of each line, or of each ``{"place": n, "thought": "..."}`` of a JSON list."""
-    bare = re.sub(r"^```\w*\s*|\s*```$", "", text.strip())
+    bare = re.sub(r"^```\w*", "", text.strip()).removesuffix("```")
     try:
         parsed = json.loads(bare)
     except (ValueError, RecursionError):

@@ -14,7 +14,8 @@ from forethought.config import ReasoningConfig
 from forethought.engine import Group, Prompt
 from forethought.evals.reasoning.task import Grade, Problem, Task, TaskError
 from forethought.keys import Key
-from forethought.llm.endpoint import Endpoint, Reply
+from forethought.llm.endpoint import Endpoint
+from forethought.llm.replies import Reply
 from forethought.metrics import PLAIN, THOUGHT
 from forethought.models.model import Ended, Model
 from forethought.tags import Tags, strip

@@ -194,7 +194,7 @@ def same_maths(gold: str, answer: str) -> bool:
 
 def _separated(text: str) -> bool:
     """Return whether ``text`` is a list that no brackets hold together."""
-    return bool(re.search(r"[,;]", re.sub(r"[(\[{][^()\[\]{}]*[)\]}]", "", text)))
+    return bool(re.search(r"(?<!\\)[,;]", re.sub(r"[(\[{][^()\[\]{}]*[)\]}]", "", text)))
 
 
 def vote_number(answer: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -36,6 +37,8 @@ _UNIT = re.compile(
 )
 _UNITS = {"min": "minute", "sec": "second", "hr": "hour", "in": "inch", "feet": "foot", "inches": "inch"}
 """What sympy calls by another name."""
+SMALL = 0.01
+"""From here on six decimals are too few."""
 LONGEST = 400
 """Characters; no benchmark has a longer answer, and a parser's time grows with it."""
 
@@ -113,7 +116,8 @@ def _start() -> subprocess.Popen[bytes]:
 def _compare(gold: str, answer: str) -> bool:
     """Return what Math-Verify says: gold first, for its comparison is not symmetric.
 
-    It drops units and bases, so those are compared here where both name one that is known.
+    It drops units and bases and rounds to six decimals, so units and bases are compared here where both name one
+    that is known, and small numbers once more.
     """
     from math_verify import parse, verify
 
@@ -124,7 +128,17 @@ def _compare(gold: str, answer: str) -> bool:
     parsed: list[list[Any]] = [parse(f"$\\boxed{{{text}}}$", parsing_timeout=LIBRARY_TIMEOUT) for text in texts]
     if not all(parsed) or not verify(parsed[0], parsed[1], timeout_seconds=LIBRARY_TIMEOUT):
         return False
-    return all(None in pair or pair[0] == pair[1] for pair in (list(map(_base, texts)), list(map(_unit, texts))))
+    known = [[_base(text) for text in texts], [_unit(text) for text in texts]]
+    return all(None in pair or pair[0] == pair[1] for pair in known) and _close(*(one[0] for one in parsed))
+
+
+def _close(gold: Any, answer: Any) -> bool:
+    """Return whether two small numbers differ by little of themselves: Math-Verify rounds to six decimals."""
+    try:
+        first, second = float(gold), float(answer)
+    except (TypeError, ValueError):  # no numbers
+        return True
+    return max(abs(first), abs(second)) > SMALL or math.isclose(first, second, rel_tol=1e-4)
 
 
 def _base(text: str) -> int | None:

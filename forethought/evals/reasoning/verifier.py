@@ -12,7 +12,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -29,6 +31,14 @@ LIBRARY_TIMEOUT = 5
 """Seconds that Math-Verify gives itself for one expression."""
 MEMORY = 4 << 30
 """Bytes that the process may map, where the system keeps such a limit: Linux does."""
+_UNIT = re.compile(
+    r"(?:[\d})]|\\pi)\s*"
+    r"((?:\s|/|\\[,;:! ]|\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}|(?<!\\)\b[A-Za-z]+|\^\s*\{?-?\d\}?)+)$"
+)
+_UNITS = {"min": "minute", "sec": "second", "hr": "hour", "in": "inch", "feet": "foot", "inches": "inch"}
+"""What sympy calls by another name."""
+SMALL = 0.01
+"""From here on six decimals are too few."""
 LONGEST = 400
 """Characters; no benchmark has a longer answer, and a parser's time grows with it."""
 
@@ -104,13 +114,61 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _compare(gold: str, answer: str) -> bool:
-    """Return what Math-Verify says: gold first, for its comparison is not symmetric."""
+    """Return what Math-Verify says: gold first, for its comparison is not symmetric.
+
+    It drops units and bases and rounds to six decimals, so units and bases are compared here where both name one
+    that is known, and small numbers once more.
+    """
     from math_verify import parse, verify
 
-    # LaTeX is read as such only in a maths environment.
-    boxed = ("$\\boxed{" + text.strip().strip("$") + "}$" for text in (gold, answer))
-    parsed: list[list[Any]] = [parse(text, parsing_timeout=LIBRARY_TIMEOUT) for text in boxed]
-    return all(parsed) and bool(verify(parsed[0], parsed[1], timeout_seconds=LIBRARY_TIMEOUT))
+    # LaTeX is read as such only in a maths environment, which nothing inside may end.
+    texts = [text.replace("\\$", "").replace("$", "").strip() for text in (gold, answer)]
+    if any(text.count("{") != text.count("}") for text in texts):
+        return False
+    parsed: list[list[Any]] = [parse(f"$\\boxed{{{text}}}$", parsing_timeout=LIBRARY_TIMEOUT) for text in texts]
+    if not all(parsed) or not verify(parsed[0], parsed[1], timeout_seconds=LIBRARY_TIMEOUT):
+        return False
+    known = [[_base(text) for text in texts], [_unit(text) for text in texts]]
+    return all(None in pair or pair[0] == pair[1] for pair in known) and _close(*(one[0] for one in parsed))
+
+
+def _close(gold: Any, answer: Any) -> bool:
+    """Return whether two small numbers differ by little of themselves: Math-Verify rounds to six decimals."""
+    try:
+        first, second = float(gold), float(answer)
+    except (TypeError, ValueError):  # no numbers
+        return True
+    return max(abs(first), abs(second)) > SMALL or math.isclose(first, second, rel_tol=1e-4)
+
+
+def _base(text: str) -> int | None:
+    """Return the base that a number is written in: ``1010_2``; ``None`` without one."""
+    found = re.search(r"\d\s*_\{?(\d+)\}?$", text)
+    return int(found[1]) if found else None
+
+
+def _unit(text: str) -> Any:
+    """Return the unit behind a number, in units of the SI; ``None`` if there is none, or none that sympy knows."""
+    from sympy.physics import units
+
+    found = _UNIT.search(re.sub(r"\s*\^\s*\{?\s*\\circ\s*\}?|\\degree\b", " degree", text))
+    words = re.findall(
+        r"\s*(/|per\b|square\b|cubic\b)?\s*([A-Za-z]+)(?:\s*\^\s*\{?(-?\d)\}?)?", _unset(found[1] if found else "")
+    )
+    product = units.meter / units.meter
+    for before, word, power in words:
+        known = [getattr(units, name, None) for name in (_UNITS.get(word, word), word.removesuffix("s"))]
+        one = next((unit for unit in known if isinstance(unit, units.Quantity)), None)
+        if one is None:
+            return None
+        sign = -1 if before in ("/", "per") else 1
+        product *= one ** (sign * int(power or {"square": 2, "cubic": 3}.get(before, 1)))
+    base = units.meter, units.kilogram, units.second, units.ampere, units.kelvin, units.mole, units.degree
+    return units.convert_to(product, base) if words else None
+
+
+def _unset(text: str) -> str:
+    return re.sub(r"\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}|\\[,;:!]", r" \1 ", text).replace("\\", " ")
 
 
 def main() -> None:

@@ -25,11 +25,14 @@ from dataclasses import dataclass
 
 from forethought import metrics
 from forethought.config import Config
+from forethought.config.base import did_you_mean
 from forethought.run.store import BASE, SHARED
 
 IMPROVED, CONTINUED = "self-improved", "continued"
 THINK, RAW, RLMT, RL = "think", "raw", "rlmt", "rl"
 REASONING = "reasoning"
+ENDPOINT = "endpoint"
+"""What the server is called that answers reasoning tasks beside the arms."""
 LINEAGES = (BASE, CONTINUED, IMPROVED)
 """The starts of stage 2: without stage 1, after plain next-token training on the same chunks, and after stage 1."""
 
@@ -283,15 +286,41 @@ def check_primary(config: Config) -> None:
         return
     if metrics.find(asked.stage, asked.metric) is None:
         known = [name for stage, name in metrics.METRICS if stage == asked.stage]
-        raise SelectionError(f"primary.metric = {asked.metric!r}: no figure of {asked.stage}: {', '.join(known)}")
+        guess = did_you_mean(asked.metric, known)
+        raise SelectionError(
+            f"primary.metric = {asked.metric!r}: no figure of {asked.stage}: {', '.join(known)}.{guess}"
+        )
     steps, names = list(dict.fromkeys(step.stage for step in graph(config))), [arm.name for arm in arms(config)]
     if asked.stage not in steps:
-        raise SelectionError(f"primary.stage = {asked.stage!r}: this config has no such step, only {', '.join(steps)}")
+        guess = did_you_mean(asked.stage, steps)
+        only = ", ".join(steps)
+        raise SelectionError(f"primary.stage = {asked.stage!r}: this config has no such step, only {only}.{guess}")
     for key, arm in (("arm", asked.arm), ("against", asked.against)):
         if arm not in names and (arm or key == "arm"):
-            hint = "; the control goes on to stages 2 and 3 with improve.control_lineage = true, and RL has a control "
+            hint = (
+                did_you_mean(arm, names)
+                + " The control goes on to stages 2 and 3 with improve.control_lineage = true, and RL has a control "
+            )
             hint += "without thoughts with rlmt.control = true"
             raise SelectionError(f"primary.{key} = {arm!r}: no arm of this config. There are {', '.join(names)}{hint}")
+
+
+def check_arms(config: Config) -> None:
+    """Refuse arms of `[reasoning]` that this config does not make, and models with the name of an arm.
+
+    Raises:
+        SelectionError: with the arms that there are.
+    """
+    asked, names = config.reasoning, [arm.name for arm in arms(config)]
+    if asked is None:
+        return
+    for arm in asked.arms or ():
+        if arm not in names:
+            guess = did_you_mean(arm, names)
+            raise SelectionError(f"reasoning.arms: this run has no {arm}.{guess} It has {', '.join(names)}")
+    for name in asked.models:
+        if name in (*names, ENDPOINT):
+            raise SelectionError(f"reasoning.models.{name}: {name} is the name of an arm; choose another")
 
 
 def _narrowed(step: Step, config: Config) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ OrGreedy = Annotated[Temperature, WrapValidator(_or_zero)]
 
 
 def _written(value: str) -> str:
-    if not value.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+    # No control characters, and no halves of a character, which JSON can spell.
+    if not value.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value):
         raise ValueError("must be text on one line, and not empty")
     return value
 

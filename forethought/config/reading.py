@@ -87,7 +87,7 @@ class Config(Section):
     that should finish in time on this machine. Tables are merged, `judges` are replaced."""
     schedule: Line | Literal[""] = ""
     """Written by the run: the schedule that `--budget` chose. Leave it out."""
-    budget: Line | Literal[""] = ""
+    budget: Annotated[str, Field(pattern=r"^[0-9.hms ]*$")] = ""
     """Written by the run: the `--budget`. Leave it out."""
 
     @property
@@ -204,9 +204,10 @@ def _validated(data: dict[str, Any], where: str, before: str = "") -> Config:
             if item["type"] == "too_short" and item["input"]:  # what stands in the list is wrong, and said to be
                 continue
             # Of a choice between types, pydantic adds the type; of a key, "[key]".
-            parts = [str(part) for part in item["loc"] if not _TYPES.match(str(part))]
+            unknown = item["type"] == "extra_forbidden"
+            parts = [str(part) for part in item["loc"] if unknown or not _TYPES.match(str(part))]
             key = before + ".".join(parts) or "(whole file)"
-            if item["type"] == "extra_forbidden":
+            if unknown:
                 known = _known(item["loc"])
                 guess = did_you_mean(parts[-1], known)
                 lines.append(f"  {key}: unknown key. Known here: {', '.join(known)}{guess and '.' + guess}")

@@ -45,7 +45,7 @@ class TrainingConfig(Section):
     """AdamW's decoupled weight decay."""
     adam_betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's betas."""
-    adam_eps: Annotated[PositiveShare, Field(ge=1e-20)] = 1e-8
+    adam_eps: Annotated[float, Field(strict=True, ge=1e-20, le=1.0)] = 1e-8
     """AdamW's epsilon."""
     clip_norm: Annotated[float, Field(strict=True, ge=1e-6, le=1e9)] = 1.0
     """Largest gradient norm; larger gradients are scaled down."""
@@ -232,17 +232,17 @@ class PrimaryConfig(Section):
     It is named as in the table of figures: `forethought show` and summary.json have the same names.
     """
 
-    stage: str = "evaluate-rlmt"
+    stage: Line = "evaluate-rlmt"
     """The evaluation that measures it."""
-    metric: str = "gate score difference of differences"
+    metric: Line = "gate score difference of differences"
     """Its name."""
-    arm: str = "self-improved-rlmt"
+    arm: Line = "self-improved-rlmt"
     """The arm."""
     against: str = "continued-rlmt"
     """The arm that it is compared with; empty for none."""
     condition: str = "entropy-matched"
     """The condition."""
-    judge: str = ""
+    judge: Line | Literal[""] = ""
     """The judge; empty: of all that trained nothing, the least favourable."""
 
 

@@ -1,6 +1,7 @@
 """What a config names and is not there: models, arms, tasks, files, code.
 
-Imports no torch but to look for a GPU, so that a wrong name shows at once; what needs torch is in :mod:`forethought.pipeline.plan`.
+Imports no torch but to look for a GPU, so that a wrong name shows at once; :mod:`forethought.pipeline.plan` has the
+rest.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from forethought.config.reading import scheduled
 from forethought.config.sources import PromptedConfig
 from forethought.config.stages import TeacherConfig
 from forethought.corpus import sources
-from forethought.corpus.rows import CorpusError
 from forethought.evals.reasoning.catalogue import task
 from forethought.evals.reasoning.task import TaskError
-from forethought.graph import check_arms, check_primary
+from forethought.graph import SelectionError, check_arms, check_primary
 from forethought.llm import LanguageError
 from forethought.llm.prompts import check_prompt
 from forethought.models.load import resolve_device
@@ -121,5 +121,5 @@ def _at(where: str) -> Iterator[None]:
     """Put the key before the message of an error that knows only the value."""
     try:
         yield
-    except (ModelError, LanguageError, TaskError, CorpusError) as error:
+    except (ConfigError, SelectionError, ModelError, LanguageError, TaskError) as error:
         raise ConfigError(f"{where}{error}") from None

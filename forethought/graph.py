@@ -25,11 +25,14 @@ from dataclasses import dataclass
 
 from forethought import metrics
 from forethought.config import Config
+from forethought.config.base import did_you_mean
 from forethought.run.store import BASE, SHARED
 
 IMPROVED, CONTINUED = "self-improved", "continued"
 THINK, RAW, RLMT, RL = "think", "raw", "rlmt", "rl"
 REASONING = "reasoning"
+ENDPOINT = "endpoint"
+"""What the server is called that answers reasoning tasks beside the arms."""
 LINEAGES = (BASE, CONTINUED, IMPROVED)
 """The starts of stage 2: without stage 1, after plain next-token training on the same chunks, and after stage 1."""
 
@@ -281,17 +284,46 @@ def check_primary(config: Config) -> None:
     asked = config.primary
     if asked is None:
         return
+    steps, names = list(dict.fromkeys(step.stage for step in graph(config))), [arm.name for arm in arms(config)]
+    _one_of("primary.stage", asked.stage, steps, "this config has no such step")
     if metrics.find(asked.stage, asked.metric) is None:
         known = [name for stage, name in metrics.METRICS if stage == asked.stage]
-        raise SelectionError(f"primary.metric = {asked.metric!r}: no figure of {asked.stage}: {', '.join(known)}")
-    steps, names = list(dict.fromkeys(step.stage for step in graph(config))), [arm.name for arm in arms(config)]
-    if asked.stage not in steps:
-        raise SelectionError(f"primary.stage = {asked.stage!r}: this config has no such step, only {', '.join(steps)}")
-    for key, arm in (("arm", asked.arm), ("against", asked.against)):
-        if arm not in names and (arm or key == "arm"):
-            hint = "; the control goes on to stages 2 and 3 with improve.control_lineage = true, and RL has a control "
-            hint += "without thoughts with rlmt.control = true"
-            raise SelectionError(f"primary.{key} = {arm!r}: no arm of this config. There are {', '.join(names)}{hint}")
+        _one_of("primary.metric", asked.metric, known, f"no figure of {asked.stage}")
+    hint = "; the control goes on to stages 2 and 3 with improve.control_lineage = true, and RL has a control "
+    hint += "without thoughts with rlmt.control = true"
+    _one_of("primary.arm", asked.arm, names, "no arm of this config", hint)
+    _one_of("primary.against", asked.against, ["", *names], "no arm of this config", hint)
+    conditions = metrics.CONDITIONS.get(asked.stage)
+    if conditions is not None and not any(own in asked.condition for own in config.thinking.conditions):
+        _one_of("primary.condition", asked.condition, conditions, f"no condition of {asked.stage}")
+    if asked.stage in (metrics.EVALUATE, metrics.EVALUATE_SFT):
+        training = (*config.judges, *(f"{name} (training)" for name in config.judges))
+        _one_of("primary.judge", asked.judge, ["", *training, *config.evaluate.judges], "no judge of this config")
+
+
+def _one_of(key: str, value: str, known: Sequence[str], fault: str, hint: str = "") -> None:
+    if value not in known:
+        there = ", ".join(one for one in known if one)
+        guess = did_you_mean(value, known)
+        raise SelectionError(f"{key} = {value!r}: {fault}.{guess} There are {there}{hint}")
+
+
+def check_arms(config: Config) -> None:
+    """Refuse arms of `[reasoning]` that this config does not make, and models with the name of an arm.
+
+    Raises:
+        SelectionError: with the arms that there are.
+    """
+    asked, names = config.reasoning, [arm.name for arm in arms(config)]
+    if asked is None:
+        return
+    for arm in asked.arms or ():
+        if arm not in names:
+            guess = did_you_mean(arm, names)
+            raise SelectionError(f"reasoning.arms: this run has no {arm}.{guess} It has {', '.join(names)}")
+    for name in asked.models:
+        if name in (*names, ENDPOINT):
+            raise SelectionError(f"reasoning.models.{name}: {name} is the name of an arm; choose another")
 
 
 def _narrowed(step: Step, config: Config) -> Step:
@@ -334,7 +366,8 @@ def select(steps: Sequence[Step], names: Collection[str]) -> list[Step]:
             missing = {step.table for step in STEPS if name in (step.stage, step.name) and step.table}
             why = "".join(f": there is no [{table}] table" for table in sorted(missing))
             raise SelectionError(
-                f"{name}: no such step in this config{why}. "
+                f"{name}: no such step in this config{why}."
+                f"{did_you_mean(name, [one for step in steps for one in (step.stage, step.name)])} "
                 f"Stages: {', '.join(dict.fromkeys(step.stage for step in steps))}. "
                 f"Steps: {', '.join(step.name for step in steps)}"
             )

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import WrapValidator
 from pydantic.fields import FieldInfo
 
 from forethought.config import Config, Section
-from forethought.config.base import OneOf
+from forethought.config.base import LARGEST, OneOf
 from forethought.config.reading import section_of
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,8 @@ Other relative paths start from the folder in which the command is given. `corpu
 text that comes with the package. What is kept in a run is this name and not where the package lies, so that two
 machines agree on it.
 
-A key without a default is required. NAME stands for a name of your choice.
+A key without a default is required. NAME stands for a name of your choice, of at most 64 letters, digits, spaces and
+`. _ + -`. Numbers are finite, and no count is above 1,000,000,000. The file is UTF-8; a byte order mark does no harm.
 """
 
 
@@ -247,7 +249,8 @@ def kind(hint: Any) -> str:
     if origin is Annotated:
         for choice in (one for one in hint.__metadata__ if isinstance(one, OneOf)):
             return " or ".join([*(f"`{json.dumps(name)}`" for name in choice.names), "`module:function`"])
-        return kind(arguments[0]) + limits(hint.__metadata__)
+        zero = "0 or " if any(isinstance(one, WrapValidator) for one in hint.__metadata__) else ""
+        return zero + kind(arguments[0]) + limits(hint.__metadata__)
     if origin is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
     if origin in (types.UnionType, typing.Union):
@@ -260,7 +263,7 @@ def kind(hint: Any) -> str:
         return f"table by {kind(arguments[0])}: {kind(arguments[1])}"
     if isinstance(hint, type) and issubclass(hint, Section):
         return "table"
-    return {str: "string", int: "integer", float: "number", bool: "boolean", Any: "any value"}[hint]
+    return {str: "string", int: "integer", float: "number", bool: "boolean"}.get(hint, "any value")
 
 
 def limits(metadata: tuple[Any, ...]) -> str:
@@ -271,7 +274,7 @@ def limits(metadata: tuple[Any, ...]) -> str:
         f"{sign} `{value}`" if attribute == "pattern" else f"{sign} {value:g}"
         for one in constraints
         for attribute, sign in signs.items()
-        if (value := getattr(one, attribute, None)) is not None
+        if (value := getattr(one, attribute, None)) is not None and value != LARGEST
     ]
     return f" {' and '.join(found)}" if found else ""
 

@@ -439,7 +439,7 @@ def test_configs_that_cannot_be_meant_are_refused() -> None:
     assert build(base).reasoning is None
     for wrong, message in (
         ({"k": [9]}, "needs at least k samples"),
-        ({"tasks": ["gsm8k", "gsm8k"]}, "name each task once"),
+        ({"tasks": ["gsm8k", "gsm8k"]}, "name each once"),
         ({"tasks": []}, "at least 1"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -206,14 +206,17 @@ def _config(
 
 
 def _run_stages(config: Config, folder: Path | None, choose: Choose, *, dry_run: bool, force: bool) -> None:
+    from forethought.pipeline.check import check, check_new
+
+    place = folder or Path("runs") / config.name
+    selection = dataclasses.replace(choose(config), force=force)
+    # Before the imports that take seconds.
+    check(config) if dry_run else check_new(config, place)
     from forethought.pipeline import plan
     from forethought.pipeline.runner import settled
 
-    place = folder or Path("runs") / config.name
     config = settled(config, place)
-    selection = dataclasses.replace(choose(config), force=force)
     if dry_run:
-        graph.check_primary(config)
         out.print(plan.plan(config, place, say))
         return
     opened, page = _make(config, place, selection)

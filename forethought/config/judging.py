@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from forethought.config.base import Positive, Section, Share
+from forethought.config.base import Count, Options, OrGreedy, Positive, Section, Share, UserPath, Weight
 from forethought.config.sources import ModelConfig, PromptedConfig, VerdictConfig
 
 
@@ -31,9 +31,9 @@ class JudgeConfig(VerdictConfig):
     """`likelihood`: log-probability of the candidate under a stronger model; `pairwise`: an LLM chooses
     between two; `pointwise`: an LLM grades one (safety, factuality); `shorter`: prefers shorter text (tests);
     `custom`: your own Python code."""
-    path: str | None = None
+    path: UserPath | None = None
     """For `custom`: `module:attribute` of a class or function that returns a judge; see docs/extending.md."""
-    options: dict[str, Any] = {}
+    options: Options = {}
     """For `custom`: keyword arguments of it."""
     axis: Literal["quality", "safety", "factuality"] = "quality"
     """What an LLM judges: quality is pairwise, safety and factuality are pointwise."""
@@ -41,9 +41,9 @@ class JudgeConfig(VerdictConfig):
     """What a likelihood is divided by: the candidate's tokens, its UTF-8 bytes, or nothing."""
     contrast: ModelConfig | None = None
     """A weaker model whose score is subtracted, to reward what the judge finds likelier than this model does."""
-    contrast_weight: Annotated[float, Field(ge=0.0)] = 1.0
+    contrast_weight: Weight = 1.0
     """Factor of the subtracted score."""
-    copy_cost: Annotated[float, Field(ge=0.0)] = 4.0
+    copy_cost: Weight = 4.0
     """For `likelihood`: smallest cost, in nats, of a token in a copy or a loop; 0: none."""
     tournament: Literal["full", "pivot"] = "full"
     """Which pairs are judged: all of them, or each candidate against the original suffix."""
@@ -88,9 +88,9 @@ class AuditConfig(Section):
 class RewriteConfig(PromptedConfig):
     """A teacher whose rewrite of the suffix becomes one more candidate (Tan et al. 2026, section 1.2.1)."""
 
-    temperature: Annotated[float, Field(ge=0.0)] = 0.6
+    temperature: OrGreedy = 0.6
     """Sampling temperature of the teacher."""
-    join_words: Annotated[int, Field(ge=0)] = 5
+    join_words: Count = 5
     """Words of the prefix's end that are repeated before the suffix and the answer, so that they join smoothly."""
 
     @model_validator(mode="after")

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import OneOf, Positive, Section, Share, UserPath
+from forethought.config.base import (
+    Count,
+    Length,
+    Line,
+    Name,
+    Number,
+    OneOf,
+    Options,
+    Positive,
+    Repeats,
+    Retries,
+    Section,
+    Share,
+    UserPath,
+    Weight,
+)
 from forethought.config.judging import check_custom
 from forethought.config.sources import VerdictConfig
 from forethought.config.stages import JudgedTrainingConfig
@@ -50,16 +65,16 @@ class MatchConfig(VerdictConfig):
     names and numbers; `similarity`: cosine of the embeddings alone; `llm`: `model` or `endpoint` answers yes or no;
     `likelihood-gain`: how much likelier `model` finds the true suffix after it has read the prediction; `custom`: your
     own Python code."""
-    path: str | None = None
+    path: UserPath | None = None
     """For `custom`: `module:attribute` of a class or function that returns a match judge; see docs/extending.md."""
-    options: dict[str, Any] = {}
+    options: Options = {}
     """For `custom`: keyword arguments of it."""
-    embedder: str = "all-minilm-l6-v2"
+    embedder: Line = "all-minilm-l6-v2"
     """For kinds that embed: the installed package of that name, a sentence-transformers folder with mean pooling, or
     `letters`, which counts letters (tests)."""
-    max_tokens: Positive = 256
+    max_tokens: Length = 256
     """Longest written verdict, in tokens."""
-    threshold: float | None = None
+    threshold: Number | None = None
     """Lowest score that passes; default: calibrated, or 0.5 for `llm`."""
     max_unrelated: Share = 0.01
     """Calibration: largest share of suffixes of other documents that may pass."""
@@ -107,32 +122,32 @@ class RLMTConfig(JudgedTrainingConfig):
     """Whether to train the `*-rl` arms, too: the same start, reward and steps, without thoughts."""
     windows_per_step: Positive = 8
     """Prefixes per step."""
-    rollouts: Annotated[int, Field(ge=2)] = 16
+    rollouts: Annotated[Repeats, Field(ge=2)] = 16
     """G, thoughts with suffixes of each prefix."""
-    blanks: Positive = 8
+    blanks: Repeats = 8
     """Suffixes after a blank thought whose mean reward is the baseline of `gain-over-blank`."""
-    negatives: Positive = 3
+    negatives: Repeats = 3
     """Windows of other documents with which `specific-gain` compares: those of the step whose suffixes are likeliest
     after the thought's own prefix."""
-    resample: Annotated[int, Field(ge=0)] = 0
+    resample: Retries = 0
     """How often a group without variance is sampled again before it is skipped."""
-    updates: Positive = 1
+    updates: Repeats = 1
     """Optimiser steps on each batch; after the first, ratios to the policy that sampled are clipped."""
     clip: tuple[Share, Share] = (0.2, 0.2)
     """[low, high]: ratios are clipped to 1 - low and 1 + high; used if `updates` is above 1."""
-    kl_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    kl_weight: Weight = 0.0
     """Weight of the KL divergence from the SFT model."""
     cut: Literal["place", "raw"] = "place"
     """Where a prefix ends: `place`: where the teacher or the surprise put a thought; `raw`: where its chunk is cut."""
-    thought_tokens: Positive = 64
+    thought_tokens: Length = 64
     """Longest thought; a longer one is cut and closed."""
-    suffix_tokens: Positive = 32
+    suffix_tokens: Length = 32
     """Length of the predicted suffix."""
     sample_rows: Positive = 256
     """Rollouts that are sampled at once; changes memory and speed, not the text."""
     monitor_windows: Positive = 16
     """Held-out windows whose reward is measured while training."""
-    monitor_samples: Positive = 4
+    monitor_samples: Repeats = 4
     """Rollouts of each of these windows."""
 
     @property
@@ -167,36 +182,32 @@ class ThinkingEvaluateConfig(Section):
 
     windows: Positive = 64
     """Held-out windows, one of each document."""
-    samples: Positive = 8
+    samples: Repeats = 8
     """Rollouts of each window in the gate."""
-    probe_samples: Annotated[int, Field(ge=0)] = 4
+    probe_samples: Count = 4
     """Thoughts of each window, and suffixes under each condition, in the probe; 0: no probe."""
     probe_matched: bool = True
     """Whether the probe compares at equal entropy, too, which draws about six times as many suffixes; the gate always
     does."""
-    generic: tuple[str, ...] = (
+    generic: Annotated[tuple[Line, ...], Field(min_length=1)] = (
         "Let me think about what comes next.",
         "This needs some careful thought.",
         "I should keep the context in mind.",
         "What would the author say here?",
     )
     """Thoughts that say nothing about the text, used in turn."""
-    judges: dict[str, MatchConfig] = {}
+    judges: dict[Name, MatchConfig] = {}
     """More match judges by name, which train nothing: they are calibrated and audited like that of `[rlmt.match]`."""
-    conditions: dict[str, UserPath] = {}
+    conditions: dict[Name, UserPath] = {}
     """Conditions of your own, by name: `module:function` of a thought and its window, which returns what is inserted
     instead of the thought."""
     controls: bool = True
     """Whether to add two scripted policies, one that ignores its thought and one that copies it."""
-    examples: Annotated[int, Field(ge=0)] = 4
+    examples: Count = 4
     """Windows whose thoughts and suffixes are kept."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ThinkingEvaluateConfig:
-        if TRAINING in self.judges:
-            raise ValueError(
-                f"judges.{TRAINING} is what the match judge of [rlmt.match] is called: choose another name"
-            )
         if self.probe_samples > self.samples:
             raise ValueError(f"probe_samples = {self.probe_samples}: must be at most samples, which is {self.samples}")
         return self

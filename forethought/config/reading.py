@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from forethought.config import shipped
-from forethought.config.base import ConfigError, Section
+from forethought.config.base import ConfigError, Line, Name, Section, Seed, did_you_mean
 from forethought.config.judging import AuditConfig, JudgeConfig
 from forethought.config.midtraining import TRAINING, MatchConfig, RLMTConfig, ThinkingEvaluateConfig
 from forethought.config.reasoning import ReasoningConfig
@@ -26,18 +27,26 @@ from forethought.config.stages import (
     SFTConfig,
 )
 
+_TYPES = re.compile(r"(int|float|str|list|dict|none|constrained-\w+|function-.*|dict\[.*|json-.*|\[key\])$")
+
+
+def _device(value: str) -> str:
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value, re.ASCII) is None:
+        raise ValueError(f"write auto, cpu, cuda, cuda:N or mps.{did_you_mean(value, ('auto', 'cpu', 'cuda', 'mps'))}")
+    return value
+
 
 class Config(Section):
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the run; its folder is `runs/<name>` unless `--run` says otherwise."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of all random numbers of the run."""
-    training_seed: int | None = None
+    training_seed: Seed | None = None
     """Seed of what varies between repetitions: training order and rollouts; default: `seed`. Chunks, rows, windows,
     threshold and evaluation keep to `seed`, so that repetitions differ in their training alone."""
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     """`auto` (CUDA if there is a GPU), `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute dtype; trained weights are always float32. `auto`: bfloat16 where the device multiplies in it, else
@@ -50,8 +59,9 @@ class Config(Section):
     """Where the text comes from."""
     chunk: ChunkConfig = ChunkConfig()
     """How the text is cut into prefixes and suffixes."""
-    judges: dict[str, JudgeConfig] = {}
-    """The training judges by name; the scores of several are added."""
+    judges: dict[Name, JudgeConfig] = {}
+    """The training judges by name; the scores of several are added. No two judges of a config have one name, those of
+    `[evaluate.judges]` and `[thinking.judges]` included."""
     audit: AuditConfig = AuditConfig()
     """The test that judges must pass."""
     improve: ImproveConfig = ImproveConfig()
@@ -72,18 +82,30 @@ class Config(Section):
     """Reasoning benchmarks. Without this table none runs."""
     log: LogConfig = LogConfig()
     """Metric loggers."""
-    schedules: dict[str, dict[str, Any]] = {}
+    schedules: dict[Name, dict[str, Any]] = {}
     """Tables of values that replace those of the config, by name, the longest run first: `--budget 25m` uses the first
     that should finish in time on this machine. Tables are merged, `judges` are replaced."""
-    schedule: str = ""
+    schedule: Line | Literal[""] = ""
     """Written by the run: the schedule that `--budget` chose. Leave it out."""
-    budget: str = ""
+    budget: Annotated[str, Field(pattern=r"^[0-9.hms ]*$")] = ""
     """Written by the run: the `--budget`. Leave it out."""
 
     @property
     def match_judges(self) -> dict[str, MatchConfig]:
         """The match judges by name: that of `[rlmt.match]`, ``training``, then those that train nothing; or none."""
         return {} if self.rlmt is None else {TRAINING: self.rlmt.match, **self.thinking.judges}
+
+    @model_validator(mode="after")
+    def _one_judge_of_a_name(self) -> Config:
+        named = {TRAINING: "the match judge of [rlmt.match]"} if self.rlmt is not None else {}
+        own: Iterable[str] = self.judges
+        tables = {"judges": own, "evaluate.judges": self.evaluate.judges, "thinking.judges": self.thinking.judges}
+        for table, judges in tables.items():
+            for name in judges:
+                if name in named:
+                    raise ValueError(f"{table}.{name}: {named[name]} is called {name}, too: choose another name")
+                named[name] = f"{table}.{name}"
+        return self
 
     @model_validator(mode="after")
     def _usable(self) -> Config:
@@ -93,6 +115,10 @@ class Config(Section):
             raise ValueError("improve.objective = 'sft-rewrite' needs a teacher: add [improve.rewrite]")
         if self.improve.compares and self.candidates_per_prefix < 2:
             raise ValueError("improve: DPO needs two candidates: raise rollouts, or set original = true")
+        if not self.chunk.heldout_share:
+            raise ValueError("every run evaluates on held-out text: chunk.heldout_share must not be 0")
+        if self.schedule and self.schedule not in self.schedules:
+            raise ValueError(f"schedule = {self.schedule!r}: no [schedules] table of that name; a run writes this key")
         if self.sft is not None and self.interleave is None:
             raise ValueError("[sft] trains on thoughts: add [interleave] and [interleave.teacher]")
         if self.interleave is not None and not self.chunk.sft_share:
@@ -124,14 +150,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), schedule: str = "") ->
         ConfigError: naming the file, the key and the value that is wrong.
     """
     path = Path(path)
-    try:
-        text = shipped.config_file(path).read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file. {shipped.config_hint(path)}") from None
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise ConfigError(f"{path}: not a {kind} file: {error}") from None
+    data = _read(path)
     if path.name == "run.json":
         data = data.get("config", data)
     if schedule:
@@ -141,12 +160,34 @@ def load(path: str | Path, overrides: Sequence[str] = (), schedule: str = "") ->
     return build(data, where=str(path))
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a TOML or JSON file holds; a byte order mark at its start does not count."""
+    kind = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        text = shipped.config_file(path).read_text(encoding="utf-8-sig")
+        data = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file. {shipped.config_hint(path)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a {kind} file: not UTF-8 ({error}): save it as UTF-8 text") from None
+    except (ValueError, RecursionError, OSError) as error:  # a ValueError also of a path with a NUL
+        raise ConfigError(f"{path}: not a {kind} file: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds no table of keys, but {str(data)[:100]!r}")
+    return data
+
+
 def build(data: dict[str, Any], where: str = "config") -> Config:
     config = _validated(data, where)
     if not config.schedule:  # a chosen schedule was checked before
         for name in config.schedules:
             _validated(_scheduled(data, name, where), where, f"schedules.{name}.")
     return config
+
+
+def scheduled(config: Config, name: str) -> Config:
+    """Return ``config`` with the values of one of its schedules."""
+    return _validated(_scheduled(config.model_dump(mode="json"), name, "config"), "config", f"schedules.{name}.")
 
 
 def dump(config: Section) -> str:
@@ -160,20 +201,40 @@ def _validated(data: dict[str, Any], where: str, before: str = "") -> Config:
     except ValidationError as error:
         lines = [f"{where}:"]
         for item in error.errors():
-            key = before + ".".join(str(part) for part in item["loc"]) or "(whole file)"
-            if item["type"] == "extra_forbidden":
-                lines.append(f"  {key}: unknown key. Known here: {', '.join(_known(item['loc']))}")
+            if item["type"] == "too_short" and item["input"]:  # what stands in the list is wrong, and said to be
+                continue
+            # Of a choice between types, pydantic adds the type; of a key, "[key]".
+            unknown = item["type"] == "extra_forbidden"
+            parts = [str(part) for part in item["loc"] if unknown or not _TYPES.match(str(part))]
+            key = before + ".".join(parts) or "(whole file)"
+            if unknown:
+                known = _known(item["loc"])
+                guess = did_you_mean(parts[-1], known)
+                lines.append(f"  {key}: unknown key. Known here: {', '.join(known)}{guess and '.' + guess}")
             else:
-                shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
-                lines.append(f"  {key}: {item['msg'].removeprefix('Value error, ')}{shown}")
+                lines.append(f"  {key}: {_fault(item)}")
         raise ConfigError("\n".join(lines)) from None
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, the value, and the choice that it resembles."""
+    value, guess = item["input"], ""
+    if item["type"] == "literal_error" and isinstance(value, str):
+        guess = did_you_mean(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]))
+    shown = "" if isinstance(value, dict | Section) else f" (got {_shortened(repr(value))}){guess}"
+    return str(item["msg"]).removeprefix("Value error, ") + shown
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _scheduled(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     """Return ``data`` with the values of one of its schedules; tables are merged, except `judges`."""
     tables = data.get("schedules") or {}
     if name not in tables:
-        raise ConfigError(f"{where}: no schedule {name!r}. It has {', '.join(tables) or 'none'}")
+        guess = did_you_mean(name, tables)
+        raise ConfigError(f"{where}: no schedule {name!r}.{guess} It has {', '.join(tables) or 'none'}")
     fixed = sorted({"name", "schedules", "schedule", "budget"} & set(tables[name]))
     if fixed:
         raise ConfigError(f"{where}:\n  schedules.{name}.{fixed[0]}: a schedule cannot set it; leave it out")
@@ -194,9 +255,11 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not separator or not all(parts):
         raise ConfigError(f"--set {override}: write section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+        value, *others = tomllib.loads(f"value = {text}").values()
+    except (ValueError, RecursionError):
+        value, others = text.strip(), []
+    if others:
+        raise ConfigError(f"--set {override}: holds more than one value")
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):

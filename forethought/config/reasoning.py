@@ -10,36 +10,36 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import Positive, Section
+from forethought.config.base import Count, Distinct, Length, Name, OrGreedy, Positive, Repeats, Section
 from forethought.config.sources import EndpointConfig, ModelConfig
 
 
 class ReasoningConfig(Section):
     """Reasoning benchmarks: Mean@k, Pass@k and majority vote of all arms, on the same problems and random numbers."""
 
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)] = ("gsm8k",)
+    tasks: Annotated[tuple[str, ...], Field(min_length=1), Distinct] = ("gsm8k",)
     """Tasks that `forethought validate` lists: `gsm8k`, `math500`, `gpqa`, `olympiad`, `amc23`, `procedural`, ..."""
     problems: Positive | dict[str, Positive] | None = None
     """Number of problems of each task, or a table of numbers by task; the same problems in every run. Default: all."""
-    samples: Positive = 8
+    samples: Repeats = 8
     """n, the sampled answers to each problem."""
-    k: tuple[Positive, ...] = ()
+    k: tuple[Repeats, ...] = ()
     """The k of Pass@k, each at most `samples`; default: 2, 4, ... and `samples`. Pass@1 is Mean@n."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.6
+    temperature: OrGreedy = 0.6
     """Sampling temperature, without top-p and top-k."""
-    max_tokens: Positive = 512
+    max_tokens: Length = 512
     """Longest answer; a longer one is cut and counted as truncated."""
-    thought_tokens: Positive = 128
+    thought_tokens: Length = 128
     """Longest thought before an answer; a longer one is cut and closed."""
-    shots: Annotated[int, Field(ge=0)] | None = None
+    shots: Count | None = None
     """Worked examples in each prompt; default: all that the task has."""
     thoughts: Literal["trained", "all", "none"] = "trained"
     """Which models also answer after a thought: arms that were trained to think, every model, or none."""
     gold: bool = True
     """Whether to also measure the bits per byte of the worked solution."""
-    arms: tuple[str, ...] | None = None
+    arms: Annotated[tuple[str, ...], Distinct] | None = None
     """Arms of the run that are evaluated; default: all; empty list: only `models` and `endpoint`."""
-    models: dict[str, ModelConfig] = {}
+    models: dict[Name, ModelConfig] = {}
     """Other models that are evaluated, by name."""
     endpoint: EndpointConfig | None = None
     """A server that is evaluated through OpenAI's `/completions`; its arm is called `endpoint`."""
@@ -57,8 +57,8 @@ class ReasoningConfig(Section):
             raise ValueError(f"k = {beyond}: Pass@k needs at least k samples, and samples = {self.samples}")
         if unknown := sorted(set(self.paths) - set(self.tasks)):
             raise ValueError(f"paths names {', '.join(unknown)}, which is not among tasks = {list(self.tasks)}")
-        if len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"tasks = {list(self.tasks)}: name each task once")
+        if self.arms == () and not self.models and self.endpoint is None:
+            raise ValueError("arms = [] leaves nothing to evaluate: name arms, models or an endpoint")
         return self
 
     def where(self, task: str) -> Literal["auto", "package", "hub"] | Path:

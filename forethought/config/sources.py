@@ -7,15 +7,26 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from forethought.config.base import Positive, Section, Share
+from forethought.config.base import (
+    Count,
+    Length,
+    Line,
+    OrGreedy,
+    Positive,
+    PositiveShare,
+    Repeats,
+    Retries,
+    Section,
+    Share,
+)
 
 
 class ModelConfig(Section):
     """A model, wherever it is."""
 
-    model: str
+    model: Line
     """A name of `forethought models` (such as `tiny-llama`), a hub name, a folder or a .gguf file."""
-    revision: str | None = None
+    revision: Line | None = None
     """Revision of a hub name."""
     init: Literal["pretrained", "scratch"] = "pretrained"
     """`scratch` keeps architecture and tokenizer, and draws random weights from the seed."""
@@ -36,19 +47,19 @@ class EndpointConfig(Section):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    base_url: str
+    base_url: Line
     """Address up to and including `/v1`."""
-    model: str
+    model: Line
     """Model name that the server knows."""
-    api_key_env: str = "FORETHOUGHT_API_KEY"
+    api_key_env: Line = "FORETHOUGHT_API_KEY"
     """Environment variable that holds the key; it is never logged."""
-    concurrency: Positive = 16
+    concurrency: Repeats = 16
     """Largest number of requests at a time."""
-    timeout: Annotated[float, Field(gt=0)] = 120.0
+    timeout: Annotated[float, Field(strict=True, ge=0.01, le=86_400.0)] = 120.0
     """Seconds after which a request fails, from its start to the last byte of the reply."""
-    retries: Annotated[int, Field(ge=0)] = 5
+    retries: Retries = 5
     """Retries after a timeout, a refused connection, a 429 or a 5xx, with exponential backoff."""
-    patience: Annotated[float, Field(ge=0)] = 600.0
+    patience: Annotated[float, Field(strict=True, ge=0, le=604_800.0)] = 600.0
     """Seconds that a stage waits for a server that has stopped answering; then it ends with exit code 3, and the same
     command goes on where it was."""
 
@@ -74,7 +85,7 @@ class PromptedConfig(Section):
     """The model, run in this process."""
     endpoint: EndpointConfig | None = None
     """The server that runs the model, instead of `model`."""
-    prompt: str | None = None
+    prompt: Line | None = None
     """Your own prompt file; default: the shipped one."""
 
     @property
@@ -88,13 +99,13 @@ class VerdictConfig(PromptedConfig):
 
     verdict: Literal["letter", "written"] = "letter"
     """How an LLM answers: log-probabilities of the possible answers (1, 2; YES, NO), or a written conclusion."""
-    repeats: Positive = 1
+    repeats: Repeats = 1
     """Number of written verdicts that are sampled and averaged."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    temperature: OrGreedy = 0.0
     """Sampling temperature of written verdicts."""
-    top_p: Share = 1.0
+    top_p: PositiveShare = 1.0
     """Nucleus (top-p) of written verdicts."""
-    max_tokens: Positive = 512
+    max_tokens: Length = 512
     """Longest written verdict, in tokens."""
 
 
@@ -106,30 +117,40 @@ class CorpusConfig(Section):
     path: str = ""
     """Hub data set, or a file, folder or glob (`text`: .txt and .md files). `shipped:smoke.jsonl` is text that comes
     with the package."""
-    text_column: str = "text"
+    text_column: Line = "text"
     """Column or key that holds the text."""
-    title_column: str | None = None
+    title_column: Line | None = None
     """Column or key; documents with an equal value get the same split. Default: the text itself."""
-    config_name: str | None = None
+    config_name: Line | None = None
     """Configuration of a hub data set (`sample-10BT`)."""
-    hub_split: str = "train"
+    hub_split: Line = "train"
     """Split of a hub data set."""
-    revision: str | None = None
+    revision: Line | None = None
     """Revision of a hub data set."""
     max_documents: Positive | None = None
     """Largest number of documents; default: all."""
-    min_characters: Annotated[int, Field(ge=0)] = 200
+    min_characters: Count = 200
     """Shorter documents are skipped and counted."""
     max_characters: Positive | None = None
     """Longer documents are cut to this length and counted."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CorpusConfig:
+        if self.source == "bundled" and self.path:
+            raise ValueError(f"source = 'bundled' reads no path, and path = {self.path!r}: set source, or remove path")
+        if self.source != "bundled" and not self.path.strip():
+            raise ValueError(f"source = {self.source!r} needs `path`")
+        if self.max_characters is not None and self.max_characters < self.min_characters:
+            raise ValueError(f"max_characters = {self.max_characters}: must be at least min_characters")
+        return self
 
 
 class ChunkConfig(Section):
     """How documents become prefixes and suffixes; lengths in tokens of the policy."""
 
-    prefix_tokens: tuple[Positive, Positive] = (32, 128)
+    prefix_tokens: tuple[Length, Length] = (32, 128)
     """Shortest and longest prefix; each prefix is as long as its document allows."""
-    suffix_tokens: Positive = 48
+    suffix_tokens: Length = 48
     """Length N of every suffix."""
     chunks_per_document: Positive | None = None
     """Largest number of chunks of one document; they never overlap. Default: as many as fit."""
@@ -144,6 +165,7 @@ class ChunkConfig(Section):
     def _consistent(self) -> ChunkConfig:
         if self.prefix_tokens[0] > self.prefix_tokens[1]:
             raise ValueError(f"prefix_tokens = {list(self.prefix_tokens)}: must be [shortest, longest]")
-        if self.sft_share + self.rlmt_share + self.heldout_share > 1:
-            raise ValueError("sft_share + rlmt_share + heldout_share exceed 1: nothing is left for improve")
+        used = self.sft_share + self.rlmt_share + self.heldout_share
+        if used > 1 - 1e-6:
+            raise ValueError(f"sft_share + rlmt_share + heldout_share are {used:g}: nothing is left for improve")
         return self

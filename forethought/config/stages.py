@@ -6,9 +6,28 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import OneOf, Positive, Section, Share
+from forethought.config.base import (
+    Count,
+    Distinct,
+    Length,
+    Line,
+    Name,
+    OneOf,
+    OrGreedy,
+    Positive,
+    PositiveShare,
+    Repeats,
+    Retries,
+    Section,
+    Share,
+    Temperature,
+    Weight,
+)
 from forethought.config.judging import JudgeConfig, RewriteConfig
 from forethought.config.sources import PromptedConfig
+
+Tag = Annotated[str, Field(max_length=64)]
+Beta = Annotated[float, Field(strict=True, ge=0.0, lt=1.0)]
 
 
 class TrainingConfig(Section):
@@ -16,25 +35,25 @@ class TrainingConfig(Section):
 
     steps: Positive = 100
     """Optimiser steps."""
-    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-6
+    learning_rate: PositiveShare = 5e-6
     """Peak learning rate."""
     min_rate_ratio: Share = 0.1
     """Final learning rate of the cosine schedule, as a share of the peak."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    warmup_steps: Count = 10
     """Steps of linear warm-up."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: Share = 0.0
     """AdamW's decoupled weight decay."""
-    adam_betas: tuple[Share, Share] = (0.9, 0.95)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's betas."""
-    adam_eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    adam_eps: Annotated[float, Field(strict=True, ge=1e-20, le=1.0)] = 1e-8
     """AdamW's epsilon."""
-    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    clip_norm: Annotated[float, Field(strict=True, ge=1e-6, le=1e9)] = 1.0
     """Largest gradient norm; larger gradients are scaled down."""
     micro_tokens: Positive = 8192
     """Tokens of one forward and backward pass; changes memory and speed, not the result."""
-    monitor_every: Annotated[int, Field(ge=0)] = 10
+    monitor_every: Count = 10
     """Measure on a fixed held-out slice every n steps; 0: only before the first and after the last."""
-    checkpoint_every: Annotated[int, Field(ge=0)] = 20
+    checkpoint_every: Count = 20
     """Write a checkpoint every n steps; 0: only at the end."""
 
 
@@ -59,19 +78,19 @@ class ImproveConfig(JudgedTrainingConfig):
     more training on the same text does."""
     prefixes_per_step: Positive = 16
     """Prefixes per step."""
-    rollouts: Annotated[int, Field(ge=1)] = 16
+    rollouts: Repeats = 16
     """K, the policy's continuations of each prefix."""
     original: bool = True
     """Whether the original suffix is a candidate."""
     rewrite: RewriteConfig | None = None
     """The teacher whose rewrite is a candidate; default: none."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Temperature = 1.0
     """Sampling temperature; there is no top-p or top-k, so that the sampler's log-probs are the trainer's."""
-    beta: Annotated[float, Field(gt=0.0)] = 0.1
+    beta: Annotated[float, Field(strict=True, ge=1e-6, le=1e3)] = 0.1
     """DPO's beta."""
-    nll_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    nll_weight: Weight = 0.0
     """Weight of an NLL term, per token, on the chosen candidate."""
-    sync_reference_every: Annotated[int, Field(ge=0)] = 0
+    sync_reference_every: Count = 0
     """Copy the policy into the reference every n steps; 0: the reference stays frozen."""
     sample_rows: Positive = 256
     """Rollouts that are sampled at once; changes memory and speed, not the text."""
@@ -99,13 +118,13 @@ class TeacherConfig(PromptedConfig):
 
     kind: Literal["model", "stand-in"] = "model"
     """`model`: a language model; `stand-in`: a fixed rule that needs no model (tests)."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.7
+    temperature: OrGreedy = 0.7
     """Sampling temperature."""
-    top_p: Share = 1.0
+    top_p: PositiveShare = 1.0
     """Nucleus (top-p); a model in this process supports only 1."""
-    max_tokens: Positive = 64
+    max_tokens: Length = 64
     """Longest reply about one place; a reply about a whole chunk may have this many tokens per thought."""
-    retries: Annotated[int, Field(ge=0)] = 1
+    retries: Retries = 1
     """Further requests for thoughts that were rejected or missing."""
 
     @model_validator(mode="after")
@@ -125,7 +144,7 @@ class InterleaveConfig(Section):
     `surprise`: where the untrained policy finds the next tokens most surprising (one request per place)."""
     clauses: bool = True
     """Whether thoughts may follow clauses, and not only sentences."""
-    thoughts: tuple[Positive, Positive] = (3, 6)
+    thoughts: tuple[Repeats, Repeats] = (3, 6)
     """Fewest and most thoughts of a row; a chunk with fewer that pass the checks gives no row."""
     gap: Positive = 80
     """Fewest characters between two thoughts, before the first and after the last."""
@@ -133,7 +152,7 @@ class InterleaveConfig(Section):
     """Longest thought, in words."""
     max_leak: Share = 0.2
     """Largest share of a thought's word 3-grams that may occur in the text that follows it."""
-    tags: tuple[str, str] = ("<think>", "</think>")
+    tags: tuple[Tag, Tag] = ("<think>", "</think>")
     """Opening and closing tag of a thought."""
     rows: Positive | None = None
     """Rows of the `sft` split that are kept: chunks are tried until so many pass; default: all that its chunks give."""
@@ -177,14 +196,14 @@ class ThoughtEvaluateConfig(Section):
 
     prefixes: Positive = 64
     """Held-out prefixes that are continued freely, and compared."""
-    free_tokens: Positive = 96
+    free_tokens: Length = 96
     """Length of a free continuation."""
-    thought_tokens: Positive = 64
+    thought_tokens: Length = 64
     """Longest thought of a policy that is asked for one, in tokens."""
-    text_tokens: Positive = 32
+    text_tokens: Length = 32
     """Tokens after a thought whose NLL is compared with and without the thought."""
-    conditions: tuple[Way, ...] = ("sampled", "greedy")
-    """Ways of sampling in which the two thinking arms are compared."""
+    conditions: Annotated[tuple[Way, ...], Distinct] = ("sampled", "greedy")
+    """Ways of sampling in which the two thinking arms are compared; may be empty."""
 
 
 class EvaluateConfig(Section):
@@ -192,19 +211,24 @@ class EvaluateConfig(Section):
 
     prefixes: Positive = 64
     """Held-out prefixes."""
-    conditions: tuple[Way, ...] = ("sampled", "greedy", "entropy-matched", "entropy-matched to the base")
+    conditions: Annotated[tuple[Way, ...], Field(min_length=1), Distinct] = (
+        "sampled",
+        "greedy",
+        "entropy-matched",
+        "entropy-matched to the base",
+    )
     """Ways of sampling in which arms are compared. Sharpening alone wins `sampled`; at equal entropy the base is
     sampled with the entropy of the arm, or the arm with that of the base."""
-    new_tokens: Positive | None = None
+    new_tokens: Length | None = None
     """Length of the compared continuations; default: the suffix length."""
-    judges: dict[str, JudgeConfig] = {}
+    judges: dict[Name, JudgeConfig] = {}
     """Judges that did not train the policy, by name; the training judges are always added."""
     nll_chunks: Positive = 128
     """Held-out chunks for suffix NLL."""
-    entropy_tolerance: Annotated[float, Field(gt=0.0)] = 0.02
+    entropy_tolerance: Annotated[float, Field(strict=True, ge=1e-4, le=10.0)] = 0.02
     """Largest difference of entropy, in nats per token, between what is compared at matched entropy, here and in
     `[thinking]`."""
-    examples: Annotated[int, Field(ge=0)] = 8
+    examples: Count = 8
     """Examples that are kept, side by side."""
     thoughts: ThoughtEvaluateConfig = ThoughtEvaluateConfig()
     """Measurements of thoughts, if there is `[sft]`."""
@@ -216,17 +240,17 @@ class PrimaryConfig(Section):
     It is named as in the table of figures: `forethought show` and summary.json have the same names.
     """
 
-    stage: str = "evaluate-rlmt"
+    stage: Line = "evaluate-rlmt"
     """The evaluation that measures it."""
-    metric: str = "gate score difference of differences"
+    metric: Line = "gate score difference of differences"
     """Its name."""
-    arm: str = "self-improved-rlmt"
+    arm: Line = "self-improved-rlmt"
     """The arm."""
     against: str = "continued-rlmt"
     """The arm that it is compared with; empty for none."""
     condition: str = "entropy-matched"
     """The condition."""
-    judge: str = ""
+    judge: Line | Literal[""] = ""
     """The judge; empty: of all that trained nothing, the least favourable."""
 
 
@@ -235,7 +259,7 @@ class LogConfig(Section):
 
     tensorboard: bool = False
     """Also write TensorBoard events (needs `pip install tensorboard`)."""
-    wandb: str | None = None
+    wandb: Line | None = None
     """Also log to this Weights & Biases project (needs `pip install wandb`)."""
-    trackio: str | None = None
+    trackio: Line | None = None
     """Also log to this trackio project (needs `pip install trackio`)."""

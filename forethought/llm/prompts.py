@@ -54,6 +54,18 @@ class PromptTemplate:
         return head.fill(values), tail.fill(values)
 
 
+def check_prompt(name: str, path: str, mode: str | None = None, home: str = JUDGES) -> None:
+    """Check that the file ``path`` can stand for the shipped prompt ``name``: that it uses the same fields.
+
+    Raises:
+        LanguageError: as :func:`load_prompt` does.
+    """
+    shipped = resources.files(home).joinpath(f"prompts/{name}.txt").read_text(encoding="utf-8")
+    body, *sections = SECTION.split(shipped)
+    endings = dict(zip(sections[::2], sections[1::2], strict=True))
+    load_prompt(name, tuple(sorted(set(FIELD.findall(body + endings.get(mode or "", ""))))), mode, path)
+
+
 def load_prompt(
     name: str, fields: tuple[str, ...], mode: str | None = None, path: str | None = None, home: str = JUDGES
 ) -> PromptTemplate:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,16 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel
 
 from forethought.models.load import content_identity
-from forethought.models.resolve import ModelError
-from forethought.offline import INSTALL, offline
+from forethought.models.resolve import EMBEDDER_FILES, LETTERS, ModelError, check_embedder
 
-if TYPE_CHECKING:
-    from forethought_offline import PackagedEmbedder
-
-LETTERS = "letters"  # what a config calls LetterEmbedder
 BATCH = 64  # texts of one forward pass
 LONGEST = 256  # tokens of a text that are read; what all-MiniLM-L6-v2 was trained on
-_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 class Embedder(Protocol):
@@ -88,28 +82,13 @@ class BertEmbedder:
 
 def load_embedder(name: str, device: torch.device | str = "cpu") -> Embedder:
     """Return the embedder ``name``: ``letters``, an installed package's, or a model folder; weights come later."""
-    if name == LETTERS:
+    found = check_embedder(name)
+    if found is None:
         return LetterEmbedder()
-    package, folder = packages().get(name), Path(name).expanduser()
-    if package is not None:
-        package.check()
-        return BertEmbedder(name, package.sha256[:12], lambda: package.read(_FILES), torch.device(device))
-    missing = [file for file in _FILES if not (folder / file).is_file()]
-    if missing:
-        known = [f"{package.name} ({package.pip_command})" for package in packages().values()]
-        raise ModelError(
-            f"{name}: not an embedder: {folder} lacks {' and '.join(missing)}. Name a sentence-transformers folder "
-            f"of a BERT with mean pooling, or one that installs as a package: {', '.join(known) or INSTALL}"
-        )
-    identity = content_identity(folder)
-    files = lambda: {file: (folder / file).read_bytes() for file in _FILES}  # noqa: E731
-    return BertEmbedder(folder.name, identity, files, torch.device(device))
-
-
-def packages() -> Mapping[str, PackagedEmbedder]:
-    """Return the embedders that install as Python packages, by name; empty without :mod:`forethought_offline`."""
-    extra = offline()
-    return {} if extra is None else extra.EMBEDDERS
+    if not isinstance(found, Path):
+        return BertEmbedder(name, found.sha256[:12], lambda: found.read(EMBEDDER_FILES), torch.device(device))
+    files = lambda: {file: (found / file).read_bytes() for file in EMBEDDER_FILES}  # noqa: E731
+    return BertEmbedder(found.name, content_identity(found), files, torch.device(device))
 
 
 def _bert(name: str, files: Mapping[str, bytes], device: torch.device) -> tuple[Any, Tokenizer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import huggingface_hub
 
 from forethought.config import ModelConfig
+from forethought.config.base import did_you_mean
 from forethought.offline import INSTALL, offline
 from forethought.run.files import cache_root
 
 if TYPE_CHECKING:
-    from forethought_offline import PackagedModel
+    from forethought_offline import PackagedEmbedder, PackagedModel
 
 TINY: dict[str, Literal["llama", "qwen3", "gemma3"]] = {
     "tiny-llama": "llama",
@@ -28,6 +28,10 @@ TINY: dict[str, Literal["llama", "qwen3", "gemma3"]] = {
 }
 """Random models of :mod:`forethought.models.tiny`, for trying things out."""
 TINY_PARAMETERS = {"tiny-llama": 107_200, "tiny-qwen3": 107_264, "tiny-gemma3": 165_248}
+
+LETTERS = "letters"
+"""What a config calls the embedder that counts letters."""
+EMBEDDER_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 CONVERSION = 1  # raised when forethought.models.gguf writes something else for the same file
 
@@ -83,9 +87,12 @@ def _source(config: ModelConfig) -> Source:
         raise ModelError(f"{name}: a file, but not a .gguf one. Give a .gguf file or a model folder")
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(f"{name}: no such folder, and not a hub name (owner/name) either.{name_hint(name)}")
+    guess = did_you_mean(name, [*packages(), *TINY], cutoff=0.8) if "/" not in name else ""
     revision, pending = config.revision or "main", ""
     if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
         pending = f"downloads {name} ({revision}) from the hub"
+        if guess:
+            raise ModelError(f"{name}: no model is called so.{guess} A model of the hub is written owner/name")
         if huggingface_hub.is_offline_mode():
             why = "not in the local hub cache, and the hub is switched off by HF_HUB_OFFLINE"
             raise ModelError(f"{name}: {why}.{name_hint(name)}")
@@ -98,11 +105,40 @@ def packages() -> Mapping[str, PackagedModel]:
     return {} if extra is None else extra.MODELS
 
 
+def embedders() -> Mapping[str, PackagedEmbedder]:
+    """Return the embedders that install as Python packages, by name; empty without :mod:`forethought_offline`."""
+    extra = offline()
+    return {} if extra is None else extra.EMBEDDERS
+
+
+def check_embedder(name: str) -> PackagedEmbedder | Path | None:
+    """Return what an embedder's name is: an installed package, a folder, or ``None`` for :data:`LETTERS`.
+
+    Raises:
+        ModelError: if it is none of them.
+    """
+    package, folder = embedders().get(name), Path(name).expanduser()
+    if name == LETTERS:
+        return None
+    if package is not None:
+        package.check()
+        return package
+    missing = [file for file in EMBEDDER_FILES if not (folder / file).is_file()]
+    if missing:
+        known = [f"{package.name} ({package.pip_command})" for package in embedders().values()]
+        guess = did_you_mean(name, [*embedders(), LETTERS])
+        raise ModelError(
+            f"{name}: not an embedder: {folder} lacks {' and '.join(missing)}.{guess}"
+            f" Name a sentence-transformers folder of a BERT with mean pooling, or one that installs as a package: "
+            f"{', '.join(known) or INSTALL}"
+        )
+    return folder
+
+
 def name_hint(name: str) -> str:
     """Return the end of a message about a model that was not found: close names, and those that need no hub."""
     known = [*packages(), *TINY]
-    close = difflib.get_close_matches(os.path.basename(name).lower(), known, n=1, cutoff=0.6)
-    guess = f" Did you mean {close[0]}?" if close else ""
+    guess = did_you_mean(os.path.basename(name), known)
     more = "" if packages() else f". For models that install as Python packages: {INSTALL}"
     return f"{guess} Names that need no hub: {', '.join(known)}{more}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from rich.text import Text
 
 from forethought import machine, models
 from forethought.config import Config, ModelConfig
-from forethought.corpus import sources
 from forethought.costs import rates
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN, Phase, Setting
 from forethought.costs.footprint import largest
 from forethought.costs.loads import converting, loading, models_of
 from forethought.costs.work import Rates
 from forethought.graph import arms, graph
-from forethought.models import embedding
+from forethought.pipeline.check import check
 from forethought.pipeline.runner import stage_class
 from forethought.run.store import Run
 
@@ -33,11 +31,7 @@ def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: 
 
     The dtype of ``config`` is settled; ``say`` is told what takes long.
     """
-    # One document shows that the corpus can be read.
-    next(sources.documents(config.corpus, Counter()))
-    for match in config.match_judges.values():
-        if match.embeds:
-            embedding.load_embedder(match.embedder)
+    check(config)
     listing, at = _listing(config), setting(config)
     found, pace = phases(at, pending(config)), rates.here(config, say)
     days = sum(phase.seconds(pace) or 0.0 for _, phase in found) / DAY

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from forethought.algorithms.windows import Window, WindowCutter, with_thoughts
-from forethought.config import TRAINING, Config, ModelConfig, TrainingConfig
+from forethought.config import TRAINING, Config, JudgeConfig, ModelConfig, TrainingConfig
 from forethought.costs.base import Phase, Setting
 from forethought.graph import Arm, Step, arm_of
 from forethought.judges import Judge
@@ -222,13 +222,13 @@ class Context:
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
-        return {name: self._judge(name) for name in self.config.judges}
+        return self._build("judges", self.config.judges)
 
     @cached_property
     def comparing_judges(self) -> dict[str, Judge]:
         """The judges that compare arms: those that train, marked as such, and those of `[evaluate.judges]`."""
         training = {f"{name} (training)": judge for name, judge in self.judges.items()}
-        return training | {name: self._judge(name) for name in self.config.evaluate.judges}
+        return training | self._build("evaluate.judges", self.config.evaluate.judges)
 
     @cached_property
     def match_judges(self) -> dict[str, Matcher]:
@@ -255,10 +255,9 @@ class Context:
     def measure(self, measurements: Iterable[Measurement]) -> None:
         self.run.measure(measurements)
 
-    def _judge(self, name: str) -> Judge:
-        config = self.config.judges.get(name) or self.config.evaluate.judges[name]
-        key = f"judges.{name}" if name in self.config.judges else f"evaluate.judges.{name}"
-        return build(config, self.pool, self.run.path / "verdicts.sqlite", key)
+    def _build(self, table: str, judges: Mapping[str, JudgeConfig]) -> dict[str, Judge]:
+        cache = self.run.path / "verdicts.sqlite"
+        return {name: build(one, self.pool, cache, f"{table}.{name}") for name, one in judges.items()}
 
 
 class Stage(ABC):

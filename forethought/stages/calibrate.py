@@ -32,7 +32,7 @@ from forethought.judges.match_audit import (
 )
 from forethought.keys import Key
 from forethought.metrics import BASE_PASSES, MATCH_AUC, PLANTED_PASSES, THRESHOLD, UNRELATED_PASSES
-from forethought.models.embedding import LETTERS
+from forethought.models.resolve import LETTERS
 from forethought.records import Chunk, JudgeRequest, Measurement, Split
 from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, StageError, required

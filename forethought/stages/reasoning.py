@@ -17,7 +17,7 @@ from forethought.evals.reasoning.answers import EndpointAnswerer, EvalArm, Model
 from forethought.evals.reasoning.catalogue import task as task_of
 from forethought.evals.reasoning.figures import measure
 from forethought.evals.reasoning.task import Task, TaskError
-from forethought.graph import REASONING, Arm, Step, arms
+from forethought.graph import ENDPOINT, REASONING, Arm, Step, arms, check_arms
 from forethought.keys import Key
 from forethought.llm.endpoint import Endpoint
 from forethought.metrics import MACRO, PLAIN, THOUGHT
@@ -28,8 +28,6 @@ from forethought.run.progress import StageProgress
 from forethought.run.store import StageFolder
 from forethought.stages.base import Stage, required
 
-ENDPOINT = "endpoint"
-"""The arm that is a server."""
 ANSWERS = "answers"
 """Name of the log of answers."""
 HEADER, SOLUTION, ALL = 300, 80, 500
@@ -205,17 +203,9 @@ class Reasoning(Stage):
 
     def _chosen(self) -> list[Arm]:
         """Return the run's arms that the config chooses; all by default."""
-        cfg, by_name = self._settings, {arm.name: arm for arm in arms(self.config)}
-        unknown = sorted(set(cfg.arms or ()) - set(by_name))
-        if unknown:
-            raise TaskError(f"reasoning.arms: this run has no {', '.join(unknown)}; it has {', '.join(by_name)}")
-        taken = sorted({*by_name, ENDPOINT} & set(cfg.models))
-        if taken:
-            raise TaskError(f"reasoning.models: {', '.join(taken)} is the name of an arm; choose another")
-        chosen = [arm for name, arm in by_name.items() if cfg.arms is None or name in cfg.arms]
-        if not chosen and not cfg.models and cfg.endpoint is None:
-            raise TaskError("reasoning: no arm, model or endpoint selected; name one in arms, models or endpoint")
-        return chosen
+        check_arms(self.config)
+        cfg = self._settings
+        return [arm for arm in arms(self.config) if cfg.arms is None or arm.name in cfg.arms]
 
 
 STAGE = Reasoning

@@ -271,7 +271,7 @@ def limits(metadata: tuple[Any, ...]) -> str:
     constraints = [one for field in metadata if isinstance(field, FieldInfo) for one in field.metadata]
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "pattern": "like"}
     found = [
-        f"{sign} `{value}`" if attribute == "pattern" else f"{sign} {value:g}"
+        f"{sign} `{value}`" if attribute == "pattern" else f"{sign} {value:,.10g}"
         for one in constraints
         for attribute, sign in signs.items()
         if (value := getattr(one, attribute, None)) is not None and value != LARGEST

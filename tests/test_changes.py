@@ -132,7 +132,7 @@ def test_until_stops_there_and_both_at_once_are_refused(tmp_path: Path) -> None:
     assert "choose one of them" in both.stderr
     unknown = cli("run", CONFIG, "--run", tmp_path / "run", "--until", "imrpove", *options)
     assert unknown.exit_code == 2
-    assert "imrpove: no such step in this config. Stages: chunk, audit, improve" in unknown.stderr
+    assert "imrpove: no such step in this config. Did you mean improve? Stages: chunk, audit, improve" in unknown.stderr
 
 
 def test_the_config_of_a_run_can_be_run_again(tmp_path: Path) -> None:

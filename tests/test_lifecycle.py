@@ -48,9 +48,9 @@ KILLS = {
         Kill("rename", f"{IMPROVE}/checkpoints/step_000002"),  # a whole one, without its name
         Kill("write", f"{IMPROVE}/pools.jsonl", 3),  # a checkpoint, and nothing after it
         Kill("write", f"{IMPROVE}/metrics.jsonl"),  # pools after it
-        Kill("remove", f"{IMPROVE}/checkpoints/step_000002"),  # a manifest, and both checkpoints still there
         Kill("rename", f"{IMPROVE}/checkpoints/final"),  # trained, but not written
         Kill("write", f"{IMPROVE}/.manifest.json.*"),  # final weights, but no manifest
+        Kill("remove", f"{IMPROVE}/checkpoints/step_000002"),  # a manifest, and both checkpoints still there
         Kill("remove", f"{IMPROVE}/checkpoints/step_000004"),  # and one of them
         Kill("write", f"{CONTINUED}/metrics.jsonl", 4),
         Kill("write", "self-improved/evaluate/.manifest.json.*"),
@@ -272,7 +272,7 @@ def test_a_dead_endpoint_stops_the_run_and_loses_nothing(tmp_path: Path, monkeyp
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with nobody() as url:
         dead = smoke("improve", tmp_path / "run", *judged_by(url))
-    assert dead.exit_code == 2, dead.output
+    assert dead.exit_code == 3, dead.output
     assert f"{url}: no request was answered: no connection" in dead.stderr
     assert "Traceback" not in dead.output
     assert (tmp_path / "run" / "shared" / "chunk" / "manifest.json").exists()

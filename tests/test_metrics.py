@@ -12,7 +12,8 @@ from helpers.smoke_runs import Finished
 
 from forethought import graph, metrics
 from forethought.judges import planted
-from forethought.records import Measurement, from_dict, to_dict
+from forethought.records import Measurement, to_dict
+from forethought.run.files import read_jsonl
 
 ARMS = {arm.name for arm in graph.ARMS}
 FIGURE = Measurement(
@@ -30,8 +31,7 @@ FIGURE = Measurement(
 
 @pytest.mark.slow
 def test_everything_that_a_run_writes_is_registered(finished: Finished) -> None:
-    lines = (finished() / "measurements.jsonl").read_text().splitlines()
-    figures = [from_dict(Measurement, json.loads(line)) for line in lines]
+    figures = list(read_jsonl(finished() / "measurements.jsonl", Measurement))
     assert len({one.stage for one in figures}) == 8
     assert [one for one in figures if not metrics.known(one, ARMS)] == []
     assert all(metrics.of(one).kind is not metrics.UNKNOWN for one in figures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import gzip
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.config import ChunkConfig, CorpusConfig
-from forethought.corpus import files
 from forethought.corpus.filters import rejection, split_of, title_key
+from forethought.corpus.find import find
 from forethought.corpus.sources import CorpusError, documents
 from forethought.records import Document, Split
 
@@ -98,7 +99,13 @@ def write_parquet(path: Path, **columns: pa.Array) -> None:
     pq.write_table(pa.table(columns), path, row_group_size=2)
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()),
+        pa.dictionary(pa.int8(), pa.string()),
+    ],
+)
 def test_parquet_text_of_any_arrow_type(tmp_path: Path, kind: pa.DataType) -> None:
     write_parquet(tmp_path / "a.parquet", text=pa.array([WHALE, None, SHIP]).cast(kind), id=pa.array([1, 2, 3]))
     found, counts = read(source="parquet", path=str(tmp_path / "*.parquet"))
@@ -277,4 +284,76 @@ def test_titles_meet_across_unicode_forms() -> None:
 
 def test_find_prefers_a_file_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
     (tmp_path / "a[1].txt").write_text(WHALE)
-    assert files.find(str(tmp_path / "a[1].txt"), (".txt",)) == [tmp_path / "a[1].txt"]
+    assert find(str(tmp_path / "a[1].txt"), (".txt",)) == [tmp_path / "a[1].txt"]
+
+
+def test_hidden_files_and_folders_are_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "x.jsonl").write_bytes(jsonl({"text": WHALE}))
+    (tmp_path / ".ipynb_checkpoints" / "x-checkpoint.jsonl").write_bytes(jsonl({"text": SHIP}))
+    with pytest.raises(CorpusError, match=r"without .*files \(hidden ones are left out: 1\)"):
+        texts(source="text", path=str(tmp_path))
+    (tmp_path / "._x.jsonl").write_bytes(b"\x00\x05\x16\x07Mac OS X\n")
+    found, counts = read(source="jsonl", path=str(tmp_path))
+    assert [document.text for document in found] == [WHALE]
+    assert counts == {"read": 1, "kept": 1, "shortened": 0, "hidden": 2}
+    assert texts(source="jsonl", path=str(tmp_path / "**" / "*.jsonl")) == [WHALE]
+    # A folder that is itself hidden was asked for, and so was a file.
+    assert texts(source="jsonl", path=str(tmp_path / ".ipynb_checkpoints")) == [SHIP]
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.jsonl"])
+def test_linked_folders_are_read_once_and_loops_refused(tmp_path: Path, pattern: str) -> None:
+    folder, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "x.jsonl").write_bytes(jsonl({"text": WHALE}))
+    for name in ("linked", "twice"):
+        (folder / name).symlink_to(elsewhere)
+    (folder / "y.jsonl").symlink_to(elsewhere / "x.jsonl")
+    found, counts = read(source="jsonl", path=str(folder / pattern))
+    assert [document.text for document in found] == [WHALE]
+    assert counts == {"read": 1, "kept": 1, "shortened": 0}
+    for target in (folder, tmp_path, elsewhere):
+        back = elsewhere / "back"
+        back.symlink_to(target)
+        with pytest.raises(CorpusError, match=r"back: a link to .*, a folder above it"):
+            texts(source="jsonl", path=str(folder / pattern))
+        back.unlink()
+
+
+def test_links_that_lead_nowhere_are_errors(tmp_path: Path) -> None:
+    for name in ("gone.txt", "self.txt"):
+        (tmp_path / name).symlink_to(tmp_path / ("nowhere" if name == "gone.txt" else name))
+        for path in (tmp_path, tmp_path / name, tmp_path / "*.txt"):
+            with pytest.raises(CorpusError, match=rf"{name}: a link that leads nowhere"):
+                texts(source="text", path=str(path))
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_are_errors_and_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path, tmp_path / "pipe.txt"):
+        with pytest.raises(CorpusError, match=r"pipe\.txt: not a regular file"):
+            texts(source="text", path=str(path))
+
+
+def test_a_shard_without_any_text_is_counted(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", text=pa.array([None, None]))
+    write_parquet(tmp_path / "b.parquet", text=pa.array([WHALE]))
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"text": None}, {"text": None}))
+    (tmp_path / "b.jsonl").write_bytes(jsonl({"text": WHALE}))
+    for source in ("parquet", "jsonl"):
+        found, counts = read(source=source, path=str(tmp_path))
+        assert [document.text for document in found] == [WHALE]
+        assert counts["not_a_string"] == 2
+
+
+@pytest.mark.parametrize("doubled", ["text", "title"])
+def test_two_columns_of_one_name_are_an_error(tmp_path: Path, doubled: str) -> None:
+    other = "title" if doubled == "text" else "text"
+    table = pa.Table.from_arrays([pa.array([WHALE])] * 3, names=[doubled, doubled, other])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=rf"a\.parquet: 2 columns are called '{doubled}'.* Rename all but one"):
+        texts(source="parquet", path=str(tmp_path), title_column="title")

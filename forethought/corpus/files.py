@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import gzip
 import json
+import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,23 @@ import pyarrow.parquet as pq
 import zstandard
 
 from forethought.config import CorpusConfig
-from forethought.config.shipped import text_file
+from forethought.corpus.find import find
 from forethought.corpus.rows import CorpusError, Row
 
 _JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson")
+_TEXTS = {
+    (pa.string(), pa.binary()): pa.binary(),
+    (pa.large_string(), pa.large_binary(), pa.string_view(), pa.binary_view()): pa.large_binary(),
+}
+"""Arrow's types of text, and of bytes that may be text, with what they are cast to."""
 _BLOCK = 1 << 20
 _PATIENCE = 100
 """If the first rows of a JSON lines file, this many, all lack the column, the file is an error and not skipped."""
 
 
-def parquet_rows(config: CorpusConfig) -> Iterator[Row]:
+def parquet_rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
     """Yield the rows of parquet files; one batch is in memory at a time."""
-    for path in find(config.path, (".parquet",)):
+    for path in find(config.path, (".parquet",), counts):
         try:
             with pq.ParquetFile(path) as table:
                 yield from _table_rows(table, config, path)
@@ -34,17 +40,17 @@ def parquet_rows(config: CorpusConfig) -> Iterator[Row]:
             raise CorpusError(f"{path}: broken parquet: {error}. Download or write it again") from error
 
 
-def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
-    for path in find(config.path, _JSONL):
+def jsonl_rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
+    for path in find(config.path, _JSONL, counts):
         lines = good = 0
         columns: dict[str, None] = {}
         for line in filter(bytes.strip, _lines(path)):
             lines += 1
             entry, defect = _parse(line)
             if entry is None:
-                yield Row(None, None, path.name, defect)
+                yield Row(None, None, _name(path), defect)
                 continue
-            row = pick(entry, config, path.name)
+            row = pick(entry, config, _name(path))
             columns.update(dict.fromkeys(entry))
             good += row.defect is None
             # A wrong column shows early: gigabytes need not be read for it.
@@ -57,14 +63,14 @@ def jsonl_rows(config: CorpusConfig) -> Iterator[Row]:
             raise CorpusError(no_column(str(path), config, columns))
 
 
-def text_rows(config: CorpusConfig) -> Iterator[Row]:
-    for path in find(config.path, (".txt", ".md")):
+def text_rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
+    for path in find(config.path, (".txt", ".md"), counts):
         try:
             content = path.read_bytes()
         except OSError as error:
             raise CorpusError(f"{path}: could not read it: {error.strerror or error}") from error
         text, defect = _decode(content)
-        yield Row(text, None, path.name, defect)
+        yield Row(text, None, _name(path), defect)
 
 
 def pick(entry: Mapping[str, Any], config: CorpusConfig, source: str) -> Row:
@@ -81,30 +87,6 @@ def no_column(where: str, config: CorpusConfig, columns: Iterable[str]) -> str:
     return f"{where}: no such column: {missing}. It has: {', '.join(names) or 'none'}"
 
 
-def find(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files of a ``corpus.path``: a shipped file, a file, a folder (with its subfolders) or a glob."""
-    kinds = ", ".join(suffixes)
-    if not pattern:
-        raise CorpusError(f"corpus.path is empty: name a file, a folder or a glob of {kinds} files")
-    try:
-        path = text_file(pattern) or Path(pattern).expanduser()
-    except FileNotFoundError as error:
-        raise CorpusError(f"{error}. Check corpus.path") from None
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        # File systems list in any order, and a run may read only the first documents.
-        inside = sorted(file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file())
-        if not inside:
-            raise CorpusError(f"{path}: a folder without {kinds} files. Check corpus.path and corpus.source")
-        return inside
-    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
-    if not matches:
-        fault = "matches no file" if glob.has_magic(pattern) else "no such file or folder"
-        raise CorpusError(f"{path}: {fault}. Check corpus.path")
-    return matches
-
-
 def _columns(config: CorpusConfig) -> list[str]:
     return [config.text_column] + ([config.title_column] if config.title_column else [])
 
@@ -114,6 +96,12 @@ def _table_rows(table: Any, config: CorpusConfig, path: Path) -> Iterator[Row]:
     schema = table.schema_arrow
     if any(column not in schema.names for column in columns):
         raise CorpusError(no_column(str(path), config, schema.names))
+    for column in columns:
+        if schema.names.count(column) > 1:
+            raise CorpusError(
+                f"{path}: {schema.names.count(column)} columns are called {column!r}, and nothing says which is meant. "
+                "Rename all but one"
+            )
     for batch in table.iter_batches(batch_size=1024, columns=columns):
         texts = _raw(batch.column(config.text_column))
         if texts is None:
@@ -125,18 +113,26 @@ def _table_rows(table: Any, config: CorpusConfig, path: Path) -> Iterator[Row]:
             titles = _raw(column) or column.to_pylist()
         for text, title in zip(texts, titles, strict=True):
             value, defect = (None, None) if text is None else _decode(text)
-            yield Row(value, title.decode("utf-8", "replace") if isinstance(title, bytes) else title, path.name, defect)
+            yield Row(
+                value, title.decode("utf-8", "replace") if isinstance(title, bytes) else title, _name(path), defect
+            )
 
 
 def _raw(column: Any) -> Any:
     """Return the bytes of a text column, or ``None`` for other columns; arrow's own decoding stops at invalid UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-        return column.cast(pa.binary()).to_pylist()
-    if pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type):
-        return column.cast(pa.large_binary()).to_pylist()
+    if pa.types.is_null(column.type):  # a file in which every text is missing
+        return [None] * len(column)
+    for texts, plain in _TEXTS.items():
+        if column.type in texts:
+            return column.cast(plain).to_pylist()
     return None
+
+
+def _name(path: Path) -> str:
+    """Return a file's name as text: a name may be any bytes, and records are UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def _decode(content: bytes) -> tuple[str | None, str | None]:
@@ -186,9 +182,11 @@ def _zst_blocks(path: Path) -> Iterator[bytes]:
 
 
 def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
+    line: list[bytes] = []  # joined once: a line may be as long as the file
     for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+        first, *others = block.split(b"\n")
+        line.append(first)
+        for other in others:
+            yield b"".join(line)
+            line = [other]
+    yield b"".join(line)

@@ -22,9 +22,9 @@ def documents(config: CorpusConfig, counts: Counter[str]) -> Iterator[Document]:
     """Yield the documents of a corpus that pass the filters, without duplicates.
 
     ``counts`` gets ``read`` (rows seen), ``kept``, ``shortened`` (kept, but cut at ``max_characters``),
-    ``paragraphs_with_holes`` (bundled articles) and one count per reason to skip a row: those of :func:`rejection`,
-    ``duplicate``, ``hole``, ``not_a_string``, ``bad_utf8``, ``bad_json``, ``missing_column``.  ``read`` is ``kept``
-    plus these.
+    ``paragraphs_with_holes`` (bundled articles), ``hidden`` (files and folders left out) and one count per
+    reason to skip a row: those of :func:`rejection`, ``duplicate``, ``hole``, ``not_a_string``, ``bad_utf8``,
+    ``bad_json``, ``missing_column``.  ``read`` is ``kept`` plus these.
 
     Raises:
         CorpusError: if something is missing or broken, or if no document is left in the end.
@@ -72,11 +72,11 @@ def _rows(config: CorpusConfig, counts: Counter[str]) -> Iterator[Row]:
         case "hub":
             return _hub_rows(config)
         case "parquet":
-            return files.parquet_rows(config)
+            return files.parquet_rows(config, counts)
         case "jsonl":
-            return files.jsonl_rows(config)
+            return files.jsonl_rows(config, counts)
         case "text":
-            return files.text_rows(config)
+            return files.text_rows(config, counts)
 
 
 def _hub_rows(config: CorpusConfig) -> Iterator[Row]:

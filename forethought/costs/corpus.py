@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from forethought.config import Config, CorpusConfig
-from forethought.corpus.files import find
+from forethought.corpus.find import find
 from forethought.corpus.rows import CorpusError
 
 BUNDLED_CHUNKS, BUNDLED_DOCUMENTS, BUNDLED_LENGTH = 9_260, 9_236, 176

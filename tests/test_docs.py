@@ -249,7 +249,7 @@ def test_the_written_pages_are_up_to_date(write_docs: Any, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "text", "old"),
     [
-        ("configuration.md", "| `beta` | number > 0 |", "| `beta` | number |"),
+        ("configuration.md", "| `beta` | number >= 1e-06 and <= 1000 |", "| `beta` | number |"),
         ("loops.md", "def run(self", "def walk(self"),
         ("architecture.md", " layers.", " more layers."),
     ],
@@ -300,4 +300,4 @@ def test_the_page_has_every_key_with_its_help(write_docs: Any) -> None:
         for name, field in section.model_fields.items():
             assert field.description, f"{section.__name__}.{name} has no docstring"
             assert f"| `{name}` |" in text
-    assert "| `prefix_tokens` | [integer > 0, integer > 0] | `[32, 128]` |" in text
+    assert "| `prefix_tokens` | [integer > 0 and <= 1e+06, integer > 0 and <= 1e+06] | `[32, 128]` |" in text

@@ -92,7 +92,8 @@ def test_a_selection_is_a_stage_or_a_step() -> None:
 
 def test_a_wrong_name_lists_the_choices(tmp_path: Path) -> None:
     with pytest.raises(
-        SelectionError, match=r"rlm: no such step in this config\. Stages: chunk, .*Steps: shared/chunk"
+        SelectionError,
+        match=r"rlm: no such step in this config\. Did you mean rlmt\? Stages: chunk, .*Steps: shared/chunk",
     ):
         graph.select(graph.graph(smoke()), ["rlm"])
     text = CONFIG.read_text()

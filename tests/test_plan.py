@@ -13,13 +13,12 @@ from helpers.smoke_runs import CONFIG
 from rich.console import Console
 
 from forethought import config, machine
-from forethought.config import JudgeConfig, ModelConfig
+from forethought.config import ConfigError, JudgeConfig, ModelConfig
 from forethought.corpus.rows import CorpusError
 from forethought.costs import judges, rates
 from forethought.costs.base import SECONDS_PER_REQUEST, SECONDS_PER_TOKEN
 from forethought.costs.footprint import footprints
 from forethought.graph import LINEAGES
-from forethought.models import ModelError
 from forethought.models.size import parameters, shape, shape_of
 from forethought.pipeline import plan
 from forethought_offline import MODELS
@@ -122,13 +121,13 @@ def test_a_small_disk_is_seen_beforehand(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="tiny-lama"):
+    with pytest.raises(ConfigError, match="tiny-lama"):
         planned(tmp_path, "policy.model=./tiny-lama")
     with pytest.raises(CorpusError, match=r"nowhere\.jsonl"):
         planned(tmp_path, "corpus.path=nowhere.jsonl")
-    with pytest.raises(ModelError, match="no-teacher"):
+    with pytest.raises(ConfigError, match="no-teacher"):
         planned(tmp_path, "improve.rewrite.model.model=./no-teacher")
-    with pytest.raises(ModelError, match="no-embedder"):
+    with pytest.raises(ConfigError, match="no-embedder"):
         planned(tmp_path, "rlmt.match.embedder=./no-embedder")
     assert os.listdir(tmp_path) == []
 

@@ -215,7 +215,9 @@ def test_arms_are_compared_on_the_same_problems_and_thinking_ones_both_ways(tmp_
     assert asked[0] == asked[1]
     wrong = cli(*command[:-1], "base,bse")
     assert wrong.exit_code == 2
-    assert "this run has no bse; it has base, continued, self-improved" in " ".join(wrong.output.split())
+    assert "this run has no bse. Did you mean base? It has base, continued, self-improved" in " ".join(
+        wrong.output.split()
+    )
 
 
 def test_forced_answers_are_asked_again(finished: Finished) -> None:

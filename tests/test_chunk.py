@@ -261,10 +261,10 @@ def test_a_killed_stage_starts_over(corpus: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_an_empty_split_is_refused_by_name(corpus: Path, tmp_path: Path) -> None:
-    config = config_of(corpus, corpus={"max_documents": 2}, chunk={"sft_share": 0.0})
+    config = config_of(corpus, corpus={"max_documents": 2}, chunk={"rlmt_share": 0.0})
     with pytest.raises(EmptySplitError, match=r"no chunk for .*\(share 0.25\).*kept 2.*max_documents") as caught:
         run_stage(chunk_stage(config, tmp_path / "run"))
-    assert "sft (share" not in str(caught.value)
+    assert "rlmt (share" not in str(caught.value)
     assert not Run.open(tmp_path / "run").look("shared", "chunk").done
 
 

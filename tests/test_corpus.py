@@ -152,6 +152,7 @@ def test_text_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["parquet", "jsonl", "text"])
 def test_paths_that_mean_nothing_are_errors(tmp_path: Path, source: str) -> None:
     for path, message in [
+        ("", "corpus.path is empty"),
         (str(tmp_path / "nowhere"), "nowhere: no such file or folder"),
         (str(tmp_path / "*.x"), "matches no file"),
         (str(tmp_path), "a folder without"),
@@ -262,8 +263,8 @@ def test_the_split_depends_on_the_key_alone_and_held_out_stays_held_out(key: str
     full = split_of(key, ChunkConfig())
     fewer = split_of(key, ChunkConfig(sft_share=0.0, rlmt_share=0.5))
     assert (full is Split.HELDOUT) == (fewer is Split.HELDOUT)
-    assert split_of(key, ChunkConfig(sft_share=0, rlmt_share=0, heldout_share=0.01)) is not Split.SFT
-    assert split_of(key, ChunkConfig(sft_share=0, rlmt_share=0, heldout_share=0.999)) is not Split.RLMT
+    assert split_of(key, ChunkConfig(sft_share=0, rlmt_share=0, heldout_share=0)) is Split.IMPROVE
+    assert split_of(key, ChunkConfig(sft_share=0, rlmt_share=0, heldout_share=1)) is Split.HELDOUT
 
 
 def test_shares_are_met() -> None:

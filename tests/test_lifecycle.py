@@ -289,7 +289,7 @@ def test_a_dead_endpoint_stops_the_run_and_loses_nothing(tmp_path: Path, monkeyp
         overrides = judged_by(server.url)
         gone = smoke("improve", tmp_path / "run", *overrides)
         assert gone.exit_code == 2, gone.output
-        assert "status 404" in gone.stderr
+        assert f"{server.url}: the server stopped answering: status 404" in gone.stderr
         audited, asked = tmp_path / "run" / "shared" / "audit" / "manifest.json", len(server.requests)
         before = audited.read_bytes()
         back.append(True)

@@ -21,6 +21,7 @@ from forethought.costs.footprint import footprints
 from forethought.graph import LINEAGES
 from forethought.models.size import parameters, shape, shape_of
 from forethought.pipeline import plan
+from forethought.pipeline.check import check_new
 from forethought_offline import MODELS
 
 TINY = ModelConfig(model="tiny-llama")
@@ -121,14 +122,14 @@ def test_a_small_disk_is_seen_beforehand(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"policy: \./tiny-lama: no such folder.*Did you mean tiny-llama"):
-        planned(tmp_path, "policy.model=./tiny-lama")
-    with pytest.raises(CorpusError, match=r"nowhere\.jsonl"):
-        planned(tmp_path, "corpus.path=nowhere.jsonl")
-    with pytest.raises(ConfigError, match="no-teacher"):
-        planned(tmp_path, "improve.rewrite.model.model=./no-teacher")
-    with pytest.raises(ConfigError, match="no-embedder"):
-        planned(tmp_path, "rlmt.match.embedder=./no-embedder")
+    for override, error, words in (
+        ("policy.model=./tiny-lama", ConfigError, r"policy: \./tiny-lama: no such folder.*Did you mean tiny-llama"),
+        ("corpus.path=nowhere.jsonl", CorpusError, r"nowhere\.jsonl"),
+        ("improve.rewrite.model.model=./no-teacher", ConfigError, r"improve\.rewrite\.model: \./no-teacher"),
+        ("rlmt.match.embedder=./no-embedder", ConfigError, r"rlmt\.match: \./no-embedder"),
+    ):
+        with pytest.raises(error, match=words):
+            check_new(config.load(CONFIG, [override]), tmp_path)
     assert os.listdir(tmp_path) == []
 
 

@@ -156,8 +156,8 @@ def test_what_is_inserted(scripted: dict[str, Model]) -> None:
 def test_without_thoughts_of_a_teacher_or_other_windows_conditions_are_left_out(scripted: dict[str, Model]) -> None:
     alone = dataclasses.replace(EVALUATION, windows=[dataclasses.replace(WINDOWS[0], thought="")])
     _, rollouts = think_and_predict(scripted[COPIES], alone, 1)
-    found = list(probe.inserts(rollouts, alone, TOKENS, settings(1)))
-    assert found == [probe.OWN, probe.BLANK, probe.GENERIC, probe.SHUFFLED, probe.NO_TAGS]
+    found = list(probe.inserts(rollouts, alone, TOKENS, settings(1, ())))
+    assert found == [probe.OWN, probe.BLANK, probe.SHUFFLED, probe.NO_TAGS]
 
 
 @given(documents=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=24), seed=st.integers(0, 5))

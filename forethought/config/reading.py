@@ -115,6 +115,8 @@ class Config(Section):
             raise ValueError("improve.objective = 'sft-rewrite' needs a teacher: add [improve.rewrite]")
         if self.improve.compares and self.candidates_per_prefix < 2:
             raise ValueError("improve: DPO needs two candidates: raise rollouts, or set original = true")
+        if self.chunk.sft_share + self.chunk.rlmt_share + self.chunk.heldout_share > 1 - 1e-6:
+            raise ValueError("chunk: sft_share + rlmt_share + heldout_share are 1: nothing is left for improve")
         if not self.chunk.heldout_share:
             raise ValueError("every run evaluates on held-out text: chunk.heldout_share must not be 0")
         if self.schedule and self.schedule not in self.schedules:

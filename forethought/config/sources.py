@@ -138,8 +138,8 @@ class CorpusConfig(Section):
     def _consistent(self) -> CorpusConfig:
         if self.source == "bundled" and self.path:
             raise ValueError(f"source = 'bundled' reads no path, and path = {self.path!r}: set source, or remove path")
-        if self.source != "bundled" and not self.path.strip():
-            raise ValueError(f"source = {self.source!r} needs `path`")
+        if self.source == "hub" and not self.path.strip():
+            raise ValueError("source = 'hub' needs `path`, the name of a data set (owner/name)")
         if self.max_characters is not None and self.max_characters < self.min_characters:
             raise ValueError(f"max_characters = {self.max_characters}: must be at least min_characters")
         return self
@@ -165,7 +165,6 @@ class ChunkConfig(Section):
     def _consistent(self) -> ChunkConfig:
         if self.prefix_tokens[0] > self.prefix_tokens[1]:
             raise ValueError(f"prefix_tokens = {list(self.prefix_tokens)}: must be [shortest, longest]")
-        used = self.sft_share + self.rlmt_share + self.heldout_share
-        if used > 1 - 1e-6:
-            raise ValueError(f"sft_share + rlmt_share + heldout_share are {used:g}: nothing is left for improve")
+        if self.sft_share + self.rlmt_share + self.heldout_share > 1:
+            raise ValueError("sft_share + rlmt_share + heldout_share exceed 1: nothing is left for improve")
         return self

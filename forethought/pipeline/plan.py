@@ -19,7 +19,6 @@ from forethought.costs.footprint import largest
 from forethought.costs.loads import converting, loading, models_of
 from forethought.costs.work import Rates
 from forethought.graph import arms, graph
-from forethought.pipeline.check import check
 from forethought.pipeline.runner import stage_class
 from forethought.run.store import Run
 
@@ -27,11 +26,11 @@ DAY = 86_400.0
 
 
 def plan(config: Config, place: Path, say: Callable[[str], None] = lambda line: None) -> RenderableType:
-    """Check all that can be checked without training, and return the plan; measures this machine if it was not yet.
+    """Return the plan; measures this machine if it was not yet.
 
-    The dtype of ``config`` is settled; ``say`` is told what takes long.
+    :mod:`forethought.pipeline.check` has looked whether what the config names is there.  The dtype of ``config`` is
+    settled; ``say`` is told what takes long.
     """
-    check(config)
     listing, at = _listing(config), setting(config)
     found, pace = phases(at, pending(config)), rates.here(config, say)
     days = sum(phase.seconds(pace) or 0.0 for _, phase in found) / DAY

@@ -156,3 +156,15 @@ def test_stage_two_is_optional() -> None:
     assert whole.interleave is not None
     assert whole.sft is not None
     assert (whole.interleave.tags, whole.sft.steps) == (("<think>", "</think>"), 3)
+
+
+def test_a_config_in_json_switches_no_code_on(tmp_path: Path) -> None:
+    judge = {"kind": "likelihood", "model": {"model": "tiny-llama", "trust_remote_code": True}}
+    data = changed(judges={"own": judge})
+    for path, content in (("run.json", {"config": data}), ("other.json", data)):
+        (tmp_path / path).write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match=r"judges\.own\.model\.trust_remote_code: it is on.*--set judges\.own"):
+            load(tmp_path / path)
+        asked = load(tmp_path / path, ["judges.own.model.trust_remote_code=true"])
+        assert asked.judges["own"].model is not None
+        assert asked.judges["own"].model.trust_remote_code

@@ -15,7 +15,7 @@ from helpers.smoke_runs import CONFIG, SMALL, Kill, cli, lifecycle, rows
 from forethought.llm.cache import TextCache
 from forethought.llm.damage import faults
 from forethought.records import Measurement
-from forethought.run import store
+from forethought.run import integrity, store
 from forethought.run.files import StoreError, hash_file, read_jsonl
 from forethought.run.folder import StageFolder
 from forethought.run.store import Run
@@ -110,7 +110,7 @@ def test_a_manifest_that_changed_is_named(stage: StageFolder, old: str, new: str
 
 def test_a_large_file_is_hashed_once_in_a_run(run: Run, stage: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr(store, "SMALL", 10)
+    monkeypatch.setattr(integrity, "SMALL", 10)
     monkeypatch.setattr(store, "hash_file", lambda path: hashed.append(path) or hash_file(path))
     for _ in range(2):
         opened = Run.open(run.path)

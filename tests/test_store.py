@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from forethought.records import Candidate, Chunk, Measurement, Origin, Split, to_dict
 from forethought.run import files
-from forethought.run.files import StoreError, atomic_write, hash_file, publish
+from forethought.run.files import StoreError, atomic_write, hash_file, publish, read_jsonl
 from forethought.run.store import ConfigChangedError, Run, RunLockedError, StageFolder
 
 CONFIG = {"steps": 2, "judge": {"kind": "shorter"}}
@@ -295,8 +294,8 @@ def test_the_same_config_can_be_set_aside_more_than_once(run: Run, evaluated: St
         evaluated.write_config(CONFIG)
         evaluated.append("examples", {"n": number + 1})
         assert run.set_aside(evaluated) == place
-        kept = (place.parent / f"{place.name}.{number}" / "examples.jsonl").read_text()
-        assert json.loads(kept)["n"] == number
+        kept = read_jsonl(place.parent / f"{place.name}.{number}" / "examples.jsonl")
+        assert list(kept) == [{"n": number}]
     assert run.bring_back(evaluated, CONFIG)
     assert [row["n"] for row in evaluated.read("examples")] == [3]
 
@@ -481,4 +480,4 @@ def test_kill_dash_nine(run: Run, milliseconds: int) -> None:
             folder.truncate("rows", lambda row: row["step"] <= step)
             assert [row["step"] for row in folder.read("rows")] == [number // 3 for number in range(3 * step + 3)]
         folder.append("rows", {"step": -1})
-        assert json.loads((folder.path / "rows.jsonl").read_text().splitlines()[-1])["step"] == -1
+        assert list(read_jsonl(folder.path / "rows.jsonl"))[-1] == {"step": -1}

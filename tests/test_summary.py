@@ -172,6 +172,13 @@ def test_summary_json_is_the_run_folder_and_nothing_else(tmp_path: Path) -> None
     assert phase_seconds([]) == {}
 
 
+def test_half_of_a_character_in_a_figure_ends_no_report(tmp_path: Path) -> None:
+    run = Run.create_or_open(tmp_path)
+    run.measure([measured("win_rate", 0.5, against="base", condition="sampled", judge="j\ud800", low=0.4, high=0.6)])
+    write_summary(run)
+    assert json.loads((tmp_path / "summary.json").read_text())["versions"]["forethought"]
+
+
 def test_the_report_does_not_import_torch() -> None:
     code = "import sys, forethought.report.summary; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

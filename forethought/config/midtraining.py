@@ -189,7 +189,7 @@ class ThinkingEvaluateConfig(Section):
     probe_matched: bool = True
     """Whether the probe compares at equal entropy, too, which draws about six times as many suffixes; the gate always
     does."""
-    generic: Annotated[tuple[Line, ...], Field(min_length=1)] = (
+    generic: tuple[Line, ...] = (
         "Let me think about what comes next.",
         "This needs some careful thought.",
         "I should keep the context in mind.",

@@ -157,9 +157,24 @@ def load(path: str | Path, overrides: Sequence[str] = (), schedule: str = "") ->
         data = data.get("config", data)
     if schedule:
         data = _scheduled(data, schedule, str(path))
+    if path.suffix == ".json":
+        _refuse_code(data, overrides, path)
     for override in overrides:
         _apply(data, override)
     return build(data, where=str(path))
+
+
+def _refuse_code(data: object, overrides: Sequence[str], path: Path, key: str = "") -> None:
+    """Refuse a JSON config, which a run may have written, that lets models run their own code."""
+    for name, value in data.items() if isinstance(data, dict) else ():
+        below = f"{key}.{name}".lstrip(".")
+        _refuse_code(value, overrides, path, below)
+        asked = any(override.partition("=")[0].strip() == below for override in overrides)
+        if name == "trust_remote_code" and value and not asked:
+            raise ConfigError(
+                f"{path}:\n  {below}: it is on, and a JSON config may be that of somebody else's run. To let this "
+                f"model run code of its own, add --set {below}=true"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from forethought.export.arms import ExportError, config_of, tags_of
 from forethought.export.model import demand_empty
 from forethought.graph import IMPROVED
 from forethought.records import Split, ThoughtRow
+from forethought.run import files
 from forethought.run.files import publish
 from forethought.run.store import SHARED, Run
 from forethought.tags import Tags, render, spans
@@ -51,8 +51,7 @@ def export_data(run: Run, target: Path, kind: Kind = "parquet") -> dict[str, int
             if kind == "parquet":
                 path.write_bytes(encode(pa.Table.from_pylist(rows)))
             else:
-                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                path.write_text(lines, encoding="utf-8", newline="\n")
+                path.write_bytes(b"".join(map(files.encode, rows)))
         (partial / "README.md").write_text(printable(_card(config, sets, kind)), encoding="utf-8")
     return {f"{name}/{split}": len(rows) for (name, split), rows in sets.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from forethought.config import Config
 from forethought.export.arms import ExportError, Trained, config_of, find, lengths_of, tags_of
 from forethought.export.card import card
 from forethought.models.thought_tokens import ThoughtTokens
-from forethought.run.files import publish
+from forethought.run.files import encode, publish
 from forethought.run.store import Run
 from forethought.tags import Tags
 
@@ -112,4 +111,4 @@ def _weights(config: Config, arm: Trained, partial: Path, say: Callable[[str], N
 
 
 def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(encode(content, indent=2))

@@ -27,7 +27,7 @@ import httpx
 
 from forethought.config import EndpointConfig
 from forethought.llm.interrupts import holding, in_thread, raise_or_hold
-from forethought.llm.replies import MalformedReplyError, Reply, printable, read
+from forethought.llm.replies import MalformedReplyError, Reply, excerpt, read
 
 log = logging.getLogger(__name__)
 
@@ -344,7 +344,7 @@ class _Call:
 
     def _quoted(self, payload: bytes) -> str:
         """Return the beginning of a body for a message, without the key, which servers quote when they refuse it."""
-        return printable(self._clean(payload[:MAX_BYTES].decode("utf-8", "replace")))
+        return excerpt(self._clean(payload[:MAX_BYTES].decode("utf-8", "replace")))
 
     def _clean(self, text: str) -> str:
         spellings = {self.key, repr(self.key)[1:-1], json.dumps(self.key)[1:-1], quote(self.key, safe="")} - {""}

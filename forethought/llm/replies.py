@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from forethought.text import printable
+
 ERROR_CHARACTERS = 300
 """Characters of a server's error text that are kept."""
 HIGHEST = 0.1
@@ -125,10 +127,9 @@ def _unicode(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def printable(text: str) -> str:
-    """Return ``text`` on one line, without what a terminal would obey, and no longer than an error needs it."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: 4 * ERROR_CHARACTERS])
-    return " ".join(line.split())[:ERROR_CHARACTERS]
+def excerpt(text: str) -> str:
+    """Return the beginning of ``text`` as an error quotes it: on one line, and no longer than it needs."""
+    return " ".join(printable(text[: 4 * ERROR_CHARACTERS]).split())[:ERROR_CHARACTERS]
 
 
 def answer_of(text: str) -> str | None:

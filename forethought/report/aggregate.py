@@ -310,9 +310,9 @@ def _one_figure_a_line(data: Mapping[str, Any]) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Return the value with six significant digits in its numbers: no seed resolves more."""
+    """Return the value with eight significant digits in its numbers: no seed resolves more."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.8g}")
     if isinstance(value, dict):
         return {key: _rounded(one) for key, one in value.items()}
     return [_rounded(one) for one in value] if isinstance(value, list) else value

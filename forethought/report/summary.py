@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from forethought.report.independence import Judges, judges_of
 from forethought.report.primary import primary
 from forethought.report.tables import Table, build
 from forethought.report.values import Figures
-from forethought.run.files import atomic_write
+from forethought.run.files import atomic_write, encode
 from forethought.run.store import Run
 
 
@@ -52,8 +51,7 @@ def write_summary(run: Run) -> dict[str, Any]:
     """Write ``summary.json`` of ``run`` and return its content: figures, curves, cost, config, versions, durations."""
     measured = run.measurements()
     content = summarise(measured, read_curves(run)) | facts(run) | _reading(run, measured)
-    data = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    atomic_write(run.path / "summary.json", data.encode("utf-8"))
+    atomic_write(run.path / "summary.json", encode(content, indent=2))
     return content
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import itertools
 import json
 import numbers
@@ -76,19 +77,22 @@ def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 @overload
-def read_jsonl(path: Path, *, keys: Sequence[str] = ()) -> Iterator[dict[str, Any]]: ...
+def read_jsonl(path: Path, *, keys: Sequence[str] = (), content: bytes | None = None) -> Iterator[dict[str, Any]]: ...
 @overload
-def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]: ...
-def read_jsonl(path: Path, kind: type[R] | None = None, *, keys: Sequence[str] = ()) -> Iterator[Any]:
+def read_jsonl(path: Path, kind: type[R], *, content: bytes | None = None) -> Iterator[R]: ...
+def read_jsonl(
+    path: Path, kind: type[R] | None = None, *, keys: Sequence[str] = (), content: bytes | None = None
+) -> Iterator[Any]:
     """Yield the rows of ``path``, as records of ``kind`` if it is given; none if the file does not exist.
 
-    A row counts once its newline is written: a last line without one was torn by a kill and is dropped.
+    A row counts once its newline is written: a last line without one was torn by a kill and is dropped.  ``content``
+    is what the file holds, if it has been read.
 
     Raises:
         StoreError: if a whole line is not JSON, not such a record, without one of ``keys``, or not what was written
             (by its checksum, which older logs lack), naming the file, the line and the keys.
     """
-    for _, row in _lines(path, kind, keys):
+    for _, row in _lines(path, kind, keys, content):
         yield row
 
 
@@ -105,11 +109,13 @@ def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool], keys: Sequence
     return dropped
 
 
-def _lines(path: Path, kind: type[R] | None, keys: Sequence[str]) -> Iterator[tuple[bytes, Any]]:
+def _lines(
+    path: Path, kind: type[R] | None, keys: Sequence[str], content: bytes | None = None
+) -> Iterator[tuple[bytes, Any]]:
     """Yield every whole line of a log with its row."""
-    if not is_there(path):
+    if content is None and not is_there(path):
         return
-    with reading(path), open(path, "rb") as handle:
+    with reading(path), open(path, "rb") if content is None else io.BytesIO(content) as handle:
         checked = False
         for number, line in enumerate(handle, start=1):
             if not line.endswith(b"\n"):

@@ -12,6 +12,8 @@ from forethought.records import content_id
 from forethought.run.files import StoreError, encode, hash_file, is_there, read_json
 
 CHECKSUM = "checksum"
+SMALL = 1 << 20
+"""Files of up to so many bytes are hashed whenever they are read, larger ones once in a run."""
 STATE = Path("trainer") / "state.json"
 """Of a checkpoint: its step, and the hashes of its other files and of the logs up to it."""
 

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from forethought import __version__
 from forethought.records import Measurement, content_id
+from forethought.run import integrity
 from forethought.run.files import (
     StoreError,
     append_jsonl,
@@ -49,9 +50,6 @@ __all__ = ["BASE", "REPLACED", "SHARED", "ConfigChangedError", "Run", "RunLocked
 
 REPLACED = ".replaced"
 """Folder of what started over.  Whoever needs the room may remove it while nothing runs."""
-
-SMALL = 1 << 20
-"""Files of up to so many bytes are hashed whenever they are read, larger ones once in a run."""
 
 _FIGURES = "figures"
 _PRIMARY = "primary.jsonl"
@@ -144,19 +142,19 @@ class Run:
         Raises:
             StoreError: if figures of finished stages are not there any more.
         """
-        self.check_figures()
         latest: dict[tuple[str, ...], Measurement] = {}
         for figure in read_jsonl(self._figures, Measurement):
             key = (figure.stage, figure.arm, figure.against, figure.metric, figure.condition, figure.judge)
             latest[key] = figure
+        self._check_figures(list(latest.values()))
         return list(latest.values())
 
-    def check_figures(self) -> None:
+    def _check_figures(self, figures: Sequence[Measurement]) -> None:
         """Refuse a table of figures that lacks what finished stages had measured; older manifests do not tell."""
         lost = []
         for folder in self.stages():
             measured = (folder.manifest() or {}).get("figures", 0)
-            there = folder.figures() if measured else 0
+            there = sum(folder.measured(one.stage, one.arm, one.against) for one in figures) if measured else 0
             # Those of `reasoning` may be replaced by fewer, of what was asked for later.
             if there < measured and (there == 0 or folder.stage != "reasoning"):
                 lost.append(f"{folder.arm}/{folder.stage}")
@@ -242,7 +240,7 @@ class Run:
     def hash_of(self, path: Path) -> str:
         """Return the sha256 of a file; of a large one it is computed once for its path, size and time of change."""
         found = path.stat()
-        if found.st_size <= SMALL:
+        if found.st_size <= integrity.SMALL:
             return hash_file(path)
         place = path.relative_to(self.path).as_posix() if path.is_relative_to(self.path) else str(path)
         name = content_id({"file": place, "size": found.st_size, "changed": found.st_mtime_ns})

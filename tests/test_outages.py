@@ -226,7 +226,10 @@ def test_a_server_that_sends_escape_sequences_sends_them_to_no_terminal(serve):
     _, endpoint = serve(
         lambda message, visit: FINE if message == SHORT_REQUEST else (500, {}, b"\x1b[31mred\r\nnext\x9b")
     )
-    assert ask(endpoint, "a")[0].error == "status 500: \N{SYMBOL FOR ESCAPE}[31mred next\N{REPLACEMENT CHARACTER} (after 2 tries)"
+    assert (
+        ask(endpoint, "a")[0].error
+        == "status 500: \N{SYMBOL FOR ESCAPE}[31mred next\N{REPLACEMENT CHARACTER} (after 2 tries)"
+    )
 
 
 def test_a_proxy_that_is_no_address_is_an_error_without_its_password(serve, monkeypatch):
